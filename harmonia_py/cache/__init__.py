@@ -1,0 +1,1 @@
+"""What a binary cache does, in terms of ports that it defines itself."""

@@ -1,0 +1,1 @@
+"""Formats and protocols of Nix. Pure: nothing in here performs I/O."""

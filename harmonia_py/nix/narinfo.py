@@ -1,0 +1,199 @@
+"""The narinfo: what a store knows of a path, and where this cache keeps its NAR.
+
+Source: `src/libstore/nar-info.cc` of Nix. Nix's parser takes a value from the second byte after the colon up to the
+next line feed, so `References:` without its space, a blank line or a CRLF corrupt what follows: never emit one.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+from harmonia_py.errors import FormatError
+from harmonia_py.nix.content_address import ContentAddress
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
+from harmonia_py.nix.signing import parse_signatures
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+
+# The names in `Compression:` and the file suffixes Nix gives them; others exist, without a suffix of their own.
+SUFFIXES: Final = {
+    "none": "",
+    "xz": ".xz",
+    "zstd": ".zst",
+    "bzip2": ".bz2",
+    "gzip": ".gz",
+    "br": ".br",
+    "lzip": ".lzip",
+    "lz4": ".lz4",
+}
+_COMPRESSIONS: Final = {suffix: name for name, suffix in SUFFIXES.items()}
+_NIX32: Final = "[0-9abcdfghijklmnpqrsvwxyz]"
+_NAR_FILE: Final = re.compile(rf"(?:({_NIX32}{{32}})(?:-({_NIX32}{{52}}))?|({_NIX32}{{52}}))\.nar(\.[0-9a-z]+)?", re.ASCII)
+_DECIMAL: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+# One line of references may be long (a system closure refers to thousands of paths); a whole narinfo is never this long.
+MAX_NARINFO_SIZE: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NarUrl:
+    """Where this cache publishes a NAR, relative to its own URL. Clients remember it for 30 days.
+
+    Attributes:
+        hash_part: of the store path whose NAR it is.
+        nar_hash: SHA-256 of the uncompressed NAR, when the URL pins it.
+        compression: a key of `SUFFIXES`.
+    """
+
+    hash_part: HashPart
+    nar_hash: Hash | None
+    compression: str
+
+    @classmethod
+    def parse(cls, file_name: str, hash_query: str | None = None) -> Self:
+        """Read what follows `nar/`, and the value of `hash` in the query.
+
+        `<NarHash>.nar?hash=<hash part>`, `<hash part>-<NarHash>.nar[.zst …]` and `<hash part>.nar` are known.
+
+        Raises:
+            FormatError: any other shape.
+        """
+        match = _NAR_FILE.fullmatch(file_name)
+        if match is None:
+            raise FormatError("not the URL of a NAR")
+        hash_part, second_hash, first_hash, suffix = match.groups()
+        compression = _COMPRESSIONS.get(suffix or "")
+        if compression is None:
+            raise FormatError("unknown compression suffix")
+        if hash_part is None:
+            if hash_query is None:
+                raise FormatError("the URL of a NAR says which store path it belongs to")
+            hash_part = HashPart.parse(hash_query)
+        nar_hash = first_hash or second_hash
+        return cls(HashPart(hash_part), Hash.parse(nar_hash, "sha256") if nar_hash else None, compression)
+
+    def __str__(self) -> str:
+        if self.nar_hash is None:
+            return f"nar/{self.hash_part}.nar{SUFFIXES[self.compression]}"
+        if self.compression == "none":
+            return f"nar/{self.nar_hash.nix32}.nar?hash={self.hash_part}"
+        return f"nar/{self.hash_part}-{self.nar_hash.nix32}.nar{SUFFIXES[self.compression]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NarInfo:
+    """A path info and the place of its NAR.
+
+    Attributes:
+        path_info: what is signed.
+        url: relative to the cache, as `str(NarUrl)`; an upstream's may be absolute.
+        compression: of the file at `url`.
+        file_hash: hash of that file, when it is known.
+        file_size: its length in bytes, when it is known.
+    """
+
+    path_info: PathInfo
+    url: str
+    compression: str
+    file_hash: Hash | None = None
+    file_size: int | None = None
+
+    def format(self, store_dir: StoreDir) -> bytes:
+        """The text form, fields in Nix's order, with a line feed at the end of every line."""
+        info = self.path_info
+        lines = [
+            f"StorePath: {store_dir.join(info.store_path)}",
+            f"URL: {self.url}",
+            f"Compression: {self.compression}",
+        ]
+        if self.file_hash is not None:
+            lines.append(f"FileHash: {self.file_hash}")
+        if self.file_size is not None:
+            lines.append(f"FileSize: {self.file_size}")
+        lines += [
+            f"NarHash: {info.nar_hash}",
+            f"NarSize: {info.nar_size}",
+            f"References: {' '.join(info.references)}",
+        ]
+        if info.deriver is not None:
+            lines.append(f"Deriver: {info.deriver}")
+        lines += [f"Sig: {signature}" for signature in info.signatures]
+        if info.ca is not None:
+            lines.append(f"CA: {info.ca}")
+        lines.append("")
+        return "\n".join(lines).encode()
+
+    @classmethod
+    def parse(cls, data: bytes, store_dir: StoreDir) -> Self:
+        """Read the text form as Nix does, unknown fields ignored and malformed signatures dropped.
+
+        Raises:
+            FormatError: a field that is missing, stands twice, or does not parse; another store directory.
+        """
+        fields, signatures = _fields(data)
+        try:
+            path_info = PathInfo(
+                store_path=store_dir.parse_path(fields["StorePath"]),
+                nar_hash=_sha256(fields["NarHash"]),
+                nar_size=_size(fields["NarSize"], minimum=1),
+                references=sorted_references(map(StorePath.parse, fields.get("References", "").split())),
+                deriver=_deriver(fields.get("Deriver")),
+                signatures=parse_signatures(signatures),
+                ca=ContentAddress.parse(fields["CA"]) if fields.get("CA") else None,
+            )
+            return cls(
+                path_info=path_info,
+                url=_url(fields["URL"]),
+                compression=fields.get("Compression") or "bzip2",
+                file_hash=Hash.parse(fields["FileHash"]) if "FileHash" in fields else None,
+                file_size=_size(fields["FileSize"]) if "FileSize" in fields else None,
+            )
+        except KeyError as error:
+            raise FormatError(f"the narinfo has no field {error.args[0]}") from None
+
+
+def _fields(data: bytes) -> tuple[dict[str, str], list[str]]:
+    if len(data) > MAX_NARINFO_SIZE:
+        raise FormatError("the narinfo is too long")
+    if not data.endswith(b"\n"):
+        raise FormatError("the narinfo does not end with a line feed")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise FormatError("the narinfo is not UTF-8") from None
+    fields: dict[str, str] = {}
+    signatures = []
+    for line in text[:-1].split("\n"):
+        name, separator, value = line.partition(": ")
+        if not separator or line.endswith("\r"):
+            raise FormatError("a line of the narinfo has no field")
+        if name == "Sig":
+            signatures.append(value)
+        elif name in fields:
+            raise FormatError(f"the narinfo has the field {name} twice")
+        else:
+            fields[name] = value
+    return fields, signatures
+
+
+def _sha256(text: str) -> Hash:
+    hash_ = Hash.parse(text)
+    if hash_.algorithm != "sha256":
+        raise FormatError("a NarHash is a sha256 hash")
+    return hash_
+
+
+def _size(text: str, minimum: int = 0) -> int:
+    if _DECIMAL.fullmatch(text) is None or not minimum <= int(text) <= MAX_NAR_SIZE:
+        raise FormatError("the narinfo has a size that is none")
+    return int(text)
+
+
+def _url(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise FormatError("the narinfo has a malformed URL")
+    return text
+
+
+def _deriver(text: str | None) -> StorePath | None:
+    return None if text is None or text == "unknown-deriver" else StorePath.parse(text)

@@ -1,0 +1,1 @@
+"""Adapter: where blobs live."""

@@ -1,0 +1,1 @@
+"""Adapter: other binary caches over HTTP."""
