@@ -23,9 +23,8 @@ class CacheInfo:
 
     def format(self) -> bytes:
         """The text form."""
-        return (
-            f"StoreDir: {self.store_dir}\nWantMassQuery: {int(self.want_mass_query)}\nPriority: {self.priority}\n".encode()
-        )
+        mass_query = int(self.want_mass_query)
+        return f"StoreDir: {self.store_dir}\nWantMassQuery: {mass_query}\nPriority: {self.priority}\n".encode()
 
     @classmethod
     def parse(cls, data: bytes, default_store_dir: StoreDir) -> Self:
@@ -38,7 +37,8 @@ class CacheInfo:
             lines = data.decode().splitlines()
         except UnicodeDecodeError:
             raise FormatError("nix-cache-info is not UTF-8") from None
-        fields = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+        parts = (line.partition(":") for line in lines)
+        fields = {name.strip(): value.strip() for name, colon, value in parts if colon}
         priority = fields.get("Priority", "0")
         if _INTEGER.fullmatch(priority) is None:
             raise FormatError("nix-cache-info has a priority that is no number")

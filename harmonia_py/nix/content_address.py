@@ -64,7 +64,7 @@ class ContentAddress:
         return self._store_path(name, sorted(set(references)), store_dir, has_self=False)
 
     def proves(self, store_path: StorePath, references: Iterable[StorePath], store_dir: StoreDir) -> bool:
-        """Whether `store_path` with `references` is exactly what this address leads to, so that it needs no signature."""
+        """Whether this address leads to exactly `store_path` with `references`, so that it needs no signature."""
         others = sorted(set(references))
         has_self = store_path in others
         if has_self:

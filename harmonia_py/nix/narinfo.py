@@ -28,10 +28,12 @@ SUFFIXES: Final = {
 }
 _COMPRESSIONS: Final = {suffix: name for name, suffix in SUFFIXES.items()}
 _NIX32: Final = "[0-9abcdfghijklmnpqrsvwxyz]"
-_NAR_FILE: Final = re.compile(rf"(?:({_NIX32}{{32}})(?:-({_NIX32}{{52}}))?|({_NIX32}{{52}}))\.nar(\.[0-9a-z]+)?", re.ASCII)
+_NAR_FILE: Final = re.compile(
+    rf"(?:({_NIX32}{{32}})(?:-({_NIX32}{{52}}))?|({_NIX32}{{52}}))\.nar(\.[0-9a-z]+)?", re.ASCII
+)
 _DECIMAL: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
-# One line of references may be long (a system closure refers to thousands of paths); a whole narinfo is never this long.
+# One line of references may be long: a system closure refers to thousands of paths. A whole narinfo never is.
 MAX_NARINFO_SIZE: Final = 4 * 1024 * 1024
 
 

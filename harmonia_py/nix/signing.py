@@ -19,8 +19,9 @@ SIGNATURE_SIZE: Final = 64
 SEED_SIZE: Final = 32
 PUBLIC_KEY_SIZE: Final = 32
 
-# Whatever else Nix may accept, a name with white space, a colon or a control character would break the lines it stands in.
-_KEY_NAME: Final = re.compile(r"[^\s:\x00-\x1f\x7f]{1,255}")
+# Whatever else Nix may accept, a name with white space, a colon or a control character would break the lines it stands
+# in; lone surrogates, which JSON can smuggle in, have no UTF-8.
+_KEY_NAME: Final = re.compile(r"[^\s:\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
 
 @dataclass(frozen=True, slots=True, order=True)

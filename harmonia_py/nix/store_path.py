@@ -35,6 +35,17 @@ class HashPart(str):
         return cls(text)
 
 
+def parse_name(text: str) -> str:
+    """Read a name as it stands after the dash; outputs of derivations have the same rules.
+
+    Raises:
+        FormatError: empty, over 211 characters, with other characters than Nix allows, or special to a file system.
+    """
+    if _NAME.fullmatch(text) is None:
+        raise FormatError("not a name that a store path can have")
+    return text
+
+
 class StorePath(str):
     """The base name of a store path, `<hash part>-<name>`, without the store directory."""
 
