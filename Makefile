@@ -1,0 +1,78 @@
+# `make` alone lists the targets. Everything lands in .venv and .cache; `make clean` removes both.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+ARGS ?=
+PYTHON ?=
+export PYTHON
+
+PYTEST := .venv/bin/pytest -n auto $(ARGS)
+# Empty: no `-m` of pyproject.toml's, so the slow ones as well.
+EVERYTHING := -m ""
+
+# A stamp says that .venv has what a lock file says; .venv with the tools also has what is needed to run.
+RUNNABLE := .venv/.runnable
+TOOLS := .venv/.tools
+
+$(RUNNABLE): requirements.lock pyproject.toml scripts/make-venv
+	@scripts/make-venv requirements.lock
+	@touch $@
+
+$(TOOLS): requirements-dev.lock pyproject.toml scripts/make-venv
+	@scripts/make-venv requirements-dev.lock
+	@touch $@ $(RUNNABLE)
+
+.PHONY: run
+run: $(RUNNABLE) ## Serve this machine's store on port 5000 (ARGS="--bind 127.0.0.1:8080", "--config FILE")
+	@exec .venv/bin/harmonia-py serve $(ARGS)
+
+.PHONY: test
+test: $(TOOLS) ## Run the fast tests, against the real Nix (ARGS="tests/e2e -x")
+	@scripts/install-nix
+	@$(PYTEST)
+
+.PHONY: test-nix-versions
+test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daemon and as client (as root, on Debian)
+	@scripts/install-nix
+	@scripts/make-nix-versions
+	@$(PYTEST) $(EVERYTHING) tests/e2e/test_nix_versions.py
+
+.PHONY: test-all
+test-all: $(TOOLS) ## Run all tests, the slow ones too: other Nix versions, gigabytes, soak
+	@scripts/install-nix
+	@scripts/make-nix-versions || [[ $$? == 77 ]]
+	@$(PYTEST) $(EVERYTHING)
+
+.PHONY: check
+check: $(TOOLS) ## Lint, check formatting, types, the direction of imports, and that the lock files are current
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/python scripts/lock.py --check
+
+.PHONY: format
+format: $(TOOLS) ## Format, and mend what the linter can mend
+	@.venv/bin/ruff check --fix-only
+	@.venv/bin/ruff format
+
+.PHONY: lock
+lock: $(TOOLS) ## Make the lock files after a change of dependencies (ARGS=--upgrade: newest versions; needs uv)
+	@.venv/bin/python scripts/lock.py $(ARGS)
+
+.PHONY: dist
+dist: $(TOOLS) ## Build the wheel and the source archive in dist/
+	@.venv/bin/python -c 'from setuptools import build_meta; build_meta.build_wheel("dist"); build_meta.build_sdist("dist")' >/dev/null
+	@ls dist
+
+.PHONY: clean
+clean: ## Remove everything that was made here
+	@rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
