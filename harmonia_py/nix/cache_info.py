@@ -10,7 +10,9 @@ from typing import Final, Self
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.store_path import StoreDir
 
-_INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+# Nix reads the priority with `std::stoi`: a sign, digits, and then whatever may follow.
+_PRIORITY: Final = re.compile(r"[+-]?[0-9]{1,9}(?![0-9])", re.ASCII)
+_WHITE_SPACE: Final = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +30,19 @@ class CacheInfo:
 
     @classmethod
     def parse(cls, data: bytes, default_store_dir: StoreDir) -> Self:
-        """Read the text form; lines without a colon and unknown names are ignored, absent ones have Nix's defaults.
+        """Read the text form as Nix does: no colon or an unknown name is ignored, what is absent has its default.
 
         Raises:
             FormatError: not UTF-8, a malformed store directory, or a priority that is no number.
         """
         try:
-            lines = data.decode().splitlines()
+            lines = data.decode().split("\n")
         except UnicodeDecodeError:
             raise FormatError("nix-cache-info is not UTF-8") from None
         parts = (line.partition(":") for line in lines)
-        fields = {name.strip(): value.strip() for name, colon, value in parts if colon}
-        priority = fields.get("Priority", "0")
-        if _INTEGER.fullmatch(priority) is None:
+        fields = {name: value.strip(_WHITE_SPACE) for name, colon, value in parts if colon}
+        priority = _PRIORITY.match(fields.get("Priority", "0"))
+        if priority is None:
             raise FormatError("nix-cache-info has a priority that is no number")
         store_dir = StoreDir.parse(fields["StoreDir"]) if "StoreDir" in fields else default_store_dir
-        return cls(store_dir, fields.get("WantMassQuery") == "1", int(priority))
+        return cls(store_dir, fields.get("WantMassQuery") == "1", int(priority[0]))

@@ -40,7 +40,10 @@ class ContentAddress:
         """
         for method in (Method.TEXT, Method.NAR, Method.GIT, Method.FLAT):
             if text.startswith(method.value):
-                hash_ = Hash.parse(text.removeprefix(method.value))
+                digest = text.removeprefix(method.value)
+                if ":" not in digest:
+                    raise FormatError("a content address says <algorithm>:<digest>")
+                hash_ = Hash.parse(digest)
                 if method is Method.TEXT and hash_.algorithm != "sha256":
                     raise FormatError("a text content address has a sha256 hash")
                 return cls(method, hash_)
@@ -50,12 +53,11 @@ class ContentAddress:
         return f"{self.method.value}{self.hash}"
 
     def store_path(self, name: str, references: Iterable[StorePath], store_dir: StoreDir) -> StorePath:
-        """The only store path that contents with this address can have.
+        """The only store path that contents with this address can have, when they do not refer to themselves.
 
         Args:
             name: the part after the dash.
-            references: with the self-reference, if any, recognised by having `name` and the resulting hash part; since
-                that is circular, the caller compares: see `proves`.
+            references: other store paths that the contents refer to. For a path that refers to itself see `proves`.
             store_dir: the logical store directory; it is part of what is hashed.
 
         Raises:

@@ -6,10 +6,10 @@ next line feed, so `References:` without its space, a blank line or a CRLF corru
 
 import re
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from harmonia_py.errors import FormatError
-from harmonia_py.nix.content_address import ContentAddress
+from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
 from harmonia_py.nix.signing import parse_signatures
@@ -32,6 +32,12 @@ _NAR_FILE: Final = re.compile(
     rf"(?:({_NIX32}{{32}})(?:-({_NIX32}{{52}}))?|({_NIX32}{{52}}))\.nar(\.[0-9a-z]+)?", re.ASCII
 )
 _DECIMAL: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+_COMPRESSION: Final = re.compile(r"[0-9A-Za-z+._\-]{1,32}", re.ASCII)
+_FIELDS: Final = frozenset(
+    ["StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize", "References", "Deriver", "CA"]
+)
+# How Nix's JSON names the methods of content addressing.
+_JSON_METHODS: Final = {Method.TEXT: "text", Method.FLAT: "flat", Method.NAR: "nar", Method.GIT: "git"}
 
 # One line of references may be long: a system closure refers to thousands of paths. A whole narinfo never is.
 MAX_NARINFO_SIZE: Final = 4 * 1024 * 1024
@@ -125,6 +131,34 @@ class NarInfo:
         lines.append("")
         return "\n".join(lines).encode()
 
+    def to_json(self, store_dir: StoreDir) -> dict[str, Any]:
+        """The JSON of "Store Object Info v3" in the Nix manual, with the base name as `storePath` beside it.
+
+        `downloadHash` and `downloadSize` are there when they are known.
+        """
+        info = self.path_info
+        ca = None if info.ca is None else {"hash": info.ca.hash.sri, "method": _JSON_METHODS[info.ca.method]}
+        value: dict[str, Any] = {
+            "version": 3,
+            "storeDir": str(store_dir),
+            "storePath": str(info.store_path),
+            "narHash": info.nar_hash.sri,
+            "narSize": info.nar_size,
+            "references": [str(reference) for reference in info.references],
+            "ca": ca,
+            "deriver": None if info.deriver is None else str(info.deriver),
+            "registrationTime": info.registration_time or None,
+            "ultimate": info.ultimate,
+            "signatures": [signature.to_json() for signature in info.signatures],
+            "url": self.url,
+            "compression": self.compression,
+        }
+        if self.file_hash is not None:
+            value["downloadHash"] = self.file_hash.sri
+        if self.file_size is not None:
+            value["downloadSize"] = self.file_size
+        return value
+
     @classmethod
     def parse(cls, data: bytes, store_dir: StoreDir) -> Self:
         """Read the text form as Nix does, unknown fields ignored and malformed signatures dropped.
@@ -138,7 +172,7 @@ class NarInfo:
                 store_path=store_dir.parse_path(fields["StorePath"]),
                 nar_hash=_sha256(fields["NarHash"]),
                 nar_size=_size(fields["NarSize"], minimum=1),
-                references=sorted_references(map(StorePath.parse, fields.get("References", "").split())),
+                references=_references(fields.get("References", "")),
                 deriver=_deriver(fields.get("Deriver")),
                 signatures=parse_signatures(signatures),
                 ca=ContentAddress.parse(fields["CA"]) if fields.get("CA") else None,
@@ -146,7 +180,7 @@ class NarInfo:
             return cls(
                 path_info=path_info,
                 url=_url(fields["URL"]),
-                compression=fields.get("Compression") or "bzip2",
+                compression=_compression(fields.get("Compression") or "bzip2"),
                 file_hash=Hash.parse(fields["FileHash"]) if "FileHash" in fields else None,
                 file_size=_size(fields["FileSize"]) if "FileSize" in fields else None,
             )
@@ -166,15 +200,15 @@ def _fields(data: bytes) -> tuple[dict[str, str], list[str]]:
     fields: dict[str, str] = {}
     signatures = []
     for line in text[:-1].split("\n"):
-        name, separator, value = line.partition(": ")
-        if not separator or line.endswith("\r"):
+        name, _, value = line.partition(":")
+        if not value.startswith(" ") or value.endswith("\r"):
             raise FormatError("a line of the narinfo has no field")
         if name == "Sig":
-            signatures.append(value)
+            signatures.append(value[1:])
         elif name in fields:
             raise FormatError(f"the narinfo has the field {name} twice")
-        else:
-            fields[name] = value
+        elif name in _FIELDS:
+            fields[name] = value[1:]
     return fields, signatures
 
 
@@ -191,10 +225,21 @@ def _size(text: str, minimum: int = 0) -> int:
     return int(text)
 
 
+def _compression(text: str) -> str:
+    # A name this table does not know may be one that a later Nix does.
+    if _COMPRESSION.fullmatch(text) is None:
+        raise FormatError("the narinfo has a malformed compression")
+    return text
+
+
 def _url(text: str) -> str:
     if not text or not text.isprintable() or " " in text:
         raise FormatError("the narinfo has a malformed URL")
     return text
+
+
+def _references(text: str) -> tuple[StorePath, ...]:
+    return sorted_references(StorePath.parse(reference) for reference in text.split(" ") if reference)
 
 
 def _deriver(text: str | None) -> StorePath | None:

@@ -117,11 +117,7 @@ class Realisation:
 
     def format_new(self) -> bytes:
         """The JSON of Nix from 2.35 on: the value without its key."""
-        signatures = [
-            {"keyName": signature.key_name, "sig": str(signature).removeprefix(f"{signature.key_name}:")}
-            for signature in self.signatures
-        ]
-        return _dump({"outPath": self.out_path, "signatures": signatures})
+        return _dump({"outPath": self.out_path, "signatures": [signature.to_json() for signature in self.signatures]})
 
     def fingerprint(self) -> bytes:
         """The bytes a signature of this realisation signs; the scheme follows from what `id.derivation` is."""

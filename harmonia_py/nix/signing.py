@@ -43,6 +43,10 @@ class Signature:
     def __str__(self) -> str:
         return _format(self.key_name, self.data)
 
+    def to_json(self) -> dict[str, str]:
+        """The two parts by themselves, as newer releases of Nix have them in JSON."""
+        return {"keyName": self.key_name, "sig": base64.b64encode(self.data).decode()}
+
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:

@@ -15,7 +15,8 @@ _HASH_PART: Final = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}", re.ASCII)
 # Nix refuses the names `.` and `..`, alone or followed by a dash: they would be special as a path component.
 _NAME: Final = re.compile(r"(?!\.\.?(?:-|\Z))[0-9A-Za-z+\-._?=]{1,211}", re.ASCII)
 _STORE_PATH: Final = re.compile(rf"{_HASH_PART.pattern}-{_NAME.pattern}", re.ASCII)
-_STORE_DIR: Final = re.compile(r"(?:/(?!\.\.?(?:/|\Z))[^/\x00-\x1f\x7f]+)+")
+# A line feed would end a narinfo's line; what is not UTF-8 (a lone surrogate, to Python) has no place in a narinfo.
+_STORE_DIR: Final = re.compile(r"(?:/(?!\.\.?(?:/|\Z))[^/\x00-\x1f\x7f\ud800-\udfff]+)+")
 
 
 class HashPart(str):
