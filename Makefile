@@ -10,18 +10,18 @@ PYTHON ?=
 export PYTHON
 
 PYTEST := .venv/bin/pytest -n auto $(ARGS)
-# Empty: no `-m` of pyproject.toml's, so the slow ones as well.
+# Empty: no `-m` of pyproject.toml's, so the slow tests as well.
 EVERYTHING := -m ""
 
 # A stamp says that .venv has what a lock file says; .venv with the tools also has what is needed to run.
 RUNNABLE := .venv/.runnable
 TOOLS := .venv/.tools
 
-$(RUNNABLE): requirements.lock pyproject.toml scripts/make-venv
+$(RUNNABLE): requirements-build.lock requirements.lock pyproject.toml scripts/make-venv
 	@scripts/make-venv requirements.lock
 	@touch $@
 
-$(TOOLS): requirements-dev.lock pyproject.toml scripts/make-venv
+$(TOOLS): requirements-build.lock requirements-dev.lock pyproject.toml scripts/make-venv
 	@scripts/make-venv requirements-dev.lock
 	@touch $@ $(RUNNABLE)
 

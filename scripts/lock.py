@@ -2,8 +2,8 @@
 
 usage: lock.py [--check | --upgrade]
 
-Each lock file begins with a digest of the part of pyproject.toml that it was made from. Without `--upgrade` versions
-stay as they are where they can.
+Each lock file begins with a digest of the dependencies in pyproject.toml that it was made from. Without `--upgrade`
+versions stay as they are where they can.
 """
 
 import hashlib
@@ -19,48 +19,45 @@ from typing import Final
 PROJECT: Final = Path(__file__).parent.parent
 LABEL: Final = "# Made by `make lock` from the dependencies in pyproject.toml with the digest "
 
-# A lock file and the dependency groups in it, beside the run-time dependencies. The second is constrained by the first.
-LOCKS: Final = {"requirements.lock": ["build"], "requirements-dev.lock": ["build", "dev"]}
+# What goes into each lock file. Every one is constrained by the ones before it, so that they agree.
+LOCKS: Final = {
+    "requirements-build.lock": ["--group=build"],
+    "requirements.lock": ["pyproject.toml"],
+    "requirements-dev.lock": ["pyproject.toml", "--group=dev"],
+}
 
 
-def digest(groups: list[str]) -> str:
-    """Return a digest of what a lock file with these groups depends on."""
+def digest() -> str:
+    """Return a digest of what the lock files depend on."""
     pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     project = pyproject["project"]
-    relevant = [
-        project["requires-python"],
-        sorted(project["dependencies"]),
-        [sorted(pyproject["dependency-groups"][group]) for group in groups],
-    ]
-    return hashlib.sha256(json.dumps(relevant).encode()).hexdigest()[:32]
+    relevant = [project["requires-python"], project["dependencies"], pyproject["dependency-groups"]]
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def check() -> int:
     """Return 0 when every lock file was made from today's pyproject.toml."""
-    stale = [
-        name
-        for name, groups in LOCKS.items()
-        if (PROJECT / name).read_text().partition("\n")[0] != LABEL + digest(groups)
-    ]
+    header = LABEL + digest()
+    stale = [name for name in LOCKS if (PROJECT / name).read_text().partition("\n")[0] != header]
     if stale:
         print(f"{' and '.join(stale)}: not made from today's pyproject.toml; run `make lock`", file=sys.stderr)
     return 1 if stale else 0
 
 
 def lock(options: list[str]) -> int:
-    """Write the lock files: every version that fits, for every platform and Python, with its hashes."""
+    """Write the lock files: for every platform and Python one version that fits, with its hashes."""
     uv = shutil.which("uv", path=sysconfig.get_path("scripts")) or shutil.which("uv")
     if uv is None:
         print("`make lock` needs uv: .venv/bin/pip install uv", file=sys.stderr)
         return 1
     constraints: list[str] = []
-    for name, groups in LOCKS.items():
+    for name, sources in LOCKS.items():
         command = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate"]
-        command += ["pyproject.toml", *(f"--group={group}" for group in groups), *constraints, *options, "-o", name]
+        command += ["--output-file", name, *sources, *constraints, *options]
         subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, timeout=600, check=True)
         file = PROJECT / name
-        file.write_text(f"{LABEL}{digest(groups)}\n{file.read_text()}")
-        constraints = ["--constraint", name]
+        file.write_text(f"{LABEL}{digest()}\n{file.read_text()}")
+        constraints += ["--constraint", name]
     return 0
 
 
