@@ -130,7 +130,7 @@ def encode(events: Iterable[Event | Contents]) -> Iterator[tuple[Event | None, b
             else:
                 literal, owed = start + _DIRECTORY, b""
                 previous.append(b"")
-        position += len(literal)
+        position = check_size(position + len(literal))
         yield event, literal, position
         if isinstance(event, Regular):
             position = check_size(position + event.size)

@@ -141,7 +141,29 @@ def dump(path: str | bytes, layout: Layout, start: int = 0, stop: int | None = N
                 yield from _pieces(b"".join(gathered))
                 gathered.clear()
                 size = 0
+        if gathered:
+            yield from _pieces(b"".join(gathered))
+    except OSError as error:
+        raise read_error(error) from error
+    finally:
+        files.close()
 
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    if len(data) <= 2 * _PIECE:
+        yield data
+        return
+    # Only what stands between files becomes so long: a forest of symbolic links.
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
+
+
+class _Files:
+    """Opens the files of a tree, given in the order of its layout; it keeps the directories above the last one open."""
+
+    __slots__ = ("_directories", "_directory", "_fd", "_layout", "_path")
+
+    def __init__(self, path: str | bytes, layout: Layout) -> None:
         self._path = path
         self._layout = layout
         self._directories: dict[int, int] = {}  # number of each open directory -> descriptor, from the root down
