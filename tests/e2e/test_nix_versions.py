@@ -1,0 +1,93 @@
+"""Every pair of Nix versions, one as the daemon under the server and one as the client of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import Client, Lab
+from nix_versions import INSTALLED, VERSIONS, NixVersion
+from server import Server, settings_of
+
+PAIRS = [
+    # The installed one with itself needs no folder and takes a second: it shows that the tests themselves are right.
+    pytest.param(
+        daemon,
+        client,
+        id=f"{daemon.name}-{client.name}",
+        marks=[] if daemon is client is INSTALLED else [pytest.mark.slow],
+    )
+    for daemon in VERSIONS
+    for client in VERSIONS
+]
+
+
+@pytest.fixture
+def old_and_new(tmp_path: Path, daemon_version: NixVersion, client_version: NixVersion) -> Iterator[tuple[Lab, Client]]:
+    """A lab with the one Nix and its daemon running, and an empty store with the other."""
+    for version in (daemon_version, client_version):
+        if version.missing is not None:
+            pytest.skip(version.missing)
+    root = tmp_path / "lab"
+    root.mkdir()
+    with Lab(root) as lab:
+        lab.env = daemon_version.wrap(lab.env, tmp_path)
+        lab.closure = lab.build()
+        lab.start_daemon()
+        client = lab.client("client")
+        client.env = client_version.wrap(client.env, tmp_path)
+        yield lab, client
+
+
+def requisites(nix: Lab | Client, path: str) -> list[str]:
+    return sorted(nix.nix_store("--query", "--requisites", path).split())
+
+
+@pytest.mark.parametrize(("daemon_version", "client_version"), PAIRS)
+def test_a_closure_comes_into_an_empty_store(old_and_new: tuple[Lab, Client], tmp_path: Path) -> None:
+    lab, client = old_and_new
+    keys = lab.secret_key("e2e-1")
+    top = lab.full(lab.closure.top)
+    trusted = ("--option", "trusted-public-keys", keys.public)
+    with Server(tmp_path, lab.env, settings_of(lab, keys)) as server:
+        client.nix_store(
+            "--realise", top, "--option", "substituters", server.url, "--option", "max-jobs", "0", *trusted
+        )
+        client.nix("store", "verify", "--recursive", "--store", server.url, *trusted, top)
+        assert "FOO-log-line" in client.nix("log", "--store", server.url, top)
+    assert requisites(client, top) == requisites(lab, top)
+    client.nix_store("--verify", "--check-contents")
+    client.nix("store", "verify", "--recursive", *trusted, top)
+    assert client.run("nix-store", "--dump", str(client.real(lab.closure.top))).stdout == lab.dump(lab.closure.top)
+
+
+@pytest.mark.parametrize(("daemon_version", "client_version"), PAIRS)
+def test_nix_copy_brings_a_closure_and_refuses_an_unknown_key(old_and_new: tuple[Lab, Client], tmp_path: Path) -> None:
+    lab, client = old_and_new
+    keys, other = lab.secret_key("e2e-1"), lab.secret_key("other-1")
+    top = lab.full(lab.closure.top)
+    with Server(tmp_path, lab.env, settings_of(lab, keys)) as server:
+        copy = ("copy", "--from", server.url, top, "--option", "trusted-public-keys")
+        assert client.run("nix", *copy, other.public, check=False).returncode != 0
+        assert not client.real(lab.closure.top).exists()
+        client.nix(*copy, keys.public)
+    assert requisites(client, top) == requisites(lab, top)
+    client.nix_store("--verify", "--check-contents")
+
+
+@pytest.mark.parametrize("version", [pytest.param(version, id=version.name) for version in VERSIONS])
+@pytest.mark.slow
+def test_the_listing_is_what_this_nix_says(version: NixVersion, tmp_path: Path) -> None:
+    if version.missing is not None:
+        pytest.skip(version.missing)
+    root = tmp_path / "lab"
+    root.mkdir()
+    with Lab(root) as lab:
+        lab.env = version.wrap(lab.env, tmp_path)
+        lab.closure = lab.build()
+        lab.start_daemon()
+        (tmp_path / "nar").write_bytes(lab.dump(lab.closure.top))
+        expected = json.loads(lab.nix("nar", "ls", "--json", "--recursive", str(tmp_path / "nar"), "/"))
+        with Server(tmp_path, lab.env, settings_of(lab)) as server:
+            listing = json.loads(server.get(f"/{lab.closure.top.hash_part}.ls").body)
+    assert listing == {"version": 1, "root": expected}
