@@ -1,0 +1,191 @@
+"""The composition root: the one module that knows every other, and how a configuration becomes a running cache."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from harmonia_py import __version__, keys, notify
+from harmonia_py.banner import banner
+from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.source import Source
+from harmonia_py.config import Config
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.listen import Listener, open_listeners
+from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.signing import SecretKey
+from harmonia_py.store.daemon import DaemonStore
+from harmonia_py.store.local import LocalStore
+from harmonia_py.store.roots import TempRoots
+from harmonia_py.store.sqlite import SqliteStore
+from harmonia_py.store_choice import StoreChoice, Way, choose_store
+from harmonia_py.web.access_log import AccessLogger
+from harmonia_py.web.errors import middleware
+from harmonia_py.web.routes import routes
+from harmonia_py.web.state import SERVING, TRANSFERS, Serving
+from harmonia_py.web.transfer import Transfers
+from harmonia_py.workers import Lifelines, Supervisor
+
+_log = logging.getLogger(__name__)
+
+# Nix's requests are below 1 KiB; a line longer than this is no request for a store path.
+MAX_LINE_BYTES = 8190
+
+
+def serve(file: Path | None, config: Config, reload: Callable[[], Config]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Args:
+        file: where `config` came from; None makes this a first start, which gets a key of its own.
+        config: what is in effect.
+        reload: reads the configuration again, for SIGHUP.
+
+    Raises:
+        ConfigError: a key that cannot be read, an address that cannot be bound.
+        WorkerFailed: the workers do not get as far as serving.
+    """
+    secret_keys = _secret_keys(file, config)
+    choice = choose_store(config)
+    listeners = open_listeners(config.addresses, os.environ)
+    if choice.warning is not None:
+        _log.warning("%s", choice.warning)
+
+    def work(lifelines: Lifelines) -> None:
+        uvloop.run(_Worker(file, config, listeners, reload).run(secret_keys, choice, lifelines))
+
+    def check_reload() -> int | None:
+        notify.notify(*notify.reloading())
+        try:
+            changed = reload()
+            keys.read_secret_keys(changed.key_files, os.environ)
+        except HarmoniaError as error:
+            _log.error("not reloaded: %s", error)  # the message is meant for people
+            return None
+        finally:
+            notify.notify(notify.READY)
+        if changed.addresses != config.addresses:
+            _log.warning("bind: has changed; that takes effect at the next start")
+        return changed.workers
+
+    supervisor = Supervisor(count=config.workers, run=work, shutdown_timeout=config.shutdown_timeout)
+    supervisor.start()
+    print(banner(config, choice, listeners, [key.public_key for key in secret_keys]), flush=True)  # noqa: T201
+    notify.notify(notify.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
+    supervisor.supervise(check_reload)
+    notify.notify(notify.STOPPING)
+    return 0
+
+
+def _secret_keys(file: Path | None, config: Config) -> list[SecretKey]:
+    files = config.key_files
+    if file is None and not files:
+        # Nobody configured anything: an unsigned cache would be of no use to a client as it comes.
+        files = [keys.generated_key_file(Path(config.state_directory or "."))]
+    return keys.read_secret_keys(files, os.environ)
+
+
+async def open_cache(
+    config: Config, secret_keys: list[SecretKey], choice: StoreChoice, resources: AsyncExitStack
+) -> BinaryCache:
+    """The cache that `config` describes; what it holds open is closed with `resources`."""
+    sources: list[Source] = []
+    if choice.way is not Way.NONE:
+        sources.append(await _open_local_store(config, choice, resources))
+    return BinaryCache(
+        cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
+        sources=sources,
+        secret_keys=secret_keys,
+    )
+
+
+async def _open_local_store(config: Config, choice: StoreChoice, resources: AsyncExitStack) -> LocalStore:
+    roots = None
+    metadata: DaemonStore | SqliteStore
+    if choice.way is Way.DAEMON:
+        metadata = DaemonStore(
+            Path(config.daemon_socket),
+            config.store_dir,
+            connections=config.daemon_connections,
+            request_timeout=config.daemon_timeout,
+        )
+        roots = TempRoots(Path(config.daemon_socket), config.store_dir, request_timeout=config.daemon_timeout)
+        resources.push_async_callback(roots.aclose)
+    else:
+        metadata = SqliteStore(config.database, config.store_dir)
+    resources.push_async_callback(metadata.aclose)
+    local = LocalStore(metadata=metadata, roots=roots, real_store=config.real_store, log_directory=config.log_directory)
+    resources.callback(local.close)
+    return local
+
+
+class _Worker:
+    """One process's event loop: serves on the listeners until SIGTERM, swaps its cache on SIGHUP."""
+
+    def __init__(
+        self, file: Path | None, config: Config, listeners: list[Listener], reload: Callable[[], Config]
+    ) -> None:
+        self._file = file
+        self._config = config
+        self._listeners = listeners
+        self._reload = reload
+        self._stop = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+
+    async def run(self, secret_keys: list[SecretKey], choice: StoreChoice, lifelines: Lifelines) -> None:
+        """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        # The other end closes with the supervisor: a worker does not outlive it.
+        loop.add_reader(lifelines.supervisor_fd, self._stop.set)
+        async with AsyncExitStack() as resources:
+            serving = Serving(await open_cache(self._config, secret_keys, choice, resources))
+            await self._start_web(serving, resources)
+            reloads = asyncio.create_task(self._reload_when_asked(serving, resources))
+            resources.callback(reloads.cancel)
+            lifelines.report_ready()
+            await self._stop.wait()
+            loop.remove_reader(lifelines.supervisor_fd)
+
+    async def _start_web(self, serving: Serving, resources: AsyncExitStack) -> None:
+        transfers = Transfers(stall_timeout=self._config.stall_timeout)
+        resources.callback(transfers.close)
+        runner = web.AppRunner(
+            make_application(serving, transfers),
+            access_log_class=AccessLogger,
+            keepalive_timeout=self._config.keepalive_timeout,
+            shutdown_timeout=self._config.shutdown_timeout,
+            max_line_size=MAX_LINE_BYTES,
+        )
+        await runner.setup()
+        resources.push_async_callback(runner.cleanup)
+        for listener in self._listeners:
+            await web.SockSite(runner, listener.socket).start()
+
+    async def _reload_when_asked(self, serving: Serving, resources: AsyncExitStack) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            try:
+                config = self._reload()
+                secret_keys = _secret_keys(self._file, config)
+                serving.cache = await open_cache(config, secret_keys, choose_store(config), resources)
+            except HarmoniaError as error:
+                _log.error("not reloaded: %s", error)  # the message is meant for people
+            else:
+                _log.info("reloaded")
+
+
+def make_application(serving: Serving, transfers: Transfers) -> web.Application:
+    """The HTTP face of `serving`."""
+    application = web.Application(middlewares=[middleware])
+    application[SERVING] = serving
+    application[TRANSFERS] = transfers
+    application.add_routes(routes())
+    return application

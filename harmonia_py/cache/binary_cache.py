@@ -1,0 +1,95 @@
+"""What a binary cache does: ask its sources in order, and sign."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Final, TypeVar
+
+from harmonia_py.cache.source import Download, Source
+from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.signing import PublicKey, SecretKey, Signature
+from harmonia_py.nix.store_path import HashPart, StorePath
+
+# Answers are remembered so briefly that a path which the garbage collector took is not offered for long, and long
+# enough that a client which asks for the narinfo, its listing and its NAR costs the source one question.
+REMEMBER_SECONDS: Final = 5.0
+REMEMBER_NARINFOS: Final = 10_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    narinfo: NarInfo
+    expires: float
+
+
+class BinaryCache:
+    """One cache, as a client sees it. Sources that cannot tell raise; an absent thing is None."""
+
+    def __init__(self, *, cache_info: CacheInfo, sources: Sequence[Source], secret_keys: Sequence[SecretKey]) -> None:
+        self.cache_info = cache_info
+        self._sources = tuple(sources)
+        self._secret_keys = tuple(secret_keys)
+        # Least recently stored first. In one process the order of expiry is the order of insertion.
+        self._narinfos: OrderedDict[HashPart, _Remembered] = OrderedDict()
+
+    @property
+    def public_keys(self) -> tuple[PublicKey, ...]:
+        """The keys whose signatures every narinfo of this cache carries."""
+        return tuple(key.public_key for key in self._secret_keys)
+
+    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
+        """The narinfo of a path, with the signatures its source knows and one by each of our keys."""
+        remembered = self._narinfos.get(hash_part)
+        if remembered is not None and remembered.expires > monotonic():
+            return remembered.narinfo
+        narinfo = await self._first(lambda source: source.narinfo(hash_part))
+        if narinfo is None:
+            self._narinfos.pop(hash_part, None)
+            return None
+        signed = self._sign(narinfo)
+        self._narinfos[hash_part] = _Remembered(signed, monotonic() + REMEMBER_SECONDS)
+        self._narinfos.move_to_end(hash_part)
+        if len(self._narinfos) > REMEMBER_NARINFOS:
+            self._narinfos.popitem(last=False)
+        return signed
+
+    async def nar(self, url: NarUrl) -> Download | None:
+        """The NAR that one of our narinfos named; also by a name it had in the past."""
+        return await self._first(lambda source: source.nar(url))
+
+    async def listing(self, hash_part: HashPart) -> Download | None:
+        """The listing of a path's NAR."""
+        return await self._first(lambda source: source.listing(hash_part))
+
+    async def log(self, derivation: StorePath | HashPart) -> Download | None:
+        """The build log of a derivation."""
+        return await self._first(lambda source: source.log(derivation))
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        """What an output was realised as, with a signature by each of our keys added."""
+        realisation = await self._first(lambda source: source.realisation(output))
+        if realisation is None:
+            return None
+        return replace(realisation, signatures=self._with_ours(realisation.signatures, realisation.fingerprint()))
+
+    async def _first(self, ask: Callable[[Source], Awaitable[T | None]]) -> T | None:
+        for source in self._sources:
+            found = await ask(source)
+            if found is not None:
+                return found
+        return None
+
+    def _sign(self, narinfo: NarInfo) -> NarInfo:
+        info = narinfo.path_info
+        if not self._secret_keys:
+            return narinfo
+        signatures = self._with_ours(info.signatures, info.fingerprint(self.cache_info.store_dir))
+        return replace(narinfo, path_info=replace(info, signatures=signatures))
+
+    def _with_ours(self, signatures: tuple[Signature, ...], message: bytes) -> tuple[Signature, ...]:
+        return tuple(sorted({*signatures, *(key.sign(message) for key in self._secret_keys)}))

@@ -1,0 +1,164 @@
+"""The command line: `harmonia-py [serve | check-config | generate-key]`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from harmonia_py import __version__, config, keys, log_format
+from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
+from harmonia_py.nix.signing import SecretKey
+
+_DESCRIPTION: Final = """\
+A Nix binary cache: serves the local Nix store over HTTP, signed.
+
+Without a verb it serves. Without a configuration file it serves /nix/store on
+[::]:5000, signed with a key that it makes on first start."""
+
+_EPILOGUE: Final = """\
+files:
+  ./settings.toml, or what $CONFIG_FILE or --config names; see harmonia.toml.example
+
+examples:
+  harmonia-py                                     serve, with no configuration at all
+  harmonia-py serve --config /etc/harmonia.toml   serve as configured
+  harmonia-py check-config -c harmonia.toml       print what would be in effect
+  harmonia-py generate-key cache.example.org-1    make a signing key"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 for a clear error, or 2 for a wrong command line."""
+    options = _parser().parse_args(_with_verb(list(sys.argv[1:] if arguments is None else arguments)))
+    log_format.set_up(level="info", json_lines=False, access_log=False)
+    try:
+        status: int = options.run(options)
+    except HarmoniaError as error:
+        print(f"{_prefix(sys.stderr.isatty())} {error}", file=sys.stderr)  # noqa: T201  # the command line speaks here
+        return 1
+    except (BrokenPipeError, KeyboardInterrupt):
+        return 1
+    return status
+
+
+def _with_verb(arguments: list[str]) -> list[str]:
+    """Harmonia is started without a verb: what begins with an option of `serve`, or with nothing, serves."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version", "-V"}):
+        return ["serve", *arguments]
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harmonia-py",
+        description=_DESCRIPTION,
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"harmonia-py {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_serve(verbs)
+    _add_check_config(verbs)
+    _add_generate_key(verbs)
+    return parser
+
+
+Verbs = Any  # argparse keeps the type of add_subparsers() private
+
+
+def _add_serve(verbs: Verbs) -> None:
+    serve = verbs.add_parser("serve", help="serve the store over HTTP (the default)", allow_abbrev=False)
+    _add_settings(serve)
+    serve.set_defaults(run=_serve)
+
+
+def _add_check_config(verbs: Verbs) -> None:
+    check = verbs.add_parser(
+        "check-config",
+        help="print the effective configuration as TOML, or say what is wrong with it",
+        allow_abbrev=False,
+    )
+    _add_settings(check)
+    check.set_defaults(run=_check_config)
+
+
+def _add_generate_key(verbs: Verbs) -> None:
+    generate = verbs.add_parser("generate-key", help="make a key that signs narinfos", allow_abbrev=False)
+    generate.add_argument(
+        "name", metavar="NAME", help="what clients call the key, by custom HOST-1: cache.example.org-1"
+    )
+    generate.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="where the secret key goes (default: NAME.secret)"
+    )
+    generate.set_defaults(run=_generate_key)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    parser.add_argument(
+        "-b", "--bind", metavar="ADDRESS", action="append", help="host:port or unix:/path; may be repeated"
+    )
+    parser.add_argument("-w", "--workers", metavar="N", type=int, help="number of processes")
+    parser.add_argument(
+        "--sign-key", metavar="FILE", action="append", dest="sign_key_paths", help="a secret key; may be repeated"
+    )
+    parser.add_argument("--priority", metavar="N", type=int, help="clients ask the cache with the smaller number first")
+    parser.add_argument(
+        "--log-level", choices=["error", "warn", "info", "debug"], help="the least severe messages to log"
+    )
+    parser.add_argument("--log-format", choices=["text", "json"], help="plain lines, or one JSON object a line")
+    parser.add_argument(
+        "--no-access-log", action="store_const", const=False, dest="access_log", help="do not log requests"
+    )
+
+
+_SETTINGS: Final = ("bind", "workers", "sign_key_paths", "priority", "log_level", "log_format", "access_log")
+
+
+def _load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
+    file = config.find_file(options.config, os.environ)
+    given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    return file, config.load(file, os.environ, given)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # The web framework takes most of the time that the imports take; verbs that do not serve do without.
+    from harmonia_py import app  # noqa: PLC0415  # as said
+
+    file, settings = _load(options)
+    log_format.set_up(
+        level=settings.log_level, json_lines=settings.log_format == "json", access_log=settings.access_log
+    )
+    return app.serve(file, settings, lambda: _load(options)[1])
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    file, settings = _load(options)
+    keys.read_secret_keys(settings.key_files, os.environ)
+    print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
+    print(config.format_toml(settings), end="")  # noqa: T201
+    return 0
+
+
+def _generate_key(options: argparse.Namespace) -> int:
+    try:
+        key = SecretKey.generate(options.name)
+    except FormatError as error:
+        raise ConfigError(f"{options.name!r}: {error}") from None
+    if options.output is None and "/" in options.name:
+        raise ConfigError(f"{options.name!r}: say with --output where the key goes")
+    file = options.output or Path(f"{options.name}.secret")
+    keys.write_secret_key(file, key)
+    print(f"{file}: secret key, for sign_key_paths", file=sys.stderr)  # noqa: T201
+    print(key.public_key)  # noqa: T201
+    return 0
+
+
+def _prefix(colours: bool) -> str:  # noqa: FBT001  # one private call
+    return "\033[1;31merror:\033[0m" if colours else "error:"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

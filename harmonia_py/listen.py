@@ -1,0 +1,177 @@
+"""Listening sockets: TCP, Unix, and those that systemd hands over."""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from harmonia_py.errors import ConfigError
+
+# What the kernel keeps for us while every worker is busy; it caps this at net.core.somaxconn.
+BACKLOG: Final = 4096
+# sd_listen_fds(3): descriptors that systemd passes begin here.
+FIRST_PASSED_FD: Final = 3
+
+_TCP: Final = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\[\]:\s]*)):(?P<port>[0-9]{1,5})", re.ASCII
+)
+_MAX_PORT: Final = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """`host:port`, `[IPv6]:port`, or `:port` for every interface. Port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """`unix:/path`."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that listens, and what to call it."""
+
+    socket: socket.socket
+
+    @property
+    def url(self) -> str:
+        """How a client on this machine reaches it."""
+        name = self.socket.getsockname()
+        if self.socket.family == socket.AF_UNIX:
+            return f"unix:{name}"
+        host, port = name[:2]
+        if host in {"::", "0.0.0.0"}:  # noqa: S104  # compared, not bound
+            host = "localhost"
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @classmethod
+    def open(cls, address: TcpAddress | UnixAddress) -> Self:
+        """Bind and listen.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
+        try:
+            return cls(_open_unix(address.path) if isinstance(address, UnixAddress) else _open_tcp(address))
+        except OSError as error:
+            shown = f"unix:{address.path}" if isinstance(address, UnixAddress) else f"{address.host}:{address.port}"
+            raise ConfigError(f"bind: cannot listen on {shown}: {error.strerror or error}") from None
+
+
+def parse_address(text: str) -> TcpAddress | UnixAddress:
+    """Read one value of `bind`.
+
+    Raises:
+        ConfigError: neither `host:port` nor `unix:/path`.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        if not path.startswith("/") or "\0" in path:
+            raise ConfigError(f"bind: {text!r}: a Unix socket is named by an absolute path, unix:/run/harmonia.sock")
+        return UnixAddress(Path(path))
+    match = _TCP.fullmatch(text)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise ConfigError(f"bind: {text!r}: expected host:port, [IPv6]:port or unix:/path")
+    return TcpAddress(match["ipv6"] or match["host"] or "::", int(match["port"]))
+
+
+def open_listeners(addresses: list[str], environment: Mapping[str, str]) -> list[Listener]:
+    """The sockets systemd passed, when it passed any; else one for each address.
+
+    Raises:
+        ConfigError: a value that does not parse, or cannot be bound.
+    """
+    passed = _passed_sockets(environment)
+    if passed:
+        return [Listener(sock) for sock in passed]
+    return [Listener.open(parse_address(text)) for text in addresses]
+
+
+def _passed_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
+    count = environment.get("LISTEN_FDS", "")
+    # LISTEN_PID is absent when a simple wrapper passes sockets; when it is there it must be us.
+    if not count.isdecimal() or environment.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+        return []
+    sockets = []
+    for fd in range(FIRST_PASSED_FD, FIRST_PASSED_FD + int(count)):
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                raise ConfigError(f"LISTEN_FDS: descriptor {fd} is no socket")
+        except OSError:
+            raise ConfigError(f"LISTEN_FDS: there is no descriptor {fd}") from None
+        sock = socket.socket(fileno=fd)
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def _open_tcp(address: TcpAddress) -> socket.socket:
+    try:
+        infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(error.errno, error.strerror) from None
+    family, kind, protocol, _, name = infos[0]
+    try:
+        return _listening(socket.socket(family, kind, protocol), name)
+    except OSError as error:
+        # A machine without IPv6: `[::]` means every interface there too.
+        if address.host != "::" or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            raise
+        return _listening(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ("", address.port))
+
+
+def _listening(sock: socket.socket, name: tuple[object, ...]) -> socket.socket:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            # `[::]` also takes IPv4, as Harmonia's default does.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(name)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _open_unix(path: Path) -> socket.socket:
+    _remove_stale(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        # A reverse proxy runs as another user; who may connect is the directory's business.
+        path.chmod(0o666)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket nobody listens on. Anything else that has the name stays, and binding fails."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "something that is no socket has this name")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()

@@ -1,0 +1,31 @@
+"""What a service tells systemd about itself: sd_notify(3)."""
+
+import logging
+import os
+import socket
+import time
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+READY: Final = "READY=1"
+STOPPING: Final = "STOPPING=1"
+
+
+def notify(*lines: str) -> None:
+    """Send `lines` to `$NOTIFY_SOCKET`; nothing happens where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            # A name that begins with @ is in the abstract namespace.
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.sendall("\n".join(lines).encode())
+    except OSError as error:
+        _log.warning("cannot notify the service manager: %s", error)
+
+
+def reloading() -> tuple[str, str]:
+    """What `Type=notify-reload` wants to hear when a reload begins; READY ends it."""
+    return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"

@@ -1,0 +1,111 @@
+"""How a download becomes a response: validators, ranges, and which way the bytes go."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from harmonia_py.cache.source import Download
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.web.errors import error_response
+from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
+from harmonia_py.web.state import TRANSFERS
+
+_log = logging.getLogger(__name__)
+
+# Below this a download is read into memory and leaves with its headers in one write.
+SMALL_BYTES: Final = 64 * 1024
+
+Headers = Mapping[str, str]
+
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+
+
+async def respond_bytes(request: web.Request, data: bytes, *, etag: str, headers: Headers) -> web.Response:
+    """Answer with `data`, or 304 when the client has it. `etag` is without quotes; `headers` has the Content-Type."""
+    quoted = f'"{etag}"'
+    all_headers = {**headers, str(hdrs.ETAG): quoted}
+    if _has_it(request, quoted):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
+    return web.Response(body=data, headers=all_headers)
+
+
+async def respond(request: web.Request, download: Download, headers: Headers) -> web.StreamResponse:
+    """Answer with `download`, a range of it, 304 or 416; releases it. `headers` has the Content-Type."""
+    with download:
+        if download.redirect is not None:
+            raise web.HTTPFound(download.redirect)
+        quoted = f'"{download.etag}"'
+        all_headers = {**headers, str(hdrs.ETAG): quoted}
+        if download.size is not None:
+            all_headers[hdrs.ACCEPT_RANGES] = "bytes"
+        if _has_it(request, quoted):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
+        if download.size is None:
+            return await _send(request, download, web.StreamResponse(headers=all_headers), None)
+        try:
+            part = _requested_range(request, quoted, download.size)
+        except Unsatisfiable:
+            response = error_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            response.headers[hdrs.CONTENT_RANGE] = f"bytes */{download.size}"
+            return response
+        status = HTTPStatus.OK
+        if part is not None:
+            status = HTTPStatus.PARTIAL_CONTENT
+            all_headers[hdrs.CONTENT_RANGE] = f"bytes {part.start}-{part.stop - 1}/{download.size}"
+        part = part or ByteRange(0, download.size)
+        size = part.stop - part.start
+        if size <= SMALL_BYTES and request.method != hdrs.METH_HEAD:
+            data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
+            return web.Response(status=status, body=data, headers=all_headers)
+        whole = web.StreamResponse(status=status, headers=all_headers)
+        whole.content_length = size
+        return await _send(request, download, whole, part)
+
+
+async def _send(
+    request: web.Request, download: Download, response: web.StreamResponse, part: ByteRange | None
+) -> web.StreamResponse:
+    # HTTP/1.0 knows no chunks: there the end of the connection is the end of the body.
+    chunked = part is None and request.version >= (1, 1)
+    if chunked:
+        response.enable_chunked_encoding()
+    writer = await response.prepare(request)
+    if request.method == hdrs.METH_HEAD or writer is None:
+        return response
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError
+    start, stop = (part.start, part.stop) if part is not None else (0, None)
+    try:
+        await request.app[TRANSFERS].send(writer, transport, download.pieces(start, stop), chunked=chunked)
+    except (HarmoniaError, ConnectionError, asyncio.CancelledError) as error:
+        # What has begun can only be cut: a clean end would pass off what was sent as the whole.
+        transport.abort()
+        if isinstance(error, HarmoniaError):
+            _log.error("%s: cut: %s", request.rel_url.raw_path, error)  # the message is the cause
+        raise ConnectionResetError from error
+    except BaseException:
+        transport.abort()
+        raise
+    return response
+
+
+def _has_it(request: web.Request, quoted: str) -> bool:
+    header = request.headers.get(hdrs.IF_NONE_MATCH)
+    return header is not None and matches(header, quoted)
+
+
+def _requested_range(request: web.Request, quoted: str, size: int) -> ByteRange | None:
+    if not if_range_holds(request.headers.get(hdrs.IF_RANGE), quoted):
+        return None
+    return parse_range(request.headers.get(hdrs.RANGE), size)
+
+
+def _not_modified(headers: Headers) -> dict[str, str]:
+    """What RFC 9110, section 15.4.5 wants of a 304."""
+    kept = (hdrs.ETAG, hdrs.CACHE_CONTROL, hdrs.VARY)
+    return {name: headers[name] for name in kept if name in headers}

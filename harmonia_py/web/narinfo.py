@@ -1,0 +1,30 @@
+"""`/<hash part>.narinfo`."""
+
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.web.body import Headers, respond_bytes
+from harmonia_py.web.errors import not_found
+from harmonia_py.web.state import cache_of
+
+CONTENT_TYPE: Final = "text/x-nix-narinfo"
+CACHE_CONTROL: Final = "max-age=86400"
+
+
+async def get(request: web.Request) -> web.StreamResponse:
+    """The narinfo of a store path; 404 when it is not here or the hash part is none."""
+    hash_part = HashPart.parse(request.match_info["hash_part"])
+    cache = cache_of(request)
+    narinfo = await cache.narinfo(hash_part)
+    if narinfo is None:
+        return not_found()
+    data = narinfo.format(cache.cache_info.store_dir)
+    headers: Headers = {
+        hdrs.CONTENT_TYPE: CONTENT_TYPE,
+        hdrs.CACHE_CONTROL: CACHE_CONTROL,
+        "Nix-Link": narinfo.url,
+    }
+    return await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)

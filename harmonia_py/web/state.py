@@ -1,0 +1,24 @@
+"""What handlers get at: the cache that a request is for, and the means to send it."""
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.web.transfer import Transfers
+
+
+@dataclass(slots=True)
+class Serving:
+    """The one mutable cell of a worker: a reload puts another cache here, and requests that run keep theirs."""
+
+    cache: BinaryCache
+
+
+SERVING = web.AppKey("serving", Serving)
+TRANSFERS = web.AppKey("transfers", Transfers)
+
+
+def cache_of(request: web.Request) -> BinaryCache:
+    """The cache this request is for. Handlers ask here and nowhere else: tenants will be a change of this function."""
+    return request.app[SERVING].cache

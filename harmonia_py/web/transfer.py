@@ -1,0 +1,258 @@
+"""How the pieces of a download reach the socket.
+
+A thread resumes the generator and writes to a duplicate of the connection's socket for as long as the socket takes it:
+bytes by `send`, slices of files by `sendfile`. When the socket is full the thread goes back to its pool and the event
+loop waits until the socket can be written, so a slow client costs no thread and a fast one few hops. Nothing here ever
+blocks the event loop on the disk. Where there is no plain socket (TLS), the pieces go through memory and the transport.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from aiohttp.abc import AbstractStreamWriter
+
+from harmonia_py.cache.source import FileSlice, Pause, Piece
+from harmonia_py.errors import StorePathChanged
+
+# A thread gives way to the next transfer after this much, so that a few threads serve many fast clients evenly.
+TURN_BYTES: Final = 32 * 1024 * 1024
+# More threads than cores: they wait for the disk.
+THREADS: Final = 16
+# What passes through memory at once when the kernel cannot copy for us.
+COPY_BYTES: Final = 256 * 1024
+
+T = TypeVar("T")
+
+
+class ClientGone(ConnectionError):
+    """The client closed the connection, or took nothing for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Full:
+    """The socket takes no more for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Enough for one turn; there is more."""
+
+
+_Outcome = _Full | _Turn | Pause | None
+
+
+class _Pump:
+    """One transfer over a plain socket. One thread at a time calls `run`."""
+
+    def __init__(self, sock: socket.socket, pieces: Iterator[Piece], *, chunked: bool) -> None:
+        self.sent = 0
+        self._socket = sock
+        self._pieces = pieces
+        self._chunked = chunked
+        # What is to be sent, in this order, before the generator is resumed.
+        self._bytes = memoryview(b"")
+        self._slice: FileSlice | None = None
+        self._trailer = b""
+
+    def run(self) -> _Outcome:
+        """Send until there is nothing left (None), the socket is full, the turn is over, or there is a pause."""
+        stop = self.sent + TURN_BYTES
+        while self.sent < stop:
+            try:
+                busy = self._send()
+            except BlockingIOError:
+                return _Full()
+            except OSError as error:
+                raise ClientGone from error
+            if not busy:
+                piece = next(self._pieces, None)
+                if piece is None or isinstance(piece, Pause):
+                    return piece
+                self._take(piece)
+        return _Turn()
+
+    def _send(self) -> bool:
+        """Hand the kernel as much as it takes of what there is; False when there was nothing."""
+        if self._bytes:
+            count = self._socket.send(self._bytes)
+            self._bytes = self._bytes[count:]
+            self.sent += count
+        elif self._slice is not None:
+            count = os.sendfile(self._socket.fileno(), self._slice.fd, self._slice.offset, self._slice.size)
+            if count == 0:
+                raise StorePathChanged("a file became shorter while it was being sent")
+            self.sent += count
+            left = self._slice.size - count
+            self._slice = FileSlice(self._slice.fd, self._slice.offset + count, left) if left else None
+        elif self._trailer:
+            self._bytes, self._trailer = memoryview(self._trailer), b""
+        else:
+            return False
+        return True
+
+    def _take(self, piece: bytes | FileSlice) -> None:
+        size = piece.size if isinstance(piece, FileSlice) else len(piece)
+        if size == 0:
+            return
+        head = b"%x\r\n" % size if self._chunked else b""
+        self._trailer = b"\r\n" if self._chunked else b""
+        if isinstance(piece, FileSlice):
+            self._bytes, self._slice = memoryview(head), piece
+        else:
+            self._bytes = memoryview(head + piece if head else piece)
+
+
+class Transfers:
+    """Sends downloads; owns the threads that do."""
+
+    def __init__(self, *, stall_timeout: float) -> None:
+        self._stall_timeout = stall_timeout
+        self._threads = ThreadPoolExecutor(THREADS, "transfer")
+
+    def close(self) -> None:
+        """End the threads; whatever was being sent has been cut before."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """The result of `call`, which may wait for the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def read(self, pieces: Iterator[Piece]) -> bytes:
+        """All of `pieces`, for a download that is small enough to be one write."""
+        return await self.in_thread(lambda: b"".join(part for part in in_memory(pieces) if not isinstance(part, Pause)))
+
+    async def send(
+        self, writer: AbstractStreamWriter, transport: asyncio.Transport, pieces: Iterator[Piece], *, chunked: bool
+    ) -> int:
+        """Send all of `pieces` after the headers, and return the number of bytes that went to the socket.
+
+        The generator is closed in every case.
+
+        Raises:
+            ClientGone: the client went away or stood still.
+            HarmoniaError: what the generator raised. Either way the caller cuts the connection.
+        """
+        if transport.get_extra_info("sslcontext") is not None:
+            return await self._send_through_transport(writer, pieces)
+        await self._flush(writer, transport)
+        sock = _duplicate(transport)
+        pump = _Pump(sock, pieces, chunked=chunked)
+        running: asyncio.Future[_Outcome] | None = None
+        try:
+            while True:
+                running = asyncio.get_running_loop().run_in_executor(self._threads, pump.run)
+                outcome = await asyncio.shield(running)
+                running = None
+                if outcome is None:
+                    return pump.sent
+                if isinstance(outcome, Pause):
+                    await asyncio.sleep(outcome.seconds)
+                elif isinstance(outcome, _Full):
+                    await self._until_writable(sock)
+                if transport.is_closing():
+                    raise ClientGone
+        finally:
+            _close_when_done(running, sock, pieces)
+
+    async def _send_through_transport(self, writer: AbstractStreamWriter, pieces: Iterator[Piece]) -> int:
+        sent = 0
+        parts = in_memory(pieces)
+        try:
+            while (part := await self.in_thread(lambda: next(parts, None))) is not None:
+                if isinstance(part, Pause):
+                    await asyncio.sleep(part.seconds)
+                    continue
+                await self._within_limit(writer.write(part))
+                sent += len(part)
+        finally:
+            parts.close()
+        return sent
+
+    async def _flush(self, writer: AbstractStreamWriter, transport: asyncio.Transport) -> None:
+        """Wait until the headers have left: the duplicate of the socket must not overtake the transport's buffer."""
+        low, high = transport.get_write_buffer_limits()
+        transport.set_write_buffer_limits(high=0)
+        try:
+            # One turn of the loop hands the headers to the kernel unless the client lags behind; then we wait for it.
+            await asyncio.sleep(0)
+            while transport.get_write_buffer_size():
+                if transport.is_closing():
+                    raise ClientGone
+                await self._within_limit(writer.drain())
+        finally:
+            transport.set_write_buffer_limits(high=high, low=low)
+
+    async def _until_writable(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(sock, _set, writable)
+        try:
+            await self._within_limit(writable)
+        finally:
+            loop.remove_writer(sock)
+
+    async def _within_limit(self, waiting: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._stall_timeout):
+                await waiting
+        except TimeoutError:
+            raise ClientGone from None
+
+
+def in_memory(pieces: Iterator[Piece]) -> Generator[bytes | Pause, None, None]:
+    """`pieces` with slices of files read into memory, a little at a time; closing it closes `pieces`."""
+    try:
+        for piece in pieces:
+            if not isinstance(piece, FileSlice):
+                yield piece
+                continue
+            offset, stop = piece.offset, piece.offset + piece.size
+            while offset < stop:
+                data = os.pread(piece.fd, min(COPY_BYTES, stop - offset), offset)
+                if not data:
+                    raise StorePathChanged("a file became shorter while it was being sent")
+                offset += len(data)
+                yield data
+    finally:
+        _close(pieces)
+
+
+def _duplicate(transport: asyncio.Transport) -> socket.socket:
+    original = transport.get_extra_info("socket")
+    if original is None or transport.is_closing():
+        raise ClientGone
+    try:
+        return socket.socket(fileno=os.dup(original.fileno()))
+    except OSError as error:
+        raise ClientGone from error
+
+
+def _close_when_done(running: "asyncio.Future[_Outcome] | None", sock: socket.socket, pieces: Iterator[Piece]) -> None:
+    """Close what a transfer held; when its task was cancelled a thread may still be using it."""
+
+    def close(done: "asyncio.Future[_Outcome] | None" = None) -> None:
+        if done is not None and not done.cancelled():
+            done.exception()
+        sock.close()
+        _close(pieces)
+
+    if running is None or running.done():
+        close(running)
+    else:
+        running.add_done_callback(close)
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _close(pieces: Iterator[Piece]) -> None:
+    close = getattr(pieces, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,213 @@
+"""Processes: a supervisor that forks, watches and reloads, and workers that serve on the sockets they share.
+
+The supervisor opens no connection and runs no event loop. A worker that crashes takes only its own connections with it;
+a supervisor that dies takes its workers with it, because they watch a pipe that only it holds open.
+"""
+
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from harmonia_py.errors import HarmoniaError
+
+_log = logging.getLogger(__name__)
+
+# A worker that lives shorter than this was not healthy; it is replaced, but ever more slowly.
+HEALTHY_SECONDS: Final = 5.0
+MAX_RESTART_DELAY: Final = 10.0
+START_TIMEOUT: Final = 30.0
+# What a worker gets beyond the time its transfers get, before it is killed.
+KILL_GRACE: Final = 5.0
+
+_SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+@dataclass(frozen=True, slots=True)
+class Lifelines:
+    """The two pipe ends a worker holds: one to say that it serves, one that closes when the supervisor is gone."""
+
+    ready_fd: int
+    supervisor_fd: int
+
+    def report_ready(self) -> None:
+        """Tell the supervisor, once."""
+        os.write(self.ready_fd, b"+")
+        os.close(self.ready_fd)
+
+
+@dataclass(slots=True)
+class _Worker:
+    pid: int
+    ready_fd: int
+    started: float
+
+
+class WorkerFailed(HarmoniaError):
+    """A worker ended before it served for the first time."""
+
+
+class Supervisor:
+    """Keeps `count` workers running.
+
+    Args:
+        count: how many.
+        run: what a worker does, in its own process, until it is told to stop by SIGTERM; SIGHUP means reload.
+        shutdown_timeout: seconds that workers get to finish after SIGTERM.
+    """
+
+    def __init__(self, *, count: int, run: Callable[[Lifelines], None], shutdown_timeout: float) -> None:
+        self._count = count
+        self._run = run
+        self._shutdown_timeout = shutdown_timeout
+        self._workers: dict[int, _Worker] = {}
+        self._restart_delay = 0.0
+        self._restart_at = 0.0
+        # The write end lives as long as this process; workers see the end of file.
+        self._lifeline_read, self._lifeline_write = os.pipe()
+
+    def start(self) -> None:
+        """Fork the workers and wait until each serves.
+
+        Raises:
+            WorkerFailed: one of them did not get that far; the others have been stopped.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        gc.collect()
+        # Objects made so far are never collected, so their pages stay shared with the workers.
+        gc.freeze()
+        for _ in range(self._count):
+            self._spawn()
+        for worker in list(self._workers.values()):
+            if not self._wait_until_ready(worker):
+                self._stop()
+                raise WorkerFailed("a worker did not start; its messages are above")
+
+    def supervise(self, on_reload: Callable[[], int | None]) -> None:
+        """Watch until SIGTERM or SIGINT, then stop the workers.
+
+        Args:
+            on_reload: called on SIGHUP; returns the number of workers wanted, or None to leave everything as it is.
+        """
+        while True:
+            received = self._wait_for_signal()
+            if received == signal.SIGCHLD:
+                self._reap()
+            elif received == signal.SIGHUP:
+                count = on_reload()
+                if count is not None:
+                    self._signal(signal.SIGHUP)
+                    self._resize(count)
+            elif received is not None:
+                _log.info("stopping; transfers have %g s to finish", self._shutdown_timeout)
+                self._stop()
+                return
+            if time.monotonic() >= self._restart_at:
+                while len(self._workers) < self._count:
+                    self._spawn()
+
+    def _wait_for_signal(self) -> int | None:
+        """The next signal, or None when a worker is missing and it is time to start another."""
+        if len(self._workers) >= self._count:
+            return signal.sigwait(_SIGNALS)
+        received = signal.sigtimedwait(_SIGNALS, max(0.0, self._restart_at - time.monotonic()))
+        return received.si_signo if received is not None else None
+
+    def _spawn(self) -> None:
+        ready_read, ready_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(ready_read, ready_write)
+        os.close(ready_write)
+        self._workers[pid] = _Worker(pid, ready_read, time.monotonic())
+
+    def _become_worker(self, ready_read: int, ready_write: int) -> None:
+        """Run the worker in the process just forked; never returns."""
+        status = 1
+        try:
+            os.close(ready_read)
+            os.close(self._lifeline_write)
+            for other in self._workers.values():
+                os.close(other.ready_fd)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._run(Lifelines(ready_write, self._lifeline_read))
+            status = 0
+        except HarmoniaError as error:
+            _log.error("%s", error)  # the message is meant for people
+        except BaseException:  # noqa: BLE001  # the process ends here, with whatever it was
+            _log.exception("a worker failed")
+        finally:
+            # Not sys.exit: what the supervisor registered to run at exit is not for this process.
+            os._exit(status)
+
+    def _wait_until_ready(self, worker: _Worker) -> bool:
+        os.set_blocking(worker.ready_fd, False)
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                return os.read(worker.ready_fd, 1) == b"+"
+            except BlockingIOError:
+                time.sleep(0.005)
+        _log.error("worker %d does not serve after %g s", worker.pid, START_TIMEOUT)
+        return False
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self._workers.pop(pid, None)
+            if worker is None:
+                continue
+            os.close(worker.ready_fd)
+            _log.error("worker %d ended: %s; starting another", pid, _describe(status))
+            healthy = time.monotonic() - worker.started >= HEALTHY_SECONDS
+            self._restart_delay = 0.0 if healthy else min(MAX_RESTART_DELAY, 2 * self._restart_delay + 0.1)
+            self._restart_at = time.monotonic() + self._restart_delay
+
+    def _resize(self, count: int) -> None:
+        self._count = count
+        for pid in sorted(self._workers)[count:]:
+            # It finishes what it is doing; nobody waits for it, and its end is not a crash.
+            os.close(self._workers.pop(pid).ready_fd)
+            os.kill(pid, signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._workers:
+            os.kill(pid, number)
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + self._shutdown_timeout + KILL_GRACE
+        while self._workers:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                _log.warning("%d workers did not stop in time; killing them", len(self._workers))
+                self._signal(signal.SIGKILL)
+                left = KILL_GRACE
+            received = signal.sigtimedwait(_SIGNALS, left)
+            if received is not None and received.si_signo in {signal.SIGINT, signal.SIGTERM}:
+                deadline = time.monotonic()
+            while self._workers:
+                try:
+                    pid, _ = os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    return
+                if pid == 0:
+                    break
+                self._workers.pop(pid, None)
+
+
+def _describe(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"killed by {signal.Signals(number).name}"
+    return f"exit status {os.waitstatus_to_exitcode(status)}"
