@@ -1,0 +1,181 @@
+"""One connection to a nix-daemon: it sends requests and feeds the parser of the reply with what arrives.
+
+A conversation has no way back into step: after a timeout, a cancellation or bytes that do not parse the connection is
+closed. Only a daemon's own error, DaemonRefused, leaves it usable.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
+
+from harmonia_py.errors import DaemonError, DaemonProtocolError, DaemonRefused, DaemonUnreachable, FormatError
+from harmonia_py.nix.handshake import Exchange, Session, greet, introduce
+from harmonia_py.nix.wire import Parser
+from harmonia_py.nix.worker import set_options
+
+Value = TypeVar("Value")
+
+
+class Connection(asyncio.Protocol):
+    """A conversation with one process of the daemon; one exchange at a time.
+
+    Attributes:
+        session: what was agreed on when the connection was opened.
+        closed: whether it is of no use any more.
+        hung_up: whether the daemon closed it before a byte of the last reply: the request may be asked again elsewhere.
+        on_close: called once when the connection ends, whoever ended it.
+    """
+
+    session: Session
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.hung_up = False
+        self.on_close: Callable[[], None] | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._lost = asyncio.get_running_loop().create_future()
+        self._buffer = b""
+        self._need = 0
+        self._answered = False
+        self._parser: Parser[Any] | None = None
+        self._waiter: asyncio.Future[Any] | None = None
+
+    @classmethod
+    async def open(cls, socket_path: Path, time_limit: float) -> Self:
+        """A connection after the handshake.
+
+        Raises:
+            DaemonUnreachable: nobody listens there, or the handshake takes longer than `time_limit` seconds.
+            DaemonProtocolError: who listens is no nix-daemon, or too old.
+            DaemonRefused: the daemon does not want us.
+        """
+        connection = None
+        try:
+            async with asyncio.timeout(time_limit):
+                _, connection = await asyncio.get_running_loop().create_unix_connection(cls, str(socket_path))
+                minor = await connection.ask(greet(), time_limit)
+                connection.session = await connection.ask(introduce(minor), time_limit)
+                await connection.ask(set_options(), time_limit)
+        except OSError as error:  # TimeoutError is one
+            _close(connection)
+            raise DaemonUnreachable(
+                f"cannot connect to the nix-daemon at {socket_path}: {error or 'timeout'}"
+            ) from error
+        except BaseException:
+            _close(connection)
+            raise
+        return connection
+
+    async def ask(self, exchange: Exchange[Value], time_limit: float) -> Value:
+        """Send the request and return what the parser makes of the reply.
+
+        Raises:
+            DaemonUnreachable: no complete reply within `time_limit` seconds, or the connection ended before the reply.
+            DaemonProtocolError: the reply does not parse, or ends in the middle.
+            DaemonRefused: the daemon answered with an error; the connection can be used again.
+        """
+        if self.closed or self._transport is None:
+            self.hung_up = True
+            raise DaemonUnreachable("the connection to the nix-daemon has ended")
+        if self._waiter is not None:
+            raise RuntimeError("one exchange at a time")
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Value] = loop.create_future()
+        self._waiter, self._parser, self._answered = waiter, exchange.reply, False
+        self._need = next(exchange.reply)
+        timer = loop.call_later(time_limit, self._expire)
+        try:
+            self._transport.write(exchange.request)
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                waiter.exception()  # otherwise asyncio would complain that nobody looked
+            raise
+        finally:
+            timer.cancel()
+            if self._waiter is waiter:  # cancelled in the middle
+                self.close()
+
+    def close(self) -> None:
+        """End the connection at once. The daemon's process sees it, and its temporary roots end with it."""
+        self._end(DaemonUnreachable("the connection to the nix-daemon was closed"))
+
+    async def wait_closed(self) -> None:
+        """Return when the socket is closed."""
+        await self._lost
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        if self._parser is None:
+            # Nobody asked: after an error it sends twice, the daemon closes the connection anyway.
+            self.close()
+            return
+        self._answered = True
+        buffer = self._buffer + data if self._buffer else data
+        start, need, send = 0, self._need, self._parser.send
+        try:
+            while (stop := start + need) <= len(buffer):
+                chunk = buffer[start:stop]
+                start = stop
+                need = send(chunk)
+        except StopIteration as stop_iteration:
+            self._finish(stop_iteration.value, None, in_step=start == len(buffer))
+        except DaemonRefused as error:
+            self._finish(None, error, in_step=start == len(buffer))
+        except FormatError as error:
+            failure = DaemonProtocolError(f"the nix-daemon's reply does not parse: {error}")
+            failure.__cause__ = error
+            self._end(failure)
+        else:
+            self._buffer = buffer[start:] if start else buffer
+            self._need = need
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        error: DaemonError
+        if self._waiter is not None and self._answered:
+            error = DaemonProtocolError("the nix-daemon closed the connection in the middle of a reply")
+        else:
+            self.hung_up = self._waiter is not None
+            error = DaemonUnreachable("the nix-daemon closed the connection")
+        error.__cause__ = exc
+        self._end(error)
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def _expire(self) -> None:
+        self._end(DaemonUnreachable("the nix-daemon did not answer in time"))
+
+    def _finish(self, value: object, error: Exception | None, *, in_step: bool) -> None:
+        waiter, self._waiter, self._parser, self._buffer = self._waiter, None, None, b""
+        if not in_step:
+            self.close()
+        if waiter is None or waiter.done():
+            return
+        if error is None:
+            waiter.set_result(value)
+        else:
+            waiter.set_exception(error)
+
+    def _end(self, error: Exception) -> None:
+        if self._parser is not None:
+            self._parser.close()
+        self._finish(None, error, in_step=True)
+        if self.closed:
+            return
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+        if self.on_close is not None:
+            self.on_close()
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.close()

@@ -1,0 +1,167 @@
+"""The local store's facts, as its nix-daemon tells them, over a bounded pool of connections.
+
+Every connection is a process on the daemon's side, so there are few of them, opened when they are needed and closed
+when they are old: by then the daemon may have been replaced, and it remembers facts that may have changed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from harmonia_py.errors import DaemonRefused, DaemonUnreachable
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.nix.worker import (
+    query_all_valid_paths,
+    query_path_from_hash_part,
+    query_path_info,
+    query_realisation,
+)
+from harmonia_py.store.connection import Connection
+
+Value = TypeVar("Value")
+
+# A daemon that does not trust us answers from a memory of path infos that may be as old as its process.
+_MAX_AGE: Final = 60.0
+
+# All paths come in one reply of perhaps 100 MB, so that takes longer than anything else.
+_ALL_PATHS_TIME_LIMIT: Final = 120.0
+
+
+class DaemonStore:
+    """A `StoreMetadata` over the nix-daemon's socket.
+
+    Raises everywhere:
+        DaemonUnreachable: nobody answers, or not in time; also when every connection stays busy that long.
+        DaemonProtocolError: the daemon sends something that is not the worker protocol.
+        DaemonRefused: the daemon answers with an error.
+    """
+
+    def __init__(
+        self,
+        socket_path: Path,
+        store_dir: StoreDir,
+        *,
+        connections: int = 4,
+        connect_timeout: float = 5.0,
+        request_timeout: float = 10.0,
+        max_age: float = _MAX_AGE,
+    ) -> None:
+        self._socket_path = socket_path
+        self._store_dir = store_dir
+        self._connect_timeout = connect_timeout
+        self._request_timeout = request_timeout
+        self._max_age = max_age
+        self._free = asyncio.Semaphore(connections)
+        self._idle: list[Connection] = []
+        self._old: set[Connection] = set()
+        self._open: set[Connection] = set()
+        self._closed = False
+
+    async def path_info(self, hash_part: HashPart) -> PathInfo | None:
+        """The facts about the valid path with this hash part; None when there is none."""
+
+        async def converse(connection: Connection) -> PathInfo | None:
+            store_path = await connection.ask(
+                query_path_from_hash_part(hash_part, self._store_dir), self._request_timeout
+            )
+            if store_path is None:
+                return None
+            return await connection.ask(query_path_info(store_path, self._store_dir), self._request_timeout)
+
+        return await self._converse(converse)
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        """What `output` was realised as; None also for a daemon whose realisations have other keys, or none."""
+
+        async def converse(connection: Connection) -> Realisation | None:
+            if not connection.session.knows_realisation(output):
+                return None
+            exchange = query_realisation(output, connection.session, self._store_dir)
+            return await connection.ask(exchange, self._request_timeout)
+
+        return await self._converse(converse)
+
+    async def all_paths(self) -> Sequence[StorePath]:
+        """Every valid path."""
+        return await self._converse(
+            lambda connection: connection.ask(query_all_valid_paths(self._store_dir), _ALL_PATHS_TIME_LIMIT)
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection; who still waits for an answer gets DaemonUnreachable."""
+        self._closed = True
+        connections = list(self._open)
+        for connection in connections:
+            connection.close()
+        for connection in connections:
+            await connection.wait_closed()
+
+    async def _converse(self, converse: Callable[[Connection], Awaitable[Value]]) -> Value:
+        await self._wait_for_turn()
+        try:
+            if self._idle:
+                # The one used last, so that those not needed grow old.
+                connection = self._idle.pop()
+                try:
+                    return await self._use(connection, converse)
+                except DaemonUnreachable:
+                    # It had died while it was idle, as after a restart of the daemon. A fresh one is given one chance.
+                    if not connection.hung_up:
+                        raise
+            return await self._use(await self._connect(), converse)
+        finally:
+            self._free.release()
+
+    async def _wait_for_turn(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()  # does not wait
+            return
+        try:
+            async with asyncio.timeout(self._request_timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise DaemonUnreachable("every connection to the nix-daemon is busy") from None
+
+    async def _use(self, connection: Connection, converse: Callable[[Connection], Awaitable[Value]]) -> Value:
+        try:
+            value = await converse(connection)
+        except DaemonRefused:
+            self._give_back(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(connection)
+        return value
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection in self._old:
+            connection.close()
+        elif not connection.closed:
+            self._idle.append(connection)
+
+    async def _connect(self) -> Connection:
+        connection = await Connection.open(self._socket_path, self._connect_timeout)
+        if self._closed:
+            connection.close()
+            raise DaemonUnreachable("the connections to the nix-daemon are closed")
+        timer = asyncio.get_running_loop().call_later(self._max_age, self._grow_old, connection)
+        self._open.add(connection)
+
+        def forget() -> None:
+            timer.cancel()
+            self._open.discard(connection)
+            self._old.discard(connection)
+            if connection in self._idle:
+                self._idle.remove(connection)
+
+        connection.on_close = forget
+        return connection
+
+    def _grow_old(self, connection: Connection) -> None:
+        self._old.add(connection)
+        if connection in self._idle:
+            connection.close()
