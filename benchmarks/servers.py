@@ -1,0 +1,226 @@
+"""The servers that are compared, each started from nothing, and what is known of one that runs."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks import BenchmarkError
+from benchmarks.client import Address, Connection
+from benchmarks.closure import Closure
+from benchmarks.processes import ProcessTree
+
+START_SECONDS = 30
+STOP_SECONDS = 15
+CACHE_INFO = "/nix-cache-info"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a server is started.
+
+    Attributes:
+        form: what its narinfos offer: NARs as they are (`none`), or `zstd`.
+        workers: number of processes that answer.
+        access_log: whether each request is logged.
+    """
+
+    form: str
+    workers: int
+    access_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        name: for the table.
+        address: where it listens.
+        tree: its processes; None when they are not on this machine.
+        started_seconds: from exec to the first 200; None when somebody else started it.
+    """
+
+    name: str
+    address: Address
+    tree: ProcessTree | None
+    started_seconds: float | None = None
+
+    @property
+    def url(self) -> str:
+        """As Nix takes it."""
+        return f"http://{self.address[0]}:{self.address[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A server that can be measured.
+
+    Attributes:
+        name: for the table.
+        start: makes it run, fresh, with a directory of its own for what it keeps.
+        files: what it reads from the disk, to be dropped from the page cache for a cold start.
+        restarts: whether `start` starts anything; a peer merely is there.
+    """
+
+    name: str
+    start: Callable[[Setting, Path], AbstractContextManager[Server]]
+    files: Callable[[Setting], Sequence[Path]] = lambda _: ()
+    restarts: bool = True
+
+
+def nginx(closure: Closure, name: str = "nginx") -> Contender:
+    """Nginx with a file cache: the practical limit."""
+
+    def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        port = _free_port()
+        configuration = directory / "nginx.conf"
+        configuration.write_text(
+            _NGINX.format(
+                user="user root;" if os.geteuid() == 0 else "",  # only root may name one
+                workers=setting.workers,
+                access_log=f"access_log {directory}/access.log;" if setting.access_log else "access_log off;",
+                directory=directory,
+                port=port,
+                root=closure.file_cache(setting.form),
+            )
+        )
+        command = ["nginx", "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(configuration)]
+        return _running(name, command, port, directory, os.environ)
+
+    return Contender(name, start, lambda setting: [closure.file_cache(setting.form)])
+
+
+def harmonia_py(closure: Closure, daemon_socket: Path, name: str = "harmonia-py") -> Contender:
+    """This project, from this tree, on the store that the file caches were made from."""
+
+    def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        port = _free_port()
+        configuration = directory / "harmonia.toml"
+        configuration.write_text(
+            f'bind = "127.0.0.1:{port}"\n'
+            f"workers = {setting.workers}\n"
+            f'real_nix_store = "{closure.store.real_store}"\n'
+            f'daemon_socket = "{daemon_socket}"\n'
+            f'sign_key_paths = ["{closure.secret_key}"]\n'
+            f'compression = "{setting.form}"\n'
+            f"access_log = {str(setting.access_log).lower()}\n"
+        )
+        kept = {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
+        for folder in kept.values():
+            Path(folder).mkdir()
+        command = [str(Path(sys.executable).with_name("harmonia-py")), "serve", "--config", str(configuration)]
+        return _running(name, command, port, directory, os.environ | kept)
+
+    return Contender(name, start, lambda _: [closure.store.real_store])
+
+
+def peer(name: str, url: str) -> Contender:
+    """A server that somebody else started, on the same closure.
+
+    Raises:
+        BenchmarkError: the URL is not one.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
+        raise BenchmarkError(f"a peer is NAME=http://HOST:PORT, not {url!r}")
+    address = (parts.hostname, parts.port or 80)
+
+    @contextmanager
+    def start(_setting: Setting, _directory: Path) -> Iterator[Server]:
+        pid = _listener(address[1]) if address[0] in ("127.0.0.1", "localhost") else None
+        yield Server(name, address, ProcessTree(pid) if pid is not None else None)
+
+    return Contender(name, start, restarts=False)
+
+
+@contextmanager
+def _running(
+    name: str, command: list[str], port: int, directory: Path, environment: Mapping[str, str]
+) -> Iterator[Server]:
+    if shutil.which(command[0]) is None:
+        raise BenchmarkError(f"{command[0]} is not installed")
+    address = ("127.0.0.1", port)
+    output = directory / "output.log"
+    start = time.perf_counter()
+    with output.open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+    try:
+        while not _answers(address):
+            if process.poll() is not None or time.perf_counter() - start > START_SECONDS:
+                raise BenchmarkError(f"{name} does not start: {output.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.002)
+        yield Server(name, address, ProcessTree(process.pid), time.perf_counter() - start)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in list(ProcessTree(process.pid).members()):
+                os.kill(pid, 9)
+            process.wait()
+
+
+def _answers(address: Address) -> bool:
+    try:
+        with Connection(address) as connection:
+            connection.get(CACHE_INFO)
+    except (OSError, BenchmarkError):
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listener(port: int) -> int | None:
+    """The oldest process that listens on `port`: a server's first."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:  # TCP_LISTEN
+                inodes.add(f"socket:[{fields[9]}]")
+    for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
+        try:
+            if any(str(descriptor.readlink()) in inodes for descriptor in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
+        except OSError:  # another user's process, or one that has just ended
+            continue
+    return None
+
+
+_NGINX = """\
+{user}
+daemon off;
+worker_processes {workers};
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ worker_connections 2048; }}
+http {{
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 1000000000;
+  {access_log}
+  types {{ text/x-nix-narinfo narinfo; application/x-nix-nar nar zst; }}
+  client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi;
+  scgi_temp_path {directory}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    root {root};
+  }}
+}}
+"""
