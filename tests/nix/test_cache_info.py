@@ -24,6 +24,7 @@ def test_the_text_form_is_that_of_nix() -> None:
         (b"StoreDir:/nix/store", CacheInfo(STORE_DIR, want_mass_query=False, priority=0)),
         (b"StoreDir:  /nix/store \r\nPriority: 41\r\n", CacheInfo(STORE_DIR, want_mass_query=False, priority=41)),
         (b"no colon\n\nFuture: 1\nPriority: 40\n", CacheInfo(DEFAULT, want_mass_query=False, priority=40)),
+        (b"Future: a\x0cPriority: 7\n", CacheInfo(DEFAULT, want_mass_query=False, priority=0)),
         (b"WantMassQuery: 1\n", CacheInfo(DEFAULT, want_mass_query=True, priority=0)),
         (b"WantMassQuery: true\n", CacheInfo(DEFAULT, want_mass_query=False, priority=0)),
         (b"Priority: -1\n", CacheInfo(DEFAULT, want_mass_query=False, priority=-1)),

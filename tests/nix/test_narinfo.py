@@ -120,6 +120,7 @@ def test_what_nix_accepts_is_read_as_nix_reads_it(text: str, read: Callable[[Nar
         _with("References", f"References: {TOP},{INPUT2}"),
         _with("References", f"References: /nix/store/{TOP}"),
         TEXT.replace("\n", "\r\n"),
+        _with("Sig", f"Sig: {SIGNATURE}\r"),
         TEXT[:-1],
         "\n" + TEXT,
         TEXT + "\n",

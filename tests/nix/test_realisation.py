@@ -111,6 +111,20 @@ def test_the_older_fingerprint_is_the_object_without_its_signatures() -> None:
     assert OLD.fingerprint().decode() == expected
 
 
+def test_the_order_in_which_dependent_realisations_come_does_not_matter() -> None:
+    """Nix keeps them in a map, and signs them in its order."""
+    outputs = [(DrvOutput.parse(f"{MODULO}!{name}"), OUT_PATH) for name in ("dev", "lib", "out")]
+    one = dataclasses.replace(OLD, dependent_realisations=tuple(outputs))
+    other = dataclasses.replace(OLD, dependent_realisations=tuple(reversed(outputs)))
+    assert one.fingerprint() == other.fingerprint()
+    assert one.format_old() == other.format_old()
+
+
+def test_a_key_name_outside_ascii_is_written_as_it_is() -> None:
+    realisation = dataclasses.replace(NEW, signatures=(Signature("clé", bytes(64)),))
+    assert '"keyName":"clé"'.encode() in realisation.format_new()
+
+
 def test_the_newer_fingerprint_is_that_of_nix() -> None:
     """Nix's `src/libstore-tests/data/realisation/simple-fingerprint.txt`."""
     assert NEW.fingerprint().decode() == NEW_FINGERPRINT

@@ -1,0 +1,32 @@
+import inspect
+
+from harmonia_py import errors
+from harmonia_py.errors import HarmoniaError
+
+
+def _tree(kind: type[HarmoniaError], indent: str = "") -> list[str]:
+    """The classes below `kind`, drawn as the module's docstring draws them."""
+    lines = []
+    children = kind.__subclasses__()
+    for child in children:
+        last = child is children[-1]
+        lines += [f"{indent}{'└──' if last else '├──'} {child.__name__}"]
+        lines += _tree(child, indent + ("    " if last else "│   "))
+    return lines
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = [line[4:] for line in (errors.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert [_without_remark(line) for line in drawn] == ["HarmoniaError", *_tree(HarmoniaError)]
+
+
+def _without_remark(line: str) -> str:
+    """`line` up to the end of the class's name."""
+    name = next(word for word in line.split() if word.isidentifier())
+    return line[: line.index(name) + len(name)]
+
+
+def test_every_error_says_what_it_means() -> None:
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        assert issubclass(kind, HarmoniaError)
+        assert kind.__doc__
