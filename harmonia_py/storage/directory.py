@@ -1,0 +1,206 @@
+"""Blobs as files of a directory: what happens on the disk. Everything here blocks, and runs in threads.
+
+    blobs/<two hexadecimal digits>/<key>   whole blobs, spread by a digest of the key
+    growing/<key>                          blobs that are being written, each locked by its writer
+
+A blob gets its place under `blobs` by a rename, when it is whole. The access time of its file is its last use.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harmonia_py.cache.blobs import BlobInfo, BlobKey
+from harmonia_py.errors import FormatError, StorageError, StorageFull
+from harmonia_py.storage.growing import WHOLE_MTIME_NS, FileWriter, is_at, is_locked, translated, try_lock
+from harmonia_py.storage.metadata import read_metadata, sidecar_of
+
+# Whoever loses the race for a name tries again; each round somebody gets further.
+_ATTEMPTS: Final = 100
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_PROBE: Final = BlobKey("probe")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A whole blob, opened; whoever has it closes `fd`."""
+
+    key: BlobKey
+    fd: int
+    size: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingFile:
+    """A blob that is being written, opened for reading; `path` is where it will be when it is whole."""
+
+    fd: int
+    path: Path
+
+
+class BlobDirectory:
+    """The files of a `DiskBlobs`, used by many threads and processes at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._blobs = directory / "blobs"
+        self._growing = directory / "growing"
+
+    def prepare(self) -> None:
+        """Make the directory, see that it can be written and locked, and remove what dead writers have left.
+
+        Raises:
+            StorageError: it cannot be used.
+        """
+        with translated("prepare the directory of blobs"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._blobs.mkdir(exist_ok=True)
+            probe = self.put(_PROBE, 0)
+            if probe is not None:
+                probe.abort()
+            for path in list(self._growing.iterdir()):
+                _remove_if_dead(path)
+
+    def free_bytes(self) -> int:
+        """How much room an unprivileged process has on the file system."""
+        with translated("ask for free space"):
+            status = os.statvfs(self._directory)
+        return status.f_bavail * status.f_frsize
+
+    def open(self, key: BlobKey) -> WholeFile | GrowingFile | None:
+        """The blob as it is now."""
+        path = self._path(key)
+        with translated("open a blob"):
+            # Twice, because a growing file that is not there may have got its name after the first look.
+            return _open_whole(key, path) or _open_growing(self._growing / key, path) or _open_whole(key, path)
+
+    def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
+        """The metadata of a whole blob."""
+        with translated("read the metadata of a blob"):
+            file = _open_whole(key, self._path(key))
+        if file is None:
+            return None
+        os.close(file.fd)
+        return file.metadata
+
+    def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
+        """Begin to write a blob, unless it is there or being written."""
+        if self.free_bytes() < expected_size:
+            raise StorageFull("there is no room for a blob of this size")
+        with translated("begin a blob"):
+            self._growing.mkdir(exist_ok=True)
+            for _ in range(_ATTEMPTS):
+                fd = os.open(self._growing / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+                try:
+                    claim = self._claim(fd, key)
+                except BaseException:
+                    os.close(fd)
+                    raise
+                if isinstance(claim, FileWriter):
+                    return claim
+                os.close(fd)
+                if not claim:
+                    return None
+        raise StorageError("cannot begin a blob: too many want its name")
+
+    def _claim(self, fd: int, key: BlobKey) -> FileWriter | bool:
+        """A writer if this growing file is ours to write, else whether another attempt may succeed."""
+        growing = self._growing / key
+        if not try_lock(fd):
+            return False
+        if not is_at(fd, growing):  # whoever had the lock before has renamed or removed it
+            return True
+        if _is_touched(fd):  # by a writer that died; it may still have readers, so it is not reused
+            growing.unlink()
+            return True
+        if self.metadata(key) is None:
+            return FileWriter(fd, growing, self._path(key))
+        growing.unlink()
+        return False
+
+    def delete(self, key: BlobKey) -> None:
+        """Remove a whole blob."""
+        path = self._path(key)
+        with translated("delete a blob"):
+            # In this order a crash in between leaves a blob without metadata, which nobody takes for whole.
+            for name in (sidecar_of(path), path):
+                with suppress(FileNotFoundError):
+                    name.unlink()
+
+    def write_last_uses(self, uses: Mapping[BlobKey, float]) -> None:
+        """Write down when blobs were last used, in seconds since the epoch."""
+        with translated("write down last uses"):
+            for key, last_used in uses.items():
+                with suppress(FileNotFoundError):
+                    os.utime(self._path(key), ns=(int(last_used * 1e9), WHOLE_MTIME_NS))
+
+    def parts(self) -> list[Path]:
+        """The directories that `scan` takes one by one."""
+        with translated("list blobs"):
+            return list(self._blobs.iterdir())
+
+    def scan(self, part: Path) -> list[BlobInfo]:
+        """The blobs in one directory."""
+        infos = []
+        with translated("list blobs"), os.scandir(part) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError, FormatError):
+                    key = BlobKey.parse(entry.name)
+                    status = entry.stat(follow_symlinks=False)
+                    infos.append(BlobInfo(key, status.st_size, status.st_atime))
+        return infos
+
+    def _path(self, key: BlobKey) -> Path:
+        # Keys may all begin alike, so their own characters would not spread them: 100,000 blobs make 400 per directory.
+        return self._blobs / hashlib.blake2b(key.encode(), digest_size=1).hexdigest() / key
+
+
+def _open_whole(key: BlobKey, path: Path) -> WholeFile | None:
+    try:
+        fd = os.open(path, _READ)
+    except FileNotFoundError:
+        return None
+    try:
+        size = os.fstat(fd).st_size
+        metadata = read_metadata(fd, path, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    if metadata is None:
+        os.close(fd)
+        return None
+    return WholeFile(key, fd, size, metadata)
+
+
+def _open_growing(growing: Path, path: Path) -> GrowingFile | None:
+    try:
+        fd = os.open(growing, _READ)
+    except FileNotFoundError:
+        return None
+    alive = False
+    try:
+        alive = is_locked(fd)
+    finally:
+        if not alive:  # the rest of a writer that died, or one that has just ended
+            os.close(fd)
+    return GrowingFile(fd, path) if alive else None
+
+
+def _is_touched(fd: int) -> bool:
+    status = os.fstat(fd)
+    return status.st_size > 0 or status.st_mtime_ns == WHOLE_MTIME_NS
+
+
+def _remove_if_dead(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        fd = os.open(path, _READ)
+        try:
+            if try_lock(fd) and is_at(fd, path):
+                path.unlink()
+        finally:
+            os.close(fd)

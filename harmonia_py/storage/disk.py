@@ -1,0 +1,233 @@
+"""A `BlobStore` in a directory that every worker process opens: how the event loop sees `directory.py`.
+
+Files that were asked for stay open for a while, so that a blob many want costs neither a thread nor a system call.
+"""
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from harmonia_py.cache.blobs import Blob, BlobInfo, BlobKey
+from harmonia_py.cache.source import FileSlice, Piece
+from harmonia_py.errors import StorageError
+from harmonia_py.storage.directory import BlobDirectory, GrowingFile, WholeFile
+from harmonia_py.storage.growing import FileWriter, follow
+
+T = TypeVar("T")
+
+# They wait for the disk, not for the processor; more of them would only lengthen the disk's queue.
+_THREADS: Final = 4
+# A disk that has not answered by then will not answer in time for any client.
+_TIMEOUT_SECONDS: Final = 30.0
+# A blob that nobody adds to for so long has a writer that hangs; clients give up after 300 seconds.
+_STALL_SECONDS: Final = 120.0
+# Longer than a burst of requests for one blob, short enough that deleting it in another process soon frees the disk.
+_KEEP_OPEN_SECONDS: Final = 30.0
+_TICK_SECONDS: Final = 30.0
+
+
+class _OpenFile:
+    """A whole blob that is open in this process, shared by all who read it."""
+
+    __slots__ = ("kept", "last_used", "users", "whole")
+
+    def __init__(self, whole: WholeFile) -> None:
+        self.whole = whole
+        self.users = 0
+        self.kept = True
+        self.last_used = 0.0
+
+    def pieces(self, start: int, stop: int | None) -> Iterator[Piece]:
+        end = self.whole.size if stop is None else min(stop, self.whole.size)
+        if start < end:
+            yield FileSlice(self.whole.fd, start, end - start)
+
+
+class DiskBlobs:
+    """A `BlobStore` in a directory. Enter it inside the event loop that uses it, after any fork.
+
+    Args:
+        directory: made if it is not there; its file system must support `flock`.
+        max_open: how many files stay open for the next request.
+    """
+
+    def __init__(self, directory: Path, *, max_open: int = 256) -> None:
+        self._directory = BlobDirectory(directory)
+        self._max_open = max_open
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
+        self._files: OrderedDict[BlobKey, _OpenFile] = OrderedDict()
+        self._readers: dict[BlobKey, int] = {}
+        self._uses: dict[BlobKey, float] = {}
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Make the directory, and remove what writers that died have left.
+
+        Raises:
+            StorageError: the directory cannot be written.
+        """
+        try:
+            await self._in_thread(self._directory.prepare)
+        except BaseException:
+            self._threads.shutdown(wait=False)
+            raise
+        self._ticker = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._ticker is not None
+        self._ticker.cancel()
+        await asyncio.wait([self._ticker])
+        with suppress(StorageError):
+            await self._write_last_uses()
+        while self._files:
+            self._drop(self._files.popitem()[1])
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), _TIMEOUT_SECONDS)
+
+    async def open(self, key: BlobKey) -> Blob | None:
+        """The whole blob, from an open file if there is one; or the growing one."""
+        file = self._files.get(key)
+        if file is None:
+            opened = await self._in_thread(partial(self._directory.open, key), undo=_close)
+            if opened is None:
+                return None
+            if isinstance(opened, GrowingFile):
+                return self._growing_blob(opened)
+            file = self._keep_open(opened)
+        file.users += 1
+        self._readers[key] = self._readers.get(key, 0) + 1
+        file.last_used = self._uses[key] = time.time()
+        if file.kept:
+            self._files.move_to_end(key)
+        return Blob(
+            size=file.whole.size,
+            metadata=file.whole.metadata,
+            pieces=file.pieces,
+            release=partial(self._release, file),
+        )
+
+    async def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
+        """The metadata of a whole blob."""
+        file = self._files.get(key)
+        if file is not None:
+            return file.whole.metadata
+        return await self._in_thread(partial(self._directory.metadata, key))
+
+    async def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
+        """Begin to write a blob."""
+        return await self._in_thread(partial(self._directory.put, key, expected_size), undo=_abort)
+
+    async def delete(self, key: BlobKey) -> None:
+        """Remove a whole blob."""
+        await self._in_thread(partial(self._directory.delete, key))
+        file = self._files.pop(key, None)
+        if file is not None:
+            self._drop(file)
+        self._uses.pop(key, None)
+
+    async def list(self) -> AsyncIterator[BlobInfo]:
+        """Every whole blob, directory by directory."""
+        for part in await self._in_thread(self._directory.parts):
+            for info in await self._in_thread(partial(self._directory.scan, part)):
+                last_used = self._uses.get(info.key, info.last_used)
+                yield info if last_used == info.last_used else BlobInfo(info.key, info.size, last_used)
+
+    async def free_bytes(self) -> int:
+        """How much room an unprivileged process has on the file system."""
+        return await self._in_thread(self._directory.free_bytes)
+
+    def in_use(self) -> frozenset[BlobKey]:
+        """The blobs that somebody in this process is reading."""
+        return frozenset(self._readers)
+
+    def _growing_blob(self, growing: GrowingFile) -> Blob:
+        return Blob(
+            size=None,
+            metadata={},
+            pieces=partial(follow, growing.fd, growing.path, stall_seconds=_STALL_SECONDS),
+            release=partial(self._close, growing.fd),
+        )
+
+    def _keep_open(self, opened: WholeFile) -> _OpenFile:
+        file = self._files.get(opened.key)
+        if file is not None:  # two asked at the same time: the first one's file serves both
+            self._close(opened.fd)
+            return file
+        file = self._files[opened.key] = _OpenFile(opened)
+        file.last_used = time.time()
+        while len(self._files) > self._max_open:
+            self._drop(self._files.popitem(last=False)[1])
+        return file
+
+    def _release(self, file: _OpenFile) -> None:
+        file.users -= 1
+        readers = self._readers.pop(file.whole.key) - 1
+        if readers:
+            self._readers[file.whole.key] = readers
+        if not file.kept and not file.users:
+            self._close(file.whole.fd)
+
+    def _drop(self, file: _OpenFile) -> None:
+        file.kept = False
+        if not file.users:
+            self._close(file.whole.fd)
+
+    def _close(self, fd: int) -> None:
+        # Not in the event loop: closing the last descriptor of a deleted file frees its blocks, for milliseconds.
+        try:
+            self._threads.submit(os.close, fd)
+        except RuntimeError:  # the threads have ended; whoever still had this blob is the last to go
+            os.close(fd)
+
+    async def _tick(self) -> None:
+        """Now and then write down the last uses, and close what nobody has asked for lately."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            oldest = time.time() - _KEEP_OPEN_SECONDS
+            while self._files and next(iter(self._files.values())).last_used < oldest:
+                self._drop(self._files.popitem(last=False)[1])
+            with suppress(StorageError):
+                await self._write_last_uses()
+
+    async def _write_last_uses(self) -> None:
+        uses, self._uses = self._uses, {}
+        await self._in_thread(partial(self._directory.write_last_uses, uses))
+
+    async def _in_thread(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+        """Run `work` in a thread; when nobody is there any more to take its result, `undo` it."""
+        future = self._threads.submit(work)
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                return await asyncio.wrap_future(future)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if undo is not None:
+                future.add_done_callback(partial(_undo, undo))
+            if isinstance(error, TimeoutError):
+                raise StorageError("the disk does not answer in time") from error
+            raise
+
+
+def _close(opened: WholeFile | GrowingFile | None) -> None:
+    if opened is not None:
+        os.close(opened.fd)
+
+
+def _abort(writer: FileWriter | None) -> None:
+    if writer is not None:
+        writer.abort()
+
+
+def _undo(undo: Callable[[T], None], future: "Future[T]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        undo(future.result())
