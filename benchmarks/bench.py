@@ -49,6 +49,7 @@ class Case:
         unit: of its values.
         more_is_better: whether a larger value is the better one.
         goal: what harmonia-py promises, if it does.
+        is_cost: whether the value says what something costs, not how fast it is.
     """
 
     section: str
@@ -56,6 +57,7 @@ class Case:
     unit: str
     more_is_better: bool = False
     goal: Goal | None = None
+    is_cost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +150,28 @@ class Bench:
             yield server
 
     @contextmanager
-    def all_running(self, setting: Setting) -> Iterator[list[Target]]:
-        """Every contender that offers this form, side by side."""
+    def all_running(self, setting: Setting, *, any_form: bool = False) -> Iterator[list[Target]]:
+        """Every contender that offers this form, side by side; peers offer what they do."""
         with ExitStack() as stack:
             targets = []
             for contender in self.contenders:
-                target = self.resolve(stack.enter_context(self.running(contender, setting)), setting.form)
+                target = self.resolve(
+                    stack.enter_context(self.running(contender, setting)), None if any_form else setting.form
+                )
                 if target is not None:
                     targets.append(target)
             yield targets
 
-    def resolve(self, server: Server, form: str) -> Target | None:
-        """Ask a server for all narinfos; None when it offers NARs in another form."""
+    def resolve(self, server: Server, form: str | None) -> Target | None:
+        """Ask a server for all narinfos; None when it offers NARs in another form than `form`."""
         narinfos = [f"/{path[:32]}.narinfo" for path in self._paths]
         nars = []
         with client.Connection(server.address) as connection:
             for narinfo in narinfos:
                 fields = dict(line.split(": ", 1) for line in connection.get(narinfo).decode().splitlines())
-                if fields.get("Compression", "bzip2") != form:
-                    self.say(f"{server.name} offers {fields.get('Compression')}, not {form}: left out here")
+                offered = fields.get("Compression", "bzip2")
+                if form not in (None, offered):
+                    self.say(f"{server.name} offers {offered}, not {form}: left out here")
                     return None
                 nars.append("/" + fields["URL"])
         return Target(server, narinfos, nars)

@@ -13,15 +13,16 @@ _LABEL = 330
 _VALUE = 150
 _BAR = 16
 _GROUP_GAP = 10
-_TOP = 64
+_TOP = 106
 _COLOURS = ("#2f6fde", "#e08a1e", "#3f9d58", "#a14fc4", "#c8473d")
 _REFERENCE_COLOUR = "#9aa3ad"
+_SECTIONS = ("narinfo", "none", "zstd", "big", "query", "copy")  # where faster than nginx means something
 _MAX_SPEED = 2.0  # bars end here; the number beside them does not
 
 
 def format_svg(table: Sequence[Row], caption: str) -> str:
     """Bars of relative speed for every case that nginx has part in; 1 is nginx, longer is faster."""
-    compared = [row for row in table if row.ratio is not None and row.reference == REFERENCE]
+    compared = [row for row in table if _is_drawn(row)]
     names = list(dict.fromkeys(row.server for row in sorted(compared, key=lambda row: row.server != MEASURED)))
     scale = (_WIDTH - _LABEL - _VALUE) / _MAX_SPEED
     body, top, previous = [], _TOP, None
@@ -48,21 +49,29 @@ def format_svg(table: Sequence[Row], caption: str) -> str:
     )
 
 
+def _is_drawn(row: Row) -> bool:
+    return (
+        row.ratio is not None and row.reference == REFERENCE and row.case.section in _SECTIONS and not row.case.is_cost
+    )
+
+
 def _speed(row: Row) -> float:
     assert row.ratio is not None
     return row.ratio if row.case.more_is_better else 1 / max(row.ratio, 1e-9)
 
 
-def _heading(names: Sequence[str], caption: str, line: float) -> list[str]:
+def _heading(names: Sequence[str], caption: str, middle: float) -> list[str]:
     parts = [
         _text(12, 22, "Speed beside nginx serving static files (longer is faster)", size=15),
-        _text(12, 40, caption, colour="#667080"),
-        _text(line, _TOP - 6, "nginx = 1", anchor="middle", colour="#667080"),
+        *(_text(12, 40 + 14 * number, line, colour="#667080") for number, line in enumerate(caption.split("; "))),
+        _text(middle, _TOP - 6, "nginx = 1", anchor="middle", colour="#667080"),
     ]
     for number, name in enumerate(names):
         left = 12 + 150 * number
-        parts.append(f'<rect x="{left}" y="48" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>')
-        parts.append(_text(left + 16, 57, name))
+        parts.append(
+            f'<rect x="{left}" y="{_TOP - 24}" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>'
+        )
+        parts.append(_text(left + 16, _TOP - 15, name))
     return parts
 
 

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = report.rows(samples)
     machine = report.describe_machine(options.workers)
     print(f"\n{report.format_table(table)}\n{machine}")
-    _publish(options, table, machine)
+    if table:
+        _publish(options, table, machine)
     for failure in failures:
         print(f"benchmark: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -20,6 +20,7 @@ from benchmarks.processes import ProcessTree
 START_SECONDS = 30
 STOP_SECONDS = 15
 CACHE_INFO = "/nix-cache-info"
+_PROJECT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def harmonia_py(closure: Closure, daemon_socket: Path, name: str = "harmonia-py"
         kept = {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
         for folder in kept.values():
             Path(folder).mkdir()
-        command = [str(Path(sys.executable).with_name("harmonia-py")), "serve", "--config", str(configuration)]
+        # Not the installed command: it is this tree that is measured.
+        command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
         return _running(name, command, port, directory, os.environ | kept)
 
     return Contender(name, start, lambda _: [closure.store.real_store])
@@ -135,6 +137,8 @@ def peer(name: str, url: str) -> Contender:
 
     @contextmanager
     def start(_setting: Setting, _directory: Path) -> Iterator[Server]:
+        if not _answers(address):
+            raise BenchmarkError(f"{name} does not answer {CACHE_INFO} at {url} with keep-alive")
         pid = _listener(address[1]) if address[0] in ("127.0.0.1", "localhost") else None
         yield Server(name, address, ProcessTree(pid) if pid is not None else None)
 
@@ -151,7 +155,9 @@ def _running(
     output = directory / "output.log"
     start = time.perf_counter()
     with output.open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(
+            command, cwd=_PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        )
     try:
         while not _answers(address):
             if process.poll() is not None or time.perf_counter() - start > START_SECONDS:
@@ -171,7 +177,8 @@ def _running(
 def _answers(address: Address) -> bool:
     try:
         with Connection(address) as connection:
-            connection.get(CACHE_INFO)
+            for _ in range(2):
+                connection.get(CACHE_INFO)
     except (OSError, BenchmarkError):
         return False
     return True

@@ -18,7 +18,7 @@ def narinfo(bench: Bench) -> Iterator[Sample]:
     plain = Case("narinfo", "warm, 32 connections", "requests/s", more_is_better=True, goal=Goal(1.0))
     logged = Case("narinfo", "warm, 32 connections, access log on", "requests/s", more_is_better=True)
     in_turn = Case("narinfo", "one after the other", "µs each")
-    with bench.all_running(Setting("zstd", bench.workers)) as targets:
+    with bench.all_running(Setting("zstd", bench.workers), any_form=True) as targets:
         for _ in bench.rounds():
             for target in targets:
                 with Watch(target.server.tree) as watch:
@@ -27,7 +27,7 @@ def narinfo(bench: Bench) -> Iterator[Sample]:
                 yield Sample(in_turn, target.server.name, each, watch.cpu_seconds, watch.peak_pss)
             for target in targets:
                 yield _narinfo_load(bench, plain, target)
-    with bench.all_running(Setting("zstd", bench.workers, access_log=True)) as targets:
+    with bench.all_running(Setting("zstd", bench.workers, access_log=True), any_form=True) as targets:
         for _ in bench.rounds():
             for target in targets:
                 yield _narinfo_load(bench, logged, target)
@@ -110,7 +110,7 @@ def _connections(count: int) -> str:
 def big(bench: Bench) -> Iterator[Sample]:
     """The one big path as it is: how cheaply bytes of a file reach a socket."""
     speed = Case("big", "one big path, identity", "MB/s", more_is_better=True, goal=Goal(0.9))
-    cost = Case("big", "its CPU time", "CPU s", goal=Goal(1.0))
+    cost = Case("big", "its CPU time", "CPU s", goal=Goal(1.0), is_cost=True)
     with bench.all_running(Setting("none", bench.workers)) as targets:
         for target in targets:
             bench.client(client.drain_all, target.server.address, [bench.nar_of(target, bench.closure.big)], 1)
