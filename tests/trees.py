@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Folder:
-    entries: dict[bytes, "Tree"]
+    entries: Mapping[bytes, "Tree"]
 
     def sorted(self) -> list[tuple[bytes, "Tree"]]:
         return sorted(self.entries.items(), key=lambda item: item[0])

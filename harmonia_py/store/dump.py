@@ -108,7 +108,7 @@ def layout_of(path: str | bytes) -> Layout:
             raise StorageError(f"a store path cannot be archived: {error}") from error
 
 
-def dump(path: str | bytes, layout: Layout, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+def dump(path: str | bytes, layout: Layout, start: int = 0, stop: int | None = None) -> Generator[Piece, None, None]:
     """The bytes `start` up to `stop` of the NAR of `path`, as `layout` says it is.
 
     Small files come gathered in pieces of about half a MiB, large ones as slices of an open file. It holds descriptors
