@@ -26,6 +26,8 @@ from typing import Any, Final, Self
 import tomli_w
 from lab import Keys, Lab
 
+import harmonia_py
+
 START_LIMIT: Final = 30.0
 STOP_LIMIT: Final = 15.0
 
@@ -48,9 +50,11 @@ class Server:
         self.root = root / "server"
         self._log = self.root / "output"
         self._env = {name: value for name, value in env.items() if name not in ("CONFIG_FILE", "SIGN_KEY_PATHS")}
+        # The package that the tests import, also where it is not installed.
+        self._env |= {"PYTHONPATH": str(Path(harmonia_py.__file__).parent.parent)}
         self._env |= {"STATE_DIRECTORY": str(self.root / "state"), "CACHE_DIRECTORY": str(self.root / "cache")}
         self._command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--bind", "127.0.0.1:0", *arguments]
-        self.root.mkdir()
+        self.root.mkdir(exist_ok=True)  # so that it can be started again
         if settings is not None:
             file = self.root / "harmonia.toml"
             file.write_text(tomli_w.dumps(settings))
