@@ -147,7 +147,11 @@ def query_valid_derivers(store_path: StorePath, store_dir: StoreDir) -> Exchange
 
 
 def query_derivation_output_map(derivation: StorePath, store_dir: StoreDir) -> Exchange[dict[str, StorePath | None]]:
-    """The outputs of a valid derivation by name; None for one whose path is not known before it is built."""
+    """The outputs of a valid derivation by name; None for one whose path is not known before it is built.
+
+    A daemon of Nix 2.8 dies when it is asked this of anything but a derivation.
+    """
+    assert derivation.is_derivation
 
     def read() -> Parser[dict[str, StorePath | None]]:
         outputs = {}

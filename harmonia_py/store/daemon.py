@@ -5,6 +5,7 @@ when they are old: by then the daemon may have been replaced, and it remembers f
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,6 +29,9 @@ _MAX_AGE: Final = 60.0
 
 # All paths come in one reply of perhaps 100 MB, so that takes longer than anything else.
 _ALL_PATHS_TIME_LIMIT: Final = 120.0
+
+# How long a daemon that hangs up instead of telling a realisation is spared the question.
+_NO_REALISATIONS_FOR: Final = 60.0
 
 
 class DaemonStore:
@@ -58,6 +62,7 @@ class DaemonStore:
         self._idle: list[Connection] = []
         self._old: set[Connection] = set()
         self._open: set[Connection] = set()
+        self._no_realisations_until = -math.inf
         self._closed = False
 
     async def path_info(self, hash_part: HashPart) -> PathInfo | None:
@@ -75,14 +80,27 @@ class DaemonStore:
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """What `output` was realised as; None also for a daemon whose realisations have other keys, or none."""
+        if asyncio.get_running_loop().time() < self._no_realisations_until:
+            return None
+        asked = None
 
         async def converse(connection: Connection) -> Realisation | None:
+            nonlocal asked
             if not connection.session.knows_realisation(output):
                 return None
+            asked = connection
             exchange = query_realisation(output, connection.session, self._store_dir)
             return await connection.ask(exchange, self._request_timeout)
 
-        return await self._converse(converse)
+        try:
+            return await self._converse(converse)
+        except DaemonUnreachable:
+            if asked is None or not asked.hung_up:
+                raise
+        # Nix 2.8 without the experimental feature ca-derivations dies of this question. It was asked on a connection
+        # that had just been opened, so the daemon is there, and has no realisations.
+        self._no_realisations_until = asyncio.get_running_loop().time() + _NO_REALISATIONS_FOR
+        return None
 
     async def all_paths(self) -> Sequence[StorePath]:
         """Every valid path."""

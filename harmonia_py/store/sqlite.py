@@ -1,0 +1,292 @@
+"""The local store's facts, read from its database: for a store without a daemon.
+
+Source: `src/libstore/schema.sql`, `ca-specific-schema.sql` and `local-store.cc` of Nix. Nothing is ever written. One
+thread with one connection does all the reading: a look-up takes microseconds, and the event loop must not wait for it.
+"""
+
+import asyncio
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from harmonia_py.errors import DaemonProtocolError, DaemonUnreachable, FormatError
+from harmonia_py.nix.content_address import ContentAddress
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.signing import parse_signatures
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+
+Value = TypeVar("Value")
+
+# Unchanged since Nix 1.12; any other number means tables that we do not know.
+_SCHEMA: Final = "10"
+
+# Reading a million paths takes a second or two.
+_ALL_PATHS_TIME_LIMIT: Final = 120.0
+
+# Instructions of SQLite's machine between two looks at the clock: some hundred microseconds.
+_INSTRUCTIONS: Final = 10_000
+
+# A writer holds its lock for milliseconds; only a change of the journal's mode takes longer.
+_BUSY_TIMEOUT: Final = 5.0
+
+# A database that is read without its log may change under the reader.
+_ATTEMPTS: Final = 3
+
+_PATH_INFO: Final = """
+    select valid.path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca,
+        (select path from ValidPaths where id = Refs.reference)
+    from (select * from ValidPaths where path >= ? order by path limit 1) as valid
+    left join Refs on referrer = valid.id
+"""
+_ALL_PATHS: Final = "select path from ValidPaths"
+_TABLES: Final = "select name from sqlite_master where type = 'table'"
+
+# Up to Nix 2.34, when content-addressed derivations are enabled.
+_REALISATION: Final = """
+    select Realisations.id, path, signatures from Realisations join ValidPaths on outputPath = ValidPaths.id
+    where drvPath = ? and outputName = ? order by Realisations.id
+"""
+_DEPENDENT_REALISATIONS: Final = """
+    select drvPath, outputName, path from RealisationsRefs
+    join Realisations on realisationReference = Realisations.id join ValidPaths on outputPath = ValidPaths.id
+    where referrer = ?
+"""
+# From Nix 2.35 on.
+_BUILD_TRACE: Final = "select outputPath, signatures from BuildTraceV3 where drvPath = ? and outputName = ? order by id"
+
+Row = tuple[Any, ...]
+
+
+class SqliteStore:
+    """A `StoreMetadata` over a store's `db.sqlite`.
+
+    Raises everywhere:
+        DaemonUnreachable: the database cannot be opened or read, or not in time.
+        DaemonProtocolError: it is no database of a Nix store, of an unknown schema, or has rows that do not parse.
+    """
+
+    def __init__(self, database: Path, store_dir: StoreDir, *, request_timeout: float = 10.0) -> None:
+        self._store_dir = store_dir
+        self._request_timeout = request_timeout
+        self._reader = _Reader(database)
+        self._thread = ThreadPoolExecutor(1, "db.sqlite")
+        # More would only wait in the thread's queue, where a cancelled request cannot leave.
+        self._turns = asyncio.Semaphore(2)
+        self._closed = False
+
+    async def path_info(self, hash_part: HashPart) -> PathInfo | None:
+        """The facts about the valid path with this hash part; None when there is none."""
+        # The dash: the hash part alone would also find a longer one in a database that is not Nix's.
+        prefix = f"{self._store_dir}/{hash_part}-"
+
+        def read() -> PathInfo | None:
+            rows = self._reader.query(_PATH_INFO, (prefix,))
+            return _path_info(rows, self._store_dir) if rows and str(rows[0][0]).startswith(prefix) else None
+
+        return await self._read(read, self._request_timeout)
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        """What `output` was realised as; None also when the store has no table for keys of this kind."""
+        read = self._build_trace if isinstance(output.derivation, StorePath) else self._realisation
+        return await self._read(lambda: read(output), self._request_timeout)
+
+    async def all_paths(self) -> Sequence[StorePath]:
+        """Every valid path."""
+        return await self._read(
+            lambda: [self._store_dir.parse_path(_text(path)) for (path,) in self._reader.query(_ALL_PATHS)],
+            _ALL_PATHS_TIME_LIMIT,
+        )
+
+    async def aclose(self) -> None:
+        """Close the database and end the thread."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
+        self._thread.shutdown(wait=False)
+
+    def _realisation(self, output: DrvOutput) -> Realisation | None:
+        if "Realisations" not in self._reader.tables():
+            return None
+        derivation, _, name = str(output).partition("!")
+        rows = self._reader.query(_REALISATION, (derivation, name))
+        if not rows:
+            return None
+        id_, path, signatures = rows[0]
+        dependencies = {
+            DrvOutput.parse(f"{derivation}!{name}"): self._store_dir.parse_path(_text(path))
+            for derivation, name, path in self._reader.query(_DEPENDENT_REALISATIONS, (id_,))
+        }
+        return Realisation(
+            id=output,
+            out_path=self._store_dir.parse_path(_text(path)),
+            signatures=parse_signatures(_text(signatures or "").split()),
+            dependent_realisations=tuple(sorted(dependencies.items(), key=lambda item: str(item[0]))),
+        )
+
+    def _build_trace(self, output: DrvOutput) -> Realisation | None:
+        if "BuildTraceV3" not in self._reader.tables():
+            return None
+        rows = self._reader.query(_BUILD_TRACE, (output.derivation, output.output_name))
+        if not rows:
+            return None
+        path, signatures = rows[0]
+        return Realisation(
+            id=output,
+            out_path=self._store_dir.parse_path(_text(path)),
+            signatures=parse_signatures(_text(signatures or "").split()),
+        )
+
+    async def _read(self, read: Callable[[], Value], time_limit: float) -> Value:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(time_limit):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise DaemonUnreachable("the store's database is busy") from None
+        if self._closed:
+            self._turns.release()
+            raise DaemonUnreachable("the store's database is closed")
+        future = loop.run_in_executor(self._thread, self._reader.read, read, time_limit)
+        # A cancelled request leaves its turn to the thread, which ends in time by itself.
+        future.add_done_callback(lambda _: self._turns.release())
+        return await asyncio.shield(future)
+
+
+class _Reader:
+    """The connection to the database. It is used by one thread, after it was made by any."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._connection: sqlite3.Connection | None = None
+        self._immutable = False
+        self._state: tuple[int, ...] = ()
+        self._deadline = math.inf
+
+    def read(self, read: Callable[[], Value], time_limit: float) -> Value:
+        """What `read` makes of the database as it is at one moment."""
+        self._deadline = time.monotonic() + time_limit
+        try:
+            for _ in range(_ATTEMPTS):
+                self._open()
+                value = self._transact(read)
+                if not self._immutable or self._look() == self._state:
+                    return value
+        except FormatError as error:
+            raise DaemonProtocolError(f"{self._database}: a row does not parse: {error}") from error
+        except sqlite3.OperationalError as error:
+            self.close()
+            kind = DaemonProtocolError if str(error).startswith("no such") else DaemonUnreachable
+            raise kind(f"{self._database}: {error}") from error
+        except sqlite3.Error as error:
+            self.close()
+            raise DaemonProtocolError(f"{self._database}: {error}") from error
+        except OSError as error:
+            self.close()
+            raise DaemonUnreachable(str(error)) from error
+        raise DaemonUnreachable(f"{self._database} is being written, and cannot be opened together with its writer")
+
+    def query(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Row]:
+        """All rows; only inside `read`."""
+        assert self._connection is not None
+        return self._connection.execute(statement, parameters).fetchall()
+
+    def tables(self) -> set[str]:
+        """The names of all tables."""
+        return {name for (name,) in self.query(_TABLES)}
+
+    def close(self) -> None:
+        """Close the database; the next `read` opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _transact(self, read: Callable[[], Value]) -> Value:
+        assert self._connection is not None
+        self._connection.execute("begin")
+        try:
+            return read()
+        finally:
+            self._connection.rollback()
+
+    def _open(self) -> None:
+        state = self._look()
+        if self._connection is not None and state == self._state:
+            return
+        self.close()
+        schema = self._database.with_name("schema").read_text().strip()
+        if schema != _SCHEMA:
+            raise FormatError(f"the schema is {schema[:20]!r}; only {_SCHEMA} is known")
+        try:
+            self._connection, self._immutable = self._connect("mode=ro"), False
+        except sqlite3.OperationalError:
+            # Up to Nix 2.21 the files -wal and -shm are there only while somebody has the database open, and a reader
+            # that may not make them is refused. Without a log the database alone is complete, while nobody writes.
+            if self._log_size() > 0:
+                raise
+            self._connection, self._immutable = self._connect("mode=ro&immutable=1"), True
+        self._state = self._look()
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"file:{quote(str(self._database.absolute()))}?{mode}"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        connection.text_factory = lambda data: data.decode(errors="surrogateescape")
+        connection.set_progress_handler(lambda: time.monotonic() > self._deadline, _INSTRUCTIONS)
+        try:
+            # What is wrong with a database shows at the first statement, not when it is opened.
+            connection.execute("select 1 from ValidPaths limit 1").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _look(self) -> tuple[int, ...]:
+        status = self._database.stat()
+        identity = (status.st_dev, status.st_ino)
+        # An immutable database is not looked at again by SQLite, so we do.
+        return (*identity, status.st_size, status.st_mtime_ns, self._log_size()) if self._immutable else identity
+
+    def _log_size(self) -> int:
+        try:
+            return self._database.with_name(f"{self._database.name}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+def _path_info(rows: list[Row], store_dir: StoreDir) -> PathInfo:
+    path, nar_hash, registration_time, deriver, nar_size, ultimate, signatures, ca, _ = rows[0]
+    return PathInfo(
+        store_path=store_dir.parse_path(_text(path)),
+        nar_hash=Hash.parse(_text(nar_hash), "sha256"),
+        nar_size=_number(nar_size),
+        references=sorted_references(store_dir.parse_path(_text(row[-1])) for row in rows if row[-1] is not None),
+        deriver=store_dir.parse_path(_text(deriver)) if deriver else None,
+        signatures=parse_signatures(_text(signatures or "").split()),
+        ca=ContentAddress.parse(_text(ca)) if ca else None,
+        registration_time=_number(registration_time),
+        ultimate=bool(_number(ultimate)),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise FormatError("a column is not text")
+    return value
+
+
+def _number(value: object) -> int:
+    # NULL is what a store writes for a size it does not know.
+    if value is None:
+        return 0
+    if not isinstance(value, int) or not 0 <= value <= MAX_NAR_SIZE:
+        raise FormatError("a column is not a natural number")
+    return value
