@@ -44,7 +44,7 @@ class Recipe:
 
 
 FULL = Recipe("full", ("build-essential", "firefox-esr", "gimp", "git", "vim"), 50_000, 1024 * MIB, 30_000, 12 << 30)
-SMALL = Recipe("small", ("python3",), 2_000, 32 * MIB, 3_000, 1 << 30)
+SMALL = Recipe("small", ("python3",), 2_000, 32 * MIB, 10_000, 1 << 30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

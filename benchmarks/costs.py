@@ -47,8 +47,10 @@ def memory(bench: Bench) -> Iterator[Sample]:
             sizes = {workers: _idle(bench, contender, workers) for workers in (1, 3)}
             yield Sample(one, contender.name, sizes[1])
             yield Sample(further, contender.name, (sizes[3] - sizes[1]) / 2)
-            yield Sample(flight, contender.name, _in_flight(bench, contender, "none"))
-            yield Sample(flight_zstd, contender.name, _in_flight(bench, contender, "zstd"))
+            for case, form in ((flight, "none"), (flight_zstd, "zstd")):
+                more = _in_flight(bench, contender, form)
+                if more is not None:
+                    yield Sample(case, contender.name, more)
 
 
 def _idle(bench: Bench, contender: Contender, workers: int) -> float:
@@ -58,13 +60,14 @@ def _idle(bench: Bench, contender: Contender, workers: int) -> float:
         return server.tree.pss() / _MB
 
 
-def _in_flight(bench: Bench, contender: Contender, form: str) -> float:
+def _in_flight(bench: Bench, contender: Contender, form: str) -> float | None:
     """Megabytes more than idle while clients have begun a download and do not read on."""
     with ExitStack() as stack:
         server = stack.enter_context(bench.running(contender, Setting(form, bench.workers)))
         target = bench.resolve(server, form)
+        if target is None:
+            return None
         assert server.tree is not None
-        assert target is not None
         nar = bench.nar_of(target, bench.closure.big)
         bench.client(client.drain_all, server.address, [nar], 1)
         time.sleep(_SETTLE_SECONDS)

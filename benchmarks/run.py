@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import BenchmarkError, chart, closure, costs, nix_client, report, servers, throughput
 from benchmarks.bench import Bench, OutOfTimeError, Sample
 
+PROJECT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 Section = Callable[[Bench], Iterator[Sample]]
 SECTIONS: dict[str, Section] = {
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{report.format_table(table)}\n{machine}")
     if table:
         _publish(options, table, machine)
-    for failure in failures:
-        print(f"benchmark: {failure}", file=sys.stderr)
+    if failures:
+        print(f"benchmark: {len(failures)} sections failed", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -71,6 +72,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--workers", type=int, default=os.cpu_count() or 1, help="processes of each server (%(default)s)"
     )
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL", help="a server that already runs")
+    parser.add_argument(
+        "--tree", action="append", default=[], metavar="NAME=DIR", help="another version of this project"
+    )
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave this server out")
     parser.add_argument("--minutes", type=float, default=60, help="measure no longer than this (%(default)s)")
     parser.add_argument(
@@ -82,9 +86,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in options.sections:
         if name not in SECTIONS:
             parser.error(f"no section {name!r}; there are {', '.join(SECTIONS)}")
-    for text in options.peer:
+    for text in options.peer + options.tree:
         if "=" not in text:
-            parser.error(f"a peer is NAME=URL, not {text!r}")
+            parser.error(f"NAME=… is meant, not {text!r}")
     options.rounds = options.rounds or (1 if options.small else 5)
     options.output = options.output or (None if options.small else RESULTS)
     return options
@@ -101,7 +105,11 @@ def _measure(
         # A fresh interpreter: forking one that has threads would copy their locks.
         executor = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         socket = stack.enter_context(built.store.daemon(Path(directory)))
-        contenders = [servers.nginx(built), servers.harmonia_py(built, socket)]
+        contenders = [servers.nginx(built)]
+        for number, text in enumerate([f"{report.MEASURED}={PROJECT}", *options.tree]):
+            name, _, tree = text.partition("=")
+            copy = servers.snapshot(Path(tree), Path(directory, f"tree-{number}"))
+            contenders.append(servers.harmonia_py(built, socket, copy, name))
         contenders += [servers.peer(*text.split("=", 1)) for text in options.peer]
         bench = Bench(
             built,

@@ -20,7 +20,6 @@ from benchmarks.processes import ProcessTree
 START_SECONDS = 30
 STOP_SECONDS = 15
 CACHE_INFO = "/nix-cache-info"
-_PROJECT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,14 @@ def nginx(closure: Closure, name: str = "nginx") -> Contender:
     return Contender(name, start, lambda setting: [closure.file_cache(setting.form)])
 
 
-def harmonia_py(closure: Closure, daemon_socket: Path, name: str = "harmonia-py") -> Contender:
-    """This project, from this tree, on the store that the file caches were made from."""
+def snapshot(tree: Path, directory: Path) -> Path:
+    """A copy of the package in `tree`, so that editing it meanwhile changes nothing."""
+    shutil.copytree(tree / "harmonia_py", directory / "harmonia_py")  # with times: compiled files stay valid
+    return directory
+
+
+def harmonia_py(closure: Closure, daemon_socket: Path, tree: Path, name: str = "harmonia-py") -> Contender:
+    """This project, as it is in `tree`, on the store that the file caches were made from."""
 
     def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
         port = _free_port()
@@ -117,9 +122,9 @@ def harmonia_py(closure: Closure, daemon_socket: Path, name: str = "harmonia-py"
         kept = {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
         for folder in kept.values():
             Path(folder).mkdir()
-        # Not the installed command: it is this tree that is measured.
+        # Not the installed command: the working directory says which tree is measured.
         command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
-        return _running(name, command, port, directory, os.environ | kept)
+        return _running(name, command, port, directory, os.environ | kept, tree)
 
     return Contender(name, start, lambda _: [closure.store.real_store])
 
@@ -147,7 +152,12 @@ def peer(name: str, url: str) -> Contender:
 
 @contextmanager
 def _running(
-    name: str, command: list[str], port: int, directory: Path, environment: Mapping[str, str]
+    name: str,
+    command: list[str],
+    port: int,
+    directory: Path,
+    environment: Mapping[str, str],
+    working_directory: Path | None = None,
 ) -> Iterator[Server]:
     if shutil.which(command[0]) is None:
         raise BenchmarkError(f"{command[0]} is not installed")
@@ -156,12 +166,12 @@ def _running(
     start = time.perf_counter()
     with output.open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=_PROJECT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            command, cwd=working_directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
         )
     try:
         while not _answers(address):
             if process.poll() is not None or time.perf_counter() - start > START_SECONDS:
-                raise BenchmarkError(f"{name} does not start: {output.read_text(errors='replace')[-2000:]}")
+                raise BenchmarkError(f"{name} does not start: {_last_line(output)}")
             time.sleep(0.002)
         yield Server(name, address, ProcessTree(process.pid), time.perf_counter() - start)
     finally:
@@ -172,6 +182,10 @@ def _running(
             for pid in list(ProcessTree(process.pid).members()):
                 os.kill(pid, 9)
             process.wait()
+
+
+def _last_line(file: Path) -> str:
+    return (file.read_text(errors="replace").splitlines() or ["it says nothing"])[-1]
 
 
 def _answers(address: Address) -> bool:
