@@ -68,7 +68,7 @@ class NarCompressor:
     """
 
     def __init__(self, path_info: PathInfo, settings: Zstd) -> None:
-        self._path_info = path_info
+        self.path_info = path_info
         self._compressor = settings.compressor(path_info.nar_size)
         self._nar_hash = hashlib.sha256()
         self._nar_size = 0
@@ -82,8 +82,8 @@ class NarCompressor:
             NarMismatch: the NAR is longer than its NarSize.
         """
         self._nar_size += len(data)
-        if self._nar_size > self._path_info.nar_size:
-            raise NarMismatch(self._path_info, None)
+        if self._nar_size > self.path_info.nar_size:
+            raise NarMismatch(self.path_info, None)
         self._nar_hash.update(data)
         return self._put_out(self._compressor.compress(data))
 
@@ -94,8 +94,8 @@ class NarCompressor:
             NarMismatch: the NAR is not the one that the path info describes; what came out before is worthless.
         """
         nar_hash = Hash("sha256", self._nar_hash.digest())
-        if nar_hash != self._path_info.nar_hash or self._nar_size != self._path_info.nar_size:
-            raise NarMismatch(self._path_info, nar_hash)
+        if nar_hash != self.path_info.nar_hash or self._nar_size != self.path_info.nar_size:
+            raise NarMismatch(self.path_info, nar_hash)
         return self._put_out(self._compressor.flush())
 
     @property

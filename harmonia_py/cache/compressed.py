@@ -1,0 +1,298 @@
+"""The `.nar.zst` of a store path: made once, by the first download, and kept.
+
+Over all worker processes one compresses a NAR and writes it into the blob store; everybody who wants it, the client
+that came first included, reads the blob as it grows. So a client that leaves cancels nothing. The NAR is verified on
+the way, and only the right one is finished: of another one every client's connection is cut.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from harmonia_py.cache.blobs import Blob, BlobKey, BlobStore, BlobWriter
+from harmonia_py.cache.compressing import SMALL_NAR_BYTES, Compressing
+from harmonia_py.cache.kept import FileFacts, KeptFiles, Mismatch, NotKept, key_of
+from harmonia_py.cache.source import Download, Pause, Piece, Source
+from harmonia_py.cache.zstd import NarCompressor, NarMismatch
+from harmonia_py.errors import HarmoniaError, StorageError, StorePathChanged
+from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.store_path import HashPart, StorePath
+
+_log = logging.getLogger(__name__)
+
+# Between being told that somebody else writes a blob and finding it there lies a rename; far fewer attempts will do.
+_ATTEMPTS: Final = 100
+_RETRY_SECONDS: Final = 0.005
+# A path whose files are wrong is not read again for each request; soon enough after it has been repaired.
+_MISMATCH_REST_SECONDS: Final = 60.0
+
+
+@dataclass(slots=True)
+class CompressedCounters:
+    """What has happened since the start, in this process.
+
+    Attributes:
+        hits: downloads from a kept file.
+        followed: downloads from a file that another request had begun.
+        misses: downloads that began a file.
+        unkept: downloads compressed for one client alone, because nothing could be kept.
+        mismatches: NARs that were not what the store says.
+        failures: files that were begun and not finished for another reason.
+        nar_bytes: uncompressed bytes of the files finished.
+        file_bytes: compressed bytes of the files finished.
+    """
+
+    hits: int = 0
+    followed: int = 0
+    misses: int = 0
+    unkept: int = 0
+    mismatches: int = 0
+    failures: int = 0
+    nar_bytes: int = 0
+    file_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file being made. `held` is what ends with the job and not with the request that began it."""
+
+    key: BlobKey
+    nar: Download
+    compressor: NarCompressor
+    writer: BlobWriter
+    held: ExitStack
+    verified: "asyncio.Future[bytes]"
+
+
+class CompressedNars:
+    """A `Source` that offers the NARs of another one as zstd files.
+
+    Args:
+        inner: has NARs without compression; everything else it has is passed on.
+        blobs: where files are kept; None when there is no place, and then every download is compressed anew.
+        compressing: how, and how many at once. It is closed with this source.
+    """
+
+    def __init__(self, inner: Source, blobs: BlobStore | None, compressing: Compressing) -> None:
+        self.counters = CompressedCounters()
+        self._inner = inner
+        self._kept = KeptFiles(blobs)
+        self._compressing = compressing
+        self._running: dict[BlobKey, asyncio.Task[HarmoniaError | None]] = {}
+        self._mismatched: dict[BlobKey, float] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give up what is being compressed. The transfers that need it have ended or are cut."""
+        await self._compressing.aclose()
+        while self._running:
+            await asyncio.wait(self._running.values())
+
+    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
+        """The narinfo with the zstd file as the place of the NAR, and what is known of that file."""
+        narinfo = await self._inner.narinfo(hash_part)
+        if narinfo is None or narinfo.compression != "none":
+            return narinfo
+        url = NarUrl(hash_part, narinfo.path_info.nar_hash, "zstd")
+        facts = await self._kept.facts(key_of(url))
+        return replace(
+            narinfo,
+            url=str(url),
+            compression="zstd",
+            file_hash=facts.file_hash if facts is not None else None,
+            file_size=facts.file_size if facts is not None else None,
+        )
+
+    async def nar(self, url: NarUrl) -> Download | None:
+        """The kept file, or the file as it grows, or whatever the inner source says of another URL.
+
+        Raises:
+            StorePathChanged: the files of the store path have just been found to be wrong.
+        """
+        if url.compression != "zstd" or url.nar_hash is None:
+            return await self._inner.nar(url)
+        key = key_of(url)
+        try:
+            blob = await self._kept.open(key)
+            if blob is not None:
+                return self._join(blob)
+            path_info = await self._wanted(url)
+            return None if path_info is None else await self._begin(url, key, path_info)
+        except NotKept:
+            return await self._unkept(url)
+
+    async def listing(self, hash_part: HashPart) -> Download | None:
+        """What the inner source says."""
+        return await self._inner.listing(hash_part)
+
+    async def log(self, derivation: StorePath | HashPart) -> Download | None:
+        """What the inner source says."""
+        return await self._inner.log(derivation)
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        """What the inner source says."""
+        return await self._inner.realisation(output)
+
+    async def keep(self, url: NarUrl) -> bool:
+        """See that the file of `url`, a URL of this source, is kept; False when there is no such store path.
+
+        Raises:
+            HarmoniaError: it cannot be made or kept.
+        """
+        key = key_of(url)
+        download = await self.nar(url)
+        if download is None:
+            return False
+        with download:
+            task = self._running.get(key)
+            if task is not None:
+                failure = await asyncio.shield(task)
+                if failure is not None:
+                    raise failure
+            elif download.size is None:
+                await _read_to_the_end(download)
+        if await self._kept.facts(key) is None:
+            raise StorageError("the compressed NAR cannot be kept")
+        return True
+
+    async def mismatches(self) -> list[Mismatch]:
+        """The NARs that were found to be wrong, by any process, and not found right since."""
+        return await self._kept.mismatches()
+
+    async def _wanted(self, url: NarUrl) -> PathInfo | None:
+        narinfo = await self._inner.narinfo(url.hash_part)
+        if narinfo is None or narinfo.path_info.nar_hash != url.nar_hash:
+            return None
+        if self._mismatched.get(key_of(url), 0.0) > time.monotonic():
+            raise StorePathChanged(f"the NAR of {narinfo.path_info.store_path} has just been found to be wrong")
+        return narinfo.path_info
+
+    async def _begin(self, url: NarUrl, key: BlobKey, path_info: PathInfo) -> Download | None:
+        """Begin to compress, or join whoever has begun meanwhile."""
+        for _ in range(_ATTEMPTS):
+            with ExitStack() as held:
+                await self._compressing.take_turn()
+                held.callback(self._compressing.end_turn)
+                blob = await self._kept.open(key)
+                if blob is not None:
+                    return self._join(blob)
+                nar = await self._inner.nar(replace(url, compression="none"))
+                if nar is None:
+                    return None
+                held.enter_context(nar)
+                writer = await self._kept.put(key, path_info.nar_size)
+                if writer is not None:
+                    compressor = self._compressing.compressor(path_info)
+                    verified: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                    return await self._first(_Job(key, nar, compressor, writer, held.pop_all(), verified))
+            await asyncio.sleep(_RETRY_SECONDS)
+        raise StorageError("a compressed NAR is neither there nor can it be begun")
+
+    async def _first(self, job: _Job) -> Download:
+        """The download that begins the file."""
+        self.counters.misses += 1
+        self._running[job.key] = asyncio.create_task(self._run(job))
+        if job.compressor.path_info.nar_size <= SMALL_NAR_BYTES:
+            data = await asyncio.shield(job.verified)
+            return Download.of_bytes(data, job.compressor.file_hash.nix32)
+        blob = await self._kept.open(job.key)
+        if blob is None:
+            raise StorageError("the compressed NAR was given up at once")
+        return _download(blob)
+
+    async def _run(self, job: _Job) -> HarmoniaError | None:
+        """One file from its beginning to its end, whoever leaves; what went wrong, if anything did."""
+        failure: HarmoniaError | None = None
+        try:
+            with job.held:
+                await self._compressing.compress(job.nar, job.compressor, job.writer, partial(_resolve, job.verified))
+            self._note_kept(job)
+            await self._kept.unmark(job.key)
+        except NarMismatch as error:
+            failure = error
+            self._note_mismatch(job.key, error)
+            await self._kept.mark(job.key, error)
+        except HarmoniaError as error:
+            failure = error
+            self.counters.failures += 1
+            _log.warning("%s: not compressed: %s", job.compressor.path_info.store_path, error)
+        finally:
+            del self._running[job.key]
+            if not job.verified.done():
+                job.verified.set_exception(failure or StorageError("compressing was given up"))
+                job.verified.exception()  # often nobody waits for it
+        return failure
+
+    async def _unkept(self, url: NarUrl) -> Download | None:
+        path_info = await self._wanted(url)
+        nar = await self._inner.nar(replace(url, compression="none")) if path_info is not None else None
+        if path_info is None or nar is None:
+            return None
+        self.counters.unkept += 1
+        compressor = self._compressing.compressor(path_info)
+
+        def pieces(_start: int, _stop: int | None) -> Iterator[Piece]:
+            # Without a size there are no ranges: it is always everything that is asked for.
+            try:
+                yield from self._compressing.stream(nar, compressor)
+            except NarMismatch as error:
+                self._note_mismatch(key_of(url), error)
+                raise
+
+        return Download(size=None, etag=secrets.token_hex(16), pieces=pieces, release=nar.release)
+
+    def _join(self, blob: Blob) -> Download:
+        if blob.size is None:
+            self.counters.followed += 1
+        else:
+            self.counters.hits += 1
+        return _download(blob)
+
+    def _note_kept(self, job: _Job) -> None:
+        self.counters.nar_bytes += job.compressor.path_info.nar_size
+        self.counters.file_bytes += job.compressor.file_size
+        self._kept.learn(job.key, FileFacts(job.compressor.file_hash, job.compressor.file_size))
+
+    def _note_mismatch(self, key: BlobKey, error: NarMismatch) -> None:
+        self.counters.mismatches += 1
+        now = time.monotonic()
+        self._mismatched = {key: until for key, until in self._mismatched.items() if until > now}
+        self._mismatched[key] = now + _MISMATCH_REST_SECONDS
+        _log.critical(
+            "%s is damaged: the NarHash of its files is %s, the store says %s; `nix-store --repair-path` may help",
+            error.path_info.store_path,
+            error.nar_hash or "that of a longer NAR",
+            error.path_info.nar_hash,
+        )
+
+
+def _download(blob: Blob) -> Download:
+    # The hash of a file that grows is not known, and nobody can ask for a range of it: any tag that is unique will do.
+    etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
+    return Download(size=blob.size, etag=etag, pieces=blob.pieces, redirect=blob.redirect, release=blob.release)
+
+
+def _resolve(future: "asyncio.Future[bytes]", data: bytes) -> None:
+    if not future.done():
+        future.set_result(data)
+
+
+async def _read_to_the_end(download: Download) -> None:
+    """Wait until another process has made the file whole, without copying it."""
+    pieces = download.pieces(0, None)
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        if isinstance(piece, Pause):
+            await asyncio.sleep(piece.seconds)

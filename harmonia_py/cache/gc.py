@@ -1,0 +1,140 @@
+"""Which blobs go when the disk is full: a pure plan, and the loop that carries it out."""
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from harmonia_py.cache.blobs import BlobInfo, BlobKey, BlobStore
+from harmonia_py.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+# Once eviction begins it makes this much more room than it must, so that the next blob does not start it again.
+_SLACK: Final = 0.05
+# Free space is cheap to ask for. Other programs fill the disk as well.
+_CHECK_SECONDS: Final = 10.0
+# Listing costs a system call per blob: seldom while the limit is far, in time for the fastest disk when it is near.
+_LONGEST_BETWEEN_LISTINGS_SECONDS: Final = 600.0
+_FASTEST_GROWTH_BYTES_PER_SECOND: Final = 500_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much room blobs may take.
+
+    Attributes:
+        max_size: bytes of all blobs together; None for as much as `min_free` allows.
+        min_free: bytes of the file system that stay free for others.
+    """
+
+    max_size: int | None
+    min_free: int
+
+
+def plan_eviction(
+    blobs: Iterable[BlobInfo], *, in_flight: Collection[BlobKey], limits: Limits, free: int
+) -> Iterator[BlobInfo]:
+    """The blobs to delete, least recently used first; none while both limits hold.
+
+    Never one that is `in_flight`, even if a limit cannot be kept without. The work is spread over the iteration.
+    """
+    # A heap instead of a sorted list: building it is linear, and mostly a few blobs are wanted.
+    heap = [(blob.last_used, blob.size, blob.key) for blob in blobs]
+    excess = _excess(sum(size for _, size, _ in heap), limits, free)
+    heapq.heapify(heap)
+    while heap and excess > 0:
+        last_used, size, key = heapq.heappop(heap)
+        if key not in in_flight:
+            excess -= size
+            yield BlobInfo(key, size, last_used)
+
+
+def _excess(size: int, limits: Limits, free: int) -> int:
+    """How many bytes must go: 0 when both limits hold, otherwise a little more than they demand."""
+    excess = 0
+    if limits.max_size is not None and size > limits.max_size:
+        excess = size - int(limits.max_size * (1 - _SLACK))
+    if free < limits.min_free:
+        excess = max(excess, int(limits.min_free * (1 + _SLACK)) - free)
+    return excess
+
+
+@dataclass(slots=True)
+class EvictionCounters:
+    """What eviction has seen and done since the start.
+
+    Attributes:
+        blobs: how many there were at the last look.
+        bytes: how large they were together.
+        evicted_blobs: deleted since the start.
+        evicted_bytes: their size together.
+    """
+
+    blobs: int = 0
+    bytes: int = 0
+    evicted_blobs: int = 0
+    evicted_bytes: int = 0
+
+
+async def keep_within_limits(
+    blobs: BlobStore,
+    limits: Limits,
+    *,
+    free_bytes: Callable[[], Awaitable[int]],
+    in_flight: Callable[[], Collection[BlobKey]],
+    counters: EvictionCounters,
+) -> None:
+    """Evict for ever. One process of all that share the blobs does this; whoever starts it cancels it.
+
+    Args:
+        blobs: what is kept.
+        limits: how much of it.
+        free_bytes: how much room the file system has.
+        in_flight: blobs that are being read.
+        counters: kept up to date.
+    """
+    until_listing = 0.0
+    while True:
+        try:
+            if until_listing <= 0 or await free_bytes() < limits.min_free:
+                await evict(blobs, limits, free=await free_bytes(), in_flight=in_flight, counters=counters)
+                until_listing = _seconds_until_full(counters.bytes, limits)
+        except StorageError as error:
+            _log.warning("cannot evict: %s", error)
+        await asyncio.sleep(_CHECK_SECONDS)
+        until_listing -= _CHECK_SECONDS
+
+
+async def evict(
+    blobs: BlobStore,
+    limits: Limits,
+    *,
+    free: int,
+    in_flight: Callable[[], Collection[BlobKey]],
+    counters: EvictionCounters,
+) -> None:
+    """Look once, and delete what the plan says."""
+    infos = [info async for info in blobs.list()]
+    counters.blobs, counters.bytes = len(infos), sum(info.size for info in infos)
+    # In a thread, because a plan over 100,000 blobs takes longer than a request should wait.
+    reading = in_flight()
+    plan = await asyncio.to_thread(lambda: list(plan_eviction(infos, in_flight=reading, limits=limits, free=free)))
+    for info in plan:
+        if info.key in in_flight():  # since the plan was made
+            continue
+        await blobs.delete(info.key)
+        counters.blobs -= 1
+        counters.bytes -= info.size
+        counters.evicted_blobs += 1
+        counters.evicted_bytes += info.size
+    if plan:
+        _log.info("evicted %d blobs of %d bytes", len(plan), sum(info.size for info in plan))
+
+
+def _seconds_until_full(size: int, limits: Limits) -> float:
+    if limits.max_size is None:
+        return _LONGEST_BETWEEN_LISTINGS_SECONDS
+    return min(_LONGEST_BETWEEN_LISTINGS_SECONDS, (limits.max_size - size) / _FASTEST_GROWTH_BYTES_PER_SECOND)
