@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
-from aiohttp import web
 
 from harmonia_py import __version__, keys, notify
 from harmonia_py.banner import banner
@@ -25,17 +24,12 @@ from harmonia_py.store.local import LocalStore
 from harmonia_py.store.roots import TempRoots
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.store_choice import StoreChoice, Way, choose_store
-from harmonia_py.web.access_log import AccessLogger
-from harmonia_py.web.errors import middleware
-from harmonia_py.web.routes import routes
-from harmonia_py.web.state import SERVING, TRANSFERS, Serving
-from harmonia_py.web.transfer import Transfers
+from harmonia_py.web.access_log import AccessLog
+from harmonia_py.web.server import serve as serve_http
+from harmonia_py.web.state import Serving
 from harmonia_py.workers import Lifelines, Supervisor
 
 _log = logging.getLogger(__name__)
-
-# Nix's requests are below 1 KiB; a line longer than this is no request for a store path.
-MAX_LINE_BYTES = 8190
 
 
 def serve(file: Path | None, config: Config, reload: Callable[[], Config]) -> int:
@@ -154,19 +148,17 @@ class _Worker:
             loop.remove_reader(lifelines.supervisor_fd)
 
     async def _start_web(self, serving: Serving, resources: AsyncExitStack) -> None:
-        transfers = Transfers(stall_timeout=self._config.stall_timeout)
-        resources.callback(transfers.close)
-        runner = web.AppRunner(
-            make_application(serving, transfers),
-            access_log_class=AccessLogger,
-            keepalive_timeout=self._config.keepalive_timeout,
-            shutdown_timeout=self._config.shutdown_timeout,
-            max_line_size=MAX_LINE_BYTES,
+        config = self._config
+        await resources.enter_async_context(
+            serve_http(
+                serving,
+                [listener.socket for listener in self._listeners],
+                access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
+                keepalive_timeout=config.keepalive_timeout,
+                stall_timeout=config.stall_timeout,
+                shutdown_timeout=config.shutdown_timeout,
+            )
         )
-        await runner.setup()
-        resources.push_async_callback(runner.cleanup)
-        for listener in self._listeners:
-            await web.SockSite(runner, listener.socket).start()
 
     async def _reload_when_asked(self, serving: Serving, resources: AsyncExitStack) -> None:
         while True:
@@ -175,17 +167,8 @@ class _Worker:
             try:
                 config = self._reload()
                 secret_keys = _secret_keys(self._file, config)
-                serving.cache = await open_cache(config, secret_keys, choose_store(config), resources)
+                serving.replace(await open_cache(config, secret_keys, choose_store(config), resources))
             except HarmoniaError as error:
                 _log.error("not reloaded: %s", error)  # the message is meant for people
             else:
                 _log.info("reloaded")
-
-
-def make_application(serving: Serving, transfers: Transfers) -> web.Application:
-    """The HTTP face of `serving`."""
-    application = web.Application(middlewares=[middleware])
-    application[SERVING] = serving
-    application[TRANSFERS] = transfers
-    application.add_routes(routes())
-    return application

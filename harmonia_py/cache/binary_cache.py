@@ -1,10 +1,8 @@
 """What a binary cache does: ask its sources in order, and sign."""
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from time import monotonic
-from typing import Final, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from harmonia_py.cache.source import Download, Source
 from harmonia_py.nix.cache_info import CacheInfo
@@ -13,18 +11,7 @@ from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import PublicKey, SecretKey, Signature
 from harmonia_py.nix.store_path import HashPart, StorePath
 
-# Answers are remembered so briefly that a path which the garbage collector took is not offered for long, and long
-# enough that a client which asks for the narinfo, its listing and its NAR costs the source one question.
-REMEMBER_SECONDS: Final = 5.0
-REMEMBER_NARINFOS: Final = 10_000
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    narinfo: NarInfo
-    expires: float
 
 
 class BinaryCache:
@@ -34,8 +21,6 @@ class BinaryCache:
         self.cache_info = cache_info
         self._sources = tuple(sources)
         self._secret_keys = tuple(secret_keys)
-        # Least recently stored first. In one process the order of expiry is the order of insertion.
-        self._narinfos: OrderedDict[HashPart, _Remembered] = OrderedDict()
 
     @property
     def public_keys(self) -> tuple[PublicKey, ...]:
@@ -44,19 +29,8 @@ class BinaryCache:
 
     async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
         """The narinfo of a path, with the signatures its source knows and one by each of our keys."""
-        remembered = self._narinfos.get(hash_part)
-        if remembered is not None and remembered.expires > monotonic():
-            return remembered.narinfo
         narinfo = await self._first(lambda source: source.narinfo(hash_part))
-        if narinfo is None:
-            self._narinfos.pop(hash_part, None)
-            return None
-        signed = self._sign(narinfo)
-        self._narinfos[hash_part] = _Remembered(signed, monotonic() + REMEMBER_SECONDS)
-        self._narinfos.move_to_end(hash_part)
-        if len(self._narinfos) > REMEMBER_NARINFOS:
-            self._narinfos.popitem(last=False)
-        return signed
+        return None if narinfo is None else self._sign(narinfo)
 
     async def nar(self, url: NarUrl) -> Download | None:
         """The NAR that one of our narinfos named; also by a name it had in the past."""

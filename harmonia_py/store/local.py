@@ -15,6 +15,7 @@ from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.store import logs
 from harmonia_py.store.dump import scan
+from harmonia_py.store.known_paths import KnownPaths
 from harmonia_py.store.layouts import Layouts
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
@@ -48,6 +49,7 @@ class LocalStore:
         self._log_directory = log_directory
         self._layouts = Layouts()
         self._threads = ThreadPoolExecutor(THREADS, "store")
+        self._known = KnownPaths(metadata, self._real_store, self._threads)
 
     def close(self) -> None:
         """End the threads. The metadata and the roots belong to whoever made them."""
@@ -55,8 +57,9 @@ class LocalStore:
 
     async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
         """The path info, and the uncompressed NAR as the place to get it."""
-        info = await self._metadata.path_info(hash_part)
-        if info is None:
+        info = await self._known.path_info(hash_part)
+        if info is None or info.nar_size == 0:
+            # A store may not know the size of an old path. Clients call a narinfo without one corrupt.
             return None
         return NarInfo(
             path_info=info,
@@ -70,7 +73,7 @@ class LocalStore:
         """The uncompressed NAR, protected from the garbage collector until the download is released."""
         if url.compression != "none":
             return None
-        info = await self._metadata.path_info(url.hash_part)
+        info = await self._known.path_info(url.hash_part)
         if info is None or url.nar_hash not in {None, info.nar_hash}:
             return None
         release = await self._protect(info.store_path)
@@ -98,7 +101,7 @@ class LocalStore:
 
     async def listing(self, hash_part: HashPart) -> Download | None:
         """The listing, computed from names and sizes."""
-        info = await self._metadata.path_info(hash_part)
+        info = await self._known.path_info(hash_part)
         if info is None:
             return None
         path = self._real_path(info.store_path)

@@ -1,41 +1,93 @@
-"""One line for each request, when it has ended."""
+"""One line for each request, when it has ended; written a few at a time, because a write costs as much as an answer."""
 
+import asyncio
+import json
 import logging
-from typing import Final
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
-from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
+# A line is seen this much later at the most, in seconds; a worker that is killed takes the last ones with it.
+FLUSH_SECONDS: Final = 0.1
+_FLUSH_LINES: Final = 512
 
-_log: Final = logging.getLogger("harmonia_py.access")
+_log = logging.getLogger(__name__)
 
 
-class AccessLogger(AbstractAccessLogger):
-    """Client, request, status, bytes and milliseconds; as fields for the JSON form, as words for the plain one."""
+def _write_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
-    @property
-    def enabled(self) -> bool:
-        """Whether anybody would see the line."""
-        return _log.isEnabledFor(logging.INFO)
 
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Write the line of one request. `time` is in seconds."""
-        _log.info(
-            '%s "%s %s" %d %d %.1fms',
-            request.remote or "unix",
-            request.method,
-            request.raw_path,
-            response.status,
-            response.body_length,
-            time * 1000,
-            extra={
-                "fields": {
-                    "client": request.remote or "unix",
-                    "method": request.method,
-                    "path": request.raw_path,
-                    "status": response.status,
-                    "bytes": response.body_length,
-                    "milliseconds": round(time * 1000, 3),
-                    "user_agent": request.headers.get("User-Agent", ""),
-                }
-            },
-        )
+class Entry(NamedTuple):
+    """One request: `target` is as it came, `size` counts the bytes that were sent, headers included."""
+
+    client: str
+    method: str
+    target: str
+    status: int
+    size: int
+    seconds: float
+
+
+class AccessLog:
+    """The access log of one worker, as plain lines or as one JSON object a line.
+
+    Args:
+        json_lines: which of the two.
+        write: takes a few whole lines; standard error by default.
+    """
+
+    def __init__(self, *, json_lines: bool, write: Callable[[str], object] = _write_stderr) -> None:
+        self._format = _json_line if json_lines else _plain_line
+        self._write = write
+        self._lines: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, entry: Entry) -> None:
+        """Note one request."""
+        self._lines.append(self._format(entry))
+        if len(self._lines) >= _FLUSH_LINES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lines, self._lines = self._lines, []
+        if lines:
+            try:
+                self._write("".join(lines))
+            except OSError as error:
+                _log.warning("the access log cannot be written: %s", error)
+
+
+def _plain_line(entry: Entry) -> str:
+    client, method, target, status, size, seconds = entry
+    return f'info: {client} "{method} {_printable(target)}" {status} {size} {seconds * 1000:.1f}ms\n'
+
+
+def _json_line(entry: Entry) -> str:
+    fields = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": "info",
+        "logger": "access",
+        "client": entry.client,
+        "method": entry.method,
+        "path": entry.target,
+        "status": entry.status,
+        "bytes": entry.size,
+        "milliseconds": round(entry.seconds * 1000, 3),
+        "process": os.getpid(),
+    }
+    return json.dumps(fields) + "\n"
+
+
+def _printable(text: str) -> str:
+    """`text` as it is, or escaped when it could break a line or move a terminal's cursor."""
+    return text if text.isascii() and text.isprintable() and '"' not in text else json.dumps(text)[1:-1]

@@ -1,5 +1,6 @@
 """`/<hash part>.narinfo`."""
 
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -8,7 +9,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.web.body import Headers, respond_bytes
 from harmonia_py.web.errors import not_found
-from harmonia_py.web.state import cache_of
+from harmonia_py.web.state import SERVING, cache_of
 
 CONTENT_TYPE: Final = "text/x-nix-narinfo"
 CACHE_CONTROL: Final = "max-age=86400"
@@ -27,4 +28,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         hdrs.CACHE_CONTROL: CACHE_CONTROL,
         "Nix-Link": narinfo.url,
     }
-    return await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)
+    response = await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)
+    if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
+        request.app[SERVING].answers.add(hash_part, response)
+    return response

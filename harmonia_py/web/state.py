@@ -1,18 +1,23 @@
 """What handlers get at: the cache that a request is for, and the means to send it."""
 
-from dataclasses import dataclass
-
 from aiohttp import web
 
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.web.hot import ReadyAnswers
 from harmonia_py.web.transfer import Transfers
 
 
-@dataclass(slots=True)
 class Serving:
     """The one mutable cell of a worker: a reload puts another cache here, and requests that run keep theirs."""
 
-    cache: BinaryCache
+    def __init__(self, cache: BinaryCache) -> None:
+        self.cache = cache
+        self.answers = ReadyAnswers()
+
+    def replace(self, cache: BinaryCache) -> None:
+        """Serve `cache` from the next request on."""
+        self.cache = cache
+        self.answers.clear()
 
 
 SERVING = web.AppKey("serving", Serving)

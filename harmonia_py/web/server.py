@@ -1,0 +1,74 @@
+"""The web application, and the server that speaks HTTP on sockets that listen already."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from harmonia_py.web.access_log import AccessLog
+from harmonia_py.web.errors import middleware
+from harmonia_py.web.hot import SERVER, HotProtocol
+from harmonia_py.web.routes import routes
+from harmonia_py.web.state import SERVING, TRANSFERS, Serving
+from harmonia_py.web.transfer import Transfers
+
+# Connections that wait for a worker; it says again what the sockets were opened with.
+BACKLOG: Final = 4096
+
+
+def make_application(serving: Serving, transfers: Transfers) -> web.Application:
+    """The HTTP face of `serving`."""
+    application = web.Application(middlewares=[middleware])
+    application[SERVING] = serving
+    application[TRANSFERS] = transfers
+    application.add_routes(routes())
+    application.on_response_prepare.append(_sign)
+    return application
+
+
+async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[hdrs.SERVER] = SERVER
+
+
+@asynccontextmanager
+async def serve(
+    serving: Serving,
+    sockets: Sequence[socket.socket],
+    *,
+    access_log: AccessLog | None,
+    keepalive_timeout: float,
+    stall_timeout: float,
+    shutdown_timeout: float,
+) -> AsyncIterator[None]:
+    """Serve on `sockets` for as long as the context lasts.
+
+    Leaving it stops accepting, closes idle connections, and gives requests that run `shutdown_timeout` seconds.
+    """
+    transfers = Transfers(stall_timeout=stall_timeout)
+    runner = web.AppRunner(make_application(serving, transfers), access_log=None, shutdown_timeout=shutdown_timeout)
+    await runner.setup()
+    manager = runner.server
+    assert manager is not None
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> HotProtocol:
+        return HotProtocol(
+            manager, loop=loop, answers=serving.answers, access_log=access_log, keepalive_timeout=keepalive_timeout
+        )
+
+    servers = []
+    for sock in sockets:
+        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        servers.append(await create(protocol, sock=sock, backlog=BACKLOG))
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.close()
+        await runner.cleanup()
+        transfers.close()
+        if access_log is not None:
+            access_log.flush()
