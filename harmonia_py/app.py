@@ -5,15 +5,15 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
 from harmonia_py import __version__, keys, notify
 from harmonia_py.banner import banner
 from harmonia_py.cache.binary_cache import BinaryCache
-from harmonia_py.cache.source import Source
 from harmonia_py.config import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.listen import Listener, open_listeners
@@ -30,6 +30,9 @@ from harmonia_py.web.state import Serving
 from harmonia_py.workers import Lifelines, Supervisor
 
 _log = logging.getLogger(__name__)
+
+# A request that got hold of a cache before a reload replaced it has begun its download after so long, or failed.
+_ANSWER_SECONDS: Final = 30.0
 
 
 def serve(file: Path | None, config: Config, reload: Callable[[], Config]) -> int:
@@ -84,21 +87,31 @@ def _secret_keys(file: Path | None, config: Config) -> list[SecretKey]:
     return keys.read_secret_keys(files, os.environ)
 
 
-async def open_cache(
-    config: Config, secret_keys: list[SecretKey], choice: StoreChoice, resources: AsyncExitStack
-) -> BinaryCache:
-    """The cache that `config` describes; what it holds open is closed with `resources`."""
-    sources: list[Source] = []
-    if choice.way is not Way.NONE:
-        sources.append(await _open_local_store(config, choice, resources))
-    return BinaryCache(
-        cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
-        sources=sources,
-        secret_keys=secret_keys,
-    )
+class OpenCache:
+    """The cache that a configuration describes, and what it holds open."""
+
+    def __init__(self, config: Config, secret_keys: list[SecretKey], choice: StoreChoice) -> None:
+        self._resources = AsyncExitStack()
+        self._local = None if choice.way is Way.NONE else _local_store(config, choice, self._resources)
+        self.cache = BinaryCache(
+            cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
+            sources=[] if self._local is None else [self._local],
+            secret_keys=secret_keys,
+        )
+
+    async def aclose(self) -> None:
+        """Close connections, threads and files."""
+        await self._resources.aclose()
+
+    async def aclose_when_idle(self) -> None:
+        """The same, once the downloads that were begun have ended."""
+        await asyncio.sleep(_ANSWER_SECONDS)
+        if self._local is not None:
+            await self._local.idle()
+        await self.aclose()
 
 
-async def _open_local_store(config: Config, choice: StoreChoice, resources: AsyncExitStack) -> LocalStore:
+def _local_store(config: Config, choice: StoreChoice, resources: AsyncExitStack) -> LocalStore:
     roots = None
     metadata: DaemonStore | SqliteStore
     if choice.way is Way.DAEMON:
@@ -130,6 +143,7 @@ class _Worker:
         self._reload = reload
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def run(self, secret_keys: list[SecretKey], choice: StoreChoice, lifelines: Lifelines) -> None:
         """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
@@ -138,37 +152,45 @@ class _Worker:
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         # The other end closes with the supervisor: a worker does not outlive it.
         loop.add_reader(lifelines.supervisor_fd, self._stop.set)
-        async with AsyncExitStack() as resources:
-            serving = Serving(await open_cache(self._config, secret_keys, choice, resources))
-            await self._start_web(serving, resources)
-            reloads = asyncio.create_task(self._reload_when_asked(serving, resources))
-            resources.callback(reloads.cancel)
-            lifelines.report_ready()
-            await self._stop.wait()
+        self._open = OpenCache(self._config, secret_keys, choice)
+        serving = Serving(self._open.cache)
+        reloads = asyncio.create_task(self._reload_when_asked(serving))
+        try:
+            async with self._serve(serving):
+                lifelines.report_ready()
+                await self._stop.wait()
+        finally:
             loop.remove_reader(lifelines.supervisor_fd)
+            for task in (reloads, *self._closing):
+                task.cancel()
+            await asyncio.gather(reloads, *self._closing, return_exceptions=True)
+            await self._open.aclose()
 
-    async def _start_web(self, serving: Serving, resources: AsyncExitStack) -> None:
+    def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
         config = self._config
-        await resources.enter_async_context(
-            serve_http(
-                serving,
-                [listener.socket for listener in self._listeners],
-                access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
-                keepalive_timeout=config.keepalive_timeout,
-                stall_timeout=config.stall_timeout,
-                shutdown_timeout=config.shutdown_timeout,
-            )
+        return serve_http(
+            serving,
+            [listener.socket for listener in self._listeners],
+            access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
+            keepalive_timeout=config.keepalive_timeout,
+            stall_timeout=config.stall_timeout,
+            shutdown_timeout=config.shutdown_timeout,
         )
 
-    async def _reload_when_asked(self, serving: Serving, resources: AsyncExitStack) -> None:
+    async def _reload_when_asked(self, serving: Serving) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
                 config = self._reload()
                 secret_keys = _secret_keys(self._file, config)
-                serving.replace(await open_cache(config, secret_keys, choose_store(config), resources))
+                opened = OpenCache(config, secret_keys, choose_store(config))
             except HarmoniaError as error:
                 _log.error("not reloaded: %s", error)  # the message is meant for people
             else:
+                serving.replace(opened.cache)
+                closing = asyncio.create_task(self._open.aclose_when_idle())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+                self._open = opened
                 _log.info("reloaded")

@@ -49,7 +49,14 @@ class LocalStore:
         self._log_directory = log_directory
         self._layouts = Layouts()
         self._threads = ThreadPoolExecutor(THREADS, "store")
+        self._downloads = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._known = KnownPaths(metadata, self._real_store, self._threads)
+
+    async def idle(self) -> None:
+        """Wait until no NAR is being sent."""
+        await self._idle.wait()
 
     def close(self) -> None:
         """End the threads. The metadata and the roots belong to whoever made them."""
@@ -76,9 +83,18 @@ class LocalStore:
         info = await self._known.path_info(url.hash_part)
         if info is None or url.nar_hash not in {None, info.nar_hash}:
             return None
-        release = await self._protect(info.store_path)
-        if release is None:
+        unprotect = await self._protect(info.store_path)
+        if unprotect is None:
             return None
+        self._downloads += 1
+        self._idle.clear()
+
+        def release() -> None:
+            self._downloads -= 1
+            if self._downloads == 0:
+                self._idle.set()
+            unprotect()
+
         try:
             return await self._nar(info, release)
         except BaseException:
