@@ -54,9 +54,9 @@ class Layout:
         self.sizes = array("q")
         self.offsets = array("q")
         self.executables = bytearray()
-        self.directories = array("l")
+        self.directories = array("i")
         self.directory_names: list[bytes] = []
-        self.directory_parents = array("l")
+        self.directory_parents = array("i")
         # What stands before a file, and at the end, where it does not follow from the file and the one before.
         self._literals: dict[int, bytes] = {}
 
@@ -115,11 +115,13 @@ class Layout:
         Finding the start takes O(log n). Files without contents appear too, so that a reader can look at each.
         """
         stop = self.size if stop is None else min(stop, self.size)
+        if start >= stop:
+            return
         count = len(self.names)
         index = bisect_right(self.offsets, start)  # the first file whose contents begin behind `start`
         if index and start < (end := self.offsets[index - 1] + self.sizes[index - 1]):
             offset = self.offsets[index - 1]
-            yield FilePart(index - 1, start - offset, max(0, min(stop, end) - start))
+            yield FilePart(index - 1, start - offset, min(stop, end) - start)
             start = end
         while index < count and start < stop:
             literal = self._before(index)

@@ -20,11 +20,15 @@ from harmonia_py.nix.nar import MAX_DEPTH, Directory, DirectoryEnd, Event, Regul
 # Below this a read and a copy into the next piece cost less than a sendfile of its own.
 _SMALL: Final = 64 * 1024
 # Small files and what stands between them are gathered until a piece is this large; it exceeds it by one file at most.
-_PIECE: Final = 512 * 1024
+# Larger pieces leave the processor's cache before they are joined and sent.
+_PIECE: Final = 256 * 1024
 
 # Without O_NONBLOCK the opening of a FIFO that took a file's place would wait for its writer.
 _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY
+# The bits of a mode that an archive knows of, and what they are for a file that is not or is executable.
+_KIND: Final = 0o170000 | stat.S_IXUSR
+_REGULAR: Final = (stat.S_IFREG, stat.S_IFREG | stat.S_IXUSR)
 _CHANGED: Final = frozenset({EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, ESTALE})
 
 
@@ -111,7 +115,7 @@ def layout_of(path: str | bytes) -> Layout:
 def dump(path: str | bytes, layout: Layout, start: int = 0, stop: int | None = None) -> Generator[Piece, None, None]:
     """The bytes `start` up to `stop` of the NAR of `path`, as `layout` says it is.
 
-    Small files come gathered in pieces of about half a MiB, large ones as slices of an open file. It holds descriptors
+    Small files come gathered in pieces of about 256 KiB, large ones as slices of an open file. It holds descriptors
     until it is exhausted or closed.
 
     Raises:
@@ -204,11 +208,7 @@ class _Files:
                 self._enter(directory)
             fd = os.open(layout.names[file], _OPEN_FILE, dir_fd=self._fd)
         status = os.fstat(fd)
-        if (
-            status.st_size != layout.sizes[file]
-            or not stat.S_ISREG(status.st_mode)
-            or bool(status.st_mode & stat.S_IXUSR) != layout.executables[file]
-        ):
+        if status.st_size != layout.sizes[file] or status.st_mode & _KIND != _REGULAR[layout.executables[file]]:
             os.close(fd)
             raise StorePathChanged("a file of the store path is of another kind, size or mode")
         return fd

@@ -180,8 +180,8 @@ def test_pieces_are_bounded(tmp_path: Path) -> None:
     for piece in dump(str(tmp_path / "tree"), layout_of(str(tmp_path / "tree"))):
         assert isinstance(piece, bytes)
         sizes.append(len(piece))
-    assert max(sizes) <= 1024 * 1024
-    assert len(sizes) < 2 * sum(sizes) // (512 * 1024) + 2
+    assert max(sizes) <= 512 * 1024
+    assert len(sizes) < 2 * sum(sizes) // (256 * 1024) + 2
 
 
 def test_a_slice_stays_open_until_the_next_piece(mixed: Path) -> None:
