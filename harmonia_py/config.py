@@ -8,6 +8,7 @@ uses it.
 import difflib
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,6 +170,8 @@ _LEVELS: Final = {
     **{level: level for level in ("error", "warn", "info", "debug", "trace")},
 }
 
+_KEY: Final = re.compile(r"\w+")
+
 
 def find_file(named: str | None, environment: Mapping[str, str]) -> Path | None:
     """The configuration file: the one named, `$CONFIG_FILE`, `./settings.toml` if it exists, or none.
@@ -177,7 +180,7 @@ def find_file(named: str | None, environment: Mapping[str, str]) -> Path | None:
         ConfigError: a file was named and is not there.
     """
     name = named or environment.get("CONFIG_FILE")
-    if name is None:
+    if not name:
         return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     path = Path(name)
     if not path.is_file():
@@ -193,12 +196,17 @@ def load(file: Path | None, environment: Mapping[str, str], overrides: Mapping[s
     """
     settings = _read(file) if file is not None else {}
     name = str(file) if file is not None else "configuration"
-    settings |= _from_environment(environment, settings)
-    settings |= overrides
+    found = _from_environment(environment, settings)
     try:
-        config = msgspec.convert(settings, Config)
+        config = msgspec.convert(settings | found | dict(overrides), Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {_explain(str(error))}") from None
+        explanation = _explain(str(error))
+        match = _KEY.match(explanation)
+        if match is not None and match[0] in overrides:
+            name = "command line"
+        elif match is not None and match[0] in found:
+            name = "environment"
+        raise ConfigError(f"{name}: {explanation}") from None
     for key in ("sign_key_path", "max_connection_rate"):
         if getattr(config, key) is not None:
             reason = "use sign_key_paths" if key == "sign_key_path" else "it has no effect here"
@@ -249,7 +257,8 @@ def _flatten(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{file}: {key}: unknown key{_suggest(key, KNOWN_KEYS)}")
         else:
             flat[key] = value
-    unknown = [key for key in flat.get("zstd", ()) if key not in Zstd.__struct_fields__]
+    zstd = flat.get("zstd")
+    unknown = [key for key in zstd if key not in Zstd.__struct_fields__] if isinstance(zstd, dict) else []
     if unknown:
         raise ConfigError(f"{file}: zstd.{unknown[0]}: unknown key{_suggest(unknown[0], Zstd.__struct_fields__)}")
     return flat
@@ -267,8 +276,10 @@ def _suggest(word: str, known: tuple[str, ...]) -> str:
 def _from_environment(environment: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     keys = [*environment.get("SIGN_KEY_PATHS", "").split(), *environment.get("SIGN_KEY_PATH", "").split()]
-    if keys:
-        found["sign_key_paths"] = [*settings.get("sign_key_paths", []), *keys]
+    named = settings.get("sign_key_paths", [])
+    # What is no list is refused later, with the name of the file.
+    if keys and isinstance(named, list):
+        found["sign_key_paths"] = [*named, *keys]
     if "NIX_STORE_DIR" in environment and "virtual_nix_store" not in settings:
         found["virtual_nix_store"] = environment["NIX_STORE_DIR"]
     if "NIX_DAEMON_SOCKET_PATH" in environment and "daemon_socket" not in settings:
