@@ -33,9 +33,10 @@ function request()
 end
 function done(summary, latency, _)
   local e = summary.errors
-  print(string.format('\\nJSON{"requests": %%d, "microseconds": %%d, "errors": %%d, "p50": %%d, "p99": %%d}',
-    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
-    latency:percentile(50), latency:percentile(99)))
+  print(string.format('\\nJSON{"requests": %%d, "microseconds": %%d, "p50": %%d, "p99": %%d,'
+    .. '"errors": {"connect": %%d, "read": %%d, "write": %%d, "status": %%d, "timeout": %%d}}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect, e.read, e.write, e.status, e.timeout))
 end
 """
 
@@ -74,8 +75,9 @@ def run(address: Address, targets: Sequence[str], *, connections: int, seconds: 
         command += [f"http://{address[0]}:{address[1]}/", "--", str(urls)]
         output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
     facts = json.loads(output.rpartition("JSON")[2])
-    if facts["errors"] or not facts["requests"]:
-        raise BenchmarkError(f"{facts['errors']} of {facts['requests']} requests failed at {address[0]}:{address[1]}")
+    errors = ", ".join(f"{kind} {count}" for kind, count in facts["errors"].items() if count)
+    if errors or not facts["requests"]:
+        raise BenchmarkError(f"requests that failed, of {facts['requests']}: {errors or 'all'}")
     return Load(
         requests=facts["requests"],
         per_second=facts["requests"] / facts["microseconds"] * 1e6,

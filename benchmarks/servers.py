@@ -93,7 +93,7 @@ def nginx(closure: Closure, name: str = "nginx") -> Contender:
             )
         )
         command = ["nginx", "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(configuration)]
-        return _running(name, command, port, directory, os.environ)
+        return _running(name, command, port, directory)
 
     return Contender(name, start, lambda setting: [closure.file_cache(setting.form)])
 
@@ -124,7 +124,7 @@ def harmonia_py(closure: Closure, daemon_socket: Path, tree: Path, name: str = "
             Path(folder).mkdir()
         # Not the installed command: the working directory says which tree is measured.
         command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
-        return _running(name, command, port, directory, os.environ | kept, tree)
+        return _running(name, command, port, directory, environment=os.environ | kept, working_directory=tree)
 
     return Contender(name, start, lambda _: [closure.store.real_store])
 
@@ -156,7 +156,8 @@ def _running(
     command: list[str],
     port: int,
     directory: Path,
-    environment: Mapping[str, str],
+    *,
+    environment: Mapping[str, str] | None = None,
     working_directory: Path | None = None,
 ) -> Iterator[Server]:
     if shutil.which(command[0]) is None:
