@@ -173,6 +173,10 @@ class CompressedNars:
         return await self._kept.mismatches()
 
     async def _wanted(self, url: NarUrl) -> PathInfo | None:
+        """The path whose NAR it is, unless that is known to be wrong."""
+        ending = self._running.get(key_of(url))
+        if ending is not None:  # its file is gone already, and in a moment it is known why
+            await asyncio.wait([ending])
         narinfo = await self._inner.narinfo(url.hash_part)
         if narinfo is None or narinfo.path_info.nar_hash != url.nar_hash:
             return None

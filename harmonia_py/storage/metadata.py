@@ -37,7 +37,8 @@ def sidecar_of(path: Path) -> Path:
 
 def write_metadata(fd: int, size: int, metadata: Mapping[str, str]) -> bytes | None:
     """Attach the metadata to an open blob; the bytes for a sidecar when the file system does not take them."""
-    document = msgspec.json.encode(_Document(size, dict(metadata)))
+    # Hash parts and store paths are text too, of types that msgspec does not know.
+    document = msgspec.json.encode(_Document(size, {str(name): str(value) for name, value in metadata.items()}))
     if len(document) > _ATTRIBUTE_LIMIT:
         return document
     try:
