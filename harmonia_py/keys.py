@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import socket
 import stat
 from collections.abc import Iterable, Mapping
@@ -27,12 +28,13 @@ def read_secret_keys(files: Iterable[Path], environment: Mapping[str, str]) -> l
     """
     keys: list[SecretKey] = []
     for file in files:
-        key = _read(file)
+        key = _read(file, environment)
+        if key in keys:
+            continue
         if any(key.name == other.name for other in keys):
             raise ConfigError(
                 f"{file}: sign_key_paths: a second key named {key.name!r}; clients tell keys by their names"
             )
-        _warn_if_readable(file, environment)
         keys.append(key)
     return keys
 
@@ -43,7 +45,8 @@ def write_secret_key(file: Path, key: SecretKey) -> None:
     Raises:
         ConfigError: the file exists, or cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    # Not the process id: in a container that is the same at every start, and a crash may have left a file behind.
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -52,15 +55,20 @@ def write_secret_key(file: Path, key: SecretKey) -> None:
                 stream.write(key.format() + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-            # A hard link, unlike a rename, fails when the name is taken.
-            os.link(temporary, file)
+            _link(temporary, file)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-    except FileExistsError:
-        raise ConfigError(f"{file}: exists already; a key is never overwritten") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot write the key: {error.strerror}") from None
+
+
+def _link(temporary: Path, file: Path) -> None:
+    try:
+        # A hard link, unlike a rename, fails when the name is taken.
+        os.link(temporary, file)
+    except FileExistsError:
+        raise ConfigError(f"{file}: exists already; a key is never overwritten") from None
 
 
 def generated_key_file(state_directory: Path) -> Path:
@@ -85,21 +93,17 @@ def _key_name() -> str:
     return f"{host}-1"
 
 
-def _read(file: Path) -> SecretKey:
+def _read(file: Path, environment: Mapping[str, str]) -> SecretKey:
     try:
         with file.open("rb") as stream:
-            text = stream.read(_MAX_FILE_SIZE).decode()
-        return SecretKey.parse(text)
+            mode = os.fstat(stream.fileno()).st_mode
+            key = SecretKey.parse(stream.read(_MAX_FILE_SIZE).decode())
     except OSError as error:
         raise ConfigError(f"{file}: sign_key_paths: {error.strerror}") from None
     except (FormatError, UnicodeDecodeError) as error:
         what = error if isinstance(error, FormatError) else "not text"
         raise ConfigError(f"{file}: sign_key_paths: not a secret key of Nix: {what}") from None
-
-
-def _warn_if_readable(file: Path, environment: Mapping[str, str]) -> None:
     credentials = environment.get("CREDENTIALS_DIRECTORY")
-    if credentials and file.is_relative_to(credentials):
-        return
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+    if stat.S_IMODE(mode) & 0o077 and not (credentials and file.is_relative_to(credentials)):
         _log.warning("%s: others may read this secret key; chmod 600 it", file)
+    return key

@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
         entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
 
 
 def set_up(*, level: str, json_lines: bool, access_log: bool) -> None:
@@ -53,4 +53,7 @@ def set_up(*, level: str, json_lines: bool, access_log: bool) -> None:
 
 
 def _one_line(message: str) -> str:
-    return message.replace("\r", "\\r").replace("\n", "\\n")
+    """`message` with everything escaped that could end a line or move a terminal's cursor."""
+    if message.isprintable():
+        return message
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode() for char in message])
