@@ -100,6 +100,8 @@ def _measure(
     """All samples, and what went wrong: a section that fails does not take the others with it."""
     samples: list[Sample] = []
     failures: list[str] = []
+    if (load := os.getloadavg()[0]) > 0.5:
+        say(f"the machine is busy with something else (load average {load:.1f}): expect noise")
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="harmonia-bench-"))
         # A fresh interpreter: forking one that has threads would copy their locks.

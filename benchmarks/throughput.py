@@ -81,14 +81,22 @@ def whole_closure(form: str, limit: float) -> Callable[[Bench], Iterator[Sample]
 
 
 def _warm(bench: Bench, form: str, limit: float) -> Iterator[Sample]:
+    what = "time with more connections beside that with one"
+    slower = Case(form, what, "x", goal=Goal(1.05, None), is_cost=True)  # five in a hundred are noise
     with bench.all_running(Setting(form, bench.workers)) as targets:
         for target in targets:
             bench.client(client.drain_all, target.server.address, target.nars, bench.workers)
         for _ in bench.rounds():
+            seconds: dict[tuple[str, int], float] = {}
             for connections in CONNECTIONS:
                 case = Case(form, f"warm, {_connections(connections)}", "s", goal=Goal(limit))
                 for target in targets:
-                    yield bench.time_downloads(case, target, target.nars, connections)
+                    sample = bench.time_downloads(case, target, target.nars, connections)
+                    seconds[sample.server, connections] = sample.value
+                    yield sample
+            for target in targets:
+                few, *more = (seconds[target.server.name, connections] for connections in CONNECTIONS)
+                yield Sample(slower, target.server.name, max(more) / few)
 
 
 def _cold(bench: Bench, form: str) -> Iterator[Sample]:
