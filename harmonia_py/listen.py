@@ -7,9 +7,10 @@ import re
 import socket
 import stat
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from harmonia_py.errors import ConfigError
 
@@ -22,6 +23,8 @@ _TCP: Final = re.compile(
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\[\]:\s]*)):(?P<port>[0-9]{1,5})", re.ASCII
 )
 _MAX_PORT: Final = 65535
+_EVERYWHERE: Final = "::"
+_NOT_HERE: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,10 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that listens, and what to call it."""
+    """A socket that listens, and the scheme it is spoken to with: `http` or `https`."""
 
     socket: socket.socket
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
@@ -54,20 +58,7 @@ class Listener:
         host, port = name[:2]
         if host in {"::", "0.0.0.0"}:  # noqa: S104  # compared, not bound
             host = "localhost"
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    @classmethod
-    def open(cls, address: TcpAddress | UnixAddress) -> Self:
-        """Bind and listen.
-
-        Raises:
-            ConfigError: the address cannot be bound.
-        """
-        try:
-            return cls(_open_unix(address.path) if isinstance(address, UnixAddress) else _open_tcp(address))
-        except OSError as error:
-            shown = f"unix:{address.path}" if isinstance(address, UnixAddress) else f"{address.host}:{address.port}"
-            raise ConfigError(f"bind: cannot listen on {shown}: {error.strerror or error}") from None
+        return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
 
 
 def parse_address(text: str) -> TcpAddress | UnixAddress:
@@ -84,19 +75,32 @@ def parse_address(text: str) -> TcpAddress | UnixAddress:
     match = _TCP.fullmatch(text)
     if match is None or int(match["port"]) > _MAX_PORT:
         raise ConfigError(f"bind: {text!r}: expected host:port, [IPv6]:port or unix:/path")
-    return TcpAddress(match["ipv6"] or match["host"] or "::", int(match["port"]))
+    return TcpAddress(match["ipv6"] or match["host"] or _EVERYWHERE, int(match["port"]))
 
 
-def open_listeners(addresses: list[str], environment: Mapping[str, str]) -> list[Listener]:
-    """The sockets systemd passed, when it passed any; else one for each address.
+def open_listeners(addresses: list[str], environment: Mapping[str, str], scheme: str = "http") -> list[Listener]:
+    """The sockets systemd passed, when it passed any; else one or more for each address.
 
     Raises:
         ConfigError: a value that does not parse, or cannot be bound.
     """
-    passed = _passed_sockets(environment)
-    if passed:
-        return [Listener(sock) for sock in passed]
-    return [Listener.open(parse_address(text)) for text in addresses]
+    sockets = _passed_sockets(environment)
+    if not sockets:
+        with ExitStack() as opened:
+            for text in addresses:
+                for sock in _open(text):
+                    sockets.append(opened.enter_context(sock))
+            # All of them, or none.
+            opened.pop_all()
+    return [Listener(sock, scheme) for sock in sockets]
+
+
+def _open(text: str) -> list[socket.socket]:
+    address = parse_address(text)
+    try:
+        return [_open_unix(address.path)] if isinstance(address, UnixAddress) else _open_tcp(address)
+    except OSError as error:
+        raise ConfigError(f"bind: cannot listen on {text}: {error.strerror or error}") from None
 
 
 def _passed_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
@@ -112,25 +116,37 @@ def _passed_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
         except OSError:
             raise ConfigError(f"LISTEN_FDS: there is no descriptor {fd}") from None
         sock = socket.socket(fileno=fd)
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ConfigError(f"LISTEN_FDS: descriptor {fd} does not listen for connections")
         sock.set_inheritable(False)
         sock.setblocking(False)
         sockets.append(sock)
     return sockets
 
 
-def _open_tcp(address: TcpAddress) -> socket.socket:
+def _open_tcp(address: TcpAddress) -> list[socket.socket]:
+    """A socket for each address that the host's name stands for and that this machine has."""
     try:
         infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise OSError(error.errno, error.strerror) from None
-    family, kind, protocol, _, name = infos[0]
-    try:
-        return _listening(socket.socket(family, kind, protocol), name)
-    except OSError as error:
-        # A machine without IPv6: `[::]` means every interface there too.
-        if address.host != "::" or error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
-            raise
-        return _listening(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ("", address.port))
+    missing = OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    with ExitStack() as opened:
+        sockets = []
+        for family, kind, protocol, _, name in dict.fromkeys(infos):
+            try:
+                sockets.append(opened.enter_context(_listening(socket.socket(family, kind, protocol), name)))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+        if not sockets and address.host == _EVERYWHERE:
+            # A machine without IPv6: `[::]` means every interface there too.
+            sockets = [_listening(socket.socket(socket.AF_INET, socket.SOCK_STREAM), ("", address.port))]
+        if not sockets:
+            raise missing
+        opened.pop_all()
+    return sockets
 
 
 def _listening(sock: socket.socket, name: tuple[object, ...]) -> socket.socket:
