@@ -39,10 +39,12 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from harmonia_py.nix.handshake import greet
 from harmonia_py.nix.store_path import StoreDir, StorePath
 
 # Nothing here takes a second when it works; a machine under load gets patience, a hang gets an end.
@@ -214,8 +216,14 @@ class Lab:
             self._daemon = subprocess.Popen(
                 ["nix-daemon"], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        self._wait(lambda: _answers(self.socket))
+        # The question had a process of its own, which tests that count connections must not see.
+        self._wait(lambda: not self.connections())
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        assert self._daemon is not None
         deadline = time.monotonic() + TIME_LIMIT
-        while not _answers(self.socket):
+        while not condition():
             if self._daemon.poll() is not None or time.monotonic() > deadline:
                 self.stop_daemon()
                 raise AssertionError((self.root / "daemon.log").read_text())
@@ -225,6 +233,8 @@ class Lab:
         """Kill the daemon, and the processes of its connections as well unless told otherwise."""
         if self._daemon is None:
             return
+        # Stopped, it cannot fork another one while we look.
+        self._daemon.send_signal(signal.SIGSTOP)
         doomed = self.connections() if connections else []
         self._daemon.kill()
         self._daemon.wait(TIME_LIMIT)
@@ -293,7 +303,9 @@ def _run(command: tuple[str, ...], env: dict[str, str], *, check: bool) -> subpr
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
+            probe.settimeout(TIME_LIMIT)
             probe.connect(str(path))
+            probe.sendall(greet().request)
+            return bool(probe.recv(16))
         except OSError:
             return False
-    return True
