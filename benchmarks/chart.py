@@ -36,7 +36,7 @@ def format_svg(table: Sequence[Row], caption: str) -> str:
         width = min(speed, _MAX_SPEED) * scale
         body.append(f'<rect x="{_LABEL}" y="{top}" width="{width:.1f}" height="{_BAR - 2}" fill="{colour}"/>')
         value = f"{speed:.2f} x ({row.median:.4g} {row.case.unit})"
-        body.append(_text(_LABEL + width + 6, top + _BAR - 4, value))
+        body.append(_text(_WIDTH - _VALUE + 10, top + _BAR - 4, value))
         top += _BAR
     line = _LABEL + scale
     body.append(f'<path d="M{line:.1f} {_TOP}V{top + 4}" stroke="{_REFERENCE_COLOUR}" stroke-dasharray="4 3"/>')

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import load
+from benchmarks import client, load
 from benchmarks.bench import Bench, Case, Sample
 from benchmarks.nix_store import NixStore, remove_tree
 from benchmarks.processes import Watch
@@ -21,8 +21,8 @@ def copy(bench: Bench) -> Iterator[Sample]:
         case = Case("copy", f"nix copy --from, {form}, warm", "s")
         with bench.all_running(Setting(form, bench.workers)) as targets:
             for target in targets:
-                _copy(bench, target.server)
-            for _ in bench.rounds():
+                bench.client(client.drain_all, target.server.address, target.nars, bench.workers)
+            for _ in bench.rounds(at_most=3):
                 for target in targets:
                     bench.check_time()
                     with Watch(target.server.tree) as watch:

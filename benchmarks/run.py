@@ -108,9 +108,9 @@ def _measure(
         executor = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         socket = stack.enter_context(built.store.daemon(Path(directory)))
         contenders = [servers.nginx(built)]
-        for number, text in enumerate([f"{report.MEASURED}={PROJECT}", *options.tree]):
-            name, _, tree = text.partition("=")
-            copy = servers.snapshot(Path(tree), Path(directory, f"tree-{number}"))
+        trees = {report.MEASURED: str(PROJECT)} | dict(text.split("=", 1) for text in options.tree)
+        for name, tree in trees.items():
+            copy = servers.snapshot(Path(tree), Path(directory, f"tree-{name}"))
             contenders.append(servers.harmonia_py(built, socket, copy, name))
         contenders += [servers.peer(*text.split("=", 1)) for text in options.peer]
         bench = Bench(

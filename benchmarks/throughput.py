@@ -102,7 +102,7 @@ def _warm(bench: Bench, form: str, limit: float) -> Iterator[Sample]:
 def _cold(bench: Bench, form: str) -> Iterator[Sample]:
     """A server that has just started, nothing in the page cache, nothing kept from earlier."""
     setting = Setting(form, bench.workers)
-    for _ in bench.rounds():
+    for _ in bench.rounds(at_most=3):
         for connections in CONNECTIONS:
             case = Case(form, f"cold, {_connections(connections)}", "s")
             for contender in bench.contenders:
