@@ -1,103 +1,83 @@
-"""The composition root: the one module that knows every other, and how a configuration becomes a running cache."""
+"""The composition root: the one module that knows every other, and how a configuration becomes a cache that works."""
 
 import asyncio
 import logging
 import os
-import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-import uvloop
-
-from harmonia_py import __version__, keys, notify
-from harmonia_py.banner import banner
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.compressed import CompressedNars
+from harmonia_py.cache.compressing import Compressing
+from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
+from harmonia_py.cache.source import Source
+from harmonia_py.cache.zstd import Zstd
 from harmonia_py.config import Config
-from harmonia_py.errors import HarmoniaError
-from harmonia_py.listen import Listener, open_listeners
+from harmonia_py.errors import StorageError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.signing import SecretKey
+from harmonia_py.storage.disk import DiskBlobs
+from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon import DaemonStore
 from harmonia_py.store.local import LocalStore
 from harmonia_py.store.roots import TempRoots
 from harmonia_py.store.sqlite import SqliteStore
-from harmonia_py.store_choice import StoreChoice, Way, choose_store
-from harmonia_py.web.access_log import AccessLog
-from harmonia_py.web.server import serve as serve_http
-from harmonia_py.web.state import Serving
-from harmonia_py.workers import Lifelines, Supervisor
+from harmonia_py.store_choice import StoreChoice, Way
 
 _log = logging.getLogger(__name__)
 
 # A request that got hold of a cache before a reload replaced it has begun its download after so long, or failed.
 _ANSWER_SECONDS: Final = 30.0
-
-
-def serve(file: Path | None, config: Config, reload: Callable[[], Config]) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
-
-    Args:
-        file: where `config` came from; None makes this a first start, which gets a key of its own.
-        config: what is in effect.
-        reload: reads the configuration again, for SIGHUP.
-
-    Raises:
-        ConfigError: a key that cannot be read, an address that cannot be bound.
-        WorkerFailed: the workers do not get as far as serving.
-    """
-    secret_keys = _secret_keys(file, config)
-    choice = choose_store(config)
-    listeners = open_listeners(config.addresses, os.environ)
-    if choice.warning is not None:
-        _log.warning("%s", choice.warning)
-
-    def work(lifelines: Lifelines) -> None:
-        uvloop.run(_Worker(file, config, listeners, reload).run(secret_keys, choice, lifelines))
-
-    def check_reload() -> int | None:
-        notify.notify(*notify.reloading())
-        try:
-            changed = reload()
-            keys.read_secret_keys(changed.key_files, os.environ)
-        except HarmoniaError as error:
-            _log.error("not reloaded: %s", error)  # the message is meant for people
-            return None
-        finally:
-            notify.notify(notify.READY)
-        if changed.addresses != config.addresses:
-            _log.warning("bind: has changed; that takes effect at the next start")
-        return changed.workers
-
-    supervisor = Supervisor(count=config.workers, run=work, shutdown_timeout=config.shutdown_timeout)
-    supervisor.start()
-    print(banner(config, choice, listeners, [key.public_key for key in secret_keys]), flush=True)  # noqa: T201
-    notify.notify(notify.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
-    supervisor.supervise(check_reload)
-    notify.notify(notify.STOPPING)
-    return 0
-
-
-def _secret_keys(file: Path | None, config: Config) -> list[SecretKey]:
-    files = config.key_files
-    if file is None and not files:
-        # Nobody configured anything: an unsigned cache would be of no use to a client as it comes.
-        files = [keys.generated_key_file(Path(config.state_directory or "."))]
-    return keys.read_secret_keys(files, os.environ)
+# Compressing gives way to answering: this is added to the niceness of its threads.
+_NICENESS: Final = 10
 
 
 class OpenCache:
-    """The cache that a configuration describes, and what it holds open."""
+    """The cache that a configuration describes, and what it holds open.
 
-    def __init__(self, config: Config, secret_keys: list[SecretKey], choice: StoreChoice) -> None:
+    Attributes:
+        cache: what the web layer sees.
+        local: the local store, where there is one.
+        compressed: the compressed NARs of it, when they are offered.
+        blobs: where those are kept, when there is a place.
+        evictions: what eviction did, in the process that does it.
+    """
+
+    def __init__(self) -> None:
+        self.cache: BinaryCache
+        self.local: LocalStore | None = None
+        self.compressed: CompressedNars | None = None
+        self.blobs: DiskBlobs | None = None
+        self.evictions = EvictionCounters()
         self._resources = AsyncExitStack()
-        self._local = None if choice.way is Way.NONE else _local_store(config, choice, self._resources)
-        self.cache = BinaryCache(
-            cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
-            sources=[] if self._local is None else [self._local],
-            secret_keys=secret_keys,
-        )
+
+    @classmethod
+    async def open(
+        cls, config: Config, secret_keys: list[SecretKey], choice: StoreChoice, *, housekeeping: bool
+    ) -> Self:
+        """Open it inside the event loop that uses it, after any fork.
+
+        Args:
+            config: what to open.
+            secret_keys: what to sign with.
+            choice: the way to the local store.
+            housekeeping: whether this process evicts what is kept too long; one of all that share a directory does.
+        """
+        self = cls()
+        try:
+            sources: list[Source] = []
+            if choice.way is not Way.NONE:
+                sources.append(await self._open_store(config, choice, housekeeping=housekeeping))
+            self.cache = BinaryCache(
+                cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
+                sources=sources,
+                secret_keys=secret_keys,
+            )
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
 
     async def aclose(self) -> None:
         """Close connections, threads and files."""
@@ -106,91 +86,73 @@ class OpenCache:
     async def aclose_when_idle(self) -> None:
         """The same, once the downloads that were begun have ended."""
         await asyncio.sleep(_ANSWER_SECONDS)
-        if self._local is not None:
-            await self._local.idle()
+        if self.local is not None:
+            await self.local.idle()
         await self.aclose()
 
-
-def _local_store(config: Config, choice: StoreChoice, resources: AsyncExitStack) -> LocalStore:
-    roots = None
-    metadata: DaemonStore | SqliteStore
-    if choice.way is Way.DAEMON:
-        metadata = DaemonStore(
-            Path(config.daemon_socket),
-            config.store_dir,
-            connections=config.daemon_connections,
-            request_timeout=config.daemon_timeout,
+    async def _open_store(self, config: Config, choice: StoreChoice, *, housekeeping: bool) -> Source:
+        self.local = self._local_store(config, choice)
+        if config.compression == "none":
+            return self.local
+        self.blobs = await self._open_blobs(config, housekeeping=housekeeping)
+        settings = Zstd(
+            level=config.zstd.level,
+            threads=config.zstd.threads,
+            long_distance_matching=config.zstd.long_distance_matching,
+            window_log=config.zstd.window_log,
         )
-        roots = TempRoots(Path(config.daemon_socket), config.store_dir, request_timeout=config.daemon_timeout)
-        resources.push_async_callback(roots.aclose)
-    else:
-        metadata = SqliteStore(config.database, config.store_dir)
-    resources.push_async_callback(metadata.aclose)
-    local = LocalStore(metadata=metadata, roots=roots, real_store=config.real_store, log_directory=config.log_directory)
-    resources.callback(local.close)
-    return local
+        compressing = Compressing(
+            read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=_give_way
+        )
+        self.compressed = CompressedNars(self.local, self.blobs, compressing)
+        return await self._resources.enter_async_context(self.compressed)
 
+    def _local_store(self, config: Config, choice: StoreChoice) -> LocalStore:
+        roots = None
+        metadata: DaemonStore | SqliteStore
+        if choice.way is Way.DAEMON:
+            socket_path = Path(config.daemon_socket)
+            metadata = DaemonStore(
+                socket_path,
+                config.store_dir,
+                connections=config.daemon_connections,
+                request_timeout=config.daemon_timeout,
+            )
+            roots = TempRoots(socket_path, config.store_dir, request_timeout=config.daemon_timeout)
+            self._resources.push_async_callback(roots.aclose)
+        else:
+            metadata = SqliteStore(config.database, config.store_dir)
+        self._resources.push_async_callback(metadata.aclose)
+        local = LocalStore(
+            metadata=metadata, roots=roots, real_store=config.real_store, log_directory=config.log_directory
+        )
+        self._resources.callback(local.close)
+        return local
 
-class _Worker:
-    """One process's event loop: serves on the listeners until SIGTERM, swaps its cache on SIGHUP."""
-
-    def __init__(
-        self, file: Path | None, config: Config, listeners: list[Listener], reload: Callable[[], Config]
-    ) -> None:
-        self._file = file
-        self._config = config
-        self._listeners = listeners
-        self._reload = reload
-        self._stop = asyncio.Event()
-        self._reload_wanted = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
-
-    async def run(self, secret_keys: list[SecretKey], choice: StoreChoice, lifelines: Lifelines) -> None:
-        """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
-        # The other end closes with the supervisor: a worker does not outlive it.
-        loop.add_reader(lifelines.supervisor_fd, self._stop.set)
-        self._open = OpenCache(self._config, secret_keys, choice)
-        serving = Serving(self._open.cache)
-        reloads = asyncio.create_task(self._reload_when_asked(serving))
+    async def _open_blobs(self, config: Config, *, housekeeping: bool) -> DiskBlobs | None:
+        directory = Path(config.cache.directory or ".")
         try:
-            async with self._serve(serving):
-                lifelines.report_ready()
-                await self._stop.wait()
-        finally:
-            loop.remove_reader(lifelines.supervisor_fd)
-            for task in (reloads, *self._closing):
-                task.cancel()
-            await asyncio.gather(reloads, *self._closing, return_exceptions=True)
-            await self._open.aclose()
+            blobs = await self._resources.enter_async_context(DiskBlobs(directory))
+        except StorageError as error:
+            if housekeeping:  # one worker of several says it
+                _log.warning("cache.directory: %s; NARs are compressed anew for each download", error)
+            return None
+        if housekeeping:
+            limits = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)
+            eviction = asyncio.create_task(
+                keep_within_limits(
+                    blobs, limits, free_bytes=blobs.free_bytes, in_flight=blobs.in_use, counters=self.evictions
+                )
+            )
+            self._resources.push_async_callback(_cancel, eviction)
+        return blobs
 
-    def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
-        config = self._config
-        return serve_http(
-            serving,
-            [listener.socket for listener in self._listeners],
-            access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
-            keepalive_timeout=config.keepalive_timeout,
-            stall_timeout=config.stall_timeout,
-            shutdown_timeout=config.shutdown_timeout,
-        )
 
-    async def _reload_when_asked(self, serving: Serving) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            try:
-                config = self._reload()
-                secret_keys = _secret_keys(self._file, config)
-                opened = OpenCache(config, secret_keys, choose_store(config))
-            except HarmoniaError as error:
-                _log.error("not reloaded: %s", error)  # the message is meant for people
-            else:
-                serving.replace(opened.cache)
-                closing = asyncio.create_task(self._open.aclose_when_idle())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-                self._open = opened
-                _log.info("reloaded")
+def _give_way() -> None:
+    # On Linux niceness belongs to a thread, whatever POSIX says.
+    os.nice(_NICENESS)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])

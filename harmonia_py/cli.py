@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from harmonia_py import __version__, config, keys, log_format
+from harmonia_py import __version__, config, keys, listen, log_format
 from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
 from harmonia_py.nix.signing import SecretKey
 
@@ -125,17 +126,42 @@ def _load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
 
 def _serve(options: argparse.Namespace) -> int:
     # The web framework takes most of the time that the imports take; verbs that do not serve do without.
-    from harmonia_py import app  # noqa: PLC0415  # as said
+    from harmonia_py import serve  # noqa: PLC0415  # as said
 
     file, settings = _load(options)
+    _set_up_log(settings)
+    with _naming_the_place(options, file):
+        scheme = "http" if settings.tls_cert_path is None else "https"
+        listeners = listen.open_listeners(settings.addresses, os.environ, scheme)
+    return serve.serve(file, settings, listeners, lambda: _reload(options))
+
+
+def _reload(options: argparse.Namespace) -> config.Config:
+    settings = _load(options)[1]
+    _set_up_log(settings)
+    return settings
+
+
+def _set_up_log(settings: config.Config) -> None:
     log_format.set_up(
         level=settings.log_level, json_lines=settings.log_format == "json", access_log=settings.access_log
     )
-    return app.serve(file, settings, lambda: _load(options)[1])
+
+
+@contextmanager
+def _naming_the_place(options: argparse.Namespace, file: Path | None) -> Iterator[None]:
+    """Name where `bind` was set, when it is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{'command line' if options.bind else file or 'configuration'}: {error}") from None
 
 
 def _check_config(options: argparse.Namespace) -> int:
     file, settings = _load(options)
+    with _naming_the_place(options, file):
+        for address in settings.addresses:
+            listen.parse_address(address)
     keys.read_secret_keys(settings.key_files, os.environ)
     print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
     print(config.format_toml(settings), end="")  # noqa: T201

@@ -35,13 +35,60 @@ class Zstd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     Attributes:
         level: compression level.
+        threads: that compress one large NAR, besides the one that reads and verifies it.
         long_distance_matching: find repetitions far apart, at the price of memory.
         window_log: base-2 logarithm of the window in bytes; unset leaves it to the level.
     """
 
     level: Annotated[int, msgspec.Meta(ge=-7, le=22)] = 3
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 1
     long_distance_matching: bool = False
     window_log: Annotated[int, msgspec.Meta(ge=10, le=31)] | None = None
+
+
+class KeptNars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[cache]` table: compressed NARs, made once and kept.
+
+    Attributes:
+        directory: where; unset means `$CACHE_DIRECTORY`, else a place by custom.
+        max_size: bytes they may take together, as a number or as "200 GiB"; unset means as many as `min_free` allows.
+        min_free: bytes of the file system that stay free.
+        jobs: how many NARs a worker compresses at once.
+    """
+
+    directory: str | None = None
+    max_size: int | str | None = None
+    min_free: int | str = "2 GiB"
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for key in ("max_size", "min_free"):
+            value = getattr(self, key)
+            if value is not None:
+                _parse_size(key, value)
+
+    @property
+    def max_bytes(self) -> int | None:
+        """`max_size` as a number."""
+        return None if self.max_size is None else _parse_size("max_size", self.max_size)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """`min_free` as a number."""
+        return _parse_size("min_free", self.min_free)
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,18})[ ]?(?:([KMGTP])(?:i?B)?|B)?", re.ASCII)
+
+
+def _parse_size(key: str, value: int | str) -> int:
+    """Bytes: a number, or one with K, M, G, T or P, which are powers of 1024 whether they have an `i` or not."""
+    match = _SIZE.fullmatch(str(value))
+    if match is None:
+        raise ValueError(f'{key}: not a size: {value!r}; write bytes as a number, or "200 GiB"')
+    exponent = " KMGTP".index(match[2]) if match[2] else 0
+    return int(match[1]) << 10 * exponent
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +113,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         compression: how narinfos offer NARs: as kept zstd files, or as they are.
         enable_compression: encode text answers for clients that accept it.
         zstd: parameters of compression.
+        cache: where compressed NARs are kept, and how many.
         tls_cert_path: certificate chain in PEM form.
         tls_key_path: its private key.
         base_url: how clients reach this cache, for what is printed for people.
@@ -93,9 +141,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sign_key_paths: list[str] = []
     sign_key_path: str | None = None
     state_directory: str | None = None
-    compression: Literal["zstd", "none"] = "none"
+    compression: Literal["zstd", "none"] = "zstd"
     enable_compression: bool = False
     zstd: Zstd = Zstd()
+    cache: KeptNars = KeptNars()
     tls_cert_path: str | None = None
     tls_key_path: str | None = None
     base_url: str | None = None
@@ -156,6 +205,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 KNOWN_KEYS: Final = Config.__struct_fields__
+_TABLES: Final = {"zstd": Zstd, "cache": KeptNars}
 
 # The sectioned form, and Harmonia's older names, as the settings they stand for.
 _SECTIONS: Final = {
@@ -257,10 +307,12 @@ def _flatten(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{file}: {key}: unknown key{_suggest(key, KNOWN_KEYS)}")
         else:
             flat[key] = value
-    zstd = flat.get("zstd")
-    unknown = [key for key in zstd if key not in Zstd.__struct_fields__] if isinstance(zstd, dict) else []
-    if unknown:
-        raise ConfigError(f"{file}: zstd.{unknown[0]}: unknown key{_suggest(unknown[0], Zstd.__struct_fields__)}")
+    for table, struct in _TABLES.items():
+        value = flat.get(table)
+        known = struct.__struct_fields__
+        unknown = [key for key in value if key not in known] if isinstance(value, dict) else []
+        if unknown:
+            raise ConfigError(f"{file}: {table}.{unknown[0]}: unknown key{_suggest(unknown[0], known)}")
     return flat
 
 
@@ -285,20 +337,25 @@ def _from_environment(environment: Mapping[str, str], settings: Mapping[str, Any
     if "NIX_DAEMON_SOCKET_PATH" in environment and "daemon_socket" not in settings:
         found["daemon_socket"] = environment["NIX_DAEMON_SOCKET_PATH"]
     if "state_directory" not in settings:
-        found["state_directory"] = _state_directory(environment)
+        found["state_directory"] = _directory(environment, "STATE", "/var/lib", ".local/state")
+    kept = settings.get("cache", {})
+    if isinstance(kept, dict) and "directory" not in kept:
+        found["cache"] = {**kept, "directory": _directory(environment, "CACHE", "/var/cache", ".cache")}
     level = _rust_log(environment.get("RUST_LOG", ""))
     if level is not None and "log_level" not in settings:
         found["log_level"] = level
     return found
 
 
-def _state_directory(environment: Mapping[str, str]) -> str:
+def _directory(environment: Mapping[str, str], kind: str, system: str, in_home: str) -> str:
+    """What systemd gave us, or the place by custom: for root below `system`, for others as XDG says."""
     # systemd may list several directories, separated by colons; the first is ours.
-    if environment.get("STATE_DIRECTORY"):
-        return environment["STATE_DIRECTORY"].split(":")[0]
+    given = environment.get(f"{kind}_DIRECTORY")
+    if given:
+        return given.split(":")[0]
     if os.geteuid() == 0:
-        return "/var/lib/harmonia-py"
-    base = environment.get("XDG_STATE_HOME") or str(Path(environment.get("HOME", "/")) / ".local/state")
+        return f"{system}/harmonia-py"
+    base = environment.get(f"XDG_{kind}_HOME") or str(Path(environment.get("HOME", "/")) / in_home)
     return str(Path(base) / "harmonia-py")
 
 

@@ -4,6 +4,7 @@ The supervisor opens no connection and runs no event loop. A worker that crashes
 a supervisor that dies takes its workers with it, because they watch a pipe that only it holds open.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -29,13 +30,21 @@ _SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 @dataclass(frozen=True, slots=True)
 class Lifelines:
-    """The two pipe ends a worker holds: one to say that it serves, one that closes when the supervisor is gone."""
+    """What a worker gets from the supervisor.
 
+    Attributes:
+        index: 0 to the number of workers less one; a worker that is replaced passes it on.
+        ready_fd: where it says, once, that it serves.
+        supervisor_fd: at its end when the supervisor is gone.
+    """
+
+    index: int
     ready_fd: int
     supervisor_fd: int
 
     def report_ready(self) -> None:
-        """Tell the supervisor, once."""
+        """Tell the supervisor, once. From now on SIGHUP arrives, also one that was sent before."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         os.write(self.ready_fd, b"+")
         os.close(self.ready_fd)
 
@@ -43,6 +52,7 @@ class Lifelines:
 @dataclass(slots=True)
 class _Worker:
     pid: int
+    index: int
     ready_fd: int
     started: float
 
@@ -65,6 +75,8 @@ class Supervisor:
         self._run = run
         self._shutdown_timeout = shutdown_timeout
         self._workers: dict[int, _Worker] = {}
+        # Those that were told to end because fewer are wanted.
+        self._retired: set[int] = set()
         self._restart_delay = 0.0
         self._restart_at = 0.0
         # The write end lives as long as this process; workers see the end of file.
@@ -118,24 +130,27 @@ class Supervisor:
         return received.si_signo if received is not None else None
 
     def _spawn(self) -> None:
+        taken = {worker.index for worker in self._workers.values()}
+        index = next(index for index in range(self._count) if index not in taken)
         ready_read, ready_write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._become_worker(ready_read, ready_write)
+            os.close(ready_read)
+            self._become_worker(Lifelines(index, ready_write, self._lifeline_read))
         os.close(ready_write)
-        self._workers[pid] = _Worker(pid, ready_read, time.monotonic())
+        self._workers[pid] = _Worker(pid, index, ready_read, time.monotonic())
 
-    def _become_worker(self, ready_read: int, ready_write: int) -> None:
+    def _become_worker(self, lifelines: Lifelines) -> None:
         """Run the worker in the process just forked; never returns."""
         status = 1
         try:
-            os.close(ready_read)
             os.close(self._lifeline_write)
             for other in self._workers.values():
                 os.close(other.ready_fd)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            self._run(Lifelines(ready_write, self._lifeline_read))
+            # SIGHUP waits until the worker listens to it: now it would end the process.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGHUP})
+            self._run(lifelines)
             status = 0
         except HarmoniaError as error:
             _log.error("%s", error)  # the message is meant for people
@@ -164,6 +179,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            self._retired.discard(pid)
             worker = self._workers.pop(pid, None)
             if worker is None:
                 continue
@@ -175,10 +191,12 @@ class Supervisor:
 
     def _resize(self, count: int) -> None:
         self._count = count
-        for pid in sorted(self._workers)[count:]:
-            # It finishes what it is doing; nobody waits for it, and its end is not a crash.
-            os.close(self._workers.pop(pid).ready_fd)
-            os.kill(pid, signal.SIGTERM)
+        for worker in [worker for worker in self._workers.values() if worker.index >= count]:
+            # It finishes what it is doing, and its end is not a crash.
+            del self._workers[worker.pid]
+            self._retired.add(worker.pid)
+            os.close(worker.ready_fd)
+            os.kill(worker.pid, signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._workers:
@@ -186,24 +204,28 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._signal(signal.SIGTERM)
+        remaining = self._retired | set(self._workers)
         deadline = time.monotonic() + self._shutdown_timeout + KILL_GRACE
-        while self._workers:
+        while remaining := remaining - _ended():
             left = deadline - time.monotonic()
             if left <= 0:
-                _log.warning("%d workers did not stop in time; killing them", len(self._workers))
-                self._signal(signal.SIGKILL)
+                _log.warning("%d workers did not stop in time; killing them", len(remaining))
+                for pid in remaining:
+                    os.kill(pid, signal.SIGKILL)
                 left = KILL_GRACE
             received = signal.sigtimedwait(_SIGNALS, left)
             if received is not None and received.si_signo in {signal.SIGINT, signal.SIGTERM}:
+                # Somebody has lost patience.
                 deadline = time.monotonic()
-            while self._workers:
-                try:
-                    pid, _ = os.waitpid(-1, os.WNOHANG)
-                except ChildProcessError:
-                    return
-                if pid == 0:
-                    break
-                self._workers.pop(pid, None)
+
+
+def _ended() -> set[int]:
+    """The processes that have ended and were not waited for."""
+    ended = set()
+    with contextlib.suppress(ChildProcessError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            ended.add(pid)
+    return ended
 
 
 def _describe(status: int) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -17,6 +19,10 @@ from harmonia_py.web.transfer import Transfers
 
 # Connections that wait for a worker; it says again what the sockets were opened with.
 BACKLOG: Final = 4096
+# What a request gets that was cut at the end of the time for shutting down.
+_CUT_SECONDS: Final = 0.5
+# How often is looked whether the last connection has ended.
+_LOOK_SECONDS: Final = 0.02
 
 
 def make_application(serving: Serving, transfers: Transfers) -> web.Application:
@@ -38,6 +44,7 @@ async def serve(
     serving: Serving,
     sockets: Sequence[socket.socket],
     *,
+    tls: ssl.SSLContext | None = None,
     access_log: AccessLog | None,
     keepalive_timeout: float,
     stall_timeout: float,
@@ -48,7 +55,8 @@ async def serve(
     Leaving it stops accepting, closes idle connections, and gives requests that run `shutdown_timeout` seconds.
     """
     transfers = Transfers(stall_timeout=stall_timeout)
-    runner = web.AppRunner(make_application(serving, transfers), access_log=None, shutdown_timeout=shutdown_timeout)
+    # The framework waits twice for this long; ours is the wait that counts.
+    runner = web.AppRunner(make_application(serving, transfers), access_log=None, shutdown_timeout=_CUT_SECONDS)
     await runner.setup()
     manager = runner.server
     assert manager is not None
@@ -62,13 +70,22 @@ async def serve(
     servers = []
     for sock in sockets:
         create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        servers.append(await create(protocol, sock=sock, backlog=BACKLOG))
+        servers.append(await create(protocol, sock=sock, ssl=tls, backlog=BACKLOG))
     try:
         yield
     finally:
         for server in servers:
             server.close()
+        await _finish(manager, shutdown_timeout)
         await runner.cleanup()
         transfers.close()
         if access_log is not None:
             access_log.flush()
+
+
+async def _finish(manager: web.Server, seconds: float) -> None:
+    """Close idle connections now, and wait for the others to end with the response that they are at."""
+    manager.pre_shutdown()
+    deadline = time.monotonic() + seconds
+    while manager.connections and time.monotonic() < deadline:  # noqa: ASYNC110  # the framework offers no event
+        await asyncio.sleep(_LOOK_SECONDS)

@@ -1,0 +1,154 @@
+"""Serving, from the first line on standard output to the last: what the supervisor does, and what each worker does."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import uvloop
+
+from harmonia_py import __version__, keys, notify
+from harmonia_py.app import OpenCache
+from harmonia_py.banner import banner
+from harmonia_py.config import Config
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.listen import Listener
+from harmonia_py.nix.signing import SecretKey
+from harmonia_py.store_choice import StoreChoice, choose_store
+from harmonia_py.web.access_log import AccessLog
+from harmonia_py.web.server import serve as serve_http
+from harmonia_py.web.state import Serving
+from harmonia_py.workers import Lifelines, Supervisor
+
+_log = logging.getLogger(__name__)
+
+
+def serve(file: Path | None, config: Config, listeners: list[Listener], reload: Callable[[], Config]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Args:
+        file: where `config` came from; None makes this a start without any, which gets a key of its own.
+        config: what is in effect.
+        listeners: the sockets to accept on.
+        reload: reads the configuration again, for SIGHUP.
+
+    Raises:
+        ConfigError: a key that cannot be read.
+        WorkerFailed: the workers do not get as far as serving.
+    """
+    secret_keys = _secret_keys(file, config)
+    choice = choose_store(config)
+    if choice.warning is not None:
+        _log.warning("%s", choice.warning)
+
+    def work(lifelines: Lifelines) -> None:
+        uvloop.run(_Worker(file, config, listeners, reload, lifelines).run(secret_keys, choice))
+
+    def check_reload() -> int | None:
+        notify.notify(*notify.reloading())
+        try:
+            changed = reload()
+            _secret_keys(file, changed)
+        except HarmoniaError as error:
+            _log.error("not reloaded: %s", error)  # the message is meant for people
+            return None
+        finally:
+            notify.notify(notify.READY)
+        if changed.addresses != config.addresses:
+            _log.warning("bind: has changed; that takes effect at the next start")
+        return changed.workers
+
+    supervisor = Supervisor(count=config.workers, run=work, shutdown_timeout=config.shutdown_timeout)
+    supervisor.start()
+    print(banner(config, choice, listeners, [key.public_key for key in secret_keys]), flush=True)  # noqa: T201
+    notify.notify(notify.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
+    supervisor.supervise(check_reload)
+    notify.notify(notify.STOPPING)
+    return 0
+
+
+def _secret_keys(file: Path | None, config: Config) -> list[SecretKey]:
+    files = config.key_files
+    if file is None and not files:
+        # Nobody configured anything: an unsigned cache would be of no use to a client as it comes.
+        files = [keys.generated_key_file(Path(config.state_directory or "."))]
+    return keys.read_secret_keys(files, os.environ)
+
+
+class _Worker:
+    """One process's event loop: serves on the listeners until SIGTERM, swaps its cache on SIGHUP."""
+
+    def __init__(
+        self,
+        file: Path | None,
+        config: Config,
+        listeners: list[Listener],
+        reload: Callable[[], Config],
+        lifelines: Lifelines,
+    ) -> None:
+        self._file = file
+        self._config = config
+        self._listeners = listeners
+        self._reload = reload
+        self._lifelines = lifelines
+        # One worker looks after what all of them share.
+        self._housekeeping = lifelines.index == 0
+        self._stop = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def run(self, secret_keys: list[SecretKey], choice: StoreChoice) -> None:
+        """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        # The other end closes with the supervisor: a worker does not outlive it.
+        loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
+        self._open = await OpenCache.open(self._config, secret_keys, choice, housekeeping=self._housekeeping)
+        serving = Serving(self._open.cache)
+        reloads = asyncio.create_task(self._reload_when_asked(serving))
+        try:
+            async with self._serve(serving):
+                self._lifelines.report_ready()
+                await self._stop.wait()
+        finally:
+            loop.remove_reader(self._lifelines.supervisor_fd)
+            for task in (reloads, *self._closing):
+                task.cancel()
+            await asyncio.gather(reloads, *self._closing, return_exceptions=True)
+            await self._open.aclose()
+
+    def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
+        config = self._config
+        return serve_http(
+            serving,
+            [listener.socket for listener in self._listeners],
+            access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
+            keepalive_timeout=config.keepalive_timeout,
+            stall_timeout=config.stall_timeout,
+            shutdown_timeout=config.shutdown_timeout,
+        )
+
+    async def _reload_when_asked(self, serving: Serving) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            try:
+                config, secret_keys, choice = await asyncio.to_thread(self._read_again)
+                opened = await OpenCache.open(config, secret_keys, choice, housekeeping=self._housekeeping)
+            except HarmoniaError as error:
+                _log.error("not reloaded: %s", error)  # the message is meant for people
+            else:
+                serving.replace(opened.cache)
+                closing = asyncio.create_task(self._open.aclose_when_idle())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+                self._open = opened
+                _log.info("reloaded")
+
+    def _read_again(self) -> tuple[Config, list[SecretKey], StoreChoice]:
+        config = self._reload()
+        return config, _secret_keys(self._file, config), choose_store(config)
