@@ -1,6 +1,6 @@
 """How fast a tree of small files is dumped, as a ratio to `nix-store --dump` on the same tree: lower is better.
 
-    python benchmarks/micro_dump.py [DIRECTORY]
+    python -m benchmarks.micro_dump [DIRECTORY]
 
 Without a directory, one of 50,000 files is made and removed again. Both read from the page cache and write nowhere; the
 processor time counts, the best of seven interleaved rounds. A cold layout is what the first download of a path pays.
@@ -9,6 +9,7 @@ processor time counts, the best of seven interleaved rounds. A cold layout is wh
 import argparse
 import hashlib
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -33,8 +34,8 @@ def make_tree(root: Path) -> None:
 
 
 def processor_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def best(tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
