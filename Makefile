@@ -9,7 +9,8 @@ ARGS ?=
 PYTHON ?=
 export PYTHON
 
-PYTEST := .venv/bin/pytest -n auto $(ARGS)
+# Tests take from a tenth of a second to several: who is done takes work from the others.
+PYTEST := .venv/bin/pytest -n auto --dist worksteal $(ARGS)
 # Empty: no `-m` of pyproject.toml's, so the slow tests as well.
 EVERYTHING := -m ""
 
@@ -40,8 +41,13 @@ test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daem
 	@scripts/make-nix-versions
 	@$(PYTEST) $(EVERYTHING) tests/e2e/test_nix_versions.py
 
+.PHONY: test-slow
+test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files
+	@scripts/install-nix
+	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py
+
 .PHONY: test-all
-test-all: $(TOOLS) ## Run all tests, the slow ones too: other Nix versions, gigabytes, soak
+test-all: $(TOOLS) ## Run all tests, the slow ones too, and other Nix versions where it can
 	@scripts/install-nix
 	@scripts/make-nix-versions || [[ $$? == 77 ]]
 	@$(PYTEST) $(EVERYTHING)
@@ -58,6 +64,10 @@ check: $(TOOLS) ## Lint, check formatting, types, the direction of imports, and 
 format: $(TOOLS) ## Format, and mend what the linter can mend
 	@.venv/bin/ruff check --fix-only
 	@.venv/bin/ruff format
+
+.PHONY: bench
+bench: $(TOOLS) ## Measure beside nginx on real files, and rewrite benchmarks/results (benchmarks/README.md)
+	@.venv/bin/python -m benchmarks.run $(ARGS)
 
 .PHONY: lock
 lock: $(TOOLS) ## Make the lock files after a change of dependencies (ARGS=--upgrade: newest versions; needs uv)
