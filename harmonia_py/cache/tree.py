@@ -1,0 +1,120 @@
+"""The ports `Files` and `DebugFiles`: what lies inside store paths, and the values they answer with.
+
+Names are bytes, as on the disk. `None` means that there is nothing to show; who cannot tell raises.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol, Self
+
+from harmonia_py.cache.source import Download
+from harmonia_py.errors import FormatError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HashPart, StorePath
+
+# A SHA-1, which is what linkers make; Nix's index of debug information knows no other.
+_BUILD_ID: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+
+class Kind(StrEnum):
+    """What an entry of a directory is, in the words of a NAR's listing."""
+
+    REGULAR = "regular"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a directory.
+
+    Attributes:
+        name: as on the disk.
+        kind: of the entry itself; a symbolic link is not followed.
+        size: of a regular file, in bytes.
+        executable: whether a regular file is, for its owner.
+        target: of a symbolic link.
+    """
+
+    name: bytes
+    kind: Kind
+    size: int = 0
+    executable: bool = False
+    target: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file.
+
+    Attributes:
+        store_path: whose hash part was asked for.
+        download: its bytes. Whoever gets the file releases it.
+    """
+
+    store_path: StorePath
+    download: Download
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory.
+
+    Attributes:
+        store_path: whose hash part was asked for.
+        entries: sorted by name, the first ones of very many.
+        total: how many there are.
+    """
+
+    store_path: StorePath
+    entries: tuple[Entry, ...]
+    total: int
+
+
+class BuildId(str):
+    """What a linker called an executable, and its debug information: 40 hexadecimal digits."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a build id.
+
+        Raises:
+            FormatError: not 40 lower-case hexadecimal digits.
+        """
+        if _BUILD_ID.fullmatch(text) is None:
+            raise FormatError("not a build id")
+        return cls(text)
+
+    @property
+    def member(self) -> str:
+        """Where a store path keeps the debug information of this build."""
+        return f"lib/debug/.build-id/{self[:2]}/{self[2:]}.debug"
+
+
+@dataclass(frozen=True, slots=True)
+class DebugFile:
+    """The store path that has the debug information of a build, and the hash of its NAR."""
+
+    store_path: StorePath
+    nar_hash: Hash
+
+
+class Files(Protocol):
+    """Files and directories inside store paths."""
+
+    async def find(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
+        """What the components lead to, from the valid path with this hash part on.
+
+        Symbolic links are followed inside the store path and into valid store paths, and nowhere else.
+        """
+
+
+class DebugFiles(Protocol):
+    """Debug information inside store paths."""
+
+    async def find(self, build_id: BuildId) -> DebugFile | None:
+        """Where the debug information of this build is."""
