@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from harmonia_py.cache.explore import Explorer
 from harmonia_py.cache.source import Download, Source
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -15,10 +16,26 @@ T = TypeVar("T")
 
 
 class BinaryCache:
-    """One cache, as a client sees it. Sources that cannot tell raise; an absent thing is None."""
+    """One cache, as a client sees it. Sources that cannot tell raise; an absent thing is None.
 
-    def __init__(self, *, cache_info: CacheInfo, sources: Sequence[Source], secret_keys: Sequence[SecretKey]) -> None:
+    Attributes:
+        cache_info: what `/nix-cache-info` says.
+        explorer: answers what people ask about the store, when there is one.
+        base_url: how clients reach this cache, when somebody said so.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache_info: CacheInfo,
+        sources: Sequence[Source],
+        secret_keys: Sequence[SecretKey],
+        explorer: Explorer | None = None,
+        base_url: str | None = None,
+    ) -> None:
         self.cache_info = cache_info
+        self.explorer = explorer
+        self.base_url = base_url
         self._sources = tuple(sources)
         self._secret_keys = tuple(secret_keys)
 

@@ -19,6 +19,7 @@ from harmonia_py.nix.worker import (
     query_path_from_hash_part,
     query_path_info,
     query_realisation,
+    query_referrers,
 )
 from harmonia_py.store.connection import Connection
 
@@ -106,6 +107,12 @@ class DaemonStore:
         """Every valid path."""
         return await self._converse(
             lambda connection: connection.ask(query_all_valid_paths(self._store_dir), _ALL_PATHS_TIME_LIMIT)
+        )
+
+    async def referrers(self, store_path: StorePath) -> Sequence[StorePath]:
+        """The valid paths that refer to `store_path`."""
+        return await self._converse(
+            lambda connection: connection.ask(query_referrers(store_path, self._store_dir), self._request_timeout)
         )
 
     async def aclose(self) -> None:

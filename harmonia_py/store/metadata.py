@@ -23,5 +23,8 @@ class StoreMetadata(Protocol):
     async def all_paths(self) -> Sequence[StorePath]:
         """Every valid path, in no particular order."""
 
+    async def referrers(self, store_path: StorePath) -> Sequence[StorePath]:
+        """The valid paths that refer to `store_path`, in no particular order; itself included when it does."""
+
     async def aclose(self) -> None:
         """Give back every connection, thread and descriptor."""

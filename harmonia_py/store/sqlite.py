@@ -46,6 +46,10 @@ _PATH_INFO: Final = """
     left join Refs on referrer = valid.id
 """
 _ALL_PATHS: Final = "select path from ValidPaths"
+_REFERRERS: Final = """
+    select path from ValidPaths where id in
+    (select referrer from Refs where reference = (select id from ValidPaths where path = ?))
+"""
 _TABLES: Final = "select name from sqlite_master where type = 'table'"
 
 # Up to Nix 2.34, when content-addressed derivations are enabled.
@@ -102,6 +106,16 @@ class SqliteStore:
         return await self._read(
             lambda: [self._store_dir.parse_path(_text(path)) for (path,) in self._reader.query(_ALL_PATHS)],
             _ALL_PATHS_TIME_LIMIT,
+        )
+
+    async def referrers(self, store_path: StorePath) -> Sequence[StorePath]:
+        """The valid paths that refer to `store_path`."""
+        full_path = self._store_dir.join(store_path)
+        return await self._read(
+            lambda: [
+                self._store_dir.parse_path(_text(path)) for (path,) in self._reader.query(_REFERRERS, (full_path,))
+            ],
+            self._request_timeout,
         )
 
     async def aclose(self) -> None:

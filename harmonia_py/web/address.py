@@ -1,0 +1,36 @@
+"""The URL under which a visitor reached this cache: what the blocks to copy say."""
+
+import re
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from harmonia_py.web.state import cache_of
+
+# A name, an IPv4 or a bracketed IPv6 address, perhaps a port. Everything else in a Host header is somebody's attack.
+_HOST: Final = re.compile(
+    r"(?:(?=.{1,253}(?::|\Z))[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*\.?|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?",
+    re.IGNORECASE | re.ASCII,
+)
+_LOOPBACK: Final = re.compile(r"(?:localhost|127(?:\.[0-9]+){3}|\[::1\])(?::[0-9]+)?", re.IGNORECASE | re.ASCII)
+_SCHEMES: Final = frozenset(["http", "https"])
+_WHERE_NOBODY_SAYS: Final = "http://localhost:5000"
+
+
+def url_of(request: web.Request) -> str:
+    """The URL of this cache without a trailing slash, safe to print into any block of Nix or shell.
+
+    The visitor's `Host` decides, with the scheme of a proxy's `X-Forwarded-Proto`. The configured URL stands in for a
+    missing or odd one, and for a loopback address: that comes from a proxy that does not pass the name on.
+    """
+    base_url = cache_of(request).base_url
+    host = request.headers.get(hdrs.HOST, "")
+    if _HOST.fullmatch(host) is None or (base_url is not None and _LOOPBACK.fullmatch(host) is not None):
+        return base_url.rstrip("/") if base_url is not None else _WHERE_NOBODY_SAYS
+    forwarded = request.headers.get("X-Forwarded-Proto", "").strip().lower()
+    return f"{forwarded if forwarded in _SCHEMES else request.scheme}://{host.lower()}"
+
+
+def site_of(request: web.Request) -> str:
+    """The same without the scheme: a name for this cache."""
+    return url_of(request).partition("://")[2]
