@@ -59,7 +59,6 @@ class BlobDirectory:
         """
         with translated("prepare the directory of blobs"):
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._blobs.mkdir(exist_ok=True)
             probe = self.put(_PROBE, 0)
             if probe is not None:
                 probe.abort()
@@ -93,7 +92,8 @@ class BlobDirectory:
         if self.free_bytes() < expected_size:
             raise StorageFull("there is no room for a blob of this size")
         with translated("begin a blob"):
-            self._growing.mkdir(exist_ok=True)
+            for directory in (self._blobs, self._growing):
+                directory.mkdir(exist_ok=True)  # each time: somebody may have emptied the cache while it runs
             for _ in range(_ATTEMPTS):
                 fd = os.open(self._growing / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
                 try:

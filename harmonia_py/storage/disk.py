@@ -18,6 +18,7 @@ from typing import Final, Self, TypeVar
 from harmonia_py.cache.blobs import Blob, BlobInfo, BlobKey
 from harmonia_py.cache.source import FileSlice, Piece
 from harmonia_py.errors import StorageError
+from harmonia_py.storage.descriptor import Descriptor
 from harmonia_py.storage.directory import BlobDirectory, GrowingFile, WholeFile
 from harmonia_py.storage.growing import FileWriter, follow
 
@@ -37,18 +38,22 @@ _TICK_SECONDS: Final = 30.0
 class _OpenFile:
     """A whole blob that is open in this process, shared by all who read it."""
 
-    __slots__ = ("kept", "last_used", "users", "whole")
+    __slots__ = ("descriptor", "kept", "key", "metadata", "opened", "size", "users")
 
     def __init__(self, whole: WholeFile) -> None:
-        self.whole = whole
+        self.key = whole.key
+        self.size = whole.size
+        self.metadata = whole.metadata
+        self.descriptor = Descriptor(whole.fd)
+        self.opened = time.monotonic()
         self.users = 0
         self.kept = True
-        self.last_used = 0.0
 
     def pieces(self, start: int, stop: int | None) -> Iterator[Piece]:
-        end = self.whole.size if stop is None else min(stop, self.whole.size)
-        if start < end:
-            yield FileSlice(self.whole.fd, start, end - start)
+        with self.descriptor.borrowed() as fd:
+            end = self.size if stop is None else min(stop, self.size)
+            if start < end:
+                yield FileSlice(fd, start, end - start)
 
 
 class DiskBlobs:
@@ -107,12 +112,13 @@ class DiskBlobs:
             file = self._keep_open(opened)
         file.users += 1
         self._readers[key] = self._readers.get(key, 0) + 1
-        file.last_used = self._uses[key] = time.time()
-        if file.kept:
-            self._files.move_to_end(key)
+        self._uses[key] = time.time()
+        self._files.move_to_end(key)
+        while len(self._files) > self._max_open:
+            self._drop(self._files.popitem(last=False)[1])
         return Blob(
-            size=file.whole.size,
-            metadata=file.whole.metadata,
+            size=file.size,
+            metadata=file.metadata,
             pieces=file.pieces,
             release=partial(self._release, file),
         )
@@ -121,7 +127,7 @@ class DiskBlobs:
         """The metadata of a whole blob."""
         file = self._files.get(key)
         if file is not None:
-            return file.whole.metadata
+            return file.metadata
         return await self._in_thread(partial(self._directory.metadata, key))
 
     async def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
@@ -152,51 +158,49 @@ class DiskBlobs:
         return frozenset(self._readers)
 
     def _growing_blob(self, growing: GrowingFile) -> Blob:
-        return Blob(
-            size=None,
-            metadata={},
-            pieces=partial(follow, growing.fd, growing.path, stall_seconds=_STALL_SECONDS),
-            release=partial(self._close, growing.fd),
-        )
+        descriptor = Descriptor(growing.fd)
+
+        def pieces(start: int, stop: int | None) -> Iterator[Piece]:
+            with descriptor.borrowed() as fd:
+                yield from follow(fd, growing.path, start, stop, stall_seconds=_STALL_SECONDS)
+
+        return Blob(size=None, metadata={}, pieces=pieces, release=partial(self._close, descriptor))
 
     def _keep_open(self, opened: WholeFile) -> _OpenFile:
         file = self._files.get(opened.key)
         if file is not None:  # two asked at the same time: the first one's file serves both
-            self._close(opened.fd)
+            self._close(Descriptor(opened.fd))
             return file
         file = self._files[opened.key] = _OpenFile(opened)
-        file.last_used = time.time()
-        while len(self._files) > self._max_open:
-            self._drop(self._files.popitem(last=False)[1])
         return file
 
     def _release(self, file: _OpenFile) -> None:
         file.users -= 1
-        readers = self._readers.pop(file.whole.key) - 1
+        readers = self._readers.pop(file.key) - 1
         if readers:
-            self._readers[file.whole.key] = readers
+            self._readers[file.key] = readers
         if not file.kept and not file.users:
-            self._close(file.whole.fd)
+            self._close(file.descriptor)
 
     def _drop(self, file: _OpenFile) -> None:
         file.kept = False
         if not file.users:
-            self._close(file.whole.fd)
+            self._close(file.descriptor)
 
-    def _close(self, fd: int) -> None:
+    def _close(self, descriptor: Descriptor) -> None:
         # Not in the event loop: closing the last descriptor of a deleted file frees its blocks, for milliseconds.
         try:
-            self._threads.submit(os.close, fd)
+            self._threads.submit(descriptor.close)
         except RuntimeError:  # the threads have ended; whoever still had this blob is the last to go
-            os.close(fd)
+            descriptor.close()
 
     async def _tick(self) -> None:
-        """Now and then write down the last uses, and close what nobody has asked for lately."""
+        """Now and then write down the last uses, and close files, in case their names mean others by now."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            oldest = time.time() - _KEEP_OPEN_SECONDS
-            while self._files and next(iter(self._files.values())).last_used < oldest:
-                self._drop(self._files.popitem(last=False)[1])
+            oldest = time.monotonic() - _KEEP_OPEN_SECONDS
+            for key in [key for key, file in self._files.items() if file.opened < oldest]:
+                self._drop(self._files.pop(key))
             with suppress(StorageError):
                 await self._write_last_uses()
 

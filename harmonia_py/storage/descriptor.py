@@ -1,0 +1,43 @@
+"""An open file that threads may still be reading when its owner lets go of it."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harmonia_py.errors import StorageError
+
+
+class Descriptor:
+    """Owns a file descriptor. Who reads borrows a duplicate, which stays open until the reader has finished.
+
+    Without that, a transfer that is cancelled while its thread is inside the kernel would go on with a number that
+    meanwhile means another file, and send its bytes.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._open = True
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrowed(self) -> Iterator[int]:
+        """A descriptor for as long as the block runs.
+
+        Raises:
+            StorageError: the owner has closed it before.
+        """
+        with self._lock:
+            if not self._open:
+                raise StorageError("a blob was read after it had been released")
+            fd = os.dup(self._fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Called once. May take milliseconds, when it is the last descriptor of a deleted file."""
+        with self._lock:
+            self._open = False
+            os.close(self._fd)

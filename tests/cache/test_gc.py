@@ -1,0 +1,115 @@
+"""Eviction: a plan that Hypothesis tries, and the loop on a real directory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmonia_py.cache.blobs import BlobInfo, BlobKey
+from harmonia_py.cache.gc import EvictionCounters, Limits, evict, keep_within_limits, plan_eviction
+from harmonia_py.storage.disk import DiskBlobs
+
+blob_lists = st.lists(
+    st.tuples(st.integers(0, 1000), st.floats(0, 1e10)), max_size=40
+).map(lambda pairs: [BlobInfo(BlobKey(f"{number}"), *pair) for number, pair in enumerate(pairs)])  # fmt: skip
+in_flight = st.frozensets(st.integers(0, 40).map(lambda number: BlobKey(f"{number}")))
+limit_pairs = st.builds(
+    lambda max_size, min_free: Limits(max_size=max_size, min_free=min_free),
+    st.none() | st.integers(0, 20_000),
+    st.integers(0, 20_000),
+)
+frees = st.integers(0, 40_000)
+
+
+@given(blob_lists, in_flight, limit_pairs, frees)
+def test_afterwards_both_limits_hold_unless_all_that_is_left_is_in_flight(
+    blobs: list[BlobInfo], in_flight: frozenset[BlobKey], limits: Limits, free: int
+) -> None:
+    gone = list(plan_eviction(blobs, in_flight=in_flight, limits=limits, free=free))
+    left = [blob for blob in blobs if blob not in gone]
+    free += sum(blob.size for blob in gone)
+    fits = limits.max_size is None or sum(blob.size for blob in left) <= limits.max_size
+    assert (fits and free >= limits.min_free) or all(blob.key in in_flight for blob in left)
+
+
+@given(blob_lists, in_flight, limit_pairs, frees)
+def test_the_least_recently_used_go_first_and_none_in_flight(
+    blobs: list[BlobInfo], in_flight: frozenset[BlobKey], limits: Limits, free: int
+) -> None:
+    gone = list(plan_eviction(blobs, in_flight=in_flight, limits=limits, free=free))
+    assert not in_flight & {blob.key for blob in gone}
+    assert gone == sorted(gone, key=lambda blob: blob.last_used) or len({blob.last_used for blob in blobs}) < len(blobs)
+    kept = [blob.last_used for blob in blobs if blob not in gone and blob.key not in in_flight]
+    assert max([blob.last_used for blob in gone], default=0.0) <= min(kept, default=1e10)
+
+
+@given(blob_lists, limit_pairs, frees)
+def test_a_second_plan_finds_nothing_to_do(blobs: list[BlobInfo], limits: Limits, free: int) -> None:
+    gone = list(plan_eviction(blobs, in_flight=(), limits=limits, free=free))
+    left = [blob for blob in blobs if blob not in gone]
+    free += sum(blob.size for blob in gone)
+    assert list(plan_eviction(left, in_flight=(), limits=limits, free=free)) == [] or not left
+
+
+def test_nothing_goes_while_both_limits_hold() -> None:
+    blobs = [BlobInfo(BlobKey("a"), 100, 1.0)]
+    assert list(plan_eviction(blobs, in_flight=(), limits=Limits(max_size=100, min_free=50), free=50)) == []
+
+
+def test_once_it_begins_it_makes_room_for_more_than_the_next_blob() -> None:
+    blobs = [BlobInfo(BlobKey(f"{number}"), 10, float(number)) for number in range(101)]
+    gone = list(plan_eviction(blobs, in_flight=(), limits=Limits(max_size=1000, min_free=0), free=0))
+    assert [blob.key for blob in gone] == ["0", "1", "2", "3", "4", "5"]
+
+
+@pytest.fixture
+async def blobs(tmp_path: Path) -> AsyncIterator[DiskBlobs]:
+    async with DiskBlobs(tmp_path / "blobs") as blobs:
+        for number in range(10):
+            writer = await blobs.put(BlobKey(f"{number}"), 100)
+            assert writer is not None
+            await asyncio.to_thread(writer.write, bytes(100))
+            await asyncio.to_thread(writer.commit, {})
+        yield blobs
+
+
+async def keys(blobs: DiskBlobs) -> set[str]:
+    return {info.key async for info in blobs.list()}
+
+
+async def test_what_was_used_stays_and_what_is_being_read_stays(blobs: DiskBlobs) -> None:
+    reading = await blobs.open(BlobKey("3"))
+    used = await blobs.open(BlobKey("0"))
+    assert reading is not None
+    assert used is not None
+    used.release()
+    counters = EvictionCounters()
+    limits = Limits(max_size=210, min_free=0)
+    with reading:
+        await evict(blobs, limits, free=0, in_flight=blobs.in_use, counters=counters)
+    assert await keys(blobs) == {"3"}  # "0" went because the slack is more than half a blob
+    assert (counters.blobs, counters.bytes, counters.evicted_blobs, counters.evicted_bytes) == (1, 100, 9, 900)
+
+
+async def test_the_loop_begins_at_once_and_goes_on(blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harmonia_py.cache.gc._CHECK_SECONDS", 0)
+    free = iter([900, 900, 900, 2000])  # it evicts, looks, evicts, looks
+
+    async def free_bytes() -> int:
+        try:
+            return next(free)
+        except StopIteration:
+            raise asyncio.CancelledError from None
+
+    with pytest.raises(asyncio.CancelledError):
+        await keep_within_limits(
+            blobs,
+            Limits(max_size=None, min_free=1000),
+            free_bytes=free_bytes,
+            in_flight=blobs.in_use,
+            counters=EvictionCounters(),
+        )
+    assert await keys(blobs) == {"4", "5", "6", "7", "8", "9"}
