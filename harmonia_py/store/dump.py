@@ -67,6 +67,8 @@ def _scan_directory(path: str | bytes) -> Iterator[Event]:
         levels = [_entries(fds[0])]
         while levels:
             for name, entry in levels[-1]:
+                if len(fds) >= MAX_DEPTH:
+                    raise StorageError("the directories of a store path are nested more deeply than Nix allows")
                 if entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
                     yield Regular(name, status.st_size, bool(status.st_mode & stat.S_IXUSR))
@@ -74,8 +76,6 @@ def _scan_directory(path: str | bytes) -> Iterator[Event]:
                     yield Symlink(name, os.readlink(name, dir_fd=fds[-1]))
                 elif not entry.is_dir(follow_symlinks=False):
                     raise StorePathChanged("something in a store path is no file, directory or symbolic link")
-                elif len(fds) >= MAX_DEPTH:
-                    raise StorageError("the directories of a store path are nested more deeply than Nix allows")
                 else:
                     yield Directory(name)
                     fds.append(os.open(name, _OPEN_DIRECTORY, dir_fd=fds[-1]))

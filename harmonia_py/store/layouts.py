@@ -81,10 +81,10 @@ class Layouts:
         with self._lock:
             self._drop(path)
 
-    def dump(self, path: str, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
-        """`dump` with the layout of `path`, which is forgotten when it turns out to be wrong."""
+    def dump(self, path: str, layout: Layout, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+        """`dump` with the `layout` that `get` gave; it is forgotten when it turns out to be wrong."""
         try:
-            yield from dump(path, self.get(path), start, stop)
+            yield from dump(path, layout, start, stop)
         except StorePathChanged:
             self.drop(path)
             raise

@@ -111,7 +111,7 @@ class LocalStore:
         return Download(
             size=layout.size,
             etag=info.nar_hash.nix32,
-            pieces=lambda start, stop: self._layouts.dump(path, start, stop),
+            pieces=lambda start, stop: self._layouts.dump(path, layout, start, stop),
             release=release,
         )
 

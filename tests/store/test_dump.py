@@ -355,7 +355,10 @@ def test_directories_nested_as_deeply_as_nix_allows_are_dumped(nix: Lab, tmp_pat
 
 def test_directories_nested_more_deeply_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "tree"
-    path.joinpath(*["d"] * (MAX_DEPTH + 5)).mkdir(parents=True)
+    deepest = path.joinpath(*["d"] * (MAX_DEPTH - 1))
+    deepest.mkdir(parents=True)
+    layout_of(str(path))
+    (deepest / "f").write_bytes(b"")
     with pytest.raises(StorageError):
         layout_of(str(path))
     with pytest.raises(StorageError):
