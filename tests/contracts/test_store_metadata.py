@@ -3,13 +3,16 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lab import Lab
+from lab import Keys, Lab
+from nix_versions import INSTALLED, VERSIONS
 
+from harmonia_py.errors import DaemonRefused
 from harmonia_py.nix.content_address import Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
@@ -21,12 +24,30 @@ from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.sqlite import SqliteStore
 
 
-@pytest.fixture(params=["daemon", "sqlite", "chroot daemon", "chroot sqlite"])
-def any_lab(request: pytest.FixtureRequest) -> Lab:
-    lab: Lab = request.getfixturevalue("chroot_lab" if "chroot" in request.param else "lab")
-    if "daemon" in request.param:
-        lab.start_daemon()
-    return lab
+@pytest.fixture(
+    params=[
+        *((INSTALLED, way) for way in ("daemon", "sqlite", "chroot daemon", "chroot sqlite")),
+        *(
+            pytest.param((version, way), marks=pytest.mark.slow)
+            for version in VERSIONS
+            if version is not INSTALLED
+            for way in ("daemon", "sqlite")
+        ),
+    ],
+    ids=lambda param: f"{param[1]} {param[0].name}",
+)
+def any_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    version, way = request.param
+    if version.missing:
+        pytest.skip(version.missing)
+    root = tmp_path / "any"
+    root.mkdir()
+    with Lab(root, chroot="chroot" in way) as lab:
+        lab.env = version.wrap(lab.env, tmp_path)
+        lab.closure = lab.build()
+        if "daemon" in way:
+            lab.start_daemon()
+        yield lab
 
 
 @pytest.fixture
@@ -40,6 +61,24 @@ async def metadata(any_lab: Lab) -> AsyncIterator[StoreMetadata]:
     await store.aclose()
 
 
+def told_by(lab: Lab, *arguments: str) -> dict[str, dict[str, Any]]:
+    """What `nix path-info --json` prints: up to Nix 2.18 an array, then an object by path."""
+    told = json.loads(lab.nix("path-info", "--json", *arguments))
+    if isinstance(told, list):
+        return {item["path"]: item for item in told}
+    assert isinstance(told, dict)
+    return told
+
+
+def realisation_told_by(lab: Lab, derivation: StorePath) -> dict[str, Any]:
+    """What `nix realisation info` prints for the output `out`: from Nix 2.13 on it must be named."""
+    told: dict[str, Any]
+    [told] = json.loads(lab.nix("realisation", "info", "--json", lab.full(derivation)))
+    if "opaquePath" in told:
+        [told] = json.loads(lab.nix("realisation", "info", "--json", f"{lab.full(derivation)}^out"))
+    return told
+
+
 async def info_of(metadata: StoreMetadata, store_path: StorePath) -> PathInfo:
     info = await metadata.path_info(store_path.hash_part)
     assert info is not None
@@ -49,7 +88,7 @@ async def info_of(metadata: StoreMetadata, store_path: StorePath) -> PathInfo:
 async def test_a_valid_path_has_the_facts_that_nix_tells(any_lab: Lab, metadata: StoreMetadata) -> None:
     top = any_lab.closure.top
     info = await info_of(metadata, top)
-    [told] = json.loads(any_lab.nix("path-info", "--json", any_lab.full(top)))
+    [told] = told_by(any_lab, any_lab.full(top)).values()
     assert info.store_path == top
     assert info.nar_hash == Hash.parse(told["narHash"])
     assert info.nar_size == told["narSize"] == len(any_lab.dump(top))
@@ -83,20 +122,36 @@ async def test_the_hash_part_alone_finds_the_path(any_lab: Lab, metadata: StoreM
     assert (await info_of(metadata, any_lab.closure.top)).store_path.name == "dependencies-top"
 
 
-async def test_good_signatures_are_told_and_garbage_is_not(any_lab: Lab, metadata: StoreMetadata) -> None:
-    top = any_lab.closure.top
-    before = await info_of(metadata, top)
-    keys = [any_lab.secret_key("lab-1"), any_lab.secret_key("lab-2")]
+def sign(lab: Lab, store_path: StorePath, *names: str) -> list[Keys]:
+    keys = [lab.secret_key(name) for name in names]
     for key in keys:
-        any_lab.nix("store", "sign", "--key-file", str(key.secret_file), any_lab.full(top))
-    with closing(sqlite3.connect(any_lab.database)) as database, database:
-        statement = "update ValidPaths set sigs = 'garbage ' || sigs || ' lab-3:x' where path = ?"
-        database.execute(statement, (any_lab.full(top),))
+        lab.nix("store", "sign", "--key-file", str(key.secret_file), lab.full(store_path))
+    return keys
+
+
+async def test_signatures_are_told_as_soon_as_they_are_there(any_lab: Lab, metadata: StoreMetadata) -> None:
+    top = any_lab.closure.top
+    assert (await info_of(metadata, top)).signatures == ()
+    keys = sign(any_lab, top, "lab-1", "lab-2")
     info = await info_of(metadata, top)
-    assert before.signatures == ()
     assert [signature.key_name for signature in info.signatures] == ["lab-1", "lab-2"]
     for key, signature in zip(keys, info.signatures, strict=True):
         assert PublicKey.parse(key.public).verify(info.fingerprint(any_lab.store_dir), signature)
+
+
+async def test_garbage_among_the_signatures_is_not_told(any_lab: Lab, metadata: StoreMetadata) -> None:
+    """Daemons up to 2.33 keep any text as a signature; later ones refuse to tell anything of a path that has such."""
+    top = any_lab.closure.top
+    sign(any_lab, top, "lab-1")
+    with closing(sqlite3.connect(any_lab.database)) as database, database:
+        statement = "update ValidPaths set sigs = 'garbage ' || sigs || ' lab-2:x' where path = ?"
+        database.execute(statement, (any_lab.full(top),))
+    if " 2.34." in any_lab.nix("--version") and any_lab.socket.exists():
+        with pytest.raises(DaemonRefused, match="signature is corrupt"):
+            await metadata.path_info(top.hash_part)
+        return
+    info = await info_of(metadata, top)
+    assert [signature.key_name for signature in info.signatures] == ["lab-1"]
 
 
 async def test_a_content_addressed_path_has_its_content_address(
@@ -112,7 +167,7 @@ async def test_a_content_addressed_path_has_its_content_address(
 
 
 async def test_all_paths_are_those_that_nix_tells(any_lab: Lab, metadata: StoreMetadata) -> None:
-    told = [item["path"] for item in json.loads(any_lab.nix("path-info", "--json", "--all"))]
+    told = told_by(any_lab, "--all")
     assert sorted(map(any_lab.full, await metadata.all_paths())) == sorted(told)
 
 
@@ -130,7 +185,7 @@ async def test_a_deleted_path_is_none_and_one_that_came_back_is_there(any_lab: L
 async def test_a_realisation_is_the_one_that_nix_tells(any_lab: Lab, metadata: StoreMetadata) -> None:
     closure = any_lab.build_ca()
     for derivation, out_path in ((closure.top_derivation, closure.top), (closure.dep_derivation, closure.dep)):
-        [told] = json.loads(any_lab.nix("realisation", "info", "--json", any_lab.full(derivation)))
+        told = realisation_told_by(any_lab, derivation)
         realisation = await metadata.realisation(DrvOutput.parse(told["id"]))
         assert realisation is not None
         assert realisation.out_path == out_path
