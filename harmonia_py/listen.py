@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -59,6 +60,38 @@ class Listener:
         if host in {"::", "0.0.0.0"}:  # noqa: S104  # compared, not bound
             host = "localhost"
         return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
+
+
+class Certificate:
+    """What a server shows to clients over TLS, and can replace while it runs.
+
+    Args:
+        chain: the certificate and those that vouch for it, in PEM form.
+        key: its private key.
+
+    Raises:
+        ConfigError: one of them cannot be read, or they do not belong together.
+    """
+
+    def __init__(self, chain: Path, key: Path) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._chain = chain
+        self._key = key
+        self.renew()
+
+    def renew(self) -> None:
+        """Show what is in the files now to every client that connects from now on."""
+        for name, file in (("tls_cert_path", self._chain), ("tls_key_path", self._key)):
+            try:
+                file.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{file}: {name}: {error.strerror}") from None
+        try:
+            # Without a password OpenSSL would ask for one on the terminal.
+            self.context.load_cert_chain(self._chain, self._key, password="")
+        except (OSError, ValueError):
+            what = "not a certificate and its key in PEM form, the key without a password"
+            raise ConfigError(f"{self._chain}, {self._key}: tls_cert_path, tls_key_path: {what}") from None
 
 
 def parse_address(text: str) -> TcpAddress | UnixAddress:

@@ -6,7 +6,9 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
@@ -15,7 +17,7 @@ from harmonia_py.app import OpenCache
 from harmonia_py.banner import banner
 from harmonia_py.config import Config
 from harmonia_py.errors import HarmoniaError
-from harmonia_py.listen import Listener
+from harmonia_py.listen import Certificate, Listener
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.store_choice import StoreChoice, choose_store
 from harmonia_py.web.access_log import AccessLog
@@ -24,6 +26,12 @@ from harmonia_py.web.state import Serving
 from harmonia_py.workers import Lifelines, Supervisor
 
 _log = logging.getLogger(__name__)
+
+# What a running process cannot change.
+_SET_AT_START: Final = (
+    *("bind", "tls_cert_path", "tls_key_path", "access_log", "log_format"),
+    *("keepalive_timeout", "stall_timeout", "shutdown_timeout"),
+)
 
 
 def serve(file: Path | None, config: Config, listeners: list[Listener], reload: Callable[[], Config]) -> int:
@@ -36,38 +44,67 @@ def serve(file: Path | None, config: Config, listeners: list[Listener], reload: 
         reload: reads the configuration again, for SIGHUP.
 
     Raises:
-        ConfigError: a key that cannot be read.
+        ConfigError: a key or a certificate that cannot be read.
         WorkerFailed: the workers do not get as far as serving.
     """
-    secret_keys = _secret_keys(file, config)
-    choice = choose_store(config)
-    if choice.warning is not None:
-        _log.warning("%s", choice.warning)
+    first = settings = _read_settings(file, config)
+    certificate = _certificate(config)
+    if first.choice.warning is not None:
+        _log.warning("%s", first.choice.warning)
 
     def work(lifelines: Lifelines) -> None:
-        uvloop.run(_Worker(file, config, listeners, reload, lifelines).run(secret_keys, choice))
+        worker = _Worker(settings, listeners, certificate, lambda: _read_settings(file, reload()), lifelines)
+        uvloop.run(worker.run())
 
     def check_reload() -> int | None:
+        nonlocal settings
         notify.notify(*notify.reloading())
         try:
-            changed = reload()
-            _secret_keys(file, changed)
+            changed = _read_settings(file, reload())
+            if certificate is not None:
+                certificate.renew()
         except HarmoniaError as error:
             _log.error("not reloaded: %s", error)  # the message is meant for people
             return None
         finally:
             notify.notify(notify.READY)
-        if changed.addresses != config.addresses:
-            _log.warning("bind: has changed; that takes effect at the next start")
-        return changed.workers
+        _warn_of_what_needs_a_restart(config, changed.config)
+        # A worker that is started from now on, in the place of one that crashed, begins with these.
+        settings = changed
+        return changed.config.workers
 
     supervisor = Supervisor(count=config.workers, run=work, shutdown_timeout=config.shutdown_timeout)
     supervisor.start()
-    print(banner(config, choice, listeners, [key.public_key for key in secret_keys]), flush=True)  # noqa: T201
+    print(banner(config, first.choice, listeners, [key.public_key for key in first.secret_keys]), flush=True)  # noqa: T201
     notify.notify(notify.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
     supervisor.supervise(check_reload)
     notify.notify(notify.STOPPING)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """A configuration, and what it says about this machine."""
+
+    config: Config
+    secret_keys: list[SecretKey]
+    choice: StoreChoice
+
+
+def _read_settings(file: Path | None, config: Config) -> _Settings:
+    return _Settings(config, _secret_keys(file, config), choose_store(config))
+
+
+def _certificate(config: Config) -> Certificate | None:
+    if config.tls_cert_path is None or config.tls_key_path is None:
+        return None
+    return Certificate(Path(config.tls_cert_path), Path(config.tls_key_path))
+
+
+def _warn_of_what_needs_a_restart(started: Config, changed: Config) -> None:
+    for key in _SET_AT_START:
+        if getattr(started, key) != getattr(changed, key):
+            _log.warning("%s: has changed; that takes effect at the next start", key)
 
 
 def _secret_keys(file: Path | None, config: Config) -> list[SecretKey]:
@@ -83,16 +120,16 @@ class _Worker:
 
     def __init__(
         self,
-        file: Path | None,
-        config: Config,
+        settings: _Settings,
         listeners: list[Listener],
-        reload: Callable[[], Config],
+        certificate: Certificate | None,
+        read_again: Callable[[], _Settings],
         lifelines: Lifelines,
     ) -> None:
-        self._file = file
-        self._config = config
+        self._settings = settings
         self._listeners = listeners
-        self._reload = reload
+        self._certificate = certificate
+        self._read_again = read_again
         self._lifelines = lifelines
         # One worker looks after what all of them share.
         self._housekeeping = lifelines.index == 0
@@ -100,14 +137,14 @@ class _Worker:
         self._reload_wanted = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def run(self, secret_keys: list[SecretKey], choice: StoreChoice) -> None:
+    async def run(self) -> None:
         """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         # The other end closes with the supervisor: a worker does not outlive it.
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
-        self._open = await OpenCache.open(self._config, secret_keys, choice, housekeeping=self._housekeeping)
+        self._open = await self._open_cache(self._settings)
         serving = Serving(self._open.cache)
         reloads = asyncio.create_task(self._reload_when_asked(serving))
         try:
@@ -121,11 +158,17 @@ class _Worker:
             await asyncio.gather(reloads, *self._closing, return_exceptions=True)
             await self._open.aclose()
 
+    async def _open_cache(self, settings: _Settings) -> OpenCache:
+        return await OpenCache.open(
+            settings.config, settings.secret_keys, settings.choice, housekeeping=self._housekeeping
+        )
+
     def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
-        config = self._config
+        config = self._settings.config
         return serve_http(
             serving,
             [listener.socket for listener in self._listeners],
+            tls=None if self._certificate is None else self._certificate.context,
             access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
             keepalive_timeout=config.keepalive_timeout,
             stall_timeout=config.stall_timeout,
@@ -137,10 +180,13 @@ class _Worker:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                config, secret_keys, choice = await asyncio.to_thread(self._read_again)
-                opened = await OpenCache.open(config, secret_keys, choice, housekeeping=self._housekeeping)
+                opened = await self._open_cache(await asyncio.to_thread(self._read_again))
+                if self._certificate is not None:
+                    self._certificate.renew()
             except HarmoniaError as error:
                 _log.error("not reloaded: %s", error)  # the message is meant for people
+            except Exception:  # noqa: BLE001  # whatever it is, the next reload must find somebody who listens
+                _log.exception("not reloaded")
             else:
                 serving.replace(opened.cache)
                 closing = asyncio.create_task(self._open.aclose_when_idle())
@@ -148,7 +194,3 @@ class _Worker:
                 closing.add_done_callback(self._closing.discard)
                 self._open = opened
                 _log.info("reloaded")
-
-    def _read_again(self) -> tuple[Config, list[SecretKey], StoreChoice]:
-        config = self._reload()
-        return config, _secret_keys(self._file, config), choose_store(config)
