@@ -201,8 +201,11 @@ async def test_no_more_nars_than_allowed_are_compressed_at_once(tmp_path: Path, 
     shared = compressing(at_once=1)
     async with CompressedNars(nars[0], blobs, shared) as first, CompressedNars(nars[1], blobs, shared) as second:
         nars[0].gate.clear()
-        running = [asyncio.create_task(fetch(first, nars[0])), asyncio.create_task(fetch(second, nars[1]))]
+        running = [asyncio.create_task(fetch(first, nars[0]))]
         await asyncio.to_thread(nars[0].half.wait)
+        running.append(asyncio.create_task(fetch(second, nars[1])))
+        for _ in range(10):  # it would have begun by then
+            await blobs.free_bytes()
         assert nars[1].dump_count() == 0
         nars[0].gate.set()
         await asyncio.gather(*running)
