@@ -20,7 +20,9 @@ from harmonia_py.nix.signing import SecretKey
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon import DaemonStore
+from harmonia_py.store.explore import StoreExplorer
 from harmonia_py.store.local import LocalStore
+from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.store_choice import StoreChoice, Way
@@ -39,16 +41,20 @@ class OpenCache:
     Attributes:
         cache: what the web layer sees.
         local: the local store, where there is one.
+        metadata: what knows its paths.
         compressed: the compressed NARs of it, when they are offered.
         blobs: where those are kept, when there is a place.
+        explorer: answers what people ask about the local store.
         evictions: what eviction did, in the process that does it.
     """
 
     def __init__(self) -> None:
         self.cache: BinaryCache
         self.local: LocalStore | None = None
+        self.metadata: StoreMetadata | None = None
         self.compressed: CompressedNars | None = None
         self.blobs: DiskBlobs | None = None
+        self.explorer: StoreExplorer | None = None
         self.evictions = EvictionCounters()
         self._resources = AsyncExitStack()
 
@@ -73,6 +79,8 @@ class OpenCache:
                 cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
                 sources=sources,
                 secret_keys=secret_keys,
+                explorer=self.explorer,
+                base_url=config.base_url,
             )
         except BaseException:
             await self.aclose()
@@ -109,7 +117,7 @@ class OpenCache:
 
     def _local_store(self, config: Config, choice: StoreChoice) -> LocalStore:
         roots = None
-        metadata: DaemonStore | SqliteStore
+        metadata: StoreMetadata
         if choice.way is Way.DAEMON:
             socket_path = Path(config.daemon_socket)
             metadata = DaemonStore(
@@ -123,6 +131,9 @@ class OpenCache:
         else:
             metadata = SqliteStore(config.database, config.store_dir)
         self._resources.push_async_callback(metadata.aclose)
+        self.metadata = metadata
+        self.explorer = StoreExplorer(metadata, config.real_store)
+        self._resources.push_async_callback(self.explorer.aclose)
         local = LocalStore(
             metadata=metadata, roots=roots, real_store=config.real_store, log_directory=config.log_directory
         )
