@@ -5,9 +5,10 @@ closed. Only a daemon's own error, DaemonRefused, leaves it usable.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 from harmonia_py.errors import DaemonError, DaemonProtocolError, DaemonRefused, DaemonUnreachable, FormatError
 from harmonia_py.nix.handshake import Exchange, Session, greet, introduce
@@ -15,6 +16,9 @@ from harmonia_py.nix.wire import Parser
 from harmonia_py.nix.worker import set_options
 
 Value = TypeVar("Value")
+
+# A daemon accepts some hundred connections per second.
+_BACKLOG_PAUSE: Final = 0.01
 
 
 class Connection(asyncio.Protocol):
@@ -53,7 +57,8 @@ class Connection(asyncio.Protocol):
         connection = None
         try:
             async with asyncio.timeout(time_limit):
-                _, connection = await asyncio.get_running_loop().create_unix_connection(cls, str(socket_path))
+                sock = await _connect(socket_path)
+                _, connection = await asyncio.get_running_loop().create_unix_connection(cls, sock=sock)
                 minor = await connection.ask(greet(), time_limit)
                 connection.session = await connection.ask(introduce(minor), time_limit)
                 await connection.ask(set_options(), time_limit)
@@ -174,6 +179,24 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         if self.on_close is not None:
             self.on_close()
+
+
+async def _connect(socket_path: Path) -> socket.socket:
+    """A socket connected to `socket_path`; the caller sets the time limit."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        while True:
+            try:
+                sock.connect(str(socket_path))
+            except BlockingIOError:
+                # The daemon's backlog is full: it has five places and forks for each. Nothing tells when one is free,
+                # and neither asyncio nor uvloop tries again.
+                await asyncio.sleep(_BACKLOG_PAUSE)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _close(connection: Connection | None) -> None:

@@ -1,10 +1,12 @@
 """Every operation, against a real nix-daemon. What a bad one may do is in test_daemon.py."""
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from lab import Lab
 
 from harmonia_py.errors import DaemonRefused, DaemonUnreachable
@@ -107,3 +109,16 @@ async def test_a_closed_connection_answers_nothing(daemon: Lab, connection: Conn
     connection.close()
     with pytest.raises(DaemonUnreachable):
         await connection.ask(worker.is_valid_path(daemon.closure.top, daemon.store_dir), LIMIT)
+
+
+async def connect_often(daemon: Lab) -> None:
+    connections = await asyncio.gather(*[Connection.open(daemon.socket, LIMIT) for _ in range(30)])
+    for connection in connections:
+        connection.close()
+        await connection.wait_closed()
+
+
+def test_a_full_backlog_is_waited_for(daemon: Lab) -> None:
+    """The daemon's has five places. With it full asyncio took the socket for connected, and uvloop gave up."""
+    asyncio.run(connect_often(daemon))
+    uvloop.run(connect_often(daemon))
