@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.checks import Check
 from harmonia_py.cache.compressed import CompressedNars
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
@@ -17,10 +18,14 @@ from harmonia_py.config import Config
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.signing import SecretKey
+from harmonia_py.nix.store_path import HashPart
 from harmonia_py.storage.disk import DiskBlobs
+from harmonia_py.storage.probe import probe
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon import DaemonStore
+from harmonia_py.store.debuginfo import StoreDebugFiles
 from harmonia_py.store.explore import StoreExplorer
+from harmonia_py.store.files import StoreFiles
 from harmonia_py.store.local import LocalStore
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
@@ -33,6 +38,8 @@ _log = logging.getLogger(__name__)
 _ANSWER_SECONDS: Final = 30.0
 # Compressing gives way to answering: this is added to the niceness of its threads.
 _NICENESS: Final = 10
+# A hash part as good as any to ask whether somebody answers.
+_NOBODYS: Final = HashPart.parse("0" * 32)
 
 
 class OpenCache:
@@ -56,6 +63,9 @@ class OpenCache:
         self.blobs: DiskBlobs | None = None
         self.explorer: StoreExplorer | None = None
         self.evictions = EvictionCounters()
+        self._files: StoreFiles | None = None
+        self._debug_files: StoreDebugFiles | None = None
+        self._checks: list[Check] = []
         self._resources = AsyncExitStack()
 
     @classmethod
@@ -75,11 +85,16 @@ class OpenCache:
             sources: list[Source] = []
             if choice.way is not Way.NONE:
                 sources.append(await self._open_store(config, choice, housekeeping=housekeeping))
+            else:
+                self._checks.append(Check("nix-store", _no_store))
             self.cache = BinaryCache(
                 cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
                 sources=sources,
                 secret_keys=secret_keys,
                 explorer=self.explorer,
+                files=self._files if config.serve_files else None,
+                debug_files=self._debug_files,
+                checks=self._checks,
                 base_url=config.base_url,
             )
         except BaseException:
@@ -134,6 +149,12 @@ class OpenCache:
         self.metadata = metadata
         self.explorer = StoreExplorer(metadata, config.real_store)
         self._resources.push_async_callback(self.explorer.aclose)
+        self._files = StoreFiles(metadata=metadata, store_dir=config.store_dir, real_store=config.real_store)
+        self._resources.callback(self._files.close)
+        self._debug_files = StoreDebugFiles(metadata, config.real_store)
+        self._resources.push_async_callback(self._debug_files.aclose)
+        name = "nix-daemon" if choice.way is Way.DAEMON else "database"
+        self._checks.append(Check(name, lambda: metadata.path_info(_NOBODYS)))
         local = LocalStore(
             metadata=metadata, roots=roots, real_store=config.real_store, log_directory=config.log_directory
         )
@@ -142,6 +163,7 @@ class OpenCache:
 
     async def _open_blobs(self, config: Config, *, housekeeping: bool) -> DiskBlobs | None:
         directory = Path(config.cache.directory or ".")
+        self._checks.append(Check("cache-directory", lambda: asyncio.to_thread(probe, directory)))
         try:
             blobs = await self._resources.enter_async_context(DiskBlobs(directory))
         except StorageError as error:
@@ -157,6 +179,10 @@ class OpenCache:
             )
             self._resources.push_async_callback(_cancel, eviction)
         return blobs
+
+
+async def _no_store() -> None:
+    raise StorageError("there is no Nix store here")
 
 
 def _give_way() -> None:

@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(verbs)
     _add_check_config(verbs)
     _add_generate_key(verbs)
+    _add_compress(verbs)
+    _add_verify(verbs)
     return parser
 
 
@@ -96,6 +98,25 @@ def _add_generate_key(verbs: Verbs) -> None:
     generate.set_defaults(run=_generate_key)
 
 
+def _add_compress(verbs: Verbs) -> None:
+    compress = verbs.add_parser("compress", help="make compressed NARs ahead of the first download", allow_abbrev=False)
+    which = compress.add_argument_group("which store paths")
+    which.add_argument("paths", metavar="PATH", nargs="*", help="a store path, or a link to one such as ./result")
+    which.add_argument("--closure", action="store_true", help="the closures of the paths as well")
+    which.add_argument("--all", action="store_true", dest="everything", help="every valid path of the store")
+    compress.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    compress.set_defaults(run=_compress, usage=compress.error)
+
+
+def _add_verify(verbs: Verbs) -> None:
+    check = verbs.add_parser(
+        "verify", help="read every kept NAR again, remove what is rotten, list damaged store paths", allow_abbrev=False
+    )
+    check.add_argument("--json", action="store_true", dest="as_json", help="print a report that scripts can read")
+    check.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    check.set_defaults(run=_verify)
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
     parser.add_argument(
@@ -120,7 +141,8 @@ _SETTINGS: Final = ("bind", "workers", "sign_key_paths", "priority", "log_level"
 
 def _load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
     file = config.find_file(options.config, os.environ)
-    given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    # A verb need not have every option.
+    given = {name: value for name in _SETTINGS if (value := getattr(options, name, None)) is not None}
     return file, config.load(file, os.environ, given)
 
 
@@ -166,6 +188,21 @@ def _check_config(options: argparse.Namespace) -> int:
     print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
     print(config.format_toml(settings), end="")  # noqa: T201
     return 0
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from harmonia_py import keeping  # noqa: PLC0415  # `serve` does without progress bars
+
+    if bool(options.paths) == options.everything:
+        options.usage("name store paths, or --all")
+    settings = _load(options)[1]
+    return keeping.compress(settings, keeping.Wanted(options.paths, options.closure, options.everything))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from harmonia_py import keeping  # noqa: PLC0415  # as above
+
+    return keeping.verify(_load(options)[1], as_json=options.as_json)
 
 
 def _generate_key(options: argparse.Namespace) -> int:
