@@ -116,6 +116,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cache: where compressed NARs are kept, and how many.
         tls_cert_path: certificate chain in PEM form.
         tls_key_path: its private key.
+        serve_files: whether `/serve` shows the files inside store paths.
         base_url: how clients reach this cache, for what is printed for people.
         log_level: the least severe messages to log.
         log_format: plain lines, or one JSON object a line.
@@ -147,6 +148,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache: KeptNars = KeptNars()
     tls_cert_path: str | None = None
     tls_key_path: str | None = None
+    serve_files: bool = True
     base_url: str | None = None
     log_level: LogLevel = "info"
     log_format: Literal["text", "json"] = "text"

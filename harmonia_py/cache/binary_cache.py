@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from harmonia_py.cache.checks import Check, Failure, failures
 from harmonia_py.cache.explore import Explorer
 from harmonia_py.cache.source import Download, Source
+from harmonia_py.cache.tree import BuildId, DebugFile, DebugFiles, Directory, File, Files
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.realisation import DrvOutput, Realisation
@@ -31,11 +33,17 @@ class BinaryCache:
         sources: Sequence[Source],
         secret_keys: Sequence[SecretKey],
         explorer: Explorer | None = None,
+        files: Files | None = None,
+        debug_files: DebugFiles | None = None,
+        checks: Sequence[Check] = (),
         base_url: str | None = None,
     ) -> None:
         self.cache_info = cache_info
         self.explorer = explorer
         self.base_url = base_url
+        self._files = files
+        self._debug_files = debug_files
+        self._checks = tuple(checks)
         self._sources = tuple(sources)
         self._secret_keys = tuple(secret_keys)
 
@@ -67,6 +75,18 @@ class BinaryCache:
         if realisation is None:
             return None
         return replace(realisation, signatures=self._with_ours(realisation.signatures, realisation.fingerprint()))
+
+    async def file(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
+        """A file or directory inside a store path; None also where files are not shown."""
+        return None if self._files is None else await self._files.find(hash_part, components)
+
+    async def debug_file(self, build_id: BuildId) -> DebugFile | None:
+        """Where the debug information of a build is."""
+        return None if self._debug_files is None else await self._debug_files.find(build_id)
+
+    async def failures(self) -> list[Failure]:
+        """What does not work of all that has to."""
+        return await failures(self._checks)
 
     async def _first(self, ask: Callable[[Source], Awaitable[T | None]]) -> T | None:
         for source in self._sources:

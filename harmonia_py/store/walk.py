@@ -35,7 +35,7 @@ _ENTER_STORE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 # Without O_NONBLOCK the opening of a FIFO that took a file's place since it was looked at would wait for its writer.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _READ_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_ABSENT: Final = frozenset({EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, ESTALE})
+ABSENT: Final = frozenset({EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, ESTALE})
 _NOWHERE: Final = (b"", b".")
 
 
@@ -124,16 +124,16 @@ class Walk:
             StorageError: something cannot be read.
         """
         try:
-            with _Below(self._real_store) as below:
+            with Below(self._real_store) as below:
                 return self._run(below)
         except FormatError:
             return None
         except OSError as error:
-            if error.errno in _ABSENT:
+            if error.errno in ABSENT:
                 return None
             raise StorageError(f"a file of the store path cannot be read: {error}") from error
 
-    def _run(self, below: "_Below") -> StorePath | FoundFile | FoundDirectory | None:
+    def _run(self, below: "Below") -> StorePath | FoundFile | FoundDirectory | None:
         while self._left:
             name = self._left.pop()
             if name in _NOWHERE:
@@ -175,7 +175,7 @@ class Walk:
         return self._links <= MAX_LINKS
 
 
-class _Below:
+class Below:
     """Looks below a directory of a store without following a link. It keeps two descriptors open, however deep."""
 
     def __init__(self, real_store: str) -> None:
@@ -260,6 +260,6 @@ def _entry(directory: int, name: bytes) -> Entry | None:
         if stat.S_ISLNK(status.st_mode):
             return Entry(name, Kind.SYMLINK, target=os.readlink(name, dir_fd=directory))
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in ABSENT:
             raise
     return None

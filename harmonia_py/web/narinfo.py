@@ -1,12 +1,14 @@
 """`/<hash part>.narinfo`."""
 
+import json
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
 
 from harmonia_py.nix.hashes import Hash
-from harmonia_py.nix.store_path import HashPart
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.web.body import Headers, respond_bytes
 from harmonia_py.web.errors import not_found
 from harmonia_py.web.state import SERVING, cache_of
@@ -22,6 +24,8 @@ async def get(request: web.Request) -> web.StreamResponse:
     narinfo = await cache.narinfo(hash_part)
     if narinfo is None:
         return not_found()
+    if "json" in request.query:
+        return await _respond_json(request, narinfo, cache.cache_info.store_dir)
     data = narinfo.format(cache.cache_info.store_dir)
     headers: Headers = {
         hdrs.CONTENT_TYPE: CONTENT_TYPE,
@@ -32,3 +36,10 @@ async def get(request: web.Request) -> web.StreamResponse:
     if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
         request.app[SERVING].answers.add(hash_part, response)
     return response
+
+
+async def _respond_json(request: web.Request, narinfo: NarInfo, store_dir: StoreDir) -> web.Response:
+    """The same facts for programs that are not Nix, which never asks for them."""
+    data = json.dumps(narinfo.to_json(store_dir), ensure_ascii=False, separators=(",", ":")).encode()
+    headers: Headers = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: CACHE_CONTROL}
+    return await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)

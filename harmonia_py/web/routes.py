@@ -2,7 +2,21 @@
 
 from aiohttp import web
 
-from harmonia_py.web import about, home, listing, log, nar, narinfo, path_page, realisation, search
+from harmonia_py.web import (
+    about,
+    build_trace,
+    debuginfo,
+    home,
+    listing,
+    log,
+    nar,
+    narinfo,
+    path_page,
+    ready,
+    realisation,
+    search,
+    serve,
+)
 
 
 def routes() -> list[web.RouteDef]:

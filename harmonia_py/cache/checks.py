@@ -1,0 +1,49 @@
+"""What must work for a cache to be of use: its checks, which `/ready` names."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from harmonia_py.errors import HarmoniaError
+
+# Who asks is a load balancer; it gives up after a few seconds and learns less from that than from an answer.
+CHECK_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that must work.
+
+    Attributes:
+        name: for everybody to read, so it names no place on the machine: `nix-daemon`.
+        run: raises a `HarmoniaError` when it does not.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A check that failed, and why."""
+
+    name: str
+    reason: str
+
+
+async def failures(checks: Sequence[Check]) -> list[Failure]:
+    """The checks that fail now, or do not end in time, in their order."""
+    found = await asyncio.gather(*map(_failure, checks))
+    return [failure for failure in found if failure is not None]
+
+
+async def _failure(check: Check) -> Failure | None:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check.run()
+    except HarmoniaError as error:
+        return Failure(check.name, str(error))
+    except TimeoutError:
+        return Failure(check.name, "no answer in time")
+    return None
