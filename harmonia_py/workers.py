@@ -45,7 +45,9 @@ class Lifelines:
     def report_ready(self) -> None:
         """Tell the supervisor, once. From now on SIGHUP arrives, also one that was sent before."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        os.write(self.ready_fd, b"+")
+        # A worker that is one too many already is not listened to any more.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.ready_fd, b"+")
         os.close(self.ready_fd)
 
 

@@ -7,7 +7,7 @@ to the framework.
 
 The protocol uses attributes of aiohttp's `RequestHandler` that its documentation does not promise: `_waiter`,
 `_messages`, `_paused`, `_close`, `_force_close`, `_keepalive_timeout`, `_next_keepalive_close_time`, `_request_count`,
-`_logging_enabled`. tests/web/test_hot.py holds both ways against each other, byte by byte.
+`_logging_enabled`, `_request_in_progress`. tests/web/test_hot.py holds both ways against each other, byte by byte.
 """
 
 import asyncio
@@ -156,6 +156,11 @@ class HotProtocol(web.RequestHandler):
         super().data_received(data)
         if self._between_requests:
             self._between_requests = self._request_count == count + 1 and _is_one_plain_request(data)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request has come whose answer has not left."""
+        return self._request_in_progress or bool(self._messages)
 
     def _is_idle(self) -> bool:
         """Whether the framework waits for the next request, and the client has read the answers before."""

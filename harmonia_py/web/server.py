@@ -87,5 +87,9 @@ async def _finish(manager: web.Server, seconds: float) -> None:
     """Close idle connections now, and wait for the others to end with the response that they are at."""
     manager.pre_shutdown()
     deadline = time.monotonic() + seconds
-    while manager.connections and time.monotonic() < deadline:  # noqa: ASYNC110  # the framework offers no event
+    while any(_is_answering(connection) for connection in manager.connections) and time.monotonic() < deadline:  # noqa: ASYNC110  # the framework offers no event
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _is_answering(connection: web.RequestHandler) -> bool:
+    return isinstance(connection, HotProtocol) and connection.is_answering
