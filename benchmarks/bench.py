@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from benchmarks import BenchmarkError, client
-from benchmarks.closure import Closure
+from benchmarks.closure import TEMPORARY_PREFIX, Closure
 from benchmarks.processes import Watch
 from benchmarks.servers import Contender, Server, Setting
 
@@ -144,7 +144,7 @@ class Bench:
         """A fresh server."""
         self.check_time()
         with (
-            tempfile.TemporaryDirectory(prefix="run-", dir=self.closure.directory) as name,
+            tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.closure.directory) as name,
             contender.start(setting, Path(name)) as server,
         ):
             yield server

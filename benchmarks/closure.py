@@ -3,6 +3,7 @@
 It is built once and kept under `$HARMONIA_PY_CACHE` or `~/.cache/harmonia-py/bench`.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from harmonia_py.nix import base32
 
 MIB = 1 << 20
 FORMS = ("none", "zstd")
+TEMPORARY_PREFIX = "run-"  # of directories beside the closure that are removed when a run ends, or when the next begins
 _VERSION = 1  # of the layout; another number builds everything anew
 _FILES_PER_DIRECTORY = 500
 
@@ -101,11 +103,16 @@ def cache_directory() -> Path:
 def prepare(recipe: Recipe, say: Callable[[str], None]) -> Closure:
     """The closure of `recipe`, built now unless it is there from an earlier run.
 
+    It belongs to this process from now on.
+
     Raises:
-        BenchmarkError: it cannot be built.
+        BenchmarkError: it cannot be built, or another run uses it.
     """
     directory = cache_directory() / f"{recipe.name}-{_VERSION}"
+    _lock(directory.with_suffix(".lock"))
     summary = directory / "closure.json"
+    for left_over in directory.glob(f"{TEMPORARY_PREFIX}*"):
+        remove_tree(left_over)
     if not summary.exists():
         remove_tree(directory)
         directory.mkdir(parents=True)
@@ -122,6 +129,16 @@ def prepare(recipe: Recipe, say: Callable[[str], None]) -> Closure:
         small_files=facts["small_files"],
         nar_size=facts["nar_size"],
     )
+
+
+def _lock(file: Path) -> None:
+    """Hold `file` as long as this process lives."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BenchmarkError("another run uses the closure") from None
 
 
 class _Builder:

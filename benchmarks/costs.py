@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import client
 from benchmarks.bench import Bench, Case, Goal, Sample, require
+from benchmarks.closure import TEMPORARY_PREFIX
 from benchmarks.processes import Watch
 from benchmarks.servers import Contender, Setting
 
@@ -83,7 +84,7 @@ def first(bench: Bench) -> Iterator[Sample]:
     name = f"zstd -{COMPARED_LEVEL} -T1"
     case = Case("first", "first download as zstd, 1 connection", "MB/s", more_is_better=True, goal=Goal(0.9, name))
     contenders = [contender for contender in _own(bench) if contender.name != "nginx"]
-    with tempfile.TemporaryDirectory(prefix="nar-", dir=bench.closure.directory) as directory:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=bench.closure.directory) as directory:
         nar = Path(directory, "big.nar")
         store = bench.closure.store
         with nar.open("wb") as output:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks import client, load
 from benchmarks.bench import Bench, Case, Sample
+from benchmarks.closure import TEMPORARY_PREFIX
 from benchmarks.nix_store import NixStore, remove_tree
 from benchmarks.processes import Watch
 from benchmarks.servers import Server, Setting
@@ -22,7 +23,7 @@ def copy(bench: Bench) -> Iterator[Sample]:
         with bench.all_running(Setting(form, bench.workers)) as targets:
             for target in targets:
                 bench.client(client.drain_all, target.server.address, target.nars, bench.workers)
-            for _ in bench.rounds(at_most=3):
+            for _ in bench.rounds(at_most=2):  # Nix takes a minute for the large closure
                 for target in targets:
                     bench.check_time()
                     with Watch(target.server.tree) as watch:
@@ -37,7 +38,7 @@ def _copy(bench: Bench, server: Server) -> float:
 
 def _in_empty_store(bench: Bench, *command: str) -> float:
     """Seconds that a Nix command takes in a store with nothing in it, and nothing remembered of any cache."""
-    root = Path(tempfile.mkdtemp(prefix="client-", dir=bench.closure.directory))
+    root = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=bench.closure.directory))
     try:
         store = NixStore(root)
         store.run("nix", "path-info", "--all")  # creates the database

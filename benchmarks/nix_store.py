@@ -21,7 +21,8 @@ build-users-group =
 experimental-features = nix-command
 substituters =
 sandbox = false
-"""
+fsync-metadata = false
+"""  # without waiting for the disk: it is the servers that are measured
 
 
 @dataclass(frozen=True, slots=True)
