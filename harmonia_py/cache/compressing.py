@@ -37,7 +37,7 @@ class Compressing:
         read: reads slices of files.
         settings: how to compress.
         at_once: how many NARs.
-        prepare_thread: called in each thread first, to lower its priority for example.
+        prepare_thread: called in each thread first; zstd's own threads inherit the priority it sets.
     """
 
     def __init__(
