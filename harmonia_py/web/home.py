@@ -1,5 +1,6 @@
 """`/`: what this cache is, and how to use it."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,7 @@ from harmonia_py.web.address import url_of
 from harmonia_py.web.pages import respond_page
 from harmonia_py.web.state import cache_of
 
-# What shells and Nix's strings would take for more than text.
+# What a string of Nix would take for more than text.
 _NIX_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$"})
 
 
@@ -50,35 +51,25 @@ async def _count(cache: BinaryCache) -> int | None:
 
 
 def _blocks(url: str, keys: list[str], store_dir: str) -> list[Block]:
-    signed = bool(keys)
     conf = [f"extra-substituters = {url}"]
-    settings = [f"  substituters = {_nix_list([url])};"]
-    flake = [f"  extra-substituters = {_nix_list([url])};"]
-    options = ["--option extra-substituters " + url]
-    if signed:
+    settings = _nix_list("substituters", [url])
+    flake = _nix_list("extra-substituters", [url])
+    options = [f"--option extra-substituters {url}"]
+    if keys:
         conf.append(f"extra-trusted-public-keys = {' '.join(keys)}")
-        settings.append(f"  trusted-public-keys = {_nix_list(keys)};")
-        flake.append(f"  extra-trusted-public-keys = {_nix_list(keys)};")
-        options.append(f"--option extra-trusted-public-keys {_shell(' '.join(keys))}")
-    store_path = f"{store_dir}/…"
+        settings += _nix_list("trusted-public-keys", keys)
+        flake += _nix_list("extra-trusted-public-keys", keys)
+        options.append(f"--option extra-trusted-public-keys {shlex.quote(' '.join(keys))}")
+    store_path = f"{shlex.quote(store_dir)}/…"
+    realise = " \\\n  ".join([f"nix-store --realise {store_path}", *options])
     return [
-        Block(
-            "nix.conf", "Any machine with Nix: add to /etc/nix/nix.conf, then restart the nix-daemon.", "\n".join(conf)
-        ),
+        Block("nix.conf", "For any machine: in /etc/nix/nix.conf; then restart the nix-daemon.", "\n".join(conf)),
         Block("NixOS", "In configuration.nix.", "\n".join(["nix.settings = {", *settings, "};"])),
-        Block("Flake", "In flake.nix, for those who build it.", "\n".join(["nixConfig = {", *flake, "};"])),
-        Block("Copy", "A store path and all it refers to, once.", f"nix copy --from {url} {store_path}"),
-        Block(
-            "Realise",
-            "The same for every version of Nix.",
-            " \\\n  ".join([f"nix-store --realise {store_path}", *options]),
-        ),
+        Block("Flake", "In flake.nix, for everybody who builds it.", "\n".join(["nixConfig = {", *flake, "};"])),
+        Block("Command line", "Copies a store path and all it refers to.", f"nix copy --from {url} {store_path}"),
+        Block("nix-store", "The same, without experimental features.", realise),
     ]
 
 
-def _nix_list(texts: list[str]) -> str:
-    return " ".join(["[", *(f'"{text.translate(_NIX_ESCAPES)}"' for text in texts), "]"])
-
-
-def _shell(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+def _nix_list(name: str, texts: list[str]) -> list[str]:
+    return [f"  {name} = [", *(f'    "{text.translate(_NIX_ESCAPES)}"' for text in texts), "  ];"]
