@@ -52,6 +52,11 @@ class BinaryCache:
         """The keys whose signatures every narinfo of this cache carries."""
         return tuple(key.public_key for key in self._secret_keys)
 
+    @property
+    def shows_files(self) -> bool:
+        """Whether files inside store paths can be asked for one by one."""
+        return self._files is not None
+
     async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
         """The narinfo of a path, with the signatures its source knows and one by each of our keys."""
         narinfo = await self._first(lambda source: source.narinfo(hash_part))

@@ -54,7 +54,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         "log_of": await _log_of(cache, info),
         "our_keys": {key.name for key in cache.public_keys},
         "contents": contents,
-        "serve": f"serve/{hash_part}/" if _serves_files(request) else None,
+        "serve": f"serve/{hash_part}/" if cache.shows_files else None,
     }
     return await respond_page(request, "path.html", values)
 
@@ -104,7 +104,3 @@ def _date(seconds: int) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC) if seconds else None
     except (OverflowError, OSError, ValueError):  # a time that only a broken store can have
         return None
-
-
-def _serves_files(request: web.Request) -> bool:
-    return "serve" in request.app.router.named_resources()
