@@ -12,6 +12,7 @@
     lab.nix_store("--query", …)             # `nix-store …`, likewise;  lab.run("nix-build", …) for any other program
     lab.run(…, check=False)                 # does not raise: look at .returncode and .stderr
 
+    lab.path_infos("--recursive", path)     # `nix path-info --json`, by path, in the form that every version of Nix has
     lab.add(path)                           # `nix-store --add`: StorePath
     lab.build()                             # Closure(top, input0, input1, input2, derivation), built by /bin/sh
     lab.build_ca()                          # CaClosure(top, dep, …): content-addressed derivations with realisations
@@ -33,6 +34,7 @@ whose daemon runs). Everything a lab starts ends with it.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -42,7 +44,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from harmonia_py.nix.handshake import greet
 from harmonia_py.nix.store_path import StoreDir, StorePath
@@ -157,6 +159,9 @@ class Lab:
 
     def nix_store(self, *arguments: str) -> str:
         return self.run("nix-store", *arguments).stdout.decode()
+
+    def path_infos(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        return parse_path_infos(self.nix("path-info", "--json", *arguments))
 
     def full(self, store_path: StorePath) -> str:
         return self.store_dir.join(store_path)
@@ -281,6 +286,15 @@ class Client:
 
     def forget(self) -> None:
         shutil.rmtree(self.home / ".cache", ignore_errors=True)
+
+
+def parse_path_infos(text: str) -> dict[str, dict[str, Any]]:
+    """What `nix path-info --json` prints: up to Nix 2.18 an array, then an object by path."""
+    told = json.loads(text)
+    if isinstance(told, list):
+        return {item["path"]: item for item in told}
+    assert isinstance(told, dict)
+    return told
 
 
 def _environment(root: Path, home: Path) -> dict[str, str]:

@@ -125,7 +125,7 @@ def test_a_path_made_of_an_address_is_proved_by_it_and_by_no_other(
 
 
 def _ca_of(nix: Lab, path: StorePath) -> ContentAddress:
-    (described,) = json.loads(nix.nix("path-info", "--json", nix.full(path)))
+    (described,) = nix.path_infos(nix.full(path)).values()
     return ContentAddress.parse(described["ca"])
 
 

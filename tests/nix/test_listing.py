@@ -42,7 +42,10 @@ def test_it_says_what_nix_says(nix: Lab, tmp_path: Path, tree: Tree) -> None:
     archive = tmp_path / "archive.nar"
     archive.write_bytes(nar(tree))
     theirs = nix.run("nix", "nar", "ls", "--json", "--recursive", str(archive), "/").stdout.strip()
-    assert listing(tree) == b'{"version":1,"root":' + theirs + b"}"
+    assert json.loads(listing(tree)) == {"version": 1, "root": json.loads(theirs)}
+    if theirs.startswith(b'{"type":'):
+        # Newer versions of Nix sort the keys.
+        assert listing(tree) == b'{"version":1,"root":' + theirs + b"}"
 
 
 @given(trees())

@@ -1,5 +1,3 @@
-import json
-
 from hypothesis import given
 from lab import Lab
 from strategies import path_infos
@@ -56,11 +54,11 @@ def test_our_signature_equals_that_of_nix(lab: Lab) -> None:
     keys = lab.secret_key("lab-1")
     lab.nix("store", "sign", "--recursive", "--key-file", str(keys.secret_file), lab.full(lab.closure.top))
     key = SecretKey.parse(keys.secret_file.read_text())
-    described = json.loads(lab.nix("path-info", "--json", "--recursive", lab.full(lab.closure.top)))
+    described = lab.path_infos("--recursive", lab.full(lab.closure.top))
     assert len(described) == 3
-    for item in described:
+    for path, item in described.items():
         info = PathInfo(
-            store_path=lab.store_dir.parse_path(item["path"]),
+            store_path=lab.store_dir.parse_path(path),
             nar_hash=Hash.parse(item["narHash"]),
             nar_size=item["narSize"],
             references=sorted_references(map(lab.store_dir.parse_path, item["references"])),

@@ -162,7 +162,8 @@ def public_lab() -> Iterator[Lab]:
 def test_an_unprivileged_reader_of_a_closed_database_sees_what_is_written_later(public_lab: Lab) -> None:
     """Up to Nix 2.21 the log is removed with the last user of the database, and then `mode=ro` fails for others."""
     lab = public_lab
-    assert not lab.database.with_name("db.sqlite-wal").exists()
+    if lab.database.with_name("db.sqlite-wal").exists():
+        pytest.skip("this Nix keeps the log")
     arguments = (str(lab.database), lab.store_dir, lab.closure.top.hash_part)
     with subprocess.Popen(
         [sys.executable, "-c", _AS_NOBODY, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
