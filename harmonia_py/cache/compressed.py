@@ -188,8 +188,7 @@ class CompressedNars:
         """Begin to compress, or join whoever has begun meanwhile."""
         for _ in range(_ATTEMPTS):
             with ExitStack() as held:
-                await self._compressing.take_turn()
-                held.callback(self._compressing.end_turn)
+                held.callback(await self._compressing.turn())
                 blob = await self._kept.open(key)
                 if blob is not None:
                     return self._join(blob)
@@ -242,21 +241,31 @@ class CompressedNars:
 
     async def _unkept(self, url: NarUrl) -> Download | None:
         path_info = await self._wanted(url)
-        nar = await self._inner.nar(replace(url, compression="none")) if path_info is not None else None
-        if path_info is None or nar is None:
+        if path_info is None:
             return None
-        self.counters.unkept += 1
-        compressor = self._compressing.compressor(path_info)
+        with ExitStack() as held:
+            held.callback(await self._compressing.stream_turn())
+            nar = await self._inner.nar(replace(url, compression="none"))
+            if nar is None:
+                return None
+            held.enter_context(nar)
+            self.counters.unkept += 1
+            return Download(
+                size=None,
+                etag=secrets.token_hex(16),
+                pieces=partial(self._unkept_pieces, key_of(url), nar, path_info),
+                release=held.pop_all().close,
+            )
 
-        def pieces(_start: int, _stop: int | None) -> Iterator[Piece]:
-            # Without a size there are no ranges: it is always everything that is asked for.
-            try:
-                yield from self._compressing.stream(nar, compressor)
-            except NarMismatch as error:
-                self._note_mismatch(key_of(url), error)
-                raise
-
-        return Download(size=None, etag=secrets.token_hex(16), pieces=pieces, release=nar.release)
+    def _unkept_pieces(
+        self, key: BlobKey, nar: Download, path_info: PathInfo, _start: int, _stop: int | None
+    ) -> Iterator[Piece]:
+        # Without a size there are no ranges: it is always everything that is asked for.
+        try:
+            yield from self._compressing.stream(nar, path_info)
+        except NarMismatch as error:
+            self._note_mismatch(key, error)
+            raise
 
     def _join(self, blob: Blob) -> Download:
         if blob.size is None:

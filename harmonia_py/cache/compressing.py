@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from harmonia_py.cache.blobs import BlobWriter
@@ -22,6 +23,8 @@ SliceReader = Callable[[FileSlice, bytearray], Iterator[memoryview]]
 _BUFFER_BYTES: Final = 1024 * 1024
 # A request that has waited so long for its turn is told to come back. Clients give up after 300 seconds.
 _LONGEST_WAIT_SECONDS: Final = 60.0
+# Where nothing can be kept, so many clients are served at once; each costs the 4 MiB of a compressor.
+_STREAMS_AT_ONCE: Final = 64
 # Up to here the whole NAR is compressed before its first byte is sent: that takes about a millisecond.
 SMALL_NAR_BYTES: Final = 256 * 1024
 
@@ -46,6 +49,7 @@ class Compressing:
         self._read = read
         self._settings = settings
         self._turns = asyncio.Semaphore(at_once)
+        self._streams = asyncio.Semaphore(_STREAMS_AT_ONCE)
         self._threads = ThreadPoolExecutor(at_once, "compress", initializer=prepare_thread)
         self._stopping = threading.Event()
 
@@ -53,21 +57,17 @@ class Compressing:
         """A compressor for the NAR of this path."""
         return NarCompressor(path_info, self._settings)
 
-    async def take_turn(self) -> None:
-        """Wait until another NAR may be compressed. Every turn ends with `end_turn`.
+    async def turn(self) -> Callable[[], None]:
+        """Wait until another NAR may be compressed; call what is returned when that is done.
 
         Raises:
-            StorageError: that took too long.
+            StorageError: the wait took too long.
         """
-        try:
-            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise StorageError("too many NARs are waiting to be compressed") from None
+        return await _turn(self._turns)
 
-    def end_turn(self) -> None:
-        """Let the next one begin."""
-        self._turns.release()
+    async def stream_turn(self) -> Callable[[], None]:
+        """The same for `stream`, which one client reads as slowly as it likes."""
+        return await _turn(self._streams)
 
     async def compress(
         self, nar: Download, compressor: NarCompressor, writer: BlobWriter, whole: Callable[[bytes], None]
@@ -101,8 +101,13 @@ class Compressing:
         self._stopping.set()
         await asyncio.to_thread(self._threads.shutdown)
 
-    def stream(self, nar: Download, compressor: NarCompressor) -> Iterator[Piece]:
-        """The compressed NAR for one client alone, where nothing can be kept."""
+    def stream(self, nar: Download, path_info: PathInfo) -> Iterator[Piece]:
+        """The compressed NAR for one client alone, where nothing can be kept.
+
+        Raises:
+            NarMismatch: at the end, the NAR was not the right one.
+        """
+        compressor = NarCompressor(path_info, replace(self._settings, threads=0))
         for portion in self._portions(nar):
             if isinstance(portion, Pause):
                 yield portion
@@ -149,3 +154,12 @@ class Compressing:
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
+
+
+async def _turn(turns: asyncio.Semaphore) -> Callable[[], None]:
+    try:
+        async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+            await turns.acquire()
+    except TimeoutError:
+        raise StorageError("too many NARs are waiting to be compressed") from None
+    return turns.release

@@ -126,7 +126,7 @@ class KeptFiles:
             "found": str(time.time()),
         }
         await self.unmark(key)
-        with suppress(NotKept):
+        with suppress(NotKept, StorageError):  # it is in the log as well
             writer = await self.put(_mark_of(key), 0)
             if writer is not None:
                 await asyncio.to_thread(writer.commit, metadata)

@@ -62,8 +62,11 @@ class BlobDirectory:
             probe = self.put(_PROBE, 0)
             if probe is not None:
                 probe.abort()
-            for path in list(self._growing.iterdir()):
+            for path in list(self._growing.glob("[!.]*")):
                 _remove_if_dead(path)
+            for sidecar in list(self._growing.glob(".*")):
+                if not self._growing.joinpath(sidecar.name[1:].removesuffix(".json")).exists():
+                    sidecar.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """How much room an unprivileged process has on the file system."""
@@ -198,7 +201,7 @@ def _is_touched(fd: int) -> bool:
 
 def _remove_if_dead(path: Path) -> None:
     with suppress(FileNotFoundError):
-        fd = os.open(path, _READ)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # NFS wants to write what it locks exclusively
         try:
             if try_lock(fd) and is_at(fd, path):
                 path.unlink()

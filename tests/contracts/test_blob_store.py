@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import xattr
 from blob_readers import read_all
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harmonia_py.cache.blobs import BlobKey, BlobStore
 from harmonia_py.errors import FormatError, StorageError, StorageFull
@@ -160,6 +162,15 @@ async def test_a_blob_that_cannot_fit_is_refused(blobs: BlobStore) -> None:
     with pytest.raises(StorageFull):
         await blobs.put(KEY, 2**62)
     assert await blobs.open(KEY) is None
+
+
+@given(st.text())
+def test_any_text_is_a_key_or_refused(text: str) -> None:
+    try:
+        key = BlobKey.parse(text)
+    except FormatError:
+        return
+    assert Path(key).name == key == text
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", ".hidden", "a/b", "../a", "a\0b", "a\n", "ä", "a" * 245, "a b"])

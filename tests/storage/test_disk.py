@@ -281,3 +281,15 @@ async def test_a_reader_that_is_still_in_a_thread_when_the_blob_is_released_neve
             with pytest.raises(StorageError):
                 next(late)
         assert next(pieces, None) is None
+
+
+async def test_a_start_removes_the_sidecar_of_a_dead_writer_and_leaves_that_of_a_living_one(tmp_path: Path) -> None:
+    async with DiskBlobs(tmp_path) as blobs:
+        writer = await blobs.put(KEY, 1)
+        assert writer is not None
+        for name in (f".{KEY}.json", ".dead.json", "dead"):
+            (tmp_path / "growing" / name).touch()
+        async with DiskBlobs(tmp_path):
+            assert {path.name for path in (tmp_path / "growing").iterdir()} == {KEY, f".{KEY}.json"}
+        await asyncio.to_thread(writer.abort)
+        assert list((tmp_path / "growing").iterdir()) == []
