@@ -8,6 +8,7 @@ A blob gets its place under `blobs` by a rename, when it is whole. The access ti
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ class BlobDirectory:
         """How much room an unprivileged process has on the file system."""
         with translated("ask for free space"):
             status = os.statvfs(self._directory)
-        return status.f_bavail * status.f_frsize
+        # ramfs and some file systems in user space do not know their size: nothing is full that cannot say so.
+        return status.f_bavail * status.f_frsize if status.f_blocks else sys.maxsize
 
     def open(self, key: BlobKey) -> WholeFile | GrowingFile | None:
         """The blob as it is now."""

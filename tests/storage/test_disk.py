@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from asyncio.subprocess import DEVNULL
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -293,3 +294,17 @@ async def test_a_start_removes_the_sidecar_of_a_dead_writer_and_leaves_that_of_a
             assert {path.name for path in (tmp_path / "growing").iterdir()} == {KEY, f".{KEY}.json"}
         await asyncio.to_thread(writer.abort)
         assert list((tmp_path / "growing").iterdir()) == []
+
+
+async def test_a_file_system_without_attributes_and_without_a_size_keeps_blobs(tmp_path: Path) -> None:
+    mounted = await asyncio.create_subprocess_exec("mount", "-t", "ramfs", "ramfs", tmp_path, stderr=DEVNULL)
+    if await mounted.wait():
+        pytest.skip("only root may mount")
+    try:
+        async with DiskBlobs(tmp_path / "blobs") as blobs:
+            await put(blobs, KEY)
+            assert (file_of(tmp_path / "blobs", KEY).parent / f".{KEY}.json").exists()
+        async with DiskBlobs(tmp_path / "blobs") as blobs:
+            assert await fetch(blobs, KEY) == b"data"
+    finally:
+        await (await asyncio.create_subprocess_exec("umount", tmp_path)).wait()
