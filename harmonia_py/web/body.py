@@ -13,6 +13,7 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.web.errors import error_response
 from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
 from harmonia_py.web.state import TRANSFERS
+from harmonia_py.web.transfer import Cut
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ async def _send(
     chunked = part is None and request.version >= (1, 1)
     if chunked:
         response.enable_chunked_encoding()
+    elif part is None:
+        response.force_close()
     writer = await response.prepare(request)
     if request.method == hdrs.METH_HEAD or writer is None:
         return response
@@ -81,26 +84,28 @@ async def _send(
         raise ConnectionResetError
     start, stop = (part.start, part.stop) if part is not None else (0, None)
     try:
-        await request.app[TRANSFERS].send(writer, transport, download.pieces(start, stop), chunked=chunked)
-    except (HarmoniaError, ConnectionError, asyncio.CancelledError) as error:
+        pieces = download.pieces(start, stop)
+        await request.app[TRANSFERS].send(writer, transport, pieces, chunked=chunked)
+    except BaseException as error:
         # What has begun can only be cut: a clean end would pass off what was sent as the whole.
         transport.abort()
         if isinstance(error, HarmoniaError):
             _log.error("%s: cut: %s", request.rel_url.raw_path, error)  # the message is the cause
-        raise ConnectionResetError from error
-    except BaseException:
-        transport.abort()
-        raise
+        elif not isinstance(error, ConnectionError | asyncio.CancelledError):
+            _log.exception("%s: cut: unforeseen", request.rel_url.raw_path)
+        # Also in place of a CancelledError, which comes when the server ends: nothing else runs in this task.
+        raise Cut(response.status) from error
     return response
 
 
 def _has_it(request: web.Request, quoted: str) -> bool:
-    header = request.headers.get(hdrs.IF_NONE_MATCH)
-    return header is not None and matches(header, quoted)
+    headers = request.headers.getall(hdrs.IF_NONE_MATCH, [])
+    return any(matches(header, quoted) for header in headers)
 
 
 def _requested_range(request: web.Request, quoted: str, size: int) -> ByteRange | None:
-    if not if_range_holds(request.headers.get(hdrs.IF_RANGE), quoted):
+    # RFC 9110, section 14.2: a range is defined for GET alone.
+    if request.method != hdrs.METH_GET or not if_range_holds(request.headers.get(hdrs.IF_RANGE), quoted):
         return None
     return parse_range(request.headers.get(hdrs.RANGE), size)
 

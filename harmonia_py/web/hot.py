@@ -7,19 +7,26 @@ to the framework.
 
 The protocol uses attributes of aiohttp's `RequestHandler` that its documentation does not promise: `_waiter`,
 `_messages`, `_paused`, `_close`, `_force_close`, `_keepalive_timeout`, `_next_keepalive_close_time`, `_request_count`,
-`_logging_enabled`, `_request_in_progress`. tests/web/test_hot.py holds both ways against each other, byte by byte.
+`_logging_enabled`, `_request_in_progress`, `_handle_request`. tests/web/test_hot.py holds both ways against each other,
+byte by byte.
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from harmonia_py.web.access_log import AccessLog, Entry
+from harmonia_py.web.errors import error_response
+from harmonia_py.web.transfer import Cut
+
+_log = logging.getLogger(__name__)
 
 # What every answer says of the program; its version and libraries are nobody's business.
 SERVER: Final = "harmonia-py"
@@ -183,11 +190,39 @@ class HotProtocol(web.RequestHandler):
             self._access_log.add(Entry(self._client, "GET", target, 200, len(answer), 0.0))
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        """What the framework calls when a request has ended; `time` is when it began."""
-        if self._access_log is not None and time is not None:
-            seconds = self._loop.time() - time
-            size = response.body_length
-            self._access_log.add(Entry(self._client, request.method, request.raw_path, response.status, size, seconds))
+        """What the framework calls when an answer has ended; `time` is when it began."""
+        self._log(request, response.status, time)
+
+    async def _handle_request(self, request: web.BaseRequest, start_time: float | None, handler: Any) -> Any:
+        """As the framework does, but an answer that was cut is logged as well."""
+        try:
+            return await super()._handle_request(request, start_time, handler)
+        except Cut as cut:
+            self._log(request, cut.status, start_time)
+            raise
+
+    def _log(self, request: web.BaseRequest, status: int, start_time: float | None) -> None:
+        if self._access_log is not None and start_time is not None:
+            size, seconds = request.writer.output_size, self._loop.time() - start_time
+            self._access_log.add(Entry(self._client, request.method, request.raw_path, status, size, seconds))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP with the status alone; the framework would say what its parser made of it."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if request.writer.output_size:
+            raise ConnectionResetError
+        _log.debug("%s: %s %s", self._client, status, exc or message)
+        response = error_response(HTTPStatus(status))
+        response.headers[hdrs.SERVER] = SERVER
+        response.force_close()
+        return response
 
 
 def _is_one_plain_request(data: bytes) -> bool:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 _RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
-# More digits than any size has; int() of a longer string would be work for nothing.
+# A number of more digits is beyond the end of everything; int() of thousands of digits would be work for nothing.
 _MAX_DIGITS: Final = 19
+_BEYOND: Final = 10**_MAX_DIGITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +34,24 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     if match is None:
         return None
     first, last = match.groups()
-    if len(first) > _MAX_DIGITS or len(last) > _MAX_DIGITS or not (first or last):
+    if not first and not last:
         return None
     if not first:
-        if int(last) == 0 or size == 0:
+        length = _number(last)
+        if length == 0 or size == 0:
             raise Unsatisfiable
-        return ByteRange(max(0, size - int(last)), size)
-    start = int(first)
-    if last and int(last) < start:
+        return ByteRange(max(0, size - length), size)
+    start = _number(first)
+    if last and _number(last) < start:
         return None
     if start >= size:
         raise Unsatisfiable
-    return ByteRange(start, min(int(last) + 1, size) if last else size)
+    return ByteRange(start, min(_number(last) + 1, size) if last else size)
+
+
+def _number(digits: str) -> int:
+    significant = digits.lstrip("0")
+    return int(significant or 0) if len(significant) <= _MAX_DIGITS else _BEYOND
 
 
 def matches(header: str, etag: str) -> bool:

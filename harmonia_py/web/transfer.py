@@ -7,6 +7,7 @@ blocks the event loop on the disk. Where there is no plain socket (TLS), the pie
 """
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -17,7 +18,7 @@ from typing import Final, TypeVar
 from aiohttp.abc import AbstractStreamWriter
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
-from harmonia_py.errors import StorePathChanged
+from harmonia_py.errors import StorageError, StorePathChanged
 
 # A thread gives way to the next transfer after this much, so that a few threads serve many fast clients evenly.
 TURN_BYTES: Final = 32 * 1024 * 1024
@@ -26,11 +27,22 @@ THREADS: Final = 16
 # What passes through memory at once when the kernel cannot copy for us.
 COPY_BYTES: Final = 256 * 1024
 
+# What sendfile says when it is the file and not the socket that fails.
+_FILE_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EBADF, errno.EOVERFLOW, errno.ENOMEM, errno.ESTALE})
+
 T = TypeVar("T")
 
 
 class ClientGone(ConnectionError):
     """The client closed the connection, or took nothing for too long."""
+
+
+class Cut(ConnectionError):
+    """An answer that had begun, with `status`, and could not be finished."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,12 @@ class _Pump:
             self._bytes = self._bytes[count:]
             self.sent += count
         elif self._slice is not None:
-            count = os.sendfile(self._socket.fileno(), self._slice.fd, self._slice.offset, self._slice.size)
+            try:
+                count = os.sendfile(self._socket.fileno(), self._slice.fd, self._slice.offset, self._slice.size)
+            except OSError as error:
+                if error.errno in _FILE_ERRORS:
+                    raise StorageError(f"a file cannot be read while it is being sent: {error}") from error
+                raise
             if count == 0:
                 raise StorePathChanged("a file became shorter while it was being sent")
             self.sent += count
@@ -127,29 +144,36 @@ class Transfers:
         return await self.in_thread(lambda: b"".join(part for part in in_memory(pieces) if not isinstance(part, Pause)))
 
     async def send(
-        self, writer: AbstractStreamWriter, transport: asyncio.Transport, pieces: Iterator[Piece], *, chunked: bool
-    ) -> int:
-        """Send all of `pieces` after the headers, and return the number of bytes that went to the socket.
+        self,
+        writer: AbstractStreamWriter,
+        transport: asyncio.Transport,
+        pieces: Iterator[Piece],
+        *,
+        chunked: bool,
+    ) -> None:
+        """Send all of `pieces` after the headers.
 
-        The generator is closed in every case.
+        The generator is closed in every case; when the task is cancelled, as soon as the thread lets go of it.
 
         Raises:
             ClientGone: the client went away or stood still.
             HarmoniaError: what the generator raised. Either way the caller cuts the connection.
         """
         if transport.get_extra_info("sslcontext") is not None:
-            return await self._send_through_transport(writer, pieces)
-        await self._flush(writer, transport)
-        sock = _duplicate(transport)
-        pump = _Pump(sock, pieces, chunked=chunked)
+            await self._send_through_transport(writer, pieces)
+            return
         running: asyncio.Future[_Outcome] | None = None
+        sock: socket.socket | None = None
+        pump: _Pump | None = None
         try:
+            await self._flush(writer, transport)
+            sock = _duplicate(transport)
+            pump = _Pump(sock, pieces, chunked=chunked)
             while True:
                 running = asyncio.get_running_loop().run_in_executor(self._threads, pump.run)
                 outcome = await asyncio.shield(running)
-                running = None
                 if outcome is None:
-                    return pump.sent
+                    return
                 if isinstance(outcome, Pause):
                     await asyncio.sleep(outcome.seconds)
                 elif isinstance(outcome, _Full):
@@ -157,10 +181,32 @@ class Transfers:
                 if transport.is_closing():
                     raise ClientGone
         finally:
-            _close_when_done(running, sock, pieces)
+            if pump is not None:
+                # The framework counts what goes through it.
+                writer.output_size += pump.sent
+            self._close_when_done(running, sock, pieces)
 
-    async def _send_through_transport(self, writer: AbstractStreamWriter, pieces: Iterator[Piece]) -> int:
-        sent = 0
+    def _close_when_done(
+        self, running: asyncio.Future[_Outcome] | None, sock: socket.socket | None, pieces: Iterator[Piece]
+    ) -> None:
+        """Close what a transfer held, once no thread uses it; closing a generator may wait for the disk."""
+
+        def close(done: asyncio.Future[_Outcome] | None = None) -> None:
+            if done is not None and not done.cancelled():
+                done.exception()
+            if sock is not None:
+                sock.close()
+            try:
+                self._threads.submit(_close, pieces)
+            except RuntimeError:  # the threads have ended, and so will the process
+                _close(pieces)
+
+        if running is None or running.done():
+            close(running)
+        else:
+            running.add_done_callback(close)
+
+    async def _send_through_transport(self, writer: AbstractStreamWriter, pieces: Iterator[Piece]) -> None:
         parts = in_memory(pieces)
         try:
             while (part := await self.in_thread(lambda: next(parts, None))) is not None:
@@ -168,10 +214,8 @@ class Transfers:
                     await asyncio.sleep(part.seconds)
                     continue
                 await self._within_limit(writer.write(part))
-                sent += len(part)
         finally:
-            parts.close()
-        return sent
+            self._threads.submit(parts.close)
 
     async def _flush(self, writer: AbstractStreamWriter, transport: asyncio.Transport) -> None:
         """Wait until the headers have left: the duplicate of the socket must not overtake the transport's buffer."""
@@ -230,21 +274,6 @@ def _duplicate(transport: asyncio.Transport) -> socket.socket:
         return socket.socket(fileno=os.dup(original.fileno()))
     except OSError as error:
         raise ClientGone from error
-
-
-def _close_when_done(running: "asyncio.Future[_Outcome] | None", sock: socket.socket, pieces: Iterator[Piece]) -> None:
-    """Close what a transfer held; when its task was cancelled a thread may still be using it."""
-
-    def close(done: "asyncio.Future[_Outcome] | None" = None) -> None:
-        if done is not None and not done.cancelled():
-            done.exception()
-        sock.close()
-        _close(pieces)
-
-    if running is None or running.done():
-        close(running)
-    else:
-        running.add_done_callback(close)
 
 
 def _set(future: "asyncio.Future[None]") -> None:

@@ -1,0 +1,238 @@
+"""The real web server of this process on a real socket, over a source made of bytes.
+
+    async with Served(source) as served:                # FakeSource(), behind the port; starts and ends with the block
+        answer = await served.get("/health")            # Answer(status, headers, body)
+        answer = await served.request("HEAD", path, {"Range": "bytes=0-9"})
+        reader, writer = await served.connect()         # for requests that no client library makes
+        data = await served.send(b"GET / HTTP/1.0\r\n\r\n")  # everything until the server closes
+        served.access                                   # lines of the access log
+
+The loop that serves is the test's own, so that a test can look at its tasks.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from http.client import HTTPMessage, parse_headers
+from io import BytesIO
+from typing import Final, Self
+
+from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.source import Download, Piece
+from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.signing import SecretKey
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.web.access_log import AccessLog
+from harmonia_py.web.server import serve
+from harmonia_py.web.state import Serving
+
+TIME_LIMIT: Final = 30.0
+
+PATH: Final = StorePath.parse("26xbg1ndr7hbcncrlf9nhx5is2b25d13-hello-2.12.1")
+ABSENT: Final = HashPart.parse("0" * 32)
+DRV_OUTPUT: Final = DrvOutput.parse("sha256:" + "ab" * 32 + "!out")
+LOG_NAME: Final = StorePath.parse("2lrp00vkg03d9pzkcaxdz8xxlvvd7cq8-hello.drv")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: HTTPMessage
+    body: bytes
+
+
+@dataclass
+class FakeSource:
+    """One store path; what its NAR, listing and log are made of can be replaced.
+
+    Attributes:
+        asked: what was asked for, in order.
+        error: raised instead of an answer.
+        opened, closed, released: how many times a generator was begun and closed, and a download released.
+    """
+
+    nar_bytes: bytes = b"n" * 100
+    listing_bytes: bytes = b'{"version":1}'
+    log_bytes: bytes = b"line\n"
+    unknown_size: bool = False
+    pieces: Callable[[int, int | None], Iterator[Piece]] | None = None
+    error: Exception | None = None
+    asked: list[str] = field(default_factory=list)
+    opened: int = 0
+    closed: int = 0
+    released: int = 0
+
+    def _note(self, what: str) -> None:
+        self.asked.append(what)
+        if self.error is not None:
+            raise self.error
+
+    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
+        self._note(f"narinfo {hash_part}")
+        if hash_part != PATH.hash_part:
+            return None
+        nar_hash = Hash.of(self.nar_bytes)
+        return NarInfo(
+            path_info=PathInfo(store_path=PATH, nar_hash=nar_hash, nar_size=len(self.nar_bytes) or 1),
+            url=str(NarUrl(hash_part, nar_hash, "none")),
+            compression="none",
+            file_hash=nar_hash,
+            file_size=len(self.nar_bytes),
+        )
+
+    async def nar(self, url: NarUrl) -> Download | None:
+        self._note(f"nar {url}")
+        if url.hash_part != PATH.hash_part or url.nar_hash not in {None, Hash.of(self.nar_bytes)}:
+            return None
+        return self._download(self.nar_bytes, None if self.unknown_size else len(self.nar_bytes))
+
+    async def listing(self, hash_part: HashPart) -> Download | None:
+        self._note(f"listing {hash_part}")
+        return self._download(self.listing_bytes, len(self.listing_bytes)) if hash_part == PATH.hash_part else None
+
+    async def log(self, derivation: StorePath | HashPart) -> Download | None:
+        self._note(f"log {derivation}")
+        # Compressed on disk, so its size is known only at the end.
+        return self._download(self.log_bytes, None) if derivation in (LOG_NAME, LOG_NAME.hash_part) else None
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        self._note(f"realisation {output}")
+        return Realisation(id=output, out_path=PATH) if output == DRV_OUTPUT else None
+
+    def _download(self, data: bytes, size: int | None) -> Download:
+        def pieces(start: int, stop: int | None) -> Iterator[Piece]:
+            self.opened += 1
+            try:
+                if self.pieces is not None:
+                    yield from self.pieces(start, stop)
+                else:
+                    yield data[start:stop]
+            finally:
+                self.closed += 1
+
+        return Download(size=size, etag=Hash.of(data).nix32, pieces=pieces, release=self._release)
+
+    def _release(self) -> None:
+        self.released += 1
+
+
+class Served:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        source: FakeSource,
+        *,
+        secret_keys: Sequence[SecretKey] = (),
+        json_lines: bool = False,
+        stall_timeout: float = TIME_LIMIT,
+        keepalive_timeout: float = TIME_LIMIT,
+        shutdown_timeout: float = 1.0,
+    ) -> None:
+        self.source = source
+        self.cache = BinaryCache(
+            cache_info=CacheInfo(StoreDir("/nix/store"), want_mass_query=True, priority=30),
+            sources=[source],
+            secret_keys=secret_keys,
+        )
+        self.serving = Serving(self.cache)
+        self.access: list[str] = []
+        self._timeouts = (keepalive_timeout, stall_timeout, shutdown_timeout)
+        self._log = AccessLog(json_lines=json_lines, write=self.access.append)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        self.port = sock.getsockname()[1]
+        keepalive, stall, shutdown = self._timeouts
+        await self._stack.enter_async_context(
+            serve(
+                self.serving,
+                [sock],
+                access_log=self._log,
+                keepalive_timeout=keepalive,
+                stall_timeout=stall,
+                shutdown_timeout=shutdown,
+            )
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def access_lines(self) -> list[str]:
+        self._log.flush()
+        return "".join(self.access).splitlines()
+
+    async def connect(self, receive_buffer: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        # A small limit: what a test does not read stays in the kernel, as with a client that lags.
+        return await asyncio.open_connection(sock=sock, limit=receive_buffer or 2**16)
+
+    async def send(self, data: bytes) -> bytes:
+        """What the server answers to these bytes, until it closes."""
+        async with asyncio.timeout(TIME_LIMIT):
+            reader, writer = await self.connect()
+            try:
+                writer.write(data)
+                return await reader.read()
+            finally:
+                writer.close()
+
+    async def request(self, method: str, target: str, headers: Mapping[str, str] | None = None) -> Answer:
+        lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(f"{k}: {v}" for k, v in (headers or {}).items())]
+        async with asyncio.timeout(TIME_LIMIT):
+            reader, writer = await self.connect()
+            try:
+                writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+                return await read_answer(reader, method)
+            finally:
+                writer.close()
+
+    async def get(self, target: str, headers: Mapping[str, str] | None = None) -> Answer:
+        return await self.request("GET", target, headers)
+
+
+async def read_answer(reader: asyncio.StreamReader, method: str = "GET") -> Answer:
+    """One answer; IncompleteReadError when it is cut."""
+    async with asyncio.timeout(TIME_LIMIT):
+        head = await reader.readuntil(b"\r\n\r\n")
+        status_line, _, rest = head.partition(b"\r\n")
+        headers = parse_headers(BytesIO(rest))
+        status = int(status_line.split()[1])
+        if method == "HEAD" or status in {204, 304}:
+            return Answer(status, headers, b"")
+        if headers["Transfer-Encoding"] == "chunked":
+            return Answer(status, headers, await _read_chunks(reader))
+        if "Content-Length" in headers:
+            return Answer(status, headers, await reader.readexactly(int(headers["Content-Length"])))
+        return Answer(status, headers, await reader.read())
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    body = []
+    while True:
+        size = int((await reader.readuntil(b"\r\n"))[:-2], 16)
+        body.append(await reader.readexactly(size))
+        assert await reader.readexactly(2) == b"\r\n"
+        if size == 0:
+            return b"".join(body)
+
+
+async def eventually(condition: Callable[[], object], what: str = "") -> None:
+    """Return when `condition` holds."""
+    async with asyncio.timeout(TIME_LIMIT):
+        while not condition():
+            assert what is not None
+            await asyncio.sleep(0.005)
