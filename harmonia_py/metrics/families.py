@@ -1,0 +1,214 @@
+"""Every family of series on `/metrics`, in one table. The dashboards and the reference are checked against it.
+
+The names of the first two and of the daemon's pool, their labels and their buckets are those of Harmonia 3
+(harmonia-cache/src/prometheus.rs, the pool's metrics.rs), so its dashboards go on working.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+_HARMONIA_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
+# A first download may wait for its turn to be compressed.
+_WAITING_BUCKETS: Final = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Series of one name.
+
+    Attributes:
+        name: as Prometheus wants it, with its unit.
+        kind: a gauge may fall, and ends with the worker that has it.
+        help: one line for whoever looks at it.
+        labels: their names, in the order in which they are written.
+        buckets: upper bounds, for a histogram.
+        merge: how the figures of several workers become one.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Literal["sum", "max"] = "sum"
+
+    @property
+    def cells(self) -> int:
+        """How many numbers one series has: a histogram one for each bucket, one beyond them, and the sum."""
+        return len(self.buckets) + 2 if self.kind == "histogram" else 1
+
+    def series(self, *values: str) -> str:
+        """The name of one series with the values of its labels, as it is written."""
+        if len(values) != len(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
+        if not values:
+            return self.name
+        pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in zip(self.labels, values, strict=True))
+        return f"{self.name}{{{pairs}}}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+_REQUEST_LABELS: Final = ("method", "path", "status")
+
+# Not counted for itself: it is the count of the histogram below.
+HTTP_REQUESTS: Final = Family("harmonia_http_requests_total", "counter", "Requests answered.", _REQUEST_LABELS)
+HTTP_REQUEST_DURATION: Final = Family(
+    "harmonia_http_request_duration_seconds",
+    "histogram",
+    "From the first byte of a request to the last of its answer.",
+    _REQUEST_LABELS,
+    _HARMONIA_BUCKETS,
+)
+HTTP_FIRST_BYTE: Final = Family(
+    "harmonia_http_time_to_first_byte_seconds",
+    "histogram",
+    "From the request of a download to the first byte of its content.",
+    ("path",),
+    _WAITING_BUCKETS,
+)
+HTTP_SENT_BYTES: Final = Family("harmonia_http_sent_bytes_total", "counter", "Bytes sent, headers included.", ("kind",))
+HTTP_CONNECTIONS: Final = Family("harmonia_http_connections", "gauge", "Connections of clients that are open.")
+TRANSFERS_IN_FLIGHT: Final = Family("harmonia_transfers_in_flight", "gauge", "Downloads that are being sent.")
+TRANSFERS_ABORTED: Final = Family(
+    "harmonia_transfers_aborted_total",
+    "counter",
+    "Downloads cut before their end: the client left or stood still, the bytes could not be had, or the server ended.",
+    ("reason",),
+)
+
+DAEMON_ACTIVE: Final = Family(
+    "harmonia_daemon_active_connections", "gauge", "Connections to the nix-daemon with a question on them."
+)
+DAEMON_IDLE: Final = Family(
+    "harmonia_daemon_idle_connections", "gauge", "Connections to the nix-daemon that wait for a question."
+)
+DAEMON_CREATED: Final = Family(
+    "harmonia_daemon_connections_created_total", "counter", "Attempts to connect to the nix-daemon.", ("status",)
+)
+DAEMON_ACQUIRE: Final = Family(
+    "harmonia_daemon_connection_acquire_duration_seconds",
+    "histogram",
+    "How long a question waited for a connection to the nix-daemon.",
+    ("outcome",),
+    _HARMONIA_BUCKETS,
+)
+DAEMON_ERRORS: Final = Family(
+    "harmonia_daemon_connection_errors_total",
+    "counter",
+    "Questions that the nix-daemon did not answer.",
+    ("error_type",),
+)
+
+COMPRESSED_DOWNLOADS: Final = Family(
+    "harmonia_compressed_downloads_total",
+    "counter",
+    "Downloads of compressed NARs: from a kept file (hit), from one that another request had begun (followed), "
+    "from one that it began (miss), or compressed for this client alone (unkept).",
+    ("result",),
+)
+COMPRESSED_FAILURES: Final = Family(
+    "harmonia_compressed_failures_total",
+    "counter",
+    "Compressed NARs given up: not what the store says they are (mismatch), or for another reason (error).",
+    ("reason",),
+)
+COMPRESSED_NAR_BYTES: Final = Family(
+    "harmonia_compressed_nar_bytes_total", "counter", "Bytes of NARs that were compressed and kept, before."
+)
+COMPRESSED_FILE_BYTES: Final = Family(
+    "harmonia_compressed_file_bytes_total", "counter", "Bytes of NARs that were compressed and kept, after."
+)
+CACHE_BLOBS: Final = Family("harmonia_cache_blobs", "gauge", "Files in the cache directory, at the last look.")
+CACHE_BYTES: Final = Family("harmonia_cache_size_bytes", "gauge", "Their size, at the last look.")
+CACHE_EVICTED_BLOBS: Final = Family("harmonia_cache_evicted_blobs_total", "counter", "Files evicted.")
+CACHE_EVICTED_BYTES: Final = Family("harmonia_cache_evicted_bytes_total", "counter", "Their size.")
+
+UPSTREAM_REQUESTS: Final = Family(
+    "harmonia_upstream_requests_total",
+    "counter",
+    "Requests to an upstream that were answered: with what was asked for (found), or that it is not there (absent).",
+    ("upstream", "result"),
+)
+UPSTREAM_ERRORS: Final = Family(
+    "harmonia_upstream_errors_total",
+    "counter",
+    "Requests to an upstream that failed.",
+    ("upstream", "reason"),
+)
+UPSTREAM_BYTES: Final = Family(
+    "harmonia_upstream_received_bytes_total", "counter", "Bytes that came from an upstream.", ("upstream",)
+)
+UPSTREAM_BREAKER: Final = Family(
+    "harmonia_upstream_breaker_open",
+    "gauge",
+    "1 while an upstream is not asked because it failed, by any worker.",
+    ("upstream",),
+    merge="max",
+)
+
+BUILD_INFO: Final = Family("harmonia_build_info", "gauge", "Always 1; the version of harmonia-py.", ("version",))
+WORKERS: Final = Family("harmonia_workers", "gauge", "Worker processes that run.")
+WORKER_CPU: Final = Family("harmonia_worker_cpu_seconds_total", "counter", "CPU time of a worker.", ("worker",))
+WORKER_RSS: Final = Family(
+    "harmonia_worker_resident_memory_bytes", "gauge", "Memory of a worker, with what it shares.", ("worker",)
+)
+WORKER_FDS: Final = Family("harmonia_worker_open_fds", "gauge", "Open descriptors of a worker.", ("worker",))
+WORKER_START: Final = Family(
+    "harmonia_worker_start_time_seconds", "gauge", "When a worker started, in Unix time.", ("worker",)
+)
+
+# What every exporter calls them; over all processes, the supervisor and the workers that have ended included.
+PROCESS_CPU: Final = Family("process_cpu_seconds_total", "counter", "CPU time of all processes.")
+PROCESS_RSS: Final = Family("process_resident_memory_bytes", "gauge", "Memory; what processes share counts for each.")
+PROCESS_VIRTUAL: Final = Family("process_virtual_memory_bytes", "gauge", "Address space of all processes.")
+PROCESS_FDS: Final = Family("process_open_fds", "gauge", "Open descriptors of all processes.")
+PROCESS_MAX_FDS: Final = Family("process_max_fds", "gauge", "How many descriptors one process may have.")
+PROCESS_START: Final = Family("process_start_time_seconds", "gauge", "When the first process started, in Unix time.")
+
+# Each series of these is a series in the memory that the workers share.
+COUNTED: Final = (
+    HTTP_REQUEST_DURATION,
+    HTTP_FIRST_BYTE,
+    HTTP_SENT_BYTES,
+    HTTP_CONNECTIONS,
+    TRANSFERS_IN_FLIGHT,
+    TRANSFERS_ABORTED,
+    DAEMON_ACTIVE,
+    DAEMON_IDLE,
+    DAEMON_CREATED,
+    DAEMON_ACQUIRE,
+    DAEMON_ERRORS,
+    COMPRESSED_DOWNLOADS,
+    COMPRESSED_FAILURES,
+    COMPRESSED_NAR_BYTES,
+    COMPRESSED_FILE_BYTES,
+    CACHE_BLOBS,
+    CACHE_BYTES,
+    CACHE_EVICTED_BLOBS,
+    CACHE_EVICTED_BYTES,
+    UPSTREAM_REQUESTS,
+    UPSTREAM_ERRORS,
+    UPSTREAM_BYTES,
+    UPSTREAM_BREAKER,
+)
+FAMILIES: Final = (
+    HTTP_REQUESTS,
+    *COUNTED,
+    BUILD_INFO,
+    WORKERS,
+    WORKER_CPU,
+    WORKER_RSS,
+    WORKER_FDS,
+    WORKER_START,
+    PROCESS_CPU,
+    PROCESS_RSS,
+    PROCESS_VIRTUAL,
+    PROCESS_FDS,
+    PROCESS_MAX_FDS,
+    PROCESS_START,
+)

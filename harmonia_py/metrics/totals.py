@@ -1,0 +1,67 @@
+"""The figures of all workers as those of one server, with what the kernel says of its processes."""
+
+from collections.abc import Mapping
+
+from harmonia_py import __version__
+from harmonia_py.metrics import families as of
+from harmonia_py.metrics.board import FAMILIES_BY_NAME, Board, SlotReading
+from harmonia_py.metrics.processes import ProcessFigures, max_fds, read_process
+
+Figures = dict[str, list[float]]
+"""The numbers of each series by its name and labels, as `exposition.format_metrics` takes them."""
+
+
+def read_figures(board: Board) -> Figures:
+    """Everything that is known now. It looks into files of the kernel, so a thread does it."""
+    readings = board.read()
+    maker = read_process(board.maker)
+    workers: dict[int, ProcessFigures] = {}
+    for reading in readings:
+        found = read_process(reading.process)
+        # A process id may have been given to somebody else since.
+        if found is not None and board.maker in (reading.process, found.parent):
+            workers[reading.number] = found
+    return {**add_up(readings, workers), **_of_processes(board.maker, maker, readings, workers)}
+
+
+def add_up(readings: list[SlotReading], living: Mapping[int, object]) -> Figures:
+    """The counted figures; what a worker has counted stays when it ends, and its gauges go with it."""
+    totals: Figures = {}
+    for reading in readings:
+        for series, numbers in reading.series.items():
+            family = FAMILIES_BY_NAME[series.partition("{")[0]]
+            known = totals.setdefault(series, [0.0] * family.cells)
+            if family.kind == "gauge" and reading.number not in living:
+                continue
+            merge = max if family.merge == "max" else float.__add__
+            known[:] = map(merge, known, numbers)
+    return totals
+
+
+def _of_processes(
+    maker: int, first: ProcessFigures | None, readings: list[SlotReading], workers: Mapping[int, ProcessFigures]
+) -> Figures:
+    figures: Figures = {
+        of.BUILD_INFO.series(__version__): [1.0],
+        of.WORKERS.series(): [float(len(workers))],
+        of.PROCESS_MAX_FDS.series(): [float(max_fds())],
+    }
+    for number, worker in workers.items():
+        label = str(number)
+        figures[of.WORKER_CPU.series(label)] = [worker.cpu_seconds]
+        figures[of.WORKER_RSS.series(label)] = [float(worker.resident_bytes)]
+        figures[of.WORKER_FDS.series(label)] = [float(worker.open_fds)]
+        figures[of.WORKER_START.series(label)] = [worker.start_time]
+    by_process = {reading.process: workers[reading.number] for reading in readings if reading.number in workers}
+    if first is not None:
+        by_process[maker] = first
+    everybody = by_process.values()
+    if everybody:
+        # The first process waits for those that end, and so inherits the time they took: the sum never falls.
+        ended = first.ended_children_cpu_seconds if first is not None else 0.0
+        figures[of.PROCESS_CPU.series()] = [sum(one.cpu_seconds for one in everybody) + ended]
+        figures[of.PROCESS_RSS.series()] = [float(sum(one.resident_bytes for one in everybody))]
+        figures[of.PROCESS_VIRTUAL.series()] = [float(sum(one.virtual_bytes for one in everybody))]
+        figures[of.PROCESS_FDS.series()] = [float(sum(one.open_fds for one in everybody))]
+        figures[of.PROCESS_START.series()] = [min(one.start_time for one in everybody)]
+    return figures
