@@ -140,8 +140,8 @@ def format_csv(table: Sequence[Row]) -> str:
     return output.getvalue()
 
 
-def describe_machine(workers: int) -> str:
-    """One paragraph on what the figures were measured with."""
+def describe_machine(workers: int, load: float) -> str:
+    """One paragraph on what the figures were measured with; `load` is the load average before it began."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     versions = (_output("git", "describe", "--always", "--dirty"), _output("nginx", "-v").rpartition(": ")[2])
@@ -149,7 +149,8 @@ def describe_machine(workers: int) -> str:
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, harmonia-py {versions[0]}, {versions[1]}, "
         f"{platform.python_implementation()} {platform.python_version()}, "
         f"{_output('nix', '--version')}; {os.cpu_count()} x {model[1] if model else platform.machine()}, {memory} GiB, "
-        f"Linux {platform.release()}; {workers} processes per server, load from the same machine over loopback."
+        f"Linux {platform.release()}; {workers} processes per server, load from the same machine over loopback; "
+        f"load average before: {load:.1f}."
     )
 
 

@@ -19,6 +19,7 @@ from benchmarks.bench import Bench, OutOfTimeError, Sample
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+_BUSY = 0.5  # a load average above which it is not the servers alone that are measured
 Section = Callable[[Bench], Iterator[Sample]]
 SECTIONS: dict[str, Section] = {
     "narinfo": throughput.narinfo,
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code."""
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # servers are stopped on the way out
-    begin = time.monotonic()
+    begin, load = time.monotonic(), os.getloadavg()[0]
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begin:6.1f} s] {text}", flush=True)
@@ -49,12 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"closure: {len(built.paths)} paths, {built.nar_size / closure.MIB:.0f} MiB, in {built.directory}")
         if options.prepare:
             return 0
+        if load > _BUSY:
+            say(f"the machine is busy with something else (load average {load:.1f}): expect noise")
         samples, failures = _measure(options, built, say)
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
     table = report.rows(samples)
-    machine = report.describe_machine(options.workers)
+    machine = report.describe_machine(options.workers, load)
     print(f"\n{report.format_table(table)}\n{machine}")
     if table:
         _publish(options, table, machine)
@@ -102,8 +105,6 @@ def _measure(
     """All samples, and what went wrong: a section that fails does not take the others with it."""
     samples: list[Sample] = []
     failures: list[str] = []
-    if (load := os.getloadavg()[0]) > 0.5:
-        say(f"the machine is busy with something else (load average {load:.1f}): expect noise")
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="harmonia-bench-"))
         # A fresh interpreter: forking one that has threads would copy their locks.
