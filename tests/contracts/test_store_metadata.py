@@ -166,6 +166,14 @@ async def test_a_content_addressed_path_has_its_content_address(
     assert not info.ultimate
 
 
+async def test_referrers_are_those_that_nix_tells(any_lab: Lab, metadata: StoreMetadata) -> None:
+    closure = any_lab.closure
+    for path in (closure.top, closure.input0, closure.input1, closure.input2):
+        told = any_lab.nix_store("--query", "--referrers", any_lab.full(path)).split()
+        assert sorted(map(any_lab.full, await metadata.referrers(path))) == sorted(told)
+    assert list(await metadata.referrers(StorePath.parse(f"{'0' * 32}-absent"))) == []
+
+
 async def test_all_paths_are_those_that_nix_tells(any_lab: Lab, metadata: StoreMetadata) -> None:
     told = told_by(any_lab, "--all")
     assert sorted(map(any_lab.full, await metadata.all_paths())) == sorted(told)
