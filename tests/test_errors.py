@@ -16,9 +16,7 @@ def _tree(kind: type[HarmoniaError], indent: str = "") -> list[str]:
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    # From Python 3.13 on the docstring has lost its indentation.
-    drawing = inspect.cleandoc((errors.__doc__ or "").split("\n\n")[1])
-    drawn = drawing.splitlines()
+    drawn = [line[4:] for line in (errors.__doc__ or "").splitlines() if line.startswith("    ")]
     assert [_without_remark(line) for line in drawn] == ["HarmoniaError", *_tree(HarmoniaError)]
 
 
