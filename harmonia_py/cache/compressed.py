@@ -63,13 +63,20 @@ class CompressedCounters:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One file being made. `held` is what ends with the job and not with the request that began it."""
+    """One file being made.
+
+    Attributes:
+        reading: what ends when the NAR has been read; not with the request that began it.
+        writing: what ends when the file is kept or given up.
+        verified: the bytes of a small file, as soon as they are known to be right.
+    """
 
     key: BlobKey
     nar: Download
     compressor: NarCompressor
     writer: BlobWriter
-    held: ExitStack
+    reading: ExitStack
+    writing: ExitStack
     verified: "asyncio.Future[bytes]"
 
 
@@ -97,9 +104,10 @@ class CompressedNars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give up what is being compressed. The transfers that need it have ended or are cut."""
-        await self._compressing.aclose()
+        self._compressing.stop()
         while self._running:
             await asyncio.wait(self._running.values())
+        await self._compressing.aclose()
 
     async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
         """The narinfo with the zstd file as the place of the NAR, and what is known of that file."""
@@ -187,20 +195,23 @@ class CompressedNars:
     async def _begin(self, url: NarUrl, key: BlobKey, path_info: PathInfo) -> Download | None:
         """Begin to compress, or join whoever has begun meanwhile."""
         for _ in range(_ATTEMPTS):
-            with ExitStack() as held:
-                held.callback(await self._compressing.turn())
+            with ExitStack() as writing, ExitStack() as reading:
+                writing.callback(await self._compressing.place())
+                reading.callback(await self._compressing.turn())
                 blob = await self._kept.open(key)
                 if blob is not None:
                     return self._join(blob)
                 nar = await self._inner.nar(replace(url, compression="none"))
                 if nar is None:
                     return None
-                held.enter_context(nar)
+                reading.enter_context(nar)
                 writer = await self._kept.put(key, path_info.nar_size)
                 if writer is not None:
                     compressor = self._compressing.compressor(path_info)
                     verified: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-                    return await self._first(_Job(key, nar, compressor, writer, held.pop_all(), verified))
+                    return await self._first(
+                        _Job(key, nar, compressor, writer, reading.pop_all(), writing.pop_all(), verified)
+                    )
             await asyncio.sleep(_RETRY_SECONDS)
         raise StorageError("a compressed NAR is neither there nor can it be begun")
 
@@ -220,8 +231,11 @@ class CompressedNars:
         """One file from its beginning to its end, whoever leaves; what went wrong, if anything did."""
         failure: HarmoniaError | None = None
         try:
-            with job.held:
-                await self._compressing.compress(job.nar, job.compressor, job.writer, partial(_resolve, job.verified))
+            with job.writing:
+                with job.reading:
+                    announce = partial(_resolve, job.verified)
+                    await self._compressing.compress(job.nar, job.compressor, job.writer, announce)
+                await self._compressing.commit(job.writer, job.compressor)
             self._note_kept(job)
             await self._kept.unmark(job.key)
         except NarMismatch as error:

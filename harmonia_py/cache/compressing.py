@@ -23,6 +23,9 @@ SliceReader = Callable[[FileSlice, bytearray], Iterator[memoryview]]
 _BUFFER_BYTES: Final = 1024 * 1024
 # A request that has waited so long for its turn is told to come back. Clients give up after 300 seconds.
 _LONGEST_WAIT_SECONDS: Final = 60.0
+# Files that are whole and on their way to the disk do not keep others from being compressed; many such are written
+# about as fast as one. A disk that cannot keep up holds new ones back.
+_COMMITS_AT_ONCE: Final = 16
 # Where nothing can be kept, so many clients are served at once; each costs the 4 MiB of a compressor.
 _STREAMS_AT_ONCE: Final = 64
 # Up to here the whole NAR is compressed before its first byte is sent: that takes about a millisecond.
@@ -48,21 +51,27 @@ class Compressing:
     ) -> None:
         self._read = read
         self._settings = settings
+        self._places = asyncio.Semaphore(at_once + _COMMITS_AT_ONCE)
         self._turns = asyncio.Semaphore(at_once)
         self._streams = asyncio.Semaphore(_STREAMS_AT_ONCE)
         self._threads = ThreadPoolExecutor(at_once, "compress", initializer=prepare_thread)
+        self._committers = ThreadPoolExecutor(_COMMITS_AT_ONCE, "commit")
         self._stopping = threading.Event()
 
     def compressor(self, path_info: PathInfo) -> NarCompressor:
         """A compressor for the NAR of this path."""
         return NarCompressor(path_info, self._settings)
 
-    async def turn(self) -> Callable[[], None]:
-        """Wait until another NAR may be compressed; call what is returned when that is done.
+    async def place(self) -> Callable[[], None]:
+        """Wait until another file may be begun; call what is returned when it is committed or aborted.
 
         Raises:
             StorageError: the wait took too long.
         """
+        return await _turn(self._places)
+
+    async def turn(self) -> Callable[[], None]:
+        """The same for the time until it is compressed."""
         return await _turn(self._turns)
 
     async def stream_turn(self) -> Callable[[], None]:
@@ -72,12 +81,12 @@ class Compressing:
     async def compress(
         self, nar: Download, compressor: NarCompressor, writer: BlobWriter, whole: Callable[[bytes], None]
     ) -> None:
-        """Compress `nar` into `writer`, which is committed when the NAR was the right one and aborted otherwise.
+        """Compress `nar` into `writer`, which may be committed when this returns, and is aborted when it raises.
 
         Args:
             nar: uncompressed; the caller releases it when this has returned.
             compressor: fresh; afterwards it knows the hashes.
-            writer: nobody else uses it any more.
+            writer: nobody else uses it meanwhile.
             whole: called with the compressed bytes of a small NAR as soon as they are verified.
 
         Raises:
@@ -96,10 +105,22 @@ class Compressing:
             self._stopping.set()
             raise
 
-    async def aclose(self) -> None:
-        """Give up what is being compressed, and end the threads."""
+    async def commit(self, writer: BlobWriter, compressor: NarCompressor) -> None:
+        """Keep what has been compressed.
+
+        Raises:
+            StorageError: it cannot be kept.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._committers, writer.commit, metadata_of(compressor))
+
+    def stop(self) -> None:
+        """Give up what is being compressed."""
         self._stopping.set()
-        await asyncio.to_thread(self._threads.shutdown)
+
+    async def aclose(self) -> None:
+        """End the threads, once nothing is compressed and committed any more."""
+        for threads in (self._threads, self._committers):
+            await asyncio.to_thread(threads.shutdown)
 
     def stream(self, nar: Download, path_info: PathInfo) -> Iterator[Piece]:
         """The compressed NAR for one client alone, where nothing can be kept.
@@ -133,7 +154,6 @@ class Compressing:
             if small:
                 announce(data)
             writer.write(data)
-            writer.commit(metadata_of(compressor))
         except BaseException:
             writer.abort()
             raise
