@@ -108,6 +108,12 @@ def test_entries_say_what_they_are(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("elsewhere", [b"/nix/other/", b"/nix/store.old/", b"/other/store/", b"nix/store/"])
+def test_a_link_to_another_store_directory_leads_nowhere(tmp_path: Path, elsewhere: bytes) -> None:
+    make(tmp_path, Folder({b"l": Link(elsewhere + TWO.encode() + b"/file")}))
+    assert found(tmp_path, b"l") is None
+
+
 def test_the_store_may_be_reached_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     make(tmp_path / "real", Folder({b"up": Link(b"../" + TWO.encode() + b"/file")}))
