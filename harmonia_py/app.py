@@ -9,13 +9,14 @@ from typing import Final, Self
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.checks import Check
-from harmonia_py.cache.compressed import CompressedNars
+from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.zstd import Zstd
 from harmonia_py.config import Config
 from harmonia_py.errors import StorageError
+from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart
@@ -25,6 +26,7 @@ from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon import DaemonStore
 from harmonia_py.store.debuginfo import StoreDebugFiles
 from harmonia_py.store.explore import StoreExplorer
+from harmonia_py.store.figures import DaemonFigures
 from harmonia_py.store.files import StoreFiles
 from harmonia_py.store.local import LocalStore
 from harmonia_py.store.metadata import StoreMetadata
@@ -52,17 +54,16 @@ class OpenCache:
         compressed: the compressed NARs of it, when they are offered.
         blobs: where those are kept, when there is a place.
         explorer: answers what people ask about the local store.
-        evictions: what eviction did, in the process that does it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self.cache: BinaryCache
         self.local: LocalStore | None = None
         self.metadata: StoreMetadata | None = None
         self.compressed: CompressedNars | None = None
         self.blobs: DiskBlobs | None = None
         self.explorer: StoreExplorer | None = None
-        self.evictions = EvictionCounters()
+        self._metrics = metrics
         self._files: StoreFiles | None = None
         self._debug_files: StoreDebugFiles | None = None
         self._checks: list[Check] = []
@@ -70,7 +71,7 @@ class OpenCache:
 
     @classmethod
     async def open(
-        cls, config: Config, secret_keys: list[SecretKey], choice: StoreChoice, *, housekeeping: bool
+        cls, config: Config, secret_keys: list[SecretKey], choice: StoreChoice, *, metrics: Metrics, housekeeping: bool
     ) -> Self:
         """Open it inside the event loop that uses it, after any fork.
 
@@ -78,9 +79,10 @@ class OpenCache:
             config: what to open.
             secret_keys: what to sign with.
             choice: the way to the local store.
+            metrics: where this process counts.
             housekeeping: whether this process evicts what is kept too long; one of all that share a directory does.
         """
-        self = cls()
+        self = cls(metrics)
         try:
             sources: list[Source] = []
             if choice.way is not Way.NONE:
@@ -127,7 +129,7 @@ class OpenCache:
         compressing = Compressing(
             read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=_give_way
         )
-        self.compressed = CompressedNars(self.local, self.blobs, compressing)
+        self.compressed = CompressedNars(self.local, self.blobs, compressing, CompressedCounters.on(self._metrics))
         return await self._resources.enter_async_context(self.compressed)
 
     def _local_store(self, config: Config, choice: StoreChoice) -> LocalStore:
@@ -140,6 +142,7 @@ class OpenCache:
                 config.store_dir,
                 connections=config.daemon_connections,
                 request_timeout=config.daemon_timeout,
+                figures=DaemonFigures.on(self._metrics),
             )
             roots = TempRoots(socket_path, config.store_dir, request_timeout=config.daemon_timeout)
             self._resources.push_async_callback(roots.aclose)
@@ -174,7 +177,11 @@ class OpenCache:
             limits = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)
             eviction = asyncio.create_task(
                 keep_within_limits(
-                    blobs, limits, free_bytes=blobs.free_bytes, in_flight=blobs.in_use, counters=self.evictions
+                    blobs,
+                    limits,
+                    free_bytes=blobs.free_bytes,
+                    in_flight=blobs.in_use,
+                    counters=EvictionCounters.on(self._metrics),
                 )
             )
             self._resources.push_async_callback(_cancel, eviction)

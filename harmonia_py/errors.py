@@ -8,8 +8,8 @@
     │   ├── DaemonProtocolError     it answers something that is not the worker protocol
     │   └── DaemonRefused           it understood, and said no
     ├── UpstreamError               another cache cannot tell
-    │   ├── UpstreamUnreachable
-    │   ├── UpstreamProtocolError
+    │   ├── UpstreamUnreachable     nobody answers, or not in time, or it says that it cannot answer now
+    │   ├── UpstreamProtocolError   it answers something that no binary cache answers
     │   └── UpstreamUntrusted       what it said is not signed by a key we trust
     ├── StorageError                files that should be there cannot be read or written
     │   └── StorageFull
@@ -52,7 +52,15 @@ class UpstreamError(HarmoniaError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """The upstream does not answer, or not in time."""
+    """The upstream does not answer, or not in time.
+
+    Attributes:
+        retry_after: seconds that it asked to be left alone; None when it did not.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UpstreamProtocolError(UpstreamError):

@@ -19,6 +19,7 @@ from harmonia_py.cache.compressed import CompressedNars
 from harmonia_py.cache.verify import Rotten, check_file
 from harmonia_py.config import Config
 from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
+from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.storage.disk import DiskBlobs
@@ -190,7 +191,8 @@ async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list
 
 @asynccontextmanager
 async def _open(config: Config) -> AsyncIterator[OpenCache]:
-    opened = await OpenCache.open(config, [], await asyncio.to_thread(choose_store, config), housekeeping=False)
+    choice = await asyncio.to_thread(choose_store, config)
+    opened = await OpenCache.open(config, [], choice, metrics=Metrics.alone(), housekeeping=False)
     try:
         yield opened
     finally:

@@ -18,6 +18,7 @@ from harmonia_py.banner import banner
 from harmonia_py.config import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.listen import Certificate, Listener
+from harmonia_py.metrics.board import Board, Metrics
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.store_choice import StoreChoice, choose_store
 from harmonia_py.web.access_log import AccessLog
@@ -52,8 +53,13 @@ def serve(file: Path | None, config: Config, listeners: list[Listener], reload: 
     if first.choice.warning is not None:
         _log.warning("%s", first.choice.warning)
 
+    board = Board(config.workers)
+
     def work(lifelines: Lifelines) -> None:
-        worker = _Worker(settings, listeners, certificate, lambda: _read_settings(file, reload()), lifelines)
+        metrics = board.claim(lifelines.index)
+        worker = _Worker(
+            settings, listeners, certificate, lambda: _read_settings(file, reload()), lifelines, metrics=metrics
+        )
         uvloop.run(worker.run())
 
     def check_reload() -> int | None:
@@ -125,12 +131,15 @@ class _Worker:
         certificate: Certificate | None,
         read_again: Callable[[], _Settings],
         lifelines: Lifelines,
+        *,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._certificate = certificate
         self._read_again = read_again
         self._lifelines = lifelines
+        self._metrics = metrics
         # One worker looks after what all of them share.
         self._housekeeping = lifelines.index == 0
         self._stop = asyncio.Event()
@@ -160,7 +169,11 @@ class _Worker:
 
     async def _open_cache(self, settings: _Settings) -> OpenCache:
         return await OpenCache.open(
-            settings.config, settings.secret_keys, settings.choice, housekeeping=self._housekeeping
+            settings.config,
+            settings.secret_keys,
+            settings.choice,
+            metrics=self._metrics,
+            housekeeping=self._housekeeping,
         )
 
     def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
@@ -170,6 +183,7 @@ class _Worker:
             [listener.socket for listener in self._listeners],
             tls=None if self._certificate is None else self._certificate.context,
             access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
+            metrics=self._metrics,
             keepalive_timeout=config.keepalive_timeout,
             stall_timeout=config.stall_timeout,
             shutdown_timeout=config.shutdown_timeout,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from harmonia_py.cache.source import Piece
+from harmonia_py.cache.source import FileSlice, Piece
 from harmonia_py.errors import FormatError
 
 # 244 characters hold `<hash part>-<the longest name>`; with what a file system's adapter adds it stays below 255 bytes.
@@ -47,6 +47,7 @@ class Blob:
         metadata: what was committed with it; empty while it is still being written.
         pieces: as in `Download`. Of a blob that is being written it yields `Pause` when nothing has been added, and
             raises `StorageError` when the writer gave up, died, or stands still.
+        file: as in `Download`.
         redirect: where clients may fetch the bytes themselves.
         release: called once. What was opened stays readable until then, even when the blob is deleted.
     """
@@ -54,6 +55,7 @@ class Blob:
     size: int | None
     metadata: Mapping[str, str]
     pieces: Callable[[int, int | None], Iterator[Piece]]
+    file: FileSlice | None = None
     redirect: str | None = None
     release: Callable[[], None] = _nothing
 

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -22,6 +22,8 @@ from harmonia_py.cache.kept import FileFacts, KeptFiles, Mismatch, NotKept, key_
 from harmonia_py.cache.source import Download, Pause, Piece, Source
 from harmonia_py.cache.zstd import NarCompressor, NarMismatch
 from harmonia_py.errors import HarmoniaError, StorageError, StorePathChanged
+from harmonia_py.metrics import families
+from harmonia_py.metrics.board import Counter, Metrics
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
@@ -36,7 +38,7 @@ _RETRY_SECONDS: Final = 0.005
 _MISMATCH_REST_SECONDS: Final = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CompressedCounters:
     """What has happened since the start, in this process.
 
@@ -51,14 +53,28 @@ class CompressedCounters:
         file_bytes: compressed bytes of the files finished.
     """
 
-    hits: int = 0
-    followed: int = 0
-    misses: int = 0
-    unkept: int = 0
-    mismatches: int = 0
-    failures: int = 0
-    nar_bytes: int = 0
-    file_bytes: int = 0
+    hits: Counter = field(default_factory=Counter)
+    followed: Counter = field(default_factory=Counter)
+    misses: Counter = field(default_factory=Counter)
+    unkept: Counter = field(default_factory=Counter)
+    mismatches: Counter = field(default_factory=Counter)
+    failures: Counter = field(default_factory=Counter)
+    nar_bytes: Counter = field(default_factory=Counter)
+    file_bytes: Counter = field(default_factory=Counter)
+
+    @classmethod
+    def on(cls, metrics: Metrics) -> Self:
+        """Count them there."""
+        return cls(
+            hits=metrics.counter(families.COMPRESSED_DOWNLOADS, "hit"),
+            followed=metrics.counter(families.COMPRESSED_DOWNLOADS, "followed"),
+            misses=metrics.counter(families.COMPRESSED_DOWNLOADS, "miss"),
+            unkept=metrics.counter(families.COMPRESSED_DOWNLOADS, "unkept"),
+            mismatches=metrics.counter(families.COMPRESSED_FAILURES, "mismatch"),
+            failures=metrics.counter(families.COMPRESSED_FAILURES, "error"),
+            nar_bytes=metrics.counter(families.COMPRESSED_NAR_BYTES),
+            file_bytes=metrics.counter(families.COMPRESSED_FILE_BYTES),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +103,17 @@ class CompressedNars:
         inner: has NARs without compression; everything else it has is passed on.
         blobs: where files are kept; None when there is no place, and then every download is compressed anew.
         compressing: how, and how many at once. It is closed with this source.
+        counters: what is counted; nobody else sees it unless it is given.
     """
 
-    def __init__(self, inner: Source, blobs: BlobStore | None, compressing: Compressing) -> None:
-        self.counters = CompressedCounters()
+    def __init__(
+        self,
+        inner: Source,
+        blobs: BlobStore | None,
+        compressing: Compressing,
+        counters: CompressedCounters | None = None,
+    ) -> None:
+        self.counters = counters or CompressedCounters()
         self._inner = inner
         self._kept = KeptFiles(blobs)
         self._compressing = compressing
@@ -217,7 +240,7 @@ class CompressedNars:
 
     async def _first(self, job: _Job) -> Download:
         """The download that begins the file."""
-        self.counters.misses += 1
+        self.counters.misses.add()
         self._running[job.key] = asyncio.create_task(self._run(job))
         if job.compressor.path_info.nar_size <= SMALL_NAR_BYTES:
             data = await asyncio.shield(job.verified)
@@ -244,7 +267,7 @@ class CompressedNars:
             await self._kept.mark(job.key, error)
         except HarmoniaError as error:
             failure = error
-            self.counters.failures += 1
+            self.counters.failures.add()
             _log.warning("%s: not compressed: %s", job.compressor.path_info.store_path, error)
         finally:
             del self._running[job.key]
@@ -263,7 +286,7 @@ class CompressedNars:
             if nar is None:
                 return None
             held.enter_context(nar)
-            self.counters.unkept += 1
+            self.counters.unkept.add()
             return Download(
                 size=None,
                 etag=secrets.token_hex(16),
@@ -283,18 +306,18 @@ class CompressedNars:
 
     def _join(self, blob: Blob) -> Download:
         if blob.size is None:
-            self.counters.followed += 1
+            self.counters.followed.add()
         else:
-            self.counters.hits += 1
+            self.counters.hits.add()
         return _download(blob)
 
     def _note_kept(self, job: _Job) -> None:
-        self.counters.nar_bytes += job.compressor.path_info.nar_size
-        self.counters.file_bytes += job.compressor.file_size
+        self.counters.nar_bytes.add(job.compressor.path_info.nar_size)
+        self.counters.file_bytes.add(job.compressor.file_size)
         self._kept.learn(job.key, FileFacts(job.compressor.file_hash, job.compressor.file_size))
 
     def _note_mismatch(self, key: BlobKey, error: NarMismatch) -> None:
-        self.counters.mismatches += 1
+        self.counters.mismatches.add()
         now = time.monotonic()
         self._mismatched = {key: until for key, until in self._mismatched.items() if until > now}
         self._mismatched[key] = now + _MISMATCH_REST_SECONDS
@@ -309,7 +332,14 @@ class CompressedNars:
 def _download(blob: Blob) -> Download:
     # The hash of a file that grows is not known, and nobody can ask for a range of it: any tag that is unique will do.
     etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
-    return Download(size=blob.size, etag=etag, pieces=blob.pieces, redirect=blob.redirect, release=blob.release)
+    return Download(
+        size=blob.size,
+        etag=etag,
+        pieces=blob.pieces,
+        file=blob.file,
+        redirect=blob.redirect,
+        release=blob.release,
+    )
 
 
 def _resolve(future: "asyncio.Future[bytes]", data: bytes) -> None:

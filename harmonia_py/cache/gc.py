@@ -4,11 +4,13 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 from harmonia_py.cache.blobs import BlobInfo, BlobKey, BlobStore
 from harmonia_py.errors import StorageError
+from harmonia_py.metrics import families
+from harmonia_py.metrics.board import Counter, Gauge, Metrics
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def _excess(size: int, limits: Limits, free: int) -> int:
     return excess
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class EvictionCounters:
     """What eviction has seen and done since the start.
 
@@ -73,10 +75,20 @@ class EvictionCounters:
         evicted_bytes: their size together.
     """
 
-    blobs: int = 0
-    bytes: int = 0
-    evicted_blobs: int = 0
-    evicted_bytes: int = 0
+    blobs: Gauge = field(default_factory=Gauge)
+    bytes: Gauge = field(default_factory=Gauge)
+    evicted_blobs: Counter = field(default_factory=Counter)
+    evicted_bytes: Counter = field(default_factory=Counter)
+
+    @classmethod
+    def on(cls, metrics: Metrics) -> Self:
+        """Count them there."""
+        return cls(
+            blobs=metrics.gauge(families.CACHE_BLOBS),
+            bytes=metrics.gauge(families.CACHE_BYTES),
+            evicted_blobs=metrics.counter(families.CACHE_EVICTED_BLOBS),
+            evicted_bytes=metrics.counter(families.CACHE_EVICTED_BYTES),
+        )
 
 
 async def keep_within_limits(
@@ -101,7 +113,7 @@ async def keep_within_limits(
         try:
             if until_listing <= 0 or await free_bytes() < limits.min_free:
                 await evict(blobs, limits, free=await free_bytes(), in_flight=in_flight, counters=counters)
-                until_listing = _seconds_until_full(counters.bytes, limits)
+                until_listing = _seconds_until_full(counters.bytes.value, limits)
         except StorageError as error:
             _log.warning("cannot evict: %s", error)
         await asyncio.sleep(_CHECK_SECONDS)
@@ -118,7 +130,8 @@ async def evict(
 ) -> None:
     """Look once, and delete what the plan says."""
     infos = [info async for info in blobs.list()]
-    counters.blobs, counters.bytes = len(infos), sum(info.size for info in infos)
+    counters.blobs.set(len(infos))
+    counters.bytes.set(sum(info.size for info in infos))
     # In a thread, because a plan over 100,000 blobs takes longer than a request should wait.
     reading = in_flight()
     plan = await asyncio.to_thread(lambda: list(plan_eviction(infos, in_flight=reading, limits=limits, free=free)))
@@ -126,15 +139,15 @@ async def evict(
         if info.key in in_flight():  # since the plan was made
             continue
         await blobs.delete(info.key)
-        counters.blobs -= 1
-        counters.bytes -= info.size
-        counters.evicted_blobs += 1
-        counters.evicted_bytes += info.size
+        counters.blobs.add(-1)
+        counters.bytes.add(-info.size)
+        counters.evicted_blobs.add()
+        counters.evicted_bytes.add(info.size)
     if plan:
         _log.info("evicted %d blobs of %d bytes", len(plan), sum(info.size for info in plan))
 
 
-def _seconds_until_full(size: int, limits: Limits) -> float:
+def _seconds_until_full(size: float, limits: Limits) -> float:
     if limits.max_size is None:
         return _LONGEST_BETWEEN_LISTINGS_SECONDS
     return min(_LONGEST_BETWEEN_LISTINGS_SECONDS, (limits.max_size - size) / _FASTEST_GROWTH_BYTES_PER_SECOND)

@@ -55,6 +55,7 @@ class Download:
         etag: strong validator without quotes: equal for equal bytes, for ever.
         pieces: called with the first byte and the byte after the last, yields what lies between. It raises
             `StorePathChanged` or `StorageError` when the bytes cannot be had, also midway: then the transfer is cut.
+        file: all of it as a slice of an open file, when it is one; the descriptor is good until `release`.
         redirect: where to send the client instead; `pieces` is then never called.
         release: called once, when nothing of this download is needed any more.
     """
@@ -62,6 +63,7 @@ class Download:
     size: int | None
     etag: str
     pieces: Callable[[int, int | None], Iterator[Piece]]
+    file: FileSlice | None = None
     redirect: str | None = None
     release: Callable[[], None] = _nothing
 

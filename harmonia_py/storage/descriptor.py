@@ -20,6 +20,11 @@ class Descriptor:
         self._open = True
         self._lock = threading.Lock()
 
+    @property
+    def fd(self) -> int:
+        """The descriptor itself, for whoever knows that the owner has not closed it."""
+        return self._fd
+
     @contextmanager
     def borrowed(self) -> Iterator[int]:
         """A descriptor for as long as the block runs.

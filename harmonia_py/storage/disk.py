@@ -120,6 +120,7 @@ class DiskBlobs:
             size=file.size,
             metadata=file.metadata,
             pieces=file.pieces,
+            file=FileSlice(file.descriptor.fd, 0, file.size),
             release=partial(self._release, file),
         )
 

@@ -6,11 +6,12 @@ when they are old: by then the daemon may have been replaced, and it remembers f
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from harmonia_py.errors import DaemonRefused, DaemonUnreachable
+from harmonia_py.errors import DaemonError, DaemonRefused, DaemonUnreachable
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
@@ -22,6 +23,7 @@ from harmonia_py.nix.worker import (
     query_referrers,
 )
 from harmonia_py.store.connection import Connection
+from harmonia_py.store.figures import DaemonFigures
 
 Value = TypeVar("Value")
 
@@ -53,7 +55,9 @@ class DaemonStore:
         connect_timeout: float = 5.0,
         request_timeout: float = 10.0,
         max_age: float = _MAX_AGE,
+        figures: DaemonFigures | None = None,
     ) -> None:
+        self._figures = figures or DaemonFigures()
         self._socket_path = socket_path
         self._store_dir = store_dir
         self._connect_timeout = connect_timeout
@@ -125,18 +129,21 @@ class DaemonStore:
             await connection.wait_closed()
 
     async def _converse(self, converse: Callable[[Connection], Awaitable[Value]]) -> Value:
+        began = time.perf_counter()
         await self._wait_for_turn()
         try:
             if self._idle:
                 # The one used last, so that those not needed grow old.
                 connection = self._idle.pop()
+                self._figures.idle.add(-1)
+                self._figures.reused_after.observe(time.perf_counter() - began)
                 try:
                     return await self._use(connection, converse)
                 except DaemonUnreachable:
                     # It had died while it was idle, as after a restart of the daemon. A fresh one is given one chance.
                     if not connection.hung_up:
                         raise
-            return await self._use(await self._connect(), converse)
+            return await self._use(await self._connect(began), converse)
         finally:
             self._free.release()
 
@@ -148,15 +155,20 @@ class DaemonStore:
             async with asyncio.timeout(self._request_timeout):
                 await self._free.acquire()
         except TimeoutError:
+            self._figures.timed_out_after.observe(self._request_timeout)
+            self._figures.timeouts.add()
             raise DaemonUnreachable("every connection to the nix-daemon is busy") from None
 
     async def _use(self, connection: Connection, converse: Callable[[Connection], Awaitable[Value]]) -> Value:
         try:
-            value = await converse(connection)
+            with self._figures.active.one_more():
+                value = await converse(connection)
         except DaemonRefused:
             self._give_back(connection)
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, DaemonError):
+                self._figures.broken.add()
             connection.close()
             raise
         self._give_back(connection)
@@ -167,9 +179,18 @@ class DaemonStore:
             connection.close()
         elif not connection.closed:
             self._idle.append(connection)
+            self._figures.idle.add()
 
-    async def _connect(self) -> Connection:
-        connection = await Connection.open(self._socket_path, self._connect_timeout)
+    async def _connect(self, began: float) -> Connection:
+        try:
+            connection = await Connection.open(self._socket_path, self._connect_timeout)
+        except DaemonError:
+            self._figures.refused.add()
+            self._figures.creation_failed.add()
+            self._figures.failed_after.observe(time.perf_counter() - began)
+            raise
+        self._figures.created.add()
+        self._figures.created_after.observe(time.perf_counter() - began)
         if self._closed:
             connection.close()
             raise DaemonUnreachable("the connections to the nix-daemon are closed")
@@ -182,6 +203,7 @@ class DaemonStore:
             self._old.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
+                self._figures.idle.add(-1)
 
         connection.on_close = forget
         return connection

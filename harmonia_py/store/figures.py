@@ -1,10 +1,14 @@
 """What is counted of the conversations with the nix-daemon, under Harmonia's names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge, Histogram, Metrics
+
+
+def _histogram() -> Histogram:
+    return Histogram(families.DAEMON_ACQUIRE.buckets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +29,17 @@ class DaemonFigures:
         creation_failed: questions for which no connection could be opened.
     """
 
-    active: Gauge
-    idle: Gauge
-    created: Counter
-    refused: Counter
-    reused_after: Histogram
-    created_after: Histogram
-    timed_out_after: Histogram
-    failed_after: Histogram
-    timeouts: Counter
-    broken: Counter
-    creation_failed: Counter
+    active: Gauge = field(default_factory=Gauge)
+    idle: Gauge = field(default_factory=Gauge)
+    created: Counter = field(default_factory=Counter)
+    refused: Counter = field(default_factory=Counter)
+    reused_after: Histogram = field(default_factory=_histogram)
+    created_after: Histogram = field(default_factory=_histogram)
+    timed_out_after: Histogram = field(default_factory=_histogram)
+    failed_after: Histogram = field(default_factory=_histogram)
+    timeouts: Counter = field(default_factory=Counter)
+    broken: Counter = field(default_factory=Counter)
+    creation_failed: Counter = field(default_factory=Counter)
 
     @classmethod
     def on(cls, metrics: Metrics) -> Self:

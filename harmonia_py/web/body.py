@@ -11,9 +11,10 @@ from aiohttp import hdrs, web
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.web.errors import error_response
+from harmonia_py.web.figures import CLIENT, FAULT, SHUTDOWN, SOURCE, Sending, kind_of, path_of
 from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
 from harmonia_py.web.state import TRANSFERS
-from harmonia_py.web.transfer import Cut
+from harmonia_py.web.transfer import Cut, DownloadResponse
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
         if _has_it(request, quoted):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
         if download.size is None:
-            return await _send(request, download, web.StreamResponse(headers=all_headers), None)
+            return await _send(request, download, DownloadResponse(headers=all_headers), None)
         try:
             part = _requested_range(request, quoted, download.size)
         except Unsatisfiable:
@@ -62,13 +63,13 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
         if size <= SMALL_BYTES and request.method != hdrs.METH_HEAD:
             data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
             return web.Response(status=status, body=data, headers=all_headers)
-        whole = web.StreamResponse(status=status, headers=all_headers)
+        whole = DownloadResponse(status=status, headers=all_headers)
         whole.content_length = size
         return await _send(request, download, whole, part)
 
 
 async def _send(
-    request: web.Request, download: Download, response: web.StreamResponse, part: ByteRange | None
+    request: web.Request, download: Download, response: DownloadResponse, part: ByteRange | None
 ) -> web.StreamResponse:
     # HTTP/1.0 knows no chunks: there the end of the connection is the end of the body.
     chunked = part is None and request.version >= (1, 1)
@@ -83,19 +84,32 @@ async def _send(
     if transport is None:
         raise ConnectionResetError
     start, stop = (part.start, part.stop) if part is not None else (0, None)
+    transfers = request.app[TRANSFERS]
+    figures = transfers.figures
+    response.sending = sending = Sending(figures.sent(kind_of(request, path_of(request))))
     try:
         pieces = download.pieces(start, stop)
-        await request.app[TRANSFERS].send(writer, transport, pieces, chunked=chunked)
+        with figures.in_flight.one_more():
+            await transfers.send(writer, transport, pieces, sending, chunked=chunked)
     except BaseException as error:
         # What has begun can only be cut: a clean end would pass off what was sent as the whole.
         transport.abort()
+        figures.aborted[_reason(error)].add()
         if isinstance(error, HarmoniaError):
             _log.error("%s: cut: %s", request.rel_url.raw_path, error)  # the message is the cause
         elif not isinstance(error, ConnectionError | asyncio.CancelledError):
             _log.exception("%s: cut: unforeseen", request.rel_url.raw_path)
         # Also in place of a CancelledError, which comes when the server ends: nothing else runs in this task.
-        raise Cut(response.status) from error
+        raise Cut(response.status, sending) from error
     return response
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, HarmoniaError):
+        return SOURCE
+    if isinstance(error, asyncio.CancelledError):
+        return SHUTDOWN
+    return CLIENT if isinstance(error, ConnectionError) else FAULT
 
 
 def _has_it(request: web.Request, quoted: str) -> bool:

@@ -1,5 +1,6 @@
 """`/nar/…`: NARs, in every shape of URL that a narinfo of ours ever named."""
 
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -7,7 +8,7 @@ from aiohttp import hdrs, web
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.web.body import IMMUTABLE, Headers, respond
 from harmonia_py.web.errors import not_found
-from harmonia_py.web.state import cache_of
+from harmonia_py.web.state import SERVING, cache_of
 
 CONTENT_TYPES: Final = {
     "none": "application/x-nix-archive",
@@ -29,4 +30,19 @@ async def get(request: web.Request) -> web.StreamResponse:
         hdrs.CONTENT_TYPE: CONTENT_TYPES.get(url.compression, DEFAULT_CONTENT_TYPE),
         hdrs.CACHE_CONTROL: IMMUTABLE,
     }
-    return await respond(request, download, headers)
+    response = await respond(request, download, headers)
+    if download.file is not None and response.status == HTTPStatus.OK and request.method == hdrs.METH_GET:
+        await _keep_ready(request, url, headers)
+    return response
+
+
+async def _keep_ready(request: web.Request, url: NarUrl, headers: Headers) -> None:
+    """Let the next one who asks for this file have it without the framework."""
+    again = await cache_of(request).nar(url)
+    if again is None:
+        return
+    if again.file is None:
+        again.release()
+        return
+    all_headers = {**headers, str(hdrs.ETAG): f'"{again.etag}"', str(hdrs.ACCEPT_RANGES): "bytes"}
+    request.app[SERVING].answers.add_file(request.raw_path[1:], all_headers, again.file, again)

@@ -34,7 +34,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     }
     response = await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)
     if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
-        request.app[SERVING].answers.add(hash_part, response)
+        request.app[SERVING].answers.add(f"{hash_part}.narinfo", response)
     return response
 
 

@@ -9,6 +9,7 @@ from harmonia_py.web import (
     home,
     listing,
     log,
+    metrics,
     nar,
     narinfo,
     path_page,
@@ -35,6 +36,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/debuginfo/{build_id}", debuginfo.get, name="debuginfo"),
         # Names of files may have line feeds, which a dot would not match.
         web.get(r"/serve/{place:[\s\S]+}", serve.get, name="serve"),
+        web.get("/metrics", metrics.get, name="metrics"),
         web.get("/ready", ready.get, name="ready"),
         web.get("/health", about.get_health, name="health"),
         web.get("/version", about.get_version, name="version"),

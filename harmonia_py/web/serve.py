@@ -60,7 +60,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     # Relative, so that it holds below any prefix of a proxy and cannot lead to another host; encoded, so that whatever
     # a name consists of stays one component.
     location = f"{quote(components[-1], safe='') if components else hash_part}/"
-    return web.Response(status=HTTPStatus.FOUND, headers={hdrs.LOCATION: location})
+    return web.Response(status=HTTPStatus.FOUND, text="Found\n", headers={hdrs.LOCATION: location})
 
 
 async def _directory(request: web.Request, hash_part: HashPart, components: Sequence[bytes]) -> web.StreamResponse:

@@ -10,11 +10,14 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from harmonia_py.metrics.board import Board, Metrics
 from harmonia_py.web.access_log import AccessLog
 from harmonia_py.web.errors import middleware
-from harmonia_py.web.hot import SERVER, HotProtocol
+from harmonia_py.web.figures import HttpFigures
+from harmonia_py.web.hot import HotProtocol
+from harmonia_py.web.hot_answers import SERVER
 from harmonia_py.web.routes import routes
-from harmonia_py.web.state import SERVING, TRANSFERS, Serving
+from harmonia_py.web.state import BOARD, SERVING, TRANSFERS, Serving
 from harmonia_py.web.transfer import Transfers
 
 # Connections that wait for a worker; it says again what the sockets were opened with.
@@ -25,11 +28,12 @@ _CUT_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.02
 
 
-def make_application(serving: Serving, transfers: Transfers) -> web.Application:
+def make_application(serving: Serving, transfers: Transfers, board: Board) -> web.Application:
     """The HTTP face of `serving`."""
     application = web.Application(middlewares=[middleware])
     application[SERVING] = serving
     application[TRANSFERS] = transfers
+    application[BOARD] = board
     application.add_routes(routes())
     application.on_response_prepare.append(_sign)
     return application
@@ -46,17 +50,23 @@ async def serve(
     *,
     tls: ssl.SSLContext | None = None,
     access_log: AccessLog | None,
+    metrics: Metrics | None = None,
     keepalive_timeout: float,
     stall_timeout: float,
     shutdown_timeout: float,
 ) -> AsyncIterator[None]:
     """Serve on `sockets` for as long as the context lasts.
 
-    Leaving it stops accepting, closes idle connections, and gives requests that run `shutdown_timeout` seconds.
+    Leaving it stops accepting, closes idle connections, and gives requests that run `shutdown_timeout` seconds. Without
+    `metrics` this process counts for itself alone.
     """
-    transfers = Transfers(stall_timeout=stall_timeout)
+    metrics = metrics or Metrics.alone()
+    figures = HttpFigures(metrics)
+    transfers = Transfers(stall_timeout=stall_timeout, figures=figures)
     # The framework waits twice for this long; ours is the wait that counts.
-    runner = web.AppRunner(make_application(serving, transfers), access_log=None, shutdown_timeout=_CUT_SECONDS)
+    runner = web.AppRunner(
+        make_application(serving, transfers, metrics.board), access_log=None, shutdown_timeout=_CUT_SECONDS
+    )
     await runner.setup()
     manager = runner.server
     assert manager is not None
@@ -64,7 +74,13 @@ async def serve(
 
     def protocol() -> HotProtocol:
         return HotProtocol(
-            manager, loop=loop, answers=serving.answers, access_log=access_log, keepalive_timeout=keepalive_timeout
+            manager,
+            loop=loop,
+            answers=serving.answers,
+            transfers=transfers,
+            access_log=access_log,
+            figures=figures,
+            keepalive_timeout=keepalive_timeout,
         )
 
     servers = []
@@ -79,6 +95,7 @@ async def serve(
         await _finish(manager, shutdown_timeout)
         await runner.cleanup()
         transfers.close()
+        serving.answers.clear()
         if access_log is not None:
             access_log.flush()
 

@@ -3,7 +3,8 @@
 from aiohttp import web
 
 from harmonia_py.cache.binary_cache import BinaryCache
-from harmonia_py.web.hot import ReadyAnswers
+from harmonia_py.metrics.board import Board
+from harmonia_py.web.hot_answers import ReadyAnswers
 from harmonia_py.web.transfer import Transfers
 
 
@@ -22,6 +23,7 @@ class Serving:
 
 SERVING = web.AppKey("serving", Serving)
 TRANSFERS = web.AppKey("transfers", Transfers)
+BOARD = web.AppKey("board", Board)
 
 
 def cache_of(request: web.Request) -> BinaryCache:

@@ -10,15 +10,18 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 from harmonia_py.errors import StorageError, StorePathChanged
+from harmonia_py.web.figures import HttpFigures, Sending
 
 # A thread gives way to the next transfer after this much, so that a few threads serve many fast clients evenly.
 TURN_BYTES: Final = 32 * 1024 * 1024
@@ -37,12 +40,23 @@ class ClientGone(ConnectionError):
     """The client closed the connection, or took nothing for too long."""
 
 
+class DownloadResponse(web.StreamResponse):
+    """The headers of a download whose content does not go through the framework.
+
+    Attributes:
+        sending: how far it got; None until it begins, and when there is only the answer to a HEAD.
+    """
+
+    sending: Sending | None = None
+
+
 class Cut(ConnectionError):
     """An answer that had begun, with `status`, and could not be finished."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, sending: Sending) -> None:
         super().__init__(status)
         self.status = status
+        self.sending = sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,7 @@ class _Pump:
 
     def __init__(self, sock: socket.socket, pieces: Iterator[Piece], *, chunked: bool) -> None:
         self.sent = 0
+        self.first_byte: float | None = None
         self._socket = sock
         self._pieces = pieces
         self._chunked = chunked
@@ -85,6 +100,8 @@ class _Pump:
                 piece = next(self._pieces, None)
                 if piece is None or isinstance(piece, Pause):
                     return piece
+                if self.first_byte is None:
+                    self.first_byte = time.perf_counter()
                 self._take(piece)
         return _Turn()
 
@@ -127,17 +144,18 @@ class _Pump:
 class Transfers:
     """Sends downloads; owns the threads that do."""
 
-    def __init__(self, *, stall_timeout: float) -> None:
-        self._stall_timeout = stall_timeout
-        self._threads = ThreadPoolExecutor(THREADS, "transfer")
+    def __init__(self, *, stall_timeout: float, figures: HttpFigures) -> None:
+        self.figures = figures
+        self.stall_timeout = stall_timeout
+        self.threads = ThreadPoolExecutor(THREADS, "transfer")
 
     def close(self) -> None:
         """End the threads; whatever was being sent has been cut before."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """The result of `call`, which may wait for the disk."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
     async def read(self, pieces: Iterator[Piece]) -> bytes:
         """All of `pieces`, for a download that is small enough to be one write."""
@@ -148,6 +166,7 @@ class Transfers:
         writer: AbstractStreamWriter,
         transport: asyncio.Transport,
         pieces: Iterator[Piece],
+        sending: Sending,
         *,
         chunked: bool,
     ) -> None:
@@ -160,7 +179,7 @@ class Transfers:
             HarmoniaError: what the generator raised. Either way the caller cuts the connection.
         """
         if transport.get_extra_info("sslcontext") is not None:
-            await self._send_through_transport(writer, pieces)
+            await self._send_through_transport(writer, pieces, sending)
             return
         running: asyncio.Future[_Outcome] | None = None
         sock: socket.socket | None = None
@@ -170,8 +189,10 @@ class Transfers:
             sock = _duplicate(transport)
             pump = _Pump(sock, pieces, chunked=chunked)
             while True:
-                running = asyncio.get_running_loop().run_in_executor(self._threads, pump.run)
+                running = asyncio.get_running_loop().run_in_executor(self.threads, pump.run)
                 outcome = await asyncio.shield(running)
+                sending.first_byte = pump.first_byte
+                sending.note(pump.sent)
                 if outcome is None:
                     return
                 if isinstance(outcome, Pause):
@@ -184,6 +205,7 @@ class Transfers:
             if pump is not None:
                 # The framework counts what goes through it.
                 writer.output_size += pump.sent
+                sending.note(pump.sent)
             self._close_when_done(running, sock, pieces)
 
     def _close_when_done(
@@ -197,7 +219,7 @@ class Transfers:
             if sock is not None:
                 sock.close()
             try:
-                self._threads.submit(_close, pieces)
+                self.threads.submit(_close, pieces)
             except RuntimeError:  # the threads have ended, and so will the process
                 _close(pieces)
 
@@ -206,16 +228,20 @@ class Transfers:
         else:
             running.add_done_callback(close)
 
-    async def _send_through_transport(self, writer: AbstractStreamWriter, pieces: Iterator[Piece]) -> None:
+    async def _send_through_transport(
+        self, writer: AbstractStreamWriter, pieces: Iterator[Piece], sending: Sending
+    ) -> None:
         parts = in_memory(pieces)
         try:
             while (part := await self.in_thread(lambda: next(parts, None))) is not None:
                 if isinstance(part, Pause):
                     await asyncio.sleep(part.seconds)
                     continue
+                sending.first_byte = sending.first_byte or time.perf_counter()
                 await self._within_limit(writer.write(part))
+                sending.note(sending.sent + len(part))
         finally:
-            self._threads.submit(parts.close)
+            self.threads.submit(parts.close)
 
     async def _flush(self, writer: AbstractStreamWriter, transport: asyncio.Transport) -> None:
         """Wait until the headers have left: the duplicate of the socket must not overtake the transport's buffer."""
@@ -242,7 +268,7 @@ class Transfers:
 
     async def _within_limit(self, waiting: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(self._stall_timeout):
+            async with asyncio.timeout(self.stall_timeout):
                 await waiting
         except TimeoutError:
             raise ClientGone from None

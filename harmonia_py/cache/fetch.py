@@ -1,0 +1,224 @@
+"""One file on its way from an upstream into the blob store, verified as it comes.
+
+Every client, the one that came first included, reads the blob as it grows. So nobody waits for the end, and a client
+that leaves cancels nothing. The last byte of a file whose length the clients were told is written when all of it has
+proved right: of a wrong one every connection is cut.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from harmonia_py.cache.blobs import BlobWriter
+from harmonia_py.cache.upstream import Body, Resume
+from harmonia_py.errors import FormatError, HarmoniaError, UpstreamProtocolError, UpstreamUnreachable
+
+# An upstream that cuts a download this often does not get it done.
+_RESUMES: Final = 4
+_RESUME_SECONDS: Final = 0.25
+
+Open = Callable[[Resume | None], Awaitable[Body | None]]
+
+
+class Check(Protocol):
+    """What a file is held against as it comes; `FormatError` says what is wrong with it."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+    def finish(self) -> None:
+        """That was all."""
+
+
+class Stream:
+    """A file of an upstream, resumed where the connection is cut.
+
+    Attributes:
+        size: number of bytes of all of it, when the upstream says it.
+    """
+
+    def __init__(self, body: Body, reopen: Open) -> None:
+        self.size = body.size
+        self._body = body
+        self._reopen = reopen
+        self._validator = body.validator
+        self._received = 0
+        self._resumes = _RESUMES
+
+    async def read(self) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            UpstreamError: there is no way to go on.
+        """
+        while True:
+            try:
+                data = await self._body.read()
+            except UpstreamUnreachable as error:
+                await self._resume(error)
+                continue
+            if not data and self.size is not None and self._received < self.size:
+                await self._resume(UpstreamUnreachable("the download ended too early"))
+                continue
+            self._received += len(data)
+            return data
+
+    async def _resume(self, error: UpstreamUnreachable) -> None:
+        self._body.close()
+        # Without a validator nothing says that the rest would be the rest of the same file.
+        if self._validator is None and self._received:
+            raise error
+        while self._resumes:
+            await asyncio.sleep(_RESUME_SECONDS * (1 + _RESUMES - self._resumes))
+            self._resumes -= 1
+            with suppress(UpstreamUnreachable):
+                body = await self._reopen(Resume(self._received, self._validator) if self._received else None)
+                if body is None:
+                    raise error
+                if body.validator == self._validator and await self._skip(body):
+                    self._body = body
+                    return
+                body.close()
+        raise error
+
+    async def _skip(self, body: Body) -> bool:
+        """Leave out what is here already, where an upstream begins again at an earlier byte."""
+        left = self._received - body.start
+        while left > 0:
+            data = await body.read()
+            if not data or len(data) > left:
+                return False
+            left -= len(data)
+        return left == 0
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._body.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is known when the first bytes are there; None in its place means that the upstream does not have it."""
+
+    size: int | None
+
+
+class Fetch:
+    """One download, from its first byte to its commit.
+
+    Args:
+        open_: opens the file at the upstream, from the beginning or from some byte on.
+        expected_size: what the upstream's narinfo says of its length.
+        check: what it is held against.
+        writer: nobody else uses it.
+        metadata: what is kept with it, asked for when it has proved right.
+        threads: compute, and wait for the disk.
+    """
+
+    def __init__(
+        self,
+        open_: Open,
+        expected_size: int | None,
+        check: Check,
+        writer: BlobWriter,
+        metadata: Callable[[], Mapping[str, str]],
+        threads: Executor,
+    ) -> None:
+        self.started: asyncio.Future[Started | None] = asyncio.get_running_loop().create_future()
+        self._open = open_
+        self._expected_size = expected_size
+        self._check = check
+        self._writer = writer
+        self._metadata = metadata
+        self._threads = threads
+        self._received = 0
+        self._held = b""
+
+    async def run(self) -> bool:
+        """Fetch it, whoever leaves; False when the upstream does not have it.
+
+        Raises:
+            UpstreamError: it cannot be had, or is not what it should be. Nothing is kept.
+            StorageError: it cannot be kept.
+        """
+        try:
+            return await self._run()
+        except BaseException as error:
+            if not self.started.done():
+                failure = error if isinstance(error, HarmoniaError) else UpstreamUnreachable("the download was given up")
+                self.started.set_exception(failure)
+                self.started.exception()  # often nobody waits for it
+            raise
+        finally:
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._writer.abort))
+
+    async def _run(self) -> bool:
+        body = await self._open(None)
+        if body is None:
+            await self._in_thread(self._writer.abort)
+            self.started.set_result(None)
+            return False
+        stream = Stream(body, self._open)
+        try:
+            size = agreed_size(body, self._expected_size)
+            while data := await stream.read():
+                await self._in_thread(self._take, data, size)
+                if not self.started.done():
+                    self.started.set_result(Started(size))
+        finally:
+            stream.close()
+        await self._in_thread(self._finish)
+        if not self.started.done():
+            self.started.set_result(Started(size))
+        return True
+
+    def _take(self, data: bytes, size: int | None) -> None:
+        self._received += len(data)
+        visible = data
+        if size is not None and self._received >= size:
+            visible, self._held = data[:-1], data[-1:]
+        self._writer.write(visible)
+        with _named():
+            self._check.feed(data)
+
+    def _finish(self) -> None:
+        with _named():
+            self._check.finish()
+        self._writer.write(self._held)
+        self._writer.commit(self._metadata())
+
+    async def _in_thread(self, call: Callable[..., None], *arguments: object) -> None:
+        # Shielded, so that the writer is not aborted while a thread still writes.
+        running = asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
+
+
+class _named:  # noqa: N801  # reads as what it does
+    """Turns what a check says into the upstream's fault."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FormatError):
+            raise UpstreamProtocolError(f"its file is not what it should be: {error}") from None
+
+
+def agreed_size(body: Body, expected: int | None) -> int | None:
+    """The length of the file that a client may be told.
+
+    Raises:
+        UpstreamProtocolError: the upstream contradicts itself, or encoded the file once more.
+    """
+    if body.encoding is not None:
+        raise UpstreamProtocolError(f"its NAR has the Content-Encoding {body.encoding}")
+    if body.size is not None and expected is not None and body.size != expected:
+        raise UpstreamProtocolError(f"its NAR has {body.size} bytes, its narinfo says {expected}")
+    return expected if body.size is None else body.size

@@ -1,0 +1,74 @@
+"""What an upstream says of a path, and whether it is to be believed: decided from values alone.
+
+A signature covers StorePath, NarHash, NarSize and References. `URL`, `Compression`, `FileHash` and `FileSize` are the
+upstream's to say, and ours to say otherwise. Source: `ValidPathInfo::checkSignatures` in `src/libstore/path-info.cc`.
+"""
+
+from collections.abc import Sequence
+
+from harmonia_py.cache.unpack import COMPRESSIONS
+from harmonia_py.errors import FormatError, UpstreamProtocolError, UpstreamUntrusted
+from harmonia_py.nix.content_address import Method
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.store_path import HashPart, StoreDir
+
+
+def parse_narinfo(data: bytes, hash_part: HashPart, keys: Sequence[PublicKey], store_dir: StoreDir) -> NarInfo:
+    """The narinfo in `data`, which is of the path that was asked for, and proves it.
+
+    Raises:
+        UpstreamProtocolError: it does not parse, or is that of another path or of another store directory.
+        UpstreamUntrusted: no key vouches for it, or its NAR could not be verified.
+    """
+    try:
+        narinfo = NarInfo.parse(data, store_dir)
+    except FormatError as error:
+        raise UpstreamProtocolError(f"its narinfo of {hash_part}: {error}") from None
+    if narinfo.path_info.store_path.hash_part != hash_part:
+        raise UpstreamProtocolError(f"asked for {hash_part}, it told of {narinfo.path_info.store_path}")
+    reason = doubt(narinfo, keys, store_dir)
+    if reason is not None:
+        raise UpstreamUntrusted(f"{narinfo.path_info.store_path}: {reason}")
+    return narinfo
+
+
+def doubt(narinfo: NarInfo, keys: Sequence[PublicKey], store_dir: StoreDir) -> str | None:
+    """Why a narinfo must not be served, in words; None when it may be."""
+    if narinfo.compression not in COMPRESSIONS:
+        return f"its NAR is offered as {narinfo.compression}, which cannot be verified here"
+    info = narinfo.path_info
+    if signed_by(info, keys, store_dir) is not None or is_its_own_proof(info, store_dir):
+        return None
+    trusted = ", ".join(key.name for key in keys) or "none"
+    names = {signature.key_name for signature in info.signatures}
+    if not names:
+        return f"it carries no signature (trusted keys: {trusted})"
+    wrong = names & {key.name for key in keys}
+    if wrong:
+        return f"its signature by {', '.join(sorted(wrong))} is wrong"
+    return f"it is signed by {', '.join(sorted(names))} (trusted keys: {trusted})"
+
+
+def signed_by(info: PathInfo, keys: Sequence[PublicKey], store_dir: StoreDir) -> str | None:
+    """The name of the first key whose signature is good."""
+    message = info.fingerprint(store_dir)
+    good = (key.name for key in keys for signature in info.signatures if key.verify(message, signature))
+    return next(good, None)
+
+
+def is_its_own_proof(info: PathInfo, store_dir: StoreDir) -> bool:
+    """Whether the store path follows from the NarHash, so that nobody needs to vouch for it.
+
+    That is so for the content address of a NAR's SHA-256 without references to itself. The others are hashes of
+    something else; nothing of what the narinfo says about the NAR follows from them.
+    """
+    ca = info.ca
+    return (
+        ca is not None
+        and ca.method is Method.NAR
+        and ca.hash == info.nar_hash
+        and info.store_path not in info.references
+        and ca.proves(info.store_path, info.references, store_dir)
+    )

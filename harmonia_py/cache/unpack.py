@@ -1,0 +1,185 @@
+"""Files as upstreams offer them, made into NARs again and verified on the way, in bounded memory.
+
+Source: `src/libutil/compression.cc` of Nix. Decompression stops at the NarSize: a few bytes can stand for a disk full
+of zeros. Everything here computes and may take long, so a thread calls it; the decompressors let other threads run.
+"""
+
+import bz2
+import hashlib
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from harmonia_py.errors import FormatError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import PathInfo
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_OUTPUT_BYTES: Final = 1024 * 1024
+# `xz -9` wants 65 MiB to decompress. A header may ask for 4 GiB.
+_XZ_MEMORY_BYTES: Final = 256 * 1024 * 1024
+
+
+class _Decompressor(Protocol):
+    """What `lzma`, `bz2` and `zstd` have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Gzip:
+    """`zlib` in the same form."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail and not self._full
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        out = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        # All input may be taken, and some output still be inside.
+        self._full = len(out) == max_length
+        return out
+
+
+_DECOMPRESSORS: Final[dict[str, Callable[[], _Decompressor]]] = {
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_XZ_MEMORY_BYTES),
+    "zstd": zstd.ZstdDecompressor,
+    "bzip2": bz2.BZ2Decompressor,
+    "gzip": _Gzip,
+}
+COMPRESSIONS: Final = frozenset({"none", *_DECOMPRESSORS})
+_ERRORS: Final = (lzma.LZMAError, zstd.ZstdError, OSError, zlib.error, EOFError, ValueError, MemoryError)
+
+
+class Unpacker:
+    """Decompresses what arrives in portions, of one or several streams behind each other.
+
+    Args:
+        compression: one of `COMPRESSIONS`.
+    """
+
+    def __init__(self, compression: str) -> None:
+        self._make = _DECOMPRESSORS.get(compression)
+        self._current = None if self._make is None else self._make()
+        self._started = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What comes out, a megabyte at a time. Whoever has enough stops asking.
+
+        Raises:
+            FormatError: this is not what it should be.
+        """
+        if self._make is None or self._current is None:
+            yield data
+            return
+        try:
+            while data or (self._started and not self._current.needs_input):
+                if not self._started:
+                    # Streams of xz may have zeros between them; no stream begins with one.
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        return
+                out = self._current.decompress(data, _OUTPUT_BYTES)
+                self._started, data = True, b""
+                if self._current.eof:
+                    data, self._current, self._started = self._current.unused_data, self._make(), False
+                if out:
+                    yield out
+        except _ERRORS as error:
+            raise FormatError(f"it does not decompress: {error}") from None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was fed so far ends where a stream ends."""
+        return not self._started
+
+
+class NarCheck:
+    """Reads the file of a NAR and holds it against what is known of it.
+
+    Args:
+        path_info: has the NarHash and NarSize that count.
+        compression: of the file.
+        file_hash: of the file, when it is known.
+        file_size: the same.
+    """
+
+    def __init__(self, path_info: PathInfo, compression: str, file_hash: Hash | None, file_size: int | None) -> None:
+        self._path_info = path_info
+        self._unpacker = Unpacker(compression)
+        self._expected_file_hash = file_hash
+        self._expected_file_size = file_size
+        self._nar_digest = hashlib.sha256()
+        self._nar_size = 0
+        self._file_digest = hashlib.sha256()
+        # An upstream may have named its file's hash by another algorithm.
+        other = file_hash is not None and file_hash.algorithm != "sha256"
+        self._other_digest = hashlib.new(file_hash.algorithm, usedforsecurity=False) if file_hash and other else None
+        self._same = compression == "none"
+        self.file_size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file.
+
+        Raises:
+            FormatError: it is not the file of that NAR.
+        """
+        self.file_size += len(data)
+        if self._expected_file_size is not None and self.file_size > self._expected_file_size:
+            raise FormatError("it is longer than its FileSize")
+        if not self._same:
+            self._file_digest.update(data)
+        if self._other_digest is not None:
+            self._other_digest.update(data)
+        for portion in self._unpacker.feed(data):
+            self._nar_size += len(portion)
+            if self._nar_size > self._path_info.nar_size:
+                raise FormatError("its NAR is longer than its NarSize")
+            self._nar_digest.update(portion)
+
+    def finish(self) -> None:
+        """Say that this was all.
+
+        Raises:
+            FormatError: it is not the file of that NAR.
+        """
+        if self._expected_file_size not in (None, self.file_size):
+            raise FormatError("it is shorter than its FileSize")
+        digest = self.file_hash.digest if self._other_digest is None else self._other_digest.digest()
+        if self._expected_file_hash is not None and self._expected_file_hash.digest != digest:
+            raise FormatError("it has another FileHash")
+        if not self._unpacker.is_whole or self._nar_size != self._path_info.nar_size:
+            raise FormatError("its NAR is shorter than its NarSize")
+        if self._nar_digest.digest() != self._path_info.nar_hash.digest:
+            raise FormatError("its NAR has another NarHash")
+
+    @property
+    def file_hash(self) -> Hash:
+        """SHA-256 of the file, at the end."""
+        return Hash("sha256", (self._nar_digest if self._same else self._file_digest).digest())

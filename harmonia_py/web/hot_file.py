@@ -1,0 +1,203 @@
+"""A ready file on its way to a client, driven by the event loop alone: no thread, no task, no framework.
+
+A kept NAR of a few hundred KiB takes the kernel fifty microseconds to send; a thread and back, parsing, routing and
+building a response take three times as long. So files that were sent a while ago and are still open go out as nginx
+sends them: headers and the first bytes in one write, the rest by `sendfile` for as long as the socket takes it.
+
+The loop must not wait for the disk: before each portion it looks whether the page cache has it (`RWF_NOWAIT`), and
+where it has not, a thread reads the portion first.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final
+
+from harmonia_py.cache.source import Download, FileSlice
+
+# What is read and written together with the headers. A file up to this size is sent in one system call.
+FIRST_BYTES: Final = 64 * 1024
+# Between two looks at the page cache, and between two turns of the loop: half a millisecond of copying.
+PORTION_BYTES: Final = 1024 * 1024
+_PAGE: Final = 4096
+
+
+class ReadyFile:
+    """A download that is one open file, with the headers of its answer. It is released when nobody sends it any more.
+
+    Args:
+        head: status line and headers up to the value of `Date`.
+        tail: the headers after it, and the empty line.
+        file: the whole body.
+        download: what keeps the file open; owned from now on.
+    """
+
+    def __init__(self, head: bytes, tail: bytes, file: FileSlice, download: Download) -> None:
+        self.file = file
+        self.is_small = file.size <= FIRST_BYTES
+        self._head = head
+        self._tail = tail
+        self._download = download
+        self._users = 1
+
+    def first(self, date: bytes) -> bytes | None:
+        """The headers and the first bytes of the file; None when the page cache does not have them."""
+        buffer = bytearray(min(self.file.size, FIRST_BYTES))
+        try:
+            count = os.preadv(self.file.fd, [buffer], self.file.offset, os.RWF_NOWAIT)
+        except OSError:
+            # EAGAIN, or a file system that cannot say: a thread shall wait for the disk.
+            return None
+        return b"".join((self._head, date, self._tail, buffer)) if count == len(buffer) else None
+
+    def use(self) -> None:
+        """One more sends it."""
+        self._users += 1
+
+    def leave(self) -> None:
+        """One less does."""
+        self._users -= 1
+        if self._users == 0:
+            self._download.release()
+
+
+class FileTransfer:
+    """Sends bytes and then a file through the descriptor of a transport that has nothing buffered.
+
+    Args:
+        transport: of the connection.
+        threads: where the disk is waited for.
+        stall_timeout: seconds the client may take nothing.
+        done: called once: with True when everything was sent, with False when the connection must be cut.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        threads: Executor,
+        stall_timeout: float,
+        done: Callable[[bool], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fd: int = transport.get_extra_info("socket").fileno()
+        self._threads = threads
+        self._stall_timeout = stall_timeout
+        self._done = done
+        self._first = memoryview(b"")
+        self._file = FileSlice(-1, 0, 0)
+        # Offsets in the file: what is next, where it ends, and up to where the page cache had it at the last look.
+        self._began = self._next = self._end = self._cached = 0
+        self._first_size = 0
+        # A duplicate of the socket, while we wait until it can be written.
+        self._watched: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent_at_check = -1
+        self._over = False
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have gone to the socket."""
+        return self._first_size - len(self._first) + self._next - self._began
+
+    def start(self, first: bytes, ready: ReadyFile) -> None:
+        """Send what `ready.first` made, and the rest of the file."""
+        self._first = memoryview(first)
+        self._first_size = len(first)
+        self._file = ready.file
+        self._began = self._next = self._cached = ready.file.offset + FIRST_BYTES
+        self._end = ready.file.offset + ready.file.size
+        self._run()
+
+    def cancel(self) -> None:
+        """The connection is lost: let go of it. `done` is not called any more."""
+        self._over = True
+        self._let_go()
+
+    def _run(self) -> None:
+        if self._over:
+            return
+        limit = self._next + PORTION_BYTES
+        try:
+            while self._first:
+                self._first = self._first[os.write(self._fd, self._first) :]
+            while self._next < self._end:
+                if self._next >= limit:
+                    self._unwatch()
+                    self._loop.call_soon(self._run)
+                    return
+                if self._next >= self._cached and not self._look():
+                    self._unwatch()
+                    self._read_ahead()
+                    return
+                count = os.sendfile(self._fd, self._file.fd, self._next, self._cached - self._next)
+                if count == 0:  # the file has become shorter
+                    self._finish(sent=False)
+                    return
+                self._next += count
+        except BlockingIOError:
+            self._watch()
+        except OSError:
+            self._finish(sent=False)
+        else:
+            self._finish(sent=True)
+
+    def _look(self) -> bool:
+        """Whether the next portion is in the page cache, judged by its first and its last page."""
+        stop = min(self._next + PORTION_BYTES, self._end)
+        byte = bytearray(1)
+        try:
+            for place in (self._next, max(self._next, stop - _PAGE)):
+                if os.preadv(self._file.fd, [byte], place, os.RWF_NOWAIT) != 1:
+                    return False
+        except OSError:
+            return False
+        self._cached = stop
+        return True
+
+    def _read_ahead(self) -> None:
+        size = min(PORTION_BYTES, self._end - self._next)
+        reading = self._loop.run_in_executor(self._threads, os.pread, self._file.fd, size, self._next)
+        reading.add_done_callback(self._has_read)
+
+    def _has_read(self, reading: asyncio.Future[bytes]) -> None:
+        if reading.cancelled() or reading.exception() is not None or not reading.result():
+            if not self._over:
+                self._finish(sent=False)
+            return
+        self._cached = self._next + len(reading.result())
+        self._run()
+
+    def _watch(self) -> None:
+        """Go on when the socket can be written."""
+        if self._watched is None:
+            # The loop lets one owner watch a descriptor, and the transport watches its own.
+            self._watched = socket.socket(fileno=os.dup(self._fd))
+            self._loop.add_writer(self._watched, self._run)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._stall_timeout, self._check)
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._loop.remove_writer(self._watched)
+            self._watched.close()
+            self._watched = None
+
+    def _check(self) -> None:
+        """Give up when nothing has been taken since the last look."""
+        if self.sent == self._sent_at_check:
+            self._finish(sent=False)
+            return
+        self._sent_at_check = self.sent
+        self._timer = self._loop.call_later(self._stall_timeout, self._check)
+
+    def _finish(self, *, sent: bool) -> None:
+        self._over = True
+        self._let_go()
+        self._done(sent)
+
+    def _let_go(self) -> None:
+        self._unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
