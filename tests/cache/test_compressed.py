@@ -95,7 +95,7 @@ async def test_the_first_download_and_every_later_one_are_the_same_zstd_file(
         first = await fetch(source, nar)
         assert zstd.decompress(first) == file.read_bytes()
         assert await fetch_kept(source, nar) == first
-        assert (source.counters.misses, source.counters.nar_bytes) == (1, size)
+        assert (source.counters.misses.value, source.counters.nar_bytes.value) == (1, size)
     assert nar.dump_count() == 1
 
 
@@ -166,7 +166,7 @@ async def test_many_clients_share_one_compression(nar: FileNar, source: Compress
     files = set(await asyncio.gather(*running, *late))
     assert [hashlib.sha256(zstd.decompress(file)).digest() for file in files] == [nar.path_info.nar_hash.digest]
     assert nar.dump_count() == 1
-    assert source.counters.misses == 1
+    assert source.counters.misses.value == 1
 
 
 async def test_a_client_that_leaves_cancels_nothing(nar: FileNar, source: CompressedNars) -> None:
@@ -226,7 +226,7 @@ async def test_a_nar_that_is_not_what_the_store_says_is_never_finished(
             await fetch(source, nar)
         with pytest.raises(StorePathChanged):
             await source.keep(nar.url)  # and is not tried again at once
-        assert source.counters.mismatches == 1
+        assert source.counters.mismatches.value == 1
         assert [record.levelno for record in caplog.records if "is damaged" in record.message] == [logging.CRITICAL]
         assert await blobs.open(key_of(nar.url)) is None
         assert leftovers(tmp_path / "blobs") == []
@@ -250,7 +250,7 @@ async def test_a_nar_of_another_size_is_a_mismatch_too(tmp_path: Path, blobs: Di
             await fetch(source, nar)
         with contextlib.suppress(StorePathChanged):
             await source.keep(nar.url)
-        assert source.counters.mismatches == 1
+        assert source.counters.mismatches.value == 1
 
 
 async def test_where_nothing_can_be_kept_each_download_is_compressed_and_verified(
@@ -263,7 +263,7 @@ async def test_where_nothing_can_be_kept_each_download_is_compressed_and_verifie
                 assert found.size is None
                 data = await read_all(found.pieces(0, None))
             assert hashlib.sha256(zstd.decompress(data)).digest() == nar.path_info.nar_hash.digest
-        assert source.counters.unkept == 2
+        assert source.counters.unkept.value == 2
         narinfo = await source.narinfo(nar.path_info.store_path.hash_part)
         assert narinfo is not None
         assert (narinfo.compression, narinfo.file_hash) == ("zstd", None)
@@ -281,7 +281,7 @@ async def test_a_wrong_nar_is_cut_also_where_nothing_can_be_kept(tmp_path: Path)
             await fetch(source, nar)
         with pytest.raises(StorePathChanged):
             await fetch(source, nar)
-        assert source.counters.mismatches == 1
+        assert source.counters.mismatches.value == 1
 
 
 async def test_when_the_directory_vanishes_downloads_go_on(
@@ -289,7 +289,7 @@ async def test_when_the_directory_vanishes_downloads_go_on(
 ) -> None:
     (tmp_path / "blobs").rename(tmp_path / "elsewhere")
     assert hashlib.sha256(zstd.decompress(await fetch(source, nar))).digest() == nar.path_info.nar_hash.digest
-    assert source.counters.unkept == 1
+    assert source.counters.unkept.value == 1
 
 
 @contextlib.contextmanager
@@ -309,7 +309,7 @@ async def test_when_the_disk_is_full_midway_the_client_is_cut_and_nothing_is_lef
     with largest_file(1_000_000), pytest.raises(StorageError):
         await fetch(source, nar)
     assert leftovers(tmp_path / "blobs") == []
-    assert source.counters.failures == 1
+    assert source.counters.failures.value == 1
     assert zstd.decompress(await fetch_kept(source, nar))
 
 
