@@ -1,9 +1,10 @@
 """The composition root: the one module that knows every other, and how a configuration becomes a cache that works."""
 
 import asyncio
+import ctypes
 import logging
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -40,6 +41,9 @@ _log = logging.getLogger(__name__)
 _ANSWER_SECONDS: Final = 30.0
 # Compressing gives way to answering: this is added to the niceness of its threads.
 _NICENESS: Final = 10
+# glibc's M_MMAP_THRESHOLD, and from which size on a block of memory is to be one that the system gets back.
+_MMAP_THRESHOLD: Final = -3
+_RETURNED_FROM_BYTES: Final = 1024 * 1024
 # A hash part as good as any to ask whether somebody answers.
 _NOBODYS: Final = HashPart.parse("0" * 32)
 
@@ -126,6 +130,7 @@ class OpenCache:
             long_distance_matching=config.zstd.long_distance_matching,
             window_log=config.zstd.window_log,
         )
+        _return_memory()
         compressing = Compressing(
             read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=_give_way
         )
@@ -190,6 +195,13 @@ class OpenCache:
 
 async def _no_store() -> None:
     raise StorageError("there is no Nix store here")
+
+
+def _return_memory() -> None:
+    """Return what one compression needs for a moment, 50 MiB and more, as soon as it has ended."""
+    # Left alone, glibc keeps blocks as large as any that was ever freed, for each thread anew.
+    with suppress(AttributeError):  # musl has no such setting, and returns them anyway
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _RETURNED_FROM_BYTES)
 
 
 def _give_way() -> None:
