@@ -46,10 +46,17 @@ test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand f
 	@scripts/install-nix
 	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py
 
+.PHONY: test-browser
+test-browser: $(TOOLS) ## Look at the pages in Chromium; pictures go to .cache/screenshots
+	@scripts/install-nix
+	@scripts/install-chromium
+	@.venv/bin/pytest -m browser tests/browser $(ARGS)
+
 .PHONY: test-all
 test-all: $(TOOLS) ## Run all tests, the slow ones too, and other Nix versions where it can
 	@scripts/install-nix
 	@scripts/make-nix-versions || [[ $$? == 77 ]]
+	@scripts/install-chromium || [[ $$? == 77 ]]
 	@$(PYTEST) $(EVERYTHING)
 
 .PHONY: check

@@ -85,6 +85,7 @@ class Chromium:
         page = Page(self, session)
         for domain in ("Page", "Network", "Log", "Runtime"):
             page.call(f"{domain}.enable")
+        page.call("Page.setLifecycleEventsEnabled", enabled=True)
         page.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -135,24 +136,35 @@ class Page:
     def __init__(self, chromium: Chromium, session: str) -> None:
         self._chromium = chromium
         self._session = session
+        self._seen = 0
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._chromium.call(method, self._session, **parameters)
 
     def go(self, url: str) -> None:
         """Load `url`, and return when that is done."""
-        self.call("Page.navigate", url=url)
-        self.wait_for_load()
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        self._wait_for_load(lambda event: event["params"]["loaderId"] == loader)
 
-    def wait_for_load(self) -> None:
-        """Return when the page that is on its way has loaded."""
-        wanted = {"method": "Page.loadEventFired", "sessionId": self._session}
-        events = self._chromium.events
-        for event in events:
-            if wanted.items() <= event.items():
-                events.remove(event)
-                return
-        self._chromium.wait(lambda event: wanted.items() <= event.items())
+    def go_by_pressing(self, key: str) -> None:
+        """Press a key, and return when the page has loaded that it leads to."""
+        before = self.call("Page.getFrameTree")["frameTree"]["frame"]["loaderId"]
+        self.press(key)
+        self._wait_for_load(lambda event: event["params"]["loaderId"] != before)
+
+    def _wait_for_load(self, is_it: Callable[[dict[str, Any]], bool]) -> None:
+        # What came before, of the empty page that every page begins as, does not count.
+        loads = self._events("Page.lifecycleEvent")
+        if not any(event["params"]["name"] == "load" and is_it(event) for event in loads[self._seen :]):
+            self._chromium.wait(
+                lambda event: (
+                    event.get("sessionId") == self._session
+                    and event.get("method") == "Page.lifecycleEvent"
+                    and event["params"]["name"] == "load"
+                    and is_it(event)
+                )
+            )
+        self._seen = len(self._events("Page.lifecycleEvent"))
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""
