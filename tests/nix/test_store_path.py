@@ -18,9 +18,7 @@ def test_a_store_path_is_a_hash_part_and_a_name() -> None:
     assert StorePath.parse(f"{HASH}-curl.drv").is_derivation
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "0", "+-._?=", ".a", "..a", "...", "-", "a" * MAX_NAME_LENGTH, NAME_CHARACTERS]
-)
+@pytest.mark.parametrize("name", ["a", "0", "+-._?=", ".a", "..a", "...", "-", "a" * MAX_NAME_LENGTH, NAME_CHARACTERS])
 def test_names_that_nix_allows_are_read(name: str) -> None:
     assert parse_name(name) == name
     assert StorePath.parse(f"{HASH}-{name}").name == name
