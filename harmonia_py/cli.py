@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except HarmoniaError as error:
-        print(f"{_prefix(sys.stderr.isatty())} {error}", file=sys.stderr)  # noqa: T201  # the command line speaks here
+        print(f"{_prefix()} {error}", file=sys.stderr)  # noqa: T201  # the command line speaks here
         return 1
     except (BrokenPipeError, KeyboardInterrupt):
         return 1
@@ -219,7 +219,9 @@ def _generate_key(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prefix(colours: bool) -> str:  # noqa: FBT001  # one private call
+def _prefix() -> str:
+    # https://no-color.org
+    colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return "\033[1;31merror:\033[0m" if colours else "error:"
 
 

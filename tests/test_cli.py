@@ -1,0 +1,232 @@
+"""The command line as people and units use it: the real program, its streams and its exit statuses."""
+
+import os
+import pty
+import re
+import socket
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from harmonia_py import __version__, cli, keys
+from harmonia_py.config import Config
+from harmonia_py.nix.signing import PublicKey, SecretKey
+
+TIME_LIMIT: Final = 30.0
+COMMAND: Final = [sys.executable, "-m", "harmonia_py.cli"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """What this process has, without what configures the program."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("NIX_", "SIGN_KEY", "CONFIG"))}
+    return kept | {"PYTHONPATH": str(Path(__file__).parent.parent), "TERM": "xterm"} | changes
+
+
+def run(directory: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    env = environment(STATE_DIRECTORY=str(directory / "state"), CACHE_DIRECTORY=str(directory / "cache"), **changes)
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=TIME_LIMIT
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on standard error of a run that ended with 1."""
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def test_help_names_every_verb_and_shows_examples(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in ("serve", "check-config", "generate-key"):
+        assert re.search(rf"^ +{verb}\b", done.stdout, re.MULTILINE)
+        help_of_verb = run(tmp_path, verb, "--help")
+        assert help_of_verb.returncode == 0
+        assert f"harmonia-py {verb}" in help_of_verb.stdout
+    assert "harmonia-py serve --config /etc/harmonia.toml" in done.stdout
+    assert "\033[" not in done.stdout
+
+
+def test_version(tmp_path: Path) -> None:
+    done = run(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"harmonia-py {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--unknown"], ["unknown"], ["serve", "--workers", "many"], ["generate-key"], ["serve", "extra"]]
+)
+def test_a_wrong_command_line_is_status_2(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: harmonia-py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_abbreviated_option_is_not_guessed(tmp_path: Path) -> None:
+    assert run(tmp_path, "serve", "--work", "2").returncode == 2
+
+
+class TestCheckConfig:
+    def test_it_prints_toml_that_loads_to_what_it_printed(self, tmp_path: Path) -> None:
+        file = tmp_path / "harmonia.toml"
+        file.write_text('bind = ["127.0.0.1:1", "unix:/x"]\npriority = 7\n[zstd]\nlevel = 9\n')
+        first = run(tmp_path, "check-config", "-c", str(file), "--workers", "2")
+        assert (first.returncode, first.stderr) == (0, "")
+        assert first.stdout.startswith(f"# {file}\n")
+        again = tmp_path / "again.toml"
+        again.write_text(first.stdout)
+        second = run(tmp_path, "check-config", "-c", str(again))
+        assert second.stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
+        settings = msgspec.convert(tomllib.loads(first.stdout), Config)
+        assert (settings.addresses, settings.priority, settings.workers) == (["127.0.0.1:1", "unix:/x"], 7, 2)
+        assert settings.zstd.level == 9
+
+    def test_without_a_file_it_prints_the_defaults(self, tmp_path: Path) -> None:
+        done = run(tmp_path, "check-config")
+        assert done.returncode == 0
+        assert done.stdout.startswith("# no configuration file: these are the defaults\n")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("worker = 2", 'worker: unknown key; did you mean "workers"?'),
+            ('tls_key_path = "/key.pem"', "tls_cert_path: is missing; tls_key_path needs it"),
+            ('bind = "5000"', "bind: '5000': expected host:port, [IPv6]:port or unix:/path"),
+            ("bind =", "not TOML: Invalid value (at end of document)"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line_with_the_file_and_the_key(self, tmp_path: Path, text: str, message: str) -> None:
+        file = tmp_path / "harmonia.toml"
+        file.write_text(text)
+        assert refused(run(tmp_path, "check-config", "-c", str(file))) == f"{file}: {message}"
+
+    def test_a_key_that_does_not_parse_is_one_line_with_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("nonsense")
+        line = refused(run(tmp_path, "check-config", "--sign-key", "key"))
+        assert line.startswith("key: sign_key_paths: not a secret key of Nix: ")
+
+    def test_a_wrong_option_is_not_blamed_on_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "settings.toml").write_text("workers = 1\n")
+        assert refused(run(tmp_path, "check-config", "--workers", "0")).startswith("command line: workers: ")
+        assert refused(run(tmp_path, "check-config", "--bind", "x")).startswith("command line: bind: ")
+
+    def test_it_writes_nothing(self, tmp_path: Path) -> None:
+        run(tmp_path, "check-config")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_reader_may_leave(self, tmp_path: Path) -> None:
+        command = f"{' '.join(COMMAND)} check-config | true"
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, check=False, timeout=TIME_LIMIT
+        )
+        assert done.stderr == b""
+
+
+class TestGenerateKey:
+    def test_it_writes_the_secret_and_prints_the_public_key(self, tmp_path: Path) -> None:
+        done = run(tmp_path, "generate-key", "cache.example.org-1")
+        assert done.returncode == 0
+        file = tmp_path / "cache.example.org-1.secret"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        (secret,) = keys.read_secret_keys([file], {})
+        # Standard output has the public key alone, for pipes and substitutions.
+        assert PublicKey.parse(done.stdout.strip()) == secret.public_key
+        assert done.stderr == "cache.example.org-1.secret: secret key, for sign_key_paths\n"
+        assert secret.format() not in done.stdout + done.stderr
+
+    def test_it_never_overwrites(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("precious")
+        line = refused(run(tmp_path, "generate-key", "name-1", "--output", "key"))
+        assert line == "key: exists already; a key is never overwritten"
+        assert (tmp_path / "key").read_text() == "precious"
+
+    @pytest.mark.parametrize("name", ["", "two words", "with:colon", "line\nfeed", "../elsewhere"])
+    def test_a_name_that_cannot_stand_in_a_narinfo_is_refused(self, tmp_path: Path, name: str) -> None:
+        refused(run(tmp_path, "generate-key", name))
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestServe:
+    def test_it_is_what_happens_without_a_verb(self, tmp_path: Path) -> None:
+        """Harmonia is started so, with CONFIG_FILE in its unit."""
+        assert "nowhere.toml: no such configuration file" in refused(run(tmp_path, CONFIG_FILE="nowhere.toml"))
+        assert "other.toml: no such configuration file" in refused(run(tmp_path, "-c", "other.toml"))
+
+    def test_a_port_that_is_taken_is_one_line_and_status_1(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            line = refused(run(tmp_path, "serve", "--bind", address))
+            assert line == f"command line: bind: cannot listen on {address}: Address already in use"
+            (tmp_path / "settings.toml").write_text(f'bind = "{address}"\n')
+            assert refused(run(tmp_path)).startswith(f"settings.toml: bind: cannot listen on {address}: ")
+
+    def test_a_certificate_that_is_none_is_one_line_with_file_and_key(self, tmp_path: Path) -> None:
+        (tmp_path / "some.pem").write_text("nonsense")
+        file = tmp_path / "harmonia.toml"
+        file.write_text(f'tls_cert_path = "{tmp_path}/nowhere.pem"\ntls_key_path = "{tmp_path}/some.pem"\n')
+        arguments = ["serve", "-c", str(file), "--bind", "127.0.0.1:0"]
+        assert refused(run(tmp_path, *arguments)) == f"{tmp_path}/nowhere.pem: tls_cert_path: No such file or directory"
+        file.write_text(f'tls_cert_path = "{tmp_path}/some.pem"\ntls_key_path = "{tmp_path}/some.pem"\n')
+        assert "tls_cert_path, tls_key_path: not a certificate and its key" in refused(run(tmp_path, *arguments))
+
+    def test_a_worker_that_cannot_start_is_one_clear_line_and_status_1(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text(SecretKey.generate("k-1").format())
+        file = tmp_path / "harmonia.toml"
+        file.write_text('workers = 1\nsign_key_paths = ["nowhere"]\n')
+        assert "nowhere: sign_key_paths: No such file" in refused(run(tmp_path, "-c", str(file), "-b", "127.0.0.1:0"))
+
+
+def on_a_terminal(directory: Path, *arguments: str, **changes: str) -> str:
+    """What a person sees whose terminal standard error is."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=directory, env=environment(**changes), stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                data = os.read(ours, 4096)
+            except OSError:  # the other side is closed
+                break
+            if not data:
+                break
+            seen += data
+        assert process.wait(TIME_LIMIT) == 1
+    finally:
+        os.close(ours)
+    return seen.decode()
+
+
+def test_an_error_has_colour_on_a_terminal_only(tmp_path: Path) -> None:
+    assert on_a_terminal(tmp_path, "-c", "nowhere").startswith("\033[1;31merror:\033[0m nowhere: ")
+    assert on_a_terminal(tmp_path, "-c", "nowhere", NO_COLOR="1").startswith("error: nowhere: ")
+    assert on_a_terminal(tmp_path, "-c", "nowhere", TERM="dumb").startswith("error: nowhere: ")
+    assert "\033" not in run(tmp_path, "-c", "nowhere").stderr
+
+
+def test_verbs_that_do_not_serve_do_not_load_the_web_framework(tmp_path: Path) -> None:
+    program = "import sys; from harmonia_py import cli; cli.main(['check-config']); assert 'aiohttp' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        timeout=TIME_LIMIT,
+    )
+
+
+def test_main_returns_the_status(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIG_FILE", "/nowhere/harmonia.toml")
+    assert cli.main([]) == 1
+    assert capsys.readouterr().err == "error: /nowhere/harmonia.toml: no such configuration file\n"
