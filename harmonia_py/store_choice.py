@@ -61,5 +61,5 @@ def _connect_failure(path: Path) -> str | None:
         except PermissionError:
             return "permission denied; on Debian, its group is nix-users"
         except OSError as error:
-            return (error.strerror or "time-out").lower()
+            return (error.strerror or str(error)).lower()
     return None
