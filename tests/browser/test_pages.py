@@ -71,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         tree = lab.add(_tree(root / "python3-3.11.2"))
         for name in ("firefox-128.0.3", "python3-3.11.2-doc", LONG_NAME):
             (root / name).write_text(name)
-        long = lab.add(root / LONG_NAME)
+            long = lab.add(root / name)
         with Server(root, lab.env, settings_of(lab, lab.secret_key("cache.example.org-1"))) as server:
             urls = {
                 "home": "/",
