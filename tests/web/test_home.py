@@ -1,3 +1,4 @@
+import socket
 from html import unescape
 from pathlib import Path
 
@@ -5,7 +6,12 @@ import pytest
 from plain_store import PlainStore, Site
 from trees import File
 
+from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.signing import SecretKey
+from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.web.server import serve
+from harmonia_py.web.state import Serving
 
 ATTACKS = [
     '"><script>alert(1)</script>',
@@ -94,6 +100,24 @@ async def test_a_cache_without_a_key_says_so(store: PlainStore) -> None:
         page = await home(site)
     assert "has no key of its own" in page
     assert "trusted-public-keys" not in page
+
+
+async def test_a_cache_without_a_store_has_its_pages() -> None:
+    store_dir = StoreDir.parse("/nix/store")
+    cache = BinaryCache(cache_info=CacheInfo(store_dir, want_mass_query=True, priority=30), sources=[], secret_keys=[])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with serve(
+            Serving(cache),
+            [listener],
+            access_log=None,
+            keepalive_timeout=5.0,
+            stall_timeout=10.0,
+            shutdown_timeout=1.0,
+        ):
+            site = Site(listener.getsockname()[1])
+            assert "no store to serve" in await home(site)
+            assert b"no store to search" in (await site.get("/search?q=a")).body
+            assert (await site.get(f"/path/{'1' * 32}")).status == 404
 
 
 async def test_it_counts_the_store_paths(store: PlainStore) -> None:
