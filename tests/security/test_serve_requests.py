@@ -1,6 +1,7 @@
 """Requests to `/serve` that are made to leave a store path, to write into a page, or to write headers."""
 
 import itertools
+import random
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -227,3 +228,19 @@ async def test_files_of_the_store_can_be_framed_and_read_by_no_other_site(store:
 
 def _encoded(name: bytes) -> str:
     return "".join(f"%{byte:02x}" for byte in name)
+
+
+async def test_no_target_made_of_pieces_of_attacks_is_answered_with_more_than_a_refusal(store: PlainStore) -> None:
+    path = store.add("site", Folder({b"dir": Folder({b"file": File(b"harmless")}), b"up": Link(b"../../secret")}))
+    names = ["dir", "file", "up", "secret", "stray", str(path), path.hash_part]
+    pieces = [*DOTS, *SLASHES, *names, "?", "#", "%", "\xff"]
+    generator = random.Random(1)
+    statuses = set()
+    async with store.site() as site:
+        for _ in range(1000):
+            target = "".join(generator.choices(pieces, k=generator.randint(1, 12)))
+            answer = await site.get(f"/serve/{path.hash_part}/{target}".encode("latin-1"))
+            statuses.add(answer.status)
+            assert not reveals(answer, store), target
+    assert statuses <= {200, 302, 400, 404}
+    assert 404 in statuses
