@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import File, Folder, Link, Tree, names, read_pieces, trees, write
 
@@ -55,6 +55,7 @@ links = st.recursive(
 )
 
 
+@settings(deadline=None)  # the disk has no deadline
 @given(tree=links, components=st.lists(few | names(), max_size=4))
 def test_whatever_is_found_is_what_the_kernel_finds_inside_valid_paths(tree: Tree, components: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -70,6 +71,7 @@ def test_whatever_is_found_is_what_the_kernel_finds_inside_valid_paths(tree: Tre
         assert result == (real.read_bytes() if real.is_file() else sorted(os.fsencode(p.name) for p in real.iterdir()))
 
 
+@settings(deadline=None)  # the disk has no deadline
 @given(tree=trees(), data=st.data())
 def test_every_file_of_a_tree_is_found(tree: Tree, data: st.DataObject) -> None:
     components: list[bytes] = []
