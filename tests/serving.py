@@ -12,9 +12,11 @@ The loop that serves is the test's own, so that a test can look at its tasks.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.client import HTTPMessage, parse_headers
 from io import BytesIO
 from typing import Final, Self
@@ -38,6 +40,10 @@ PATH: Final = StorePath.parse("26xbg1ndr7hbcncrlf9nhx5is2b25d13-hello-2.12.1")
 ABSENT: Final = HashPart.parse("0" * 32)
 DRV_OUTPUT: Final = DrvOutput.parse("sha256:" + "ab" * 32 + "!out")
 LOG_NAME: Final = StorePath.parse("2lrp00vkg03d9pzkcaxdz8xxlvvd7cq8-hello.drv")
+
+
+# Of the same few megabytes again and again.
+_hash_of = lru_cache(Hash.of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class FakeSource:
         self._note(f"narinfo {hash_part}")
         if hash_part != PATH.hash_part:
             return None
-        nar_hash = Hash.of(self.nar_bytes)
+        nar_hash = _hash_of(self.nar_bytes)
         return NarInfo(
             path_info=PathInfo(store_path=PATH, nar_hash=nar_hash, nar_size=len(self.nar_bytes) or 1),
             url=str(NarUrl(hash_part, nar_hash, "none")),
@@ -88,7 +94,7 @@ class FakeSource:
 
     async def nar(self, url: NarUrl) -> Download | None:
         self._note(f"nar {url}")
-        if url.hash_part != PATH.hash_part or url.nar_hash not in {None, Hash.of(self.nar_bytes)}:
+        if url.hash_part != PATH.hash_part or url.nar_hash not in {None, _hash_of(self.nar_bytes)}:
             return None
         return self._download(self.nar_bytes, None if self.unknown_size else len(self.nar_bytes))
 
@@ -116,7 +122,7 @@ class FakeSource:
             finally:
                 self.closed += 1
 
-        return Download(size=size, etag=Hash.of(data).nix32, pieces=pieces, release=self._release)
+        return Download(size=size, etag=_hash_of(data).nix32, pieces=pieces, release=self._release)
 
     def _release(self) -> None:
         self.released += 1
@@ -130,6 +136,7 @@ class Served:
         source: FakeSource,
         *,
         secret_keys: Sequence[SecretKey] = (),
+        tls: ssl.SSLContext | None = None,
         json_lines: bool = False,
         stall_timeout: float = TIME_LIMIT,
         keepalive_timeout: float = TIME_LIMIT,
@@ -143,6 +150,7 @@ class Served:
         )
         self.serving = Serving(self.cache)
         self.access: list[str] = []
+        self._tls = tls
         self._timeouts = (keepalive_timeout, stall_timeout, shutdown_timeout)
         self._log = AccessLog(json_lines=json_lines, write=self.access.append)
         self._stack = AsyncExitStack()
@@ -156,6 +164,7 @@ class Served:
             serve(
                 self.serving,
                 [sock],
+                tls=self._tls,
                 access_log=self._log,
                 keepalive_timeout=keepalive,
                 stall_timeout=stall,

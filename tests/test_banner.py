@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,9 +50,7 @@ def test_where_the_files_are_is_shown_when_that_is_elsewhere(listener: Listener)
     assert "  store      none\n" in nothing
 
 
-def test_a_unix_socket_alone_is_for_a_proxy_and_has_no_lines_for_clients(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_a_unix_socket_alone_is_for_a_proxy_and_has_no_lines_for_clients(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     (listener,) = open_listeners([f"unix:{path}"], {})
     with listener.socket:
