@@ -13,6 +13,8 @@ from harmonia_py.cache.checks import Check
 from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
+from harmonia_py.cache.kept import KeptFiles
+from harmonia_py.cache.mirror import Mirror
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.zstd import Zstd
 from harmonia_py.config import Config
@@ -34,6 +36,7 @@ from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.store_choice import StoreChoice, Way
+from harmonia_py.upstreams import mirror_settings, open_panel
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class OpenCache:
         metadata: what knows its paths.
         compressed: the compressed NARs of it, when they are offered.
         blobs: where those are kept, when there is a place.
+        mirror: what upstreams have, when there are any.
+        mirrored: where that is kept, when there is a place.
         explorer: answers what people ask about the local store.
     """
 
@@ -66,6 +71,8 @@ class OpenCache:
         self.metadata: StoreMetadata | None = None
         self.compressed: CompressedNars | None = None
         self.blobs: DiskBlobs | None = None
+        self.mirror: Mirror | None = None
+        self.mirrored: DiskBlobs | None = None
         self.explorer: StoreExplorer | None = None
         self._metrics = metrics
         self._files: StoreFiles | None = None
@@ -91,8 +98,10 @@ class OpenCache:
             sources: list[Source] = []
             if choice.way is not Way.NONE:
                 sources.append(await self._open_store(config, choice, housekeeping=housekeeping))
-            else:
+            elif not config.upstream:
                 self._checks.append(Check("nix-store", _no_store))
+            if config.upstream:
+                sources.append(await self._open_mirror(config, housekeeping=housekeeping))
             self.cache = BinaryCache(
                 cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
                 sources=sources,
@@ -169,17 +178,38 @@ class OpenCache:
         self._resources.callback(local.close)
         return local
 
+    async def _open_mirror(self, config: Config, *, housekeeping: bool) -> Source:
+        table = config.mirror
+        if table.directory is not None:
+            limits = Limits(max_size=table.max_bytes, min_free=table.min_free_bytes)
+            self.mirrored = await self._open_directory(
+                "mirror.directory", Path(table.directory), limits, housekeeping=housekeeping
+            )
+        elif self.local is None or config.compression == "none":
+            self.mirrored = self.blobs = await self._open_blobs(config, housekeeping=housekeeping)
+        else:
+            self.mirrored = self.blobs
+        panel = await open_panel(config, self._resources, self._metrics)
+        mirror = Mirror(panel, KeptFiles(self.mirrored), config.store_dir, mirror_settings(config))
+        self.mirror = await self._resources.enter_async_context(mirror)
+        return mirror
+
     async def _open_blobs(self, config: Config, *, housekeeping: bool) -> DiskBlobs | None:
+        limits = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)
         directory = Path(config.cache.directory or ".")
-        self._checks.append(Check("cache-directory", lambda: asyncio.to_thread(probe, directory)))
+        return await self._open_directory("cache.directory", directory, limits, housekeeping=housekeeping)
+
+    async def _open_directory(
+        self, key: str, directory: Path, limits: Limits, *, housekeeping: bool
+    ) -> DiskBlobs | None:
+        self._checks.append(Check(key.replace(".", "-"), lambda: asyncio.to_thread(probe, directory)))
         try:
             blobs = await self._resources.enter_async_context(DiskBlobs(directory))
         except StorageError as error:
             if housekeeping:  # one worker of several says it
-                _log.warning("cache.directory: %s; NARs are compressed anew for each download", error)
+                _log.warning("%s: %s; each download is made anew", key, error)
             return None
         if housekeeping:
-            limits = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)
             eviction = asyncio.create_task(
                 keep_within_limits(
                     blobs,

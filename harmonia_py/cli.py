@@ -126,6 +126,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sign-key", metavar="FILE", action="append", dest="sign_key_paths", help="a secret key; may be repeated"
     )
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        action="append",
+        help="ask this cache for what the store does not have; may be repeated; its key must be known",
+    )
     parser.add_argument("--priority", metavar="N", type=int, help="clients ask the cache with the smaller number first")
     parser.add_argument(
         "--log-level", choices=["error", "warn", "info", "debug"], help="the least severe messages to log"
@@ -142,7 +148,9 @@ _SETTINGS: Final = ("bind", "workers", "sign_key_paths", "priority", "log_level"
 def _load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
     file = config.find_file(options.config, os.environ)
     # A verb need not have every option.
-    given = {name: value for name in _SETTINGS if (value := getattr(options, name, None)) is not None}
+    given: dict[str, Any] = {name: value for name in _SETTINGS if (value := getattr(options, name, None)) is not None}
+    if getattr(options, "upstream", None):
+        given["upstream"] = [{"url": url} for url in options.upstream]
     return file, config.load(file, os.environ, given)
 
 

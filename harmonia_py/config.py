@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import tomli_w
 
+from harmonia_py.config_tables import KeptNars, Mirror, NonNegative, Positive, Seconds, Upstream, Zstd
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.store_path import StoreDir
 
@@ -24,71 +25,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_FILE: Final = Path("settings.toml")
 
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-NonNegative = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 LogLevel = Literal["error", "warn", "info", "debug", "trace"]
-
-
-class Zstd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
-    """Harmonia's `[zstd]` table.
-
-    Attributes:
-        level: compression level.
-        threads: that compress one large NAR, besides the one that reads and verifies it.
-        long_distance_matching: find repetitions far apart, at the price of memory.
-        window_log: base-2 logarithm of the window in bytes; unset leaves it to the level.
-    """
-
-    level: Annotated[int, msgspec.Meta(ge=-7, le=22)] = 3
-    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 1
-    long_distance_matching: bool = False
-    window_log: Annotated[int, msgspec.Meta(ge=10, le=31)] | None = None
-
-
-class KeptNars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[cache]` table: compressed NARs, made once and kept.
-
-    Attributes:
-        directory: where; unset means `$CACHE_DIRECTORY`, else a place by custom.
-        max_size: bytes they may take together, as a number or as "200 GiB"; unset means as many as `min_free` allows.
-        min_free: bytes of the file system that stay free.
-        jobs: how many NARs a worker compresses at once.
-    """
-
-    directory: str | None = None
-    max_size: int | str | None = None
-    min_free: int | str = "2 GiB"
-    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
-
-    def __post_init__(self) -> None:
-        """Check what types cannot say."""
-        for key in ("max_size", "min_free"):
-            value = getattr(self, key)
-            if value is not None:
-                _parse_size(key, value)
-
-    @property
-    def max_bytes(self) -> int | None:
-        """`max_size` as a number."""
-        return None if self.max_size is None else _parse_size("max_size", self.max_size)
-
-    @property
-    def min_free_bytes(self) -> int:
-        """`min_free` as a number."""
-        return _parse_size("min_free", self.min_free)
-
-
-_SIZE: Final = re.compile(r"([0-9]{1,18})[ ]?(?:([KMGTP])(?:i?B)?|B)?", re.ASCII)
-
-
-def _parse_size(key: str, value: int | str) -> int:
-    """Bytes: a number, or one with K, M, G, T or P, which are powers of 1024 whether they have an `i` or not."""
-    match = _SIZE.fullmatch(str(value))
-    if match is None:
-        raise ValueError(f'{key}: not a size: {value!r}; write bytes as a number, or "200 GiB"')
-    exponent = " KMGTP".index(match[2]) if match[2] else 0
-    return int(match[1]) << 10 * exponent
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +51,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         enable_compression: encode text answers for clients that accept it.
         zstd: parameters of compression.
         cache: where compressed NARs are kept, and how many.
+        upstream: caches to ask for what the store does not have.
+        mirror: how they are asked, and what is kept of them.
         tls_cert_path: certificate chain in PEM form.
         tls_key_path: its private key.
         serve_files: whether `/serve` shows the files inside store paths.
@@ -146,6 +85,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     enable_compression: bool = False
     zstd: Zstd = Zstd()
     cache: KeptNars = KeptNars()
+    upstream: list[Upstream] = []
+    mirror: Mirror = Mirror()
     tls_cert_path: str | None = None
     tls_key_path: str | None = None
     serve_files: bool = True
@@ -174,6 +115,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"{missing}: is missing; {given} needs it")
         if not self.addresses:
             raise ValueError("bind: names no address")
+        names = [upstream.label for upstream in self.upstream]
+        if len(set(names)) < len(names):
+            raise ValueError("upstream: two have the same name; say `name` for one of them")
 
     @property
     def addresses(self) -> list[str]:
@@ -207,7 +151,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 KNOWN_KEYS: Final = Config.__struct_fields__
-_TABLES: Final = {"zstd": Zstd, "cache": KeptNars}
+_TABLES: Final = {"zstd": Zstd, "cache": KeptNars, "mirror": Mirror, "upstream": Upstream}
 
 # The sectioned form, and Harmonia's older names, as the settings they stand for.
 _SECTIONS: Final = {
@@ -309,13 +253,20 @@ def _flatten(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{file}: {key}: unknown key{_suggest(key, KNOWN_KEYS)}")
         else:
             flat[key] = value
+    if isinstance(flat.get("upstream"), dict):
+        # The sectioned form knows one upstream, and whether it is wanted.
+        upstream = dict(flat["upstream"])
+        flat["upstream"] = [upstream] if upstream.pop("enabled", True) is not False else []
     for table, struct in _TABLES.items():
-        value = flat.get(table)
-        known = struct.__struct_fields__
-        unknown = [key for key in value if key not in known] if isinstance(value, dict) else []
+        _refuse_unknown(file, table, flat.get(table), struct.__struct_fields__)
+    return flat
+
+
+def _refuse_unknown(file: Path, table: str, value: object, known: tuple[str, ...]) -> None:
+    for one in value if isinstance(value, list) else [value]:
+        unknown = [key for key in one if key not in known] if isinstance(one, dict) else []
         if unknown:
             raise ConfigError(f"{file}: {table}.{unknown[0]}: unknown key{_suggest(unknown[0], known)}")
-    return flat
 
 
 def _inner_names(section: str) -> tuple[str, ...]:

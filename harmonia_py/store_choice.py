@@ -46,6 +46,8 @@ def choose_store(config: Config) -> StoreChoice:
     if socket_path.exists():
         warning = f"the nix-daemon at {socket_path} does not answer ({failure}); requests get 503 until it does"
         return StoreChoice(Way.DAEMON, through_daemon.words, warning)
+    if config.upstream:
+        return StoreChoice(Way.NONE, "none, only what upstreams have")
     warning = (
         f"no Nix here: there is no nix-daemon at {socket_path} and no database at {database}; "
         "only /nix-cache-info and /health have something to say"

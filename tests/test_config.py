@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from harmonia_py import config
 from harmonia_py.config import Config
+from harmonia_py.config_tables import Zstd
 from harmonia_py.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "harmonia.toml.example"
@@ -87,7 +88,7 @@ window_log = 27
 def test_every_key_of_harmonias_file_is_read(write: Write) -> None:
     settings = load(write(HARMONIA))
     expected = tomllib.loads(HARMONIA)
-    expected["zstd"] = config.Zstd(**expected["zstd"])
+    expected["zstd"] = Zstd(**expected["zstd"])
     assert {key: getattr(settings, key) for key in expected} == expected
     assert settings.key_files == [Path("/run/keys/a"), Path("/run/keys/b"), Path("/run/keys/c")]
     assert settings.database == Path("/guest/db.sqlite")
@@ -306,7 +307,7 @@ configurations = st.builds(
     want_mass_query=st.booleans(),
     real_nix_store=st.none() | st.just("/guest/nix/store"),
     sign_key_paths=st.lists(st.text(st.characters(codec="utf-8"), min_size=1)),
-    zstd=st.builds(config.Zstd, level=st.integers(-7, 22), window_log=st.none() | st.integers(10, 31)),
+    zstd=st.builds(Zstd, level=st.integers(-7, 22), window_log=st.none() | st.integers(10, 31)),
     daemon_timeout=st.floats(min_value=0.001, max_value=86_400),
     log_format=st.sampled_from(["text", "json"]),
     state_directory=st.just("/state"),

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import groupby
+from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 from harmonia_py.cache.breaker import Breaker
 from harmonia_py.cache.upstream import Upstream
+from harmonia_py.cache.upstream_figures import CountedUpstream, UpstreamFigures
 from harmonia_py.errors import UpstreamError, UpstreamUnreachable, UpstreamUntrusted
 
 _log = logging.getLogger(__name__)
@@ -41,9 +43,11 @@ class OnUnknown(Enum):
 
 @dataclass(slots=True)
 class Asked:
-    """An upstream, and how it has fared in this process."""
+    """An upstream, how long it gets at most for an answer, and how it has fared in this process."""
 
     upstream: Upstream
+    figures: UpstreamFigures
+    timeout: float | None = None
     breaker: Breaker = field(default_factory=Breaker)
     silent_until: float = 0.0
 
@@ -90,10 +94,26 @@ class Panel:
         upstreams: in any order.
         budget: seconds that a question may take over all of them.
         on_unknown: what becomes of a question that nobody can answer.
+        timeouts: seconds, by the names of those who get less than their share of the budget.
+        offline: nobody is ever asked, and that nobody can tell means "not found".
+        figures: where the conversations with the upstream of that name are counted.
     """
 
-    def __init__(self, upstreams: Iterable[Upstream], *, budget: float, on_unknown: OnUnknown) -> None:
-        self.all = [Asked(upstream) for upstream in upstreams]
+    def __init__(
+        self,
+        upstreams: Iterable[Upstream],
+        *,
+        budget: float,
+        on_unknown: OnUnknown,
+        timeouts: Mapping[str, float] = MappingProxyType({}),
+        offline: bool = False,
+        figures: Callable[[str], UpstreamFigures] = lambda _: UpstreamFigures(),
+    ) -> None:
+        self.offline = offline
+        self.all = []
+        for upstream in upstreams:
+            counted = CountedUpstream(upstream, figures(upstream.name))
+            self.all.append(Asked(counted, counted.figures, timeouts.get(upstream.name)))
         self._tiers = tiers(self.all)
         self._budget = budget
         self._on_unknown = on_unknown
@@ -101,6 +121,8 @@ class Panel:
     @property
     def unknown_is_not_found(self) -> bool:
         """See `is_not_found`."""
+        if self.offline:
+            return True
         now = time.monotonic()
         return is_not_found(self._on_unknown, [asked.breaker.is_open(now) for asked in self.all])
 
@@ -139,7 +161,10 @@ class Panel:
         seconds: float,
         outcomes: list[Outcome],
     ) -> Answer[T] | None:
-        tasks = [asyncio.ensure_future(self.ask_one(asked, question, seconds)) for asked in tier]
+        tasks = [
+            asyncio.ensure_future(self.ask_one(asked, question, min(seconds, asked.timeout or seconds)))
+            for asked in tier
+        ]
         found: Answer[T] | None = None
         try:
             for next_done in asyncio.as_completed(tasks):
@@ -160,7 +185,7 @@ class Panel:
         self, asked: Asked, question: Callable[[Upstream], Awaitable[T | None]], seconds: float
     ) -> Answer[T] | Outcome:
         """Ask one upstream, unless its breaker is open, and note how it fared."""
-        if not asked.breaker.admit(time.monotonic()):
+        if self.offline or not asked.breaker.admit(time.monotonic()):
             return Outcome.UNKNOWN
         try:
             async with asyncio.timeout(seconds):
@@ -172,19 +197,26 @@ class Panel:
             self.charge(asked, UpstreamUnreachable(f"no answer within {seconds:.1f} s"))
             return Outcome.UNKNOWN
         except UpstreamUntrusted as error:
-            asked.breaker.succeeded()
+            self._clear(asked)
+            asked.figures.untrusted.add()
             self._say(asked, error)
             return Outcome.REFUSED
         except UpstreamError as error:
             self.charge(asked, error)
             return Outcome.UNKNOWN
-        asked.breaker.succeeded()
+        self._clear(asked)
         return Outcome.ABSENT if value is None else Answer(asked.upstream, value)
 
     def charge(self, asked: Asked, error: UpstreamError) -> None:
         """Note a failure of an upstream."""
-        asked.breaker.failed(time.monotonic(), error.retry_after if isinstance(error, UpstreamUnreachable) else None)
+        now = time.monotonic()
+        asked.breaker.failed(now, error.retry_after if isinstance(error, UpstreamUnreachable) else None)
+        asked.figures.breaker_open.set(asked.breaker.is_open(now))
         self._say(asked, error)
+
+    def _clear(self, asked: Asked) -> None:
+        asked.breaker.succeeded()
+        asked.figures.breaker_open.set(0)
 
     def _say(self, asked: Asked, error: UpstreamError) -> None:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The circuit breaker of an upstream: whoever failed several times in a row is left alone for a while. It does no I/O."""
+"""The circuit breaker of an upstream: whoever failed several times in a row is left alone for a while. No I/O."""
 
 from typing import Final
 

@@ -6,21 +6,19 @@ proved right: of a wrong one every connection is cut.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from harmonia_py.cache.blobs import BlobWriter
 from harmonia_py.cache.upstream import Body, Resume
-from harmonia_py.errors import FormatError, HarmoniaError, UpstreamProtocolError, UpstreamUnreachable
+from harmonia_py.errors import FormatError, HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 
 # An upstream that cuts a download this often does not get it done.
 _RESUMES: Final = 4
 _RESUME_SECONDS: Final = 0.25
-
-Open = Callable[[Resume | None], Awaitable[Body | None]]
 
 
 class Check(Protocol):
@@ -32,6 +30,26 @@ class Check(Protocol):
     def finish(self) -> None:
         """That was all."""
 
+    def metadata(self) -> Mapping[str, str]:
+        """What is kept with the file, when it has proved right."""
+
+
+class Wanted(Protocol):
+    """A file that some upstream should have."""
+
+    async def open(self, resume: Resume | None) -> Body | None:
+        """The file from its beginning, or the rest of it from where it was opened before; None when nobody has it."""
+
+    @property
+    def expected_size(self) -> int | None:
+        """Its length, when the upstream that was opened told it beforehand."""
+
+    def check(self) -> Check:
+        """What to hold it against; asked for when it is open."""
+
+    def blame(self, error: UpstreamError) -> None:
+        """What was opened proved to be wrong, or could not be read to its end."""
+
 
 class Stream:
     """A file of an upstream, resumed where the connection is cut.
@@ -40,10 +58,10 @@ class Stream:
         size: number of bytes of all of it, when the upstream says it.
     """
 
-    def __init__(self, body: Body, reopen: Open) -> None:
+    def __init__(self, body: Body, wanted: Wanted) -> None:
         self.size = body.size
         self._body = body
-        self._reopen = reopen
+        self._reopen = wanted.open
         self._validator = body.validator
         self._received = 0
         self._resumes = _RESUMES
@@ -110,29 +128,18 @@ class Fetch:
     """One download, from its first byte to its commit.
 
     Args:
-        open_: opens the file at the upstream, from the beginning or from some byte on.
-        expected_size: what the upstream's narinfo says of its length.
-        check: what it is held against.
+        wanted: the file.
         writer: nobody else uses it.
-        metadata: what is kept with it, asked for when it has proved right.
         threads: compute, and wait for the disk.
+
+    Attributes:
+        started: what is known when the first bytes are there; None when no upstream has it.
     """
 
-    def __init__(
-        self,
-        open_: Open,
-        expected_size: int | None,
-        check: Check,
-        writer: BlobWriter,
-        metadata: Callable[[], Mapping[str, str]],
-        threads: Executor,
-    ) -> None:
+    def __init__(self, wanted: Wanted, writer: BlobWriter, threads: Executor) -> None:
         self.started: asyncio.Future[Started | None] = asyncio.get_running_loop().create_future()
-        self._open = open_
-        self._expected_size = expected_size
-        self._check = check
+        self._wanted = wanted
         self._writer = writer
-        self._metadata = metadata
         self._threads = threads
         self._received = 0
         self._held = b""
@@ -147,8 +154,12 @@ class Fetch:
         try:
             return await self._run()
         except BaseException as error:
+            if isinstance(error, UpstreamError):
+                self._wanted.blame(error)
             if not self.started.done():
-                failure = error if isinstance(error, HarmoniaError) else UpstreamUnreachable("the download was given up")
+                failure = (
+                    error if isinstance(error, HarmoniaError) else UpstreamUnreachable("the download was given up")
+                )
                 self.started.set_exception(failure)
                 self.started.exception()  # often nobody waits for it
             raise
@@ -156,39 +167,44 @@ class Fetch:
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._writer.abort))
 
     async def _run(self) -> bool:
-        body = await self._open(None)
+        body = await self._wanted.open(None)
         if body is None:
             await self._in_thread(self._writer.abort)
             self.started.set_result(None)
             return False
-        stream = Stream(body, self._open)
+        stream = Stream(body, self._wanted)
         try:
-            size = agreed_size(body, self._expected_size)
+            size = agreed_size(body, self._wanted.expected_size)
+            check = self._wanted.check()
             while data := await stream.read():
-                await self._in_thread(self._take, data, size)
-                if not self.started.done():
-                    self.started.set_result(Started(size))
+                await self._in_thread(self._take, check, data, size)
+                self._start(size)
         finally:
             stream.close()
-        await self._in_thread(self._finish)
-        if not self.started.done():
-            self.started.set_result(Started(size))
+        await self._in_thread(self._finish, check)
+        self._start(size)
         return True
 
-    def _take(self, data: bytes, size: int | None) -> None:
+    def _start(self, size: int | None) -> None:
+        if not self.started.done():
+            self.started.set_result(Started(size))
+
+    def _take(self, check: Check, data: bytes, size: int | None) -> None:
         self._received += len(data)
         visible = data
         if size is not None and self._received >= size:
+            if self._received > size:
+                raise UpstreamProtocolError("its file is longer than it said")
             visible, self._held = data[:-1], data[-1:]
         self._writer.write(visible)
-        with _named():
-            self._check.feed(data)
+        with upstreams_fault():
+            check.feed(data)
 
-    def _finish(self) -> None:
-        with _named():
-            self._check.finish()
+    def _finish(self, check: Check) -> None:
+        with upstreams_fault():
+            check.finish()
         self._writer.write(self._held)
-        self._writer.commit(self._metadata())
+        self._writer.commit(check.metadata())
 
     async def _in_thread(self, call: Callable[..., None], *arguments: object) -> None:
         # Shielded, so that the writer is not aborted while a thread still writes.
@@ -200,15 +216,13 @@ class Fetch:
             raise
 
 
-class _named:  # noqa: N801  # reads as what it does
-    """Turns what a check says into the upstream's fault."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FormatError):
-            raise UpstreamProtocolError(f"its file is not what it should be: {error}") from None
+@contextmanager
+def upstreams_fault() -> Iterator[None]:
+    """Turn what a check says into the upstream's fault."""
+    try:
+        yield
+    except FormatError as error:
+        raise UpstreamProtocolError(f"its file is not what it should be: {error}") from None
 
 
 def agreed_size(body: Body, expected: int | None) -> int | None:

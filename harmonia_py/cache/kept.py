@@ -94,6 +94,27 @@ class KeptFiles:
         """Begin a file; None when it is there or begun. In the worst case it becomes as long as the NAR."""
         return await self._ask(lambda blobs: blobs.put(key, nar_size))
 
+    async def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
+        """What was kept with a whole file; None also where nothing can be kept."""
+        try:
+            return await self._ask(lambda blobs: blobs.metadata(key))
+        except NotKept:
+            return None
+
+    async def note(self, key: BlobKey, metadata: Mapping[str, str]) -> None:
+        """Keep a few facts under a key, instead of those that were there; it may fail, and then the log says so."""
+        with suppress(NotKept):
+            await self._ask(lambda blobs: blobs.delete(key))
+            writer = await self.put(key, 0)
+            if writer is not None:
+                await self._ask(lambda _: asyncio.to_thread(writer.commit, metadata))
+
+    async def forget(self, key: BlobKey) -> None:
+        """Remove a file."""
+        self._facts.pop(key, None)
+        with suppress(NotKept):
+            await self._ask(lambda blobs: blobs.delete(key))
+
     async def facts(self, key: BlobKey) -> FileFacts | None:
         """Hash and size of a whole file."""
         expires, facts = self._facts.get(key, (0.0, None))

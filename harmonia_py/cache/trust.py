@@ -4,14 +4,16 @@ A signature covers StorePath, NarHash, NarSize and References. `URL`, `Compressi
 upstream's to say, and ours to say otherwise. Source: `ValidPathInfo::checkSignatures` in `src/libstore/path-info.cc`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.errors import FormatError, UpstreamProtocolError, UpstreamUntrusted
 from harmonia_py.nix.content_address import Method
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
-from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.signing import PublicKey, Signature
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
 
@@ -39,7 +41,7 @@ def doubt(narinfo: NarInfo, keys: Sequence[PublicKey], store_dir: StoreDir) -> s
     if narinfo.compression not in COMPRESSIONS:
         return f"its NAR is offered as {narinfo.compression}, which cannot be verified here"
     info = narinfo.path_info
-    if signed_by(info, keys, store_dir) is not None or is_its_own_proof(info, store_dir):
+    if signed_by(info.fingerprint(store_dir), info.signatures, keys) is not None or is_its_own_proof(info, store_dir):
         return None
     trusted = ", ".join(key.name for key in keys) or "none"
     names = {signature.key_name for signature in info.signatures}
@@ -51,11 +53,29 @@ def doubt(narinfo: NarInfo, keys: Sequence[PublicKey], store_dir: StoreDir) -> s
     return f"it is signed by {', '.join(sorted(names))} (trusted keys: {trusted})"
 
 
-def signed_by(info: PathInfo, keys: Sequence[PublicKey], store_dir: StoreDir) -> str | None:
-    """The name of the first key whose signature is good."""
-    message = info.fingerprint(store_dir)
-    good = (key.name for key in keys for signature in info.signatures if key.verify(message, signature))
+def signed_by(message: bytes, signatures: Iterable[Signature], keys: Sequence[PublicKey]) -> str | None:
+    """The name of the first key whose signature of `message` is good."""
+    good = (key.name for signature in signatures for key in keys if key.verify(message, signature))
     return next(good, None)
+
+
+def parse_realisation(data: bytes, output: DrvOutput, keys: Sequence[PublicKey]) -> Realisation:
+    """The realisation in `data`, which is of the output that was asked for, and signed.
+
+    Raises:
+        UpstreamProtocolError: it does not parse, or is that of another output.
+        UpstreamUntrusted: no key vouches for it.
+    """
+    try:
+        by_hash = isinstance(output.derivation, Hash)
+        realisation = Realisation.parse_old(data) if by_hash else Realisation.parse_new(data, output)
+    except FormatError as error:
+        raise UpstreamProtocolError(f"its realisation of {output}: {error}") from None
+    if realisation.id != output:
+        raise UpstreamProtocolError(f"asked for {output}, it told of {realisation.id}")
+    if signed_by(realisation.fingerprint(), realisation.signatures, keys) is None:
+        raise UpstreamUntrusted(f"its realisation of {output} carries no signature by a trusted key")
+    return realisation
 
 
 def is_its_own_proof(info: PathInfo, store_dir: StoreDir) -> bool:

@@ -179,6 +179,16 @@ class NarCheck:
         if self._nar_digest.digest() != self._path_info.nar_hash.digest:
             raise FormatError("its NAR has another NarHash")
 
+    def metadata(self) -> dict[str, str]:
+        """What is kept with the file, and what `verify` holds it against later."""
+        return {
+            "store_path": self._path_info.store_path,
+            "nar_hash": str(self._path_info.nar_hash),
+            "nar_size": str(self._path_info.nar_size),
+            "file_hash": str(self.file_hash),
+            "file_size": str(self.file_size),
+        }
+
     @property
     def file_hash(self) -> Hash:
         """SHA-256 of the file, at the end."""

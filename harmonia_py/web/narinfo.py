@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from harmonia_py.cache.origin import origin_of
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StoreDir
@@ -31,6 +32,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         hdrs.CONTENT_TYPE: CONTENT_TYPE,
         hdrs.CACHE_CONTROL: CACHE_CONTROL,
         "Nix-Link": narinfo.url,
+        "X-Harmonia-Source": origin_of(narinfo),
     }
     response = await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)
     if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:

@@ -1,0 +1,180 @@
+"""The files that a mirror fetches: which upstream is asked for one, and what it is held against when it comes."""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+from harmonia_py.cache.asking import Answer, Asked, Nobody, Outcome, Panel
+from harmonia_py.cache.remembered import Remembered
+from harmonia_py.cache.unpack import NarCheck
+from harmonia_py.cache.upstream import Body, Resume, Upstream
+from harmonia_py.errors import UpstreamError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarInfo
+
+NarinfoQuestion = Callable[[Upstream], Awaitable[NarInfo | None]]
+
+
+class Grudges:
+    """Upstreams that sent a wrong file: they are not asked for it again for a while, so that a retry gets another."""
+
+    _SECONDS = 60.0
+    _MAX = 1024
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, str], float] = {}
+
+    def hold(self, upstream: str, url: str) -> None:
+        """The file at this URL of this upstream was wrong."""
+        while len(self._until) >= self._MAX:
+            del self._until[next(iter(self._until))]
+        self._until[upstream, url] = time.monotonic() + self._SECONDS
+
+    def holds(self, upstream: str, url: str) -> bool:
+        """Whether that was a moment ago."""
+        return self._until.get((upstream, url), 0.0) > time.monotonic()
+
+
+class WantedNar:
+    """The file of a NAR, at the upstream whose narinfo was served, or at another one that has the same NAR.
+
+    Args:
+        entry: what was served.
+        panel: every upstream.
+        question: asks one for its narinfo of the path.
+        grudges: are remembered when something is wrong with the file.
+        seconds: that an upstream has to begin.
+    """
+
+    def __init__(
+        self, entry: Remembered, panel: Panel, question: NarinfoQuestion, grudges: Grudges, seconds: float
+    ) -> None:
+        self.entry = entry
+        self._panel = panel
+        self._question = question
+        self._grudges = grudges
+        self._seconds = seconds
+        self._chosen: Asked | None = None
+        self._narinfo = entry.narinfo
+
+    @property
+    def expected_size(self) -> int | None:
+        """See `Wanted`."""
+        return self._narinfo.file_size
+
+    @property
+    def room(self) -> int:
+        """What the file takes at most, more or less."""
+        return self._narinfo.file_size or self._narinfo.path_info.nar_size
+
+    def check(self) -> NarCheck:
+        """See `Wanted`."""
+        narinfo = self._narinfo
+        return NarCheck(narinfo.path_info, narinfo.compression, narinfo.file_hash, narinfo.file_size)
+
+    async def open(self, resume: Resume | None) -> Body | None:
+        """See `Wanted`.
+
+        Raises:
+            Nobody: an upstream that should have it cannot tell.
+            UpstreamError: there is no way to resume.
+        """
+        if self._chosen is not None:
+            return await self._chosen.upstream.open(self._narinfo.url, resume)
+        unknown = False
+        for asked in self._order():
+            answer = await self._try(asked)
+            if isinstance(answer, Answer):
+                self._chosen = asked
+                return answer.value
+            unknown = unknown or answer is Outcome.UNKNOWN
+        if unknown:
+            raise Nobody(f"no upstream gives the NAR of {self.entry.narinfo.path_info.store_path}")
+        return None
+
+    def blame(self, error: UpstreamError) -> None:
+        """What was opened proved to be wrong, or could not be read to its end."""
+        if self._chosen is not None:
+            self._grudges.hold(self._chosen.upstream.name, self._narinfo.url)
+            self._panel.charge(self._chosen, error)
+
+    def _order(self) -> Iterator[Asked]:
+        first = self._panel.find(self.entry.upstream)
+        if first is not None:
+            yield first
+        for asked in self._panel.all:
+            if asked is not first:
+                yield asked
+
+    async def _try(self, asked: Asked) -> Answer[Body] | Outcome:
+        narinfo = self.entry.narinfo
+        if asked.upstream.name != self.entry.upstream:
+            other = await self._panel.ask_one(asked, self._question, self._seconds)
+            if not isinstance(other, Answer):
+                return other
+            if not _is_same_file(other.value, narinfo):
+                return Outcome.ABSENT
+            narinfo = other.value
+        if self._grudges.holds(asked.upstream.name, narinfo.url):
+            return Outcome.UNKNOWN
+        answer = await self._panel.ask_one(asked, lambda upstream: upstream.open(narinfo.url), self._seconds)
+        self._narinfo = narinfo
+        return answer
+
+
+def _is_same_file(one: NarInfo, other: NarInfo) -> bool:
+    return (one.path_info.nar_hash, one.compression) == (other.path_info.nar_hash, other.compression)
+
+
+class WantedDocument:
+    """A log or a listing: nothing is known of it beforehand, and any upstream's is good."""
+
+    def __init__(self, panel: Panel, url: str) -> None:
+        self._panel = panel
+        self._url = url
+        self._chosen: Upstream | None = None
+
+    @property
+    def expected_size(self) -> int | None:
+        """See `Wanted`."""
+        return None
+
+    @property
+    def room(self) -> int:
+        """Nobody knows."""
+        return 0
+
+    def check(self) -> "DocumentCheck":
+        """See `Wanted`."""
+        return DocumentCheck()
+
+    async def open(self, resume: Resume | None) -> Body | None:
+        """See `Wanted`."""
+        if self._chosen is not None:
+            return await self._chosen.open(self._url, resume)
+        answer = await self._panel.ask(lambda upstream: upstream.open(self._url), lambda body: body.close())
+        if answer is None:
+            return None
+        self._chosen = answer.upstream
+        return answer.value
+
+    def blame(self, error: UpstreamError) -> None:
+        """See `WantedNar`. A document that cannot be read to its end is nobody's fault."""
+
+
+class DocumentCheck:
+    """Computes the hash of a document, which becomes its validator."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._digest.update(data)
+
+    def finish(self) -> None:
+        """That was all."""
+
+    def metadata(self) -> Mapping[str, str]:
+        """What is kept with it."""
+        return {"file_hash": str(Hash("sha256", self._digest.digest()))}

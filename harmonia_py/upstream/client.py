@@ -1,0 +1,235 @@
+"""One upstream over HTTP: requests, redirects and time-outs; what comes back is bytes or one of three errors.
+
+Source: `src/libstore/filetransfer.cc` of Nix for the meaning of statuses; RFC 9110 for ranges.
+"""
+
+import email.utils
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import Final, Self
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # documented in its source alone
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from harmonia_py.cache.upstream import Body, Resume
+from harmonia_py.errors import UpstreamProtocolError, UpstreamUnreachable
+from harmonia_py.nix.signing import PublicKey
+from harmonia_py.upstream.addresses import Guard
+
+# Downloads have a limit of their own, below this: who asks for a narinfo never waits for a NAR to end.
+_CONNECTIONS: Final = 128
+# As Nix does.
+_MAX_REDIRECTS: Final = 10
+# What is read from a connection before somebody takes it: enough to fill a thread's turn.
+_BUFFER_BYTES: Final = 512 * 1024
+
+# 401 and 407 are not here: a wrong password would otherwise look like a cache that has nothing.
+_ABSENT: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.FORBIDDEN})
+_BUSY: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an upstream is, and how to get there.
+
+    Attributes:
+        url: of the cache, with or without a slash at the end.
+        authorization: the value of that header, for its own host alone.
+        tls: how to know its certificate; None for the system's way.
+        connect_timeout: seconds until a connection stands.
+        stall_timeout: seconds without a byte after which a connection is dead.
+    """
+
+    url: str
+    authorization: str | None = None
+    tls: ssl.SSLContext | None = None
+    connect_timeout: float = 10.0
+    stall_timeout: float = 30.0
+
+
+class HttpUpstream:
+    """An `Upstream`. Enter it inside the event loop that uses it."""
+
+    def __init__(self, place: Place, *, name: str, priority: int, public_keys: tuple[PublicKey, ...]) -> None:
+        self.name = name
+        self.priority = priority
+        self.public_keys = public_keys
+        self._place = place
+        self._base = URL(place.url.rstrip("/") + "/", encoded=True)
+        self._proxy = _proxy_for(self._base)
+        hosts = {self._base.host or "", *([self._proxy.host or ""] if self._proxy else [])}
+        self._guard = Guard(frozenset(hosts))
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            limit=_CONNECTIONS, resolver=self._guard, ssl=self._place.tls or True, ttl_dns_cache=60
+        )
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._place.connect_timeout, sock_read=self._place.stall_timeout
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER_BYTES,
+            headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.USER_AGENT: "harmonia-py"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def open(self, url: str, resume: Resume | None = None) -> Body | None:
+        """See `Upstream.open`. The answer's headers are read; a 404, 410 or 403 is None."""
+        headers = {} if resume is None else _range_headers(resume)
+        # The URL is the upstream's: nothing in it is decoded or encoded, because its query may be a signature.
+        target = self._base.join(URL(url, encoded=True))
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = await self._get(target, headers)
+            if response.status not in _REDIRECTS:
+                return _body(response, resume)
+            location = response.headers.get(hdrs.LOCATION, "")
+            response.release()
+            try:
+                target = target.join(URL(location, encoded=True))
+            except ValueError:
+                raise UpstreamProtocolError("a redirect leads nowhere") from None
+        raise UpstreamProtocolError("too many redirects")
+
+    async def _get(self, target: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        if target.scheme not in ("http", "https") or not target.host:
+            raise UpstreamProtocolError(f"a URL leads to {target.scheme or 'no'} instead of http or https")
+        if not self._guard.allows(target.host):
+            raise UpstreamProtocolError(f"a URL leads to {target.host}, inside this network")
+        headers = dict(headers)
+        if self._place.authorization is not None and target.origin() == self._base.origin():
+            headers[hdrs.AUTHORIZATION] = self._place.authorization
+        proxy = self._proxy if target.origin() == self._base.origin() else _proxy_for(target)
+        try:
+            return await self._session.get(target, headers=headers, allow_redirects=False, proxy=proxy)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _translated(error) from error
+
+
+def _range_headers(resume: Resume) -> dict[str, str]:
+    headers = {str(hdrs.RANGE): f"bytes={resume.start}-"}
+    if resume.validator is not None:
+        headers[hdrs.IF_RANGE] = resume.validator
+    return headers
+
+
+def _body(response: aiohttp.ClientResponse, resume: Resume | None) -> Body | None:
+    """What the headers say; the connection is given back unless there is something to read."""
+    try:
+        if response.status not in _ABSENT:
+            return _readable(response, resume)
+    except BaseException:
+        response.release()
+        raise
+    response.release()
+    return None
+
+
+def _readable(response: aiohttp.ClientResponse, resume: Resume | None) -> Body:
+    _check_status(response)
+    start, size = 0, response.content_length
+    if response.status == HTTPStatus.PARTIAL_CONTENT:
+        if resume is None:
+            raise UpstreamProtocolError("a part of a file came where all of it was asked for")
+        start, size = _content_range(response.headers.get(hdrs.CONTENT_RANGE, ""))
+    encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    return Body(
+        size=size,
+        start=start,
+        validator=_validator(response.headers),
+        encoding=encoding if encoding not in ("", "identity") else None,
+        max_age=_max_age(response.headers),
+        read=_Reader(response).read,
+        close=response.close,
+    )
+
+
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        return
+    if status in _BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise UpstreamUnreachable(f"it answered {status}", _retry_after(response.headers))
+    raise UpstreamProtocolError(f"it answered {status}")
+
+
+class _Reader:
+    """Reads a response, and gives its connection back at the end."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def read(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translated(error) from error
+
+
+def _translated(error: Exception) -> UpstreamUnreachable | UpstreamProtocolError:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return UpstreamUnreachable(f"its certificate is not trusted: {error}")
+    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError)):
+        return UpstreamUnreachable(f"no connection: {error or type(error).__name__}")
+    return UpstreamProtocolError(f"no HTTP: {error}")
+
+
+def _content_range(text: str) -> tuple[int, int | None]:
+    """The first byte and the size of the whole, of `bytes 10-99/100`."""
+    unit, _, rest = text.partition(" ")
+    part, _, size = rest.partition("/")
+    start = part.partition("-")[0]
+    if unit != "bytes" or not start.isdecimal() or not (size.isdecimal() or size == "*"):
+        raise UpstreamProtocolError("a part of a file came without saying which")
+    return int(start), None if size == "*" else int(size)
+
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+    etag = headers.get(hdrs.ETAG, "")
+    if etag.startswith('"'):
+        return etag
+    # RFC 9110, section 13.1.5: a date will do where the file did not change in that very second.
+    return headers.get(hdrs.LAST_MODIFIED)
+
+
+def _max_age(headers: Mapping[str, str]) -> float | None:
+    for directive in headers.get(hdrs.CACHE_CONTROL, "").lower().split(","):
+        name, _, value = directive.strip().partition("=")
+        if name == "max-age" and value.isdecimal():
+            return float(value[:10])
+    return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get(hdrs.RETRY_AFTER, "")
+    if text.isdecimal():
+        return float(text[:6])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _proxy_for(url: URL) -> URL | None:
+    """What `http_proxy`, `https_proxy` and `no_proxy` say."""
+    proxies = getproxies_environment()
+    if proxy_bypass_environment(url.host or "", proxies):
+        return None
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return URL(proxy) if proxy else None
