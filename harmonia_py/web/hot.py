@@ -7,8 +7,8 @@ to the framework.
 
 The protocol uses attributes of aiohttp's `RequestHandler` that its documentation does not promise: `_waiter`,
 `_messages`, `_paused`, `_close`, `_force_close`, `_keepalive_timeout`, `_next_keepalive_close_time`, `_request_count`,
-`_logging_enabled`, `_request_in_progress`, `_handle_request`, `_process_keepalive`. tests/web/test_hot.py holds both
-ways against each other, byte by byte.
+`_logging_enabled`, `_request_in_progress`, `_handle_request`, `_drain_helper`, `_process_keepalive`.
+tests/web/test_hot.py holds both ways against each other, byte by byte.
 """
 
 import asyncio
@@ -125,6 +125,16 @@ class HotProtocol(web.RequestHandler):
             super().close()
         else:
             self._wants_close = True
+
+    async def _drain_helper(self) -> None:
+        """Wait until the client has read the answers before; one that stands still is cut."""
+        try:
+            async with asyncio.timeout(self._transfers.stall_timeout if self._paused else None):
+                await super()._drain_helper()
+        except TimeoutError:
+            if self.transport is not None:
+                self.transport.abort()
+            raise ConnectionResetError from None
 
     @property
     def is_answering(self) -> bool:

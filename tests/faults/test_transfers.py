@@ -188,14 +188,27 @@ async def test_a_client_that_takes_nothing_is_cut(data: bytes) -> None:
         writer.close()
 
 
-async def test_a_client_that_takes_nothing_of_what_was_before_the_download_is_cut(data: bytes) -> None:
-    source = FakeSource(nar_bytes=data, listing_bytes=b"x" * 60_000)
+async def test_a_client_that_asks_and_never_reads_is_cut_and_not_answered_without_end() -> None:
+    source = FakeSource(listing_bytes=b"x" * 60_000)
     async with Served(source, stall_timeout=0.2) as served:
+        before = len(asyncio.all_tasks())
         _, writer = await served.connect(receive_buffer=4096)
-        writer.write(get(f"/{PATH.hash_part}.ls") * 200 + get())
+        writer.write(get(f"/{PATH.hash_part}.ls") * 2000)
         await eventually(lambda: len(source.asked) > 1)
-        # The server ends although this client never reads.
+        await eventually(lambda: len(asyncio.all_tasks()) == before)
+        # What the kernel takes for it, and one buffer.
+        assert len(source.asked) < 500
         writer.close()
+
+
+async def test_a_client_that_connects_and_says_nothing_or_half_a_request_is_closed() -> None:
+    async with Served(FakeSource(), keepalive_timeout=0.2) as served, asyncio.timeout(TIME_LIMIT):
+        for begin in (b"", b"GET /heal", get("/health") + b"GET /heal"):
+            reader, writer = await served.connect()
+            writer.write(begin)
+            await reader.read()
+            assert reader.at_eof()
+            writer.close()
 
 
 async def test_a_client_that_is_slow_but_takes_something_is_not_cut(data: bytes) -> None:
