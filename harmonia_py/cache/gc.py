@@ -81,13 +81,13 @@ class EvictionCounters:
     evicted_bytes: Counter = field(default_factory=Counter)
 
     @classmethod
-    def on(cls, metrics: Metrics) -> Self:
-        """Count them there."""
+    def on(cls, metrics: Metrics, directory: str) -> Self:
+        """Count them there; `directory` is what the configuration calls the place of the blobs."""
         return cls(
-            blobs=metrics.gauge(families.CACHE_BLOBS),
-            bytes=metrics.gauge(families.CACHE_BYTES),
-            evicted_blobs=metrics.counter(families.CACHE_EVICTED_BLOBS),
-            evicted_bytes=metrics.counter(families.CACHE_EVICTED_BYTES),
+            blobs=metrics.gauge(families.CACHE_BLOBS, directory),
+            bytes=metrics.gauge(families.CACHE_BYTES, directory),
+            evicted_blobs=metrics.counter(families.CACHE_EVICTED_BLOBS, directory),
+            evicted_bytes=metrics.counter(families.CACHE_EVICTED_BYTES, directory),
         )
 
 

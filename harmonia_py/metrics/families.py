@@ -123,10 +123,12 @@ COMPRESSED_NAR_BYTES: Final = Family(
 COMPRESSED_FILE_BYTES: Final = Family(
     "harmonia_compressed_file_bytes_total", "counter", "Bytes of NARs that were compressed and kept, after."
 )
-CACHE_BLOBS: Final = Family("harmonia_cache_blobs", "gauge", "Files in the cache directory, at the last look.")
-CACHE_BYTES: Final = Family("harmonia_cache_size_bytes", "gauge", "Their size, at the last look.")
-CACHE_EVICTED_BLOBS: Final = Family("harmonia_cache_evicted_blobs_total", "counter", "Files evicted.")
-CACHE_EVICTED_BYTES: Final = Family("harmonia_cache_evicted_bytes_total", "counter", "Their size.")
+CACHE_BLOBS: Final = Family(
+    "harmonia_cache_blobs", "gauge", "Files in the directory `cache` or `mirror`, at the last look.", ("directory",)
+)
+CACHE_BYTES: Final = Family("harmonia_cache_size_bytes", "gauge", "Their size, at the last look.", ("directory",))
+CACHE_EVICTED_BLOBS: Final = Family("harmonia_cache_evicted_blobs_total", "counter", "Files evicted.", ("directory",))
+CACHE_EVICTED_BYTES: Final = Family("harmonia_cache_evicted_bytes_total", "counter", "Their size.", ("directory",))
 
 UPSTREAM_REQUESTS: Final = Family(
     "harmonia_upstream_requests_total",

@@ -72,7 +72,7 @@ async def test_every_kind_of_request_is_counted_by_the_name_of_its_route() -> No
         await served.get(NAR, {"Range": "bytes=0-9"})
         await served.request("HEAD", NARINFO)
         await served.request("POST", NARINFO)
-        await served.request("BREW", "/nowhere")
+        await served.request("PUT", "/nowhere")
         assert (await served.send(b"no HTTP\r\n\r\n")).startswith(b"HTTP/1.0 400")
         reading = await read(served)
     assert reading.requests("GET", "narinfo", 200) == 2
