@@ -2,6 +2,7 @@
 
 import os
 import resource
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,7 +63,5 @@ def max_fds() -> int:
 
 
 def _boot_time() -> float:
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return float(line.split()[1])
-    return 0.0
+    # Not from /proc/stat, which a service that sees processes alone (ProcSubset=pid) cannot read.
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
