@@ -4,6 +4,7 @@ Source: `src/libutil/base-nix-32.cc` of Nix. It is not RFC 4648: the string is t
 is the first byte of the input, in base 32, most significant digit first.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from harmonia_py.errors import FormatError
@@ -22,6 +23,7 @@ def encoded_length(size: int) -> int:
     return (size * 8 + 4) // 5
 
 
+@lru_cache(maxsize=8192)
 def encode(data: bytes) -> str:
     """`data` in Nix's base-32; the empty string for no bytes."""
     number = int.from_bytes(data, "little")

@@ -9,7 +9,7 @@ A blob gets its place under `blobs` by a rename, when it is whole. The access ti
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +91,16 @@ class BlobDirectory:
             return None
         os.close(file.fd)
         return file.metadata
+
+    def metadata_of(self, keys: Sequence[BlobKey]) -> list[Mapping[str, str] | StorageError | None]:
+        """The same for many; an error stands in the place of its answer."""
+        found: list[Mapping[str, str] | StorageError | None] = []
+        for key in keys:
+            try:
+                found.append(self.metadata(key))
+            except StorageError as error:
+                found.append(error)
+        return found
 
     def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
         """Begin to write a blob, unless it is there or being written."""

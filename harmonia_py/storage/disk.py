@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -72,6 +72,8 @@ class DiskBlobs:
         self._readers: dict[BlobKey, int] = {}
         self._uses: dict[BlobKey, float] = {}
         self._ticker: asyncio.Task[None] | None = None
+        self._asked: list[tuple[BlobKey, asyncio.Future[Mapping[str, str] | None]]] = []
+        self._answering: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Make the directory, and remove what writers that died have left.
@@ -92,7 +94,7 @@ class DiskBlobs:
     ) -> None:
         assert self._ticker is not None
         self._ticker.cancel()
-        await asyncio.wait([self._ticker])
+        await asyncio.wait([self._ticker, *([self._answering] if self._answering is not None else [])])
         with suppress(StorageError):
             await self._write_last_uses()
         while self._files:
@@ -129,7 +131,13 @@ class DiskBlobs:
         file = self._files.get(key)
         if file is not None:
             return file.metadata
-        return await self._in_thread(partial(self._directory.metadata, key))
+        # A closure's worth of questions comes at once, and a thread and back takes longer than the answer: those that
+        # come while others are being answered share the next thread.
+        answer: asyncio.Future[Mapping[str, str] | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((key, answer))
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer())
+        return await answer
 
     async def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
         """Begin to write a blob."""
@@ -194,6 +202,22 @@ class DiskBlobs:
             self._threads.submit(descriptor.close)
         except RuntimeError:  # the threads have ended; whoever still had this blob is the last to go
             descriptor.close()
+
+    async def _answer(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, []
+            found: Sequence[Mapping[str, str] | StorageError | None]
+            try:
+                found = await self._in_thread(partial(self._directory.metadata_of, [key for key, _ in asked]))
+            except StorageError as error:
+                found = [error] * len(asked)
+            for (_, answer), metadata in zip(asked, found, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(metadata, StorageError):
+                    answer.set_exception(metadata)
+                else:
+                    answer.set_result(metadata)
 
     async def _tick(self) -> None:
         """Now and then write down the last uses, and close files, in case their names mean others by now."""

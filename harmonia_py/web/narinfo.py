@@ -1,5 +1,6 @@
 """`/<hash part>.narinfo`."""
 
+import hashlib
 import json
 from http import HTTPStatus
 from typing import Final
@@ -34,7 +35,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         "Nix-Link": narinfo.url,
         "X-Harmonia-Source": origin_of(narinfo),
     }
-    response = await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers)
+    response = await respond_bytes(request, data, etag=hashlib.sha256(data).hexdigest()[:32], headers=headers)
     if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
         request.app[SERVING].answers.add(f"{hash_part}.narinfo", response)
     return response
