@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -209,6 +211,18 @@ async def test_a_scraper_gets_it_compressed() -> None:
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-store"
     assert len(answer.body) < len(plain.body) / 10
+
+
+@pytest.mark.slow
+async def test_promtool_has_nothing_to_say_against_it() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool, of Debian's package prometheus, is not installed")
+    async with Served(FakeSource()) as served:
+        await served.get(NARINFO)
+        text = (await read(served)).text
+    command = ("promtool", "check", "metrics")
+    done = subprocess.run(command, check=False, input=text, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 class TestWorkers:
