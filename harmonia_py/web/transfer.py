@@ -151,7 +151,8 @@ class Transfers:
 
     def close(self) -> None:
         """End the threads; whatever was being sent has been cut before."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        # What waits its turn is the closing of generators, which may hold files and locks.
+        self.threads.shutdown(wait=False)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """The result of `call`, which may wait for the disk."""
