@@ -1,4 +1,4 @@
-"""The command line: `harmonia-py [serve | check-config | generate-key]`."""
+"""The command line: `harmonia-py [VERB]`; without a verb it serves."""
 
 import argparse
 import os
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate_key(verbs)
     _add_compress(verbs)
     _add_verify(verbs)
+    _add_top(verbs)
     return parser
 
 
@@ -115,6 +116,33 @@ def _add_verify(verbs: Verbs) -> None:
     check.add_argument("--json", action="store_true", dest="as_json", help="print a report that scripts can read")
     check.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
     check.set_defaults(run=_verify)
+
+
+def _add_top(verbs: Verbs) -> None:
+    top = verbs.add_parser("top", help="show the live figures of a running server", allow_abbrev=False)
+    top.add_argument(
+        "url",
+        metavar="URL",
+        nargs="?",
+        default="http://localhost:5000",
+        help="the server (default: http://localhost:5000)",
+    )
+    top.add_argument("--once", action="store_true", help="print the figures of one interval and end")
+    top.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object for each interval")
+    top.add_argument(
+        "-i", "--interval", metavar="SECONDS", type=_seconds, default=2.0, help="between two looks (default: 2)"
+    )
+    top.set_defaults(run=_top)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:  # noqa: PLR2004  # faster than an eye, slower than patience
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.1 to 3600")
+    return seconds
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -211,6 +239,12 @@ def _verify(options: argparse.Namespace) -> int:
     from harmonia_py import keeping  # noqa: PLC0415  # as above
 
     return keeping.verify(_load(options)[1], as_json=options.as_json)
+
+
+def _top(options: argparse.Namespace) -> int:
+    from harmonia_py import top  # noqa: PLC0415  # as above
+
+    return top.top(options.url, interval=options.interval, once=options.once, as_json=options.as_json)
 
 
 def _generate_key(options: argparse.Namespace) -> int:

@@ -1,0 +1,178 @@
+"""`harmonia-py top`, on a real server and on figures that were made up."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import Lab
+from rich.console import Console
+from server import Server, settings_of
+
+from harmonia_py.metrics import families
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.metrics.exposition import format_metrics, parse_metrics
+from harmonia_py.metrics.totals import read_figures
+from harmonia_py.top import NoFigures, Reading, _draw, compare
+
+TIME_LIMIT = 60
+
+
+def reading(metrics: Metrics, seconds: float) -> Reading:
+    return Reading(parse_metrics(format_metrics(read_figures(metrics.board))), seconds)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harmonia_py.cli", "top", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+
+
+class TestServer:
+    @pytest.fixture
+    def server(self, daemon: Lab, tmp_path: Path) -> Iterator[Server]:
+        with Server(tmp_path, daemon.env, settings_of(daemon, daemon.secret_key("test-1"))) as server:
+            yield server
+
+    def test_once_prints_its_figures(self, server: Server) -> None:
+        done = command(server.url, "--once", "--interval", "0.2")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert server.url in done.stdout
+        for word in ("requests/s", "nix-daemon", "worker", "all", "metrics"):
+            assert word in done.stdout
+
+    def test_json_is_for_scripts(self, server: Server) -> None:
+        done = command(f"{server.url}/metrics", "--once", "--json", "--interval", "0.5")
+        assert (done.returncode, done.stderr) == (0, "")
+        view = json.loads(done.stdout)
+        # The first of its two questions was answered in between.
+        assert 0.5 < view["requests_by_path"]["metrics"] * view["seconds"] < 1.5
+        assert len(view["workers"]) == 2
+        assert view["resident_bytes"] > 30_000_000
+        assert 0 < view["uptime"] < TIME_LIMIT
+
+
+def test_nobody_there_is_one_clear_line() -> None:
+    done = command("http://127.0.0.1:1", "--once")
+    assert done.returncode == 1
+    assert done.stderr == "error: http://127.0.0.1:1/metrics: [Errno 111] Connection refused\n"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a/", "file:///etc/passwd", "localhost:5000", "http://", "http://[", "http://a b/"]
+)
+def test_what_is_no_url_is_said_to_be_none(url: str) -> None:
+    with pytest.raises(NoFigures):
+        Reading.of(url)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "x", "1e9"])
+def test_an_interval_that_makes_no_sense_is_refused(interval: str) -> None:
+    done = command("--interval", interval)
+    assert done.returncode == 2
+    assert "is not a number from 0.1 to 3600" in done.stderr
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"other_metric 1\n", b"\xff", b""])
+def test_metrics_of_somebody_else_are_not_ours(body: bytes) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the library's name
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's name
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as other:
+        thread = threading.Thread(target=other.handle_request)
+        thread.start()
+        try:
+            with pytest.raises(NoFigures):
+                Reading.of(f"http://127.0.0.1:{other.server_port}")
+        finally:
+            thread.join(TIME_LIMIT)
+
+
+def test_rates_are_per_second_of_what_came_in_between() -> None:
+    metrics = Metrics.alone()
+    request = metrics.histogram(families.HTTP_REQUEST_DURATION, "GET", "narinfo", "200")
+    sent = metrics.counter(families.HTTP_SENT_BYTES, "narinfo")
+    for _ in range(100):
+        request.observe(5.0)
+    before = reading(metrics, 10.0)
+    for _ in range(50):
+        request.observe(0.0007)
+    sent.add(4000)
+    view = compare(before, reading(metrics, 14.0), 0)
+    assert view.requests == 12.5
+    assert view.requests_by_path == {"narinfo": 12.5}
+    assert view.requests_by_status == {"200": 12.5}
+    assert view.sent_bytes_by_kind == {"narinfo": 1000}
+    assert view.narinfo_p50 is not None
+    assert 0.0005 <= view.narinfo_p50 <= 0.001
+    assert view.first_byte_p50 is None
+
+
+def test_a_server_that_was_started_again_has_no_negative_rates() -> None:
+    old, new = Metrics.alone(), Metrics.alone()
+    old.counter(families.HTTP_SENT_BYTES, "nar").add(10**9)
+    new.counter(families.HTTP_SENT_BYTES, "nar").add(10)
+    assert compare(reading(old, 0), reading(new, 1), 0).sent_bytes == 0
+
+
+def test_an_upstream_that_is_left_alone_is_seen() -> None:
+    metrics = Metrics.alone()
+    metrics.gauge(families.UPSTREAM_BREAKER, "cache.nixos.org").set(1)
+    assert "left alone" in drawn(metrics, "http://a")
+
+
+def drawn(metrics: Metrics, url: str) -> str:
+    console = Console(width=200, file=io.StringIO())
+    one = reading(metrics, 0)
+    with console.capture() as captured:
+        console.print(_draw(compare(one, one, 0), url))
+    return captured.get()
+
+
+@given(st.text(max_size=30))
+def test_names_that_a_server_sends_cannot_move_the_cursor_or_pass_for_markup(name: str) -> None:
+    metrics = Metrics.alone()
+    metrics.gauge(families.UPSTREAM_BREAKER, f"[/]\x1b[2J{name}").set(1)
+    text = drawn(metrics, "http://[red]\x1b")
+    assert "\x1b" not in text
+    assert "[/]?[2J" in text
+
+
+def test_a_quantile_beyond_the_last_bucket_is_its_bound() -> None:
+    metrics = Metrics.alone()
+    before = reading(metrics, 0)
+    metrics.histogram(families.HTTP_REQUEST_DURATION, "GET", "narinfo", "200").observe(60)
+    assert compare(before, reading(metrics, 1), 0).narinfo_p99 == 1.0
+
+
+def test_the_daemon_does_not_load_it() -> None:
+    """rich takes a tenth of a second to import."""
+    code = "import sys, harmonia_py.serve; print([name for name in ('rich', 'harmonia_py.top') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
+    assert done.stdout == "[]\n"
+
+
+def test_labels_select() -> None:
+    samples = parse_metrics('a{b="1",c="x"} 1\na{b="1",c="y"} 2\na{b="2",c="x"} 4\n')
+    one = Reading(samples, 0)
+    chosen: Mapping[str, float] = {"b1": one.sum("a", b="1"), "cx": one.sum("a", c="x"), "all": one.sum("a")}
+    assert chosen == {"b1": 3, "cx": 5, "all": 7}
+    assert one.by("a", "c") == {"x": 5, "y": 2}
