@@ -95,7 +95,7 @@ def _read(pieces: Iterator[Piece], read: SliceReader, report: Callable[[int], ob
             nar_digest.update(data)
             done = decompressor.needs_input or decompressor.eof
             data = b"" if done else decompressor.decompress(b"", max_length=BUFFER_BYTES)
-    if not decompressor.eof and nar_size <= max_size:
+    if decompressor.unused_data or (not decompressor.eof and nar_size <= max_size):
         raise EOFError
     return _Facts(Hash("sha256", file_digest.digest()), Hash("sha256", nar_digest.digest()), nar_size)
 

@@ -1,0 +1,137 @@
+"""Path infos are remembered while nothing leaves the store, and never longer than that."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from lab import Lab
+
+from harmonia_py.errors import DaemonUnreachable, StorageError
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.store_path import HashPart, StorePath
+from harmonia_py.store import known_paths
+from harmonia_py.store.daemon import DaemonStore
+from harmonia_py.store.known_paths import KnownPaths
+from harmonia_py.store.metadata import StoreMetadata
+
+
+@dataclass
+class Counting:
+    """The real metadata, with a note of every question."""
+
+    inner: StoreMetadata
+    asked: list[HashPart] = field(default_factory=list)
+
+    async def path_info(self, hash_part: HashPart) -> PathInfo | None:
+        self.asked.append(hash_part)
+        return await self.inner.path_info(hash_part)
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        return await self.inner.realisation(output)
+
+    async def all_paths(self) -> Sequence[StorePath]:
+        return await self.inner.all_paths()
+
+    async def referrers(self, store_path: StorePath) -> Sequence[StorePath]:
+        return await self.inner.referrers(store_path)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+@dataclass
+class World:
+    lab: Lab
+    metadata: Counting
+    known: KnownPaths
+    now: float = 1000.0
+
+    async def ask(self, store_path: StorePath) -> PathInfo | None:
+        return await self.known.path_info(store_path.hash_part)
+
+
+@asynccontextmanager
+async def opened(lab: Lab) -> AsyncIterator[World]:
+    metadata = Counting(DaemonStore(lab.socket, lab.store_dir))
+    with ThreadPoolExecutor(1) as threads:
+        world = World(lab, metadata, KnownPaths(metadata, str(lab.real_store), threads, lambda: world.now))
+        try:
+            yield world
+        finally:
+            await metadata.aclose()
+
+
+async def test_a_path_is_asked_for_once(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        first = await world.ask(daemon.closure.top)
+        world.now += known_paths.KNOWN_SECONDS / 2
+        assert await world.ask(daemon.closure.top) == first
+        assert first is not None
+        assert len(world.metadata.asked) == 1
+
+
+async def test_what_is_absent_is_asked_for_each_time(daemon: Lab) -> None:
+    async with opened(daemon) as world:
+        absent = HashPart.parse("0" * 32)
+        assert await world.known.path_info(absent) is None
+        assert await world.known.path_info(absent) is None
+        assert len(world.metadata.asked) == 2
+
+
+async def test_a_deleted_path_is_forgotten_within_a_second(daemon: Lab) -> None:
+    async with opened(daemon) as world:
+        path = daemon.add(Path(__file__))
+        assert await world.ask(path) is not None
+        await asyncio.to_thread(daemon.delete, path)
+        world.now += known_paths.CHECK_SECONDS
+        assert await world.ask(path) is None
+
+
+async def test_signatures_added_later_are_seen_after_a_while(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        before = await world.ask(daemon.closure.input0)
+        keys = daemon.secret_key("late-1")
+        full = daemon.full(daemon.closure.input0)
+        await asyncio.to_thread(daemon.nix, "store", "sign", "--key-file", str(keys.secret_file), full)
+        world.now += known_paths.KNOWN_SECONDS
+        after = await world.ask(daemon.closure.input0)
+        assert before is not None
+        assert after is not None
+        assert {one.key_name for one in after.signatures} - {one.key_name for one in before.signatures} == {"late-1"}
+
+
+async def test_the_memory_has_a_bound(daemon: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert daemon.closure is not None
+    monkeypatch.setattr(known_paths, "MAX_KNOWN", 2)
+    async with opened(daemon) as world:
+        for path in (daemon.closure.top, daemon.closure.input0, daemon.closure.input2, daemon.closure.top):
+            assert await world.ask(path) is not None
+        assert len(world.metadata.asked) == 4, "the first one should have been forgotten"
+
+
+async def test_a_store_directory_that_is_gone_cannot_tell(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        assert await world.ask(daemon.closure.top) is not None
+        daemon.real_store.rename(daemon.real_store.with_name("elsewhere"))
+        world.now += known_paths.CHECK_SECONDS
+        with pytest.raises(StorageError):
+            await world.ask(daemon.closure.top)
+        daemon.real_store.with_name("elsewhere").rename(daemon.real_store)
+
+
+async def test_a_daemon_that_cannot_tell_is_not_remembered(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        daemon.stop_daemon()
+        with pytest.raises(DaemonUnreachable):
+            await world.ask(daemon.closure.top)
+        daemon.start_daemon()
+        assert await world.ask(daemon.closure.top) is not None
