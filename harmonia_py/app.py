@@ -216,7 +216,7 @@ class OpenCache:
                     limits,
                     free_bytes=blobs.free_bytes,
                     in_flight=blobs.in_use,
-                    counters=EvictionCounters.on(self._metrics),
+                    counters=EvictionCounters.on(self._metrics, key.partition(".")[0]),
                 )
             )
             self._resources.push_async_callback(_cancel, eviction)
