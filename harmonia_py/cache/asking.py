@@ -194,6 +194,7 @@ class Panel:
             asked.breaker.abandoned()
             raise
         except TimeoutError:
+            asked.figures.unreachable.add()  # what was cancelled has not said so itself
             self.charge(asked, UpstreamUnreachable(f"no answer within {seconds:.1f} s"))
             return Outcome.UNKNOWN
         except UpstreamUntrusted as error:
