@@ -14,7 +14,7 @@ from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
 from harmonia_py.cache.kept import KeptFiles
-from harmonia_py.cache.mirror import Mirror
+from harmonia_py.cache.mirror import Mirror, MirrorCounters
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.zstd import Zstd
 from harmonia_py.config import Config
@@ -190,7 +190,13 @@ class OpenCache:
         else:
             self.mirrored = self.blobs
         panel = await open_panel(config, self._resources, self._metrics)
-        mirror = Mirror(panel, KeptFiles(self.mirrored), config.store_dir, mirror_settings(config))
+        mirror = Mirror(
+            panel,
+            KeptFiles(self.mirrored),
+            config.store_dir,
+            mirror_settings(config),
+            MirrorCounters.on(self._metrics),
+        )
         self.mirror = await self._resources.enter_async_context(mirror)
         return mirror
 

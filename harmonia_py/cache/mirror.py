@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,6 +29,8 @@ from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.cache.upstream import Upstream, read_document
 from harmonia_py.cache.wanted import Grudges, WantedDocument, WantedNar
 from harmonia_py.errors import HarmoniaError, StorageError, UpstreamError
+from harmonia_py.metrics import families
+from harmonia_py.metrics.board import Counter, Metrics
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE, NarInfo, NarUrl
 from harmonia_py.nix.realisation import MAX_REALISATION_SIZE, DrvOutput, Realisation
@@ -66,7 +68,7 @@ class MirrorSettings:
     begin_timeout: float = 15.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class MirrorCounters:
     """What has happened since the start, in this process.
 
@@ -81,14 +83,28 @@ class MirrorCounters:
         failures: files that were begun and could not be finished.
     """
 
-    narinfos_asked: int = 0
-    narinfos_remembered: int = 0
-    narinfos_stale: int = 0
-    hits: int = 0
-    followed: int = 0
-    fetched: int = 0
-    passed: int = 0
-    failures: int = 0
+    narinfos_asked: Counter = field(default_factory=Counter)
+    narinfos_remembered: Counter = field(default_factory=Counter)
+    narinfos_stale: Counter = field(default_factory=Counter)
+    hits: Counter = field(default_factory=Counter)
+    followed: Counter = field(default_factory=Counter)
+    fetched: Counter = field(default_factory=Counter)
+    passed: Counter = field(default_factory=Counter)
+    failures: Counter = field(default_factory=Counter)
+
+    @classmethod
+    def on(cls, metrics: Metrics) -> Self:
+        """Count them there."""
+        return cls(
+            narinfos_asked=metrics.counter(families.MIRROR_NARINFOS, "asked"),
+            narinfos_remembered=metrics.counter(families.MIRROR_NARINFOS, "remembered"),
+            narinfos_stale=metrics.counter(families.MIRROR_NARINFOS, "stale"),
+            hits=metrics.counter(families.MIRROR_DOWNLOADS, "hit"),
+            followed=metrics.counter(families.MIRROR_DOWNLOADS, "followed"),
+            fetched=metrics.counter(families.MIRROR_DOWNLOADS, "fetched"),
+            passed=metrics.counter(families.MIRROR_DOWNLOADS, "unkept"),
+            failures=metrics.counter(families.MIRROR_FAILURES),
+        )
 
 
 class Mirror:
@@ -99,10 +115,18 @@ class Mirror:
         kept: where files are kept.
         store_dir: narinfos of another one are refused.
         settings: see there.
+        counters: what is counted; nobody else sees it unless it is given.
     """
 
-    def __init__(self, panel: Panel, kept: KeptFiles, store_dir: StoreDir, settings: MirrorSettings) -> None:
-        self.counters = MirrorCounters()
+    def __init__(
+        self,
+        panel: Panel,
+        kept: KeptFiles,
+        store_dir: StoreDir,
+        settings: MirrorSettings,
+        counters: MirrorCounters | None = None,
+    ) -> None:
+        self.counters = counters or MirrorCounters()
         self.memory = NarinfoMemory(panel, kept, store_dir, negative_ttl=settings.negative_ttl)
         self._panel = panel
         self._kept = kept
@@ -139,7 +163,7 @@ class Mirror:
             return None
         entry = await self.memory.find(hash_part)
         if entry is not None and (entry.is_fresh() or self._panel.offline):
-            self.counters.narinfos_remembered += 1
+            self.counters.narinfos_remembered.add()
             return entry.published() if entry.facts is not None or not self._panel.offline else None
         if self._panel.offline:
             return None
@@ -248,7 +272,7 @@ class Mirror:
             task.exception()  # perhaps nobody waits for it any more
 
     async def _ask(self, hash_part: HashPart) -> Remembered | None:
-        self.counters.narinfos_asked += 1
+        self.counters.narinfos_asked.add()
         answer = await self._panel.ask(lambda upstream: self._question(upstream, hash_part))
         if answer is None:
             return None
@@ -272,7 +296,7 @@ class Mirror:
     async def _stale(self, entry: Remembered | None) -> SourcedNarInfo | None:
         """What is answered when nobody can tell."""
         if entry is not None and await self._is_kept(entry):
-            self.counters.narinfos_stale += 1
+            self.counters.narinfos_stale.add()
             return entry.published(STALE)
         if self._panel.unknown_is_not_found:
             return None
@@ -378,12 +402,12 @@ class Mirror:
         """One file from its first byte to its end, whoever leaves."""
         try:
             if await fetch.run():
-                self.counters.fetched += 1
+                self.counters.fetched.add()
                 if isinstance(wanted, WantedNar):
                     await self.memory.look(wanted.entry)
                     await self.memory.keep(wanted.entry)
         except HarmoniaError as error:
-            self.counters.failures += 1
+            self.counters.failures.add()
             _log.warning("%s: not kept: %s", key, error)
             if isinstance(wanted, WantedNar) and isinstance(error, UpstreamError):
                 # What the upstream said of the file may be what is wrong.
@@ -405,7 +429,7 @@ class Mirror:
             size = agreed_size(body, wanted.expected_size)
             passage = Passage(stream, wanted.check(), size)
             held.callback(passage.close)
-            self.counters.passed += 1
+            self.counters.passed.add()
             return Download(
                 size=size,
                 etag=secrets.token_hex(16),
@@ -422,9 +446,9 @@ class Mirror:
 
     def _join(self, blob: Blob, size: int | None) -> Download:
         if blob.size is None:
-            self.counters.followed += 1
+            self.counters.followed.add()
         else:
-            self.counters.hits += 1
+            self.counters.hits.add()
         # The hash of a file that grows has not been verified: any tag that is unique will do.
         etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
         return Download(

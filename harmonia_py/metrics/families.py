@@ -153,6 +153,23 @@ UPSTREAM_BREAKER: Final = Family(
     merge="max",
 )
 
+MIRROR_NARINFOS: Final = Family(
+    "harmonia_mirror_narinfos_total",
+    "counter",
+    "Narinfos that the mirror looked for: asked of upstreams, remembered, or stale because no upstream could tell.",
+    ("result",),
+)
+MIRROR_DOWNLOADS: Final = Family(
+    "harmonia_mirror_downloads_total",
+    "counter",
+    "Downloads of mirrored files: kept ones (hit), ones that another request had begun (followed), for one client "
+    "alone (unkept); and files fetched and kept (fetched).",
+    ("result",),
+)
+MIRROR_FAILURES: Final = Family(
+    "harmonia_mirror_failures_total", "counter", "Files that were begun and could not be fetched to their end."
+)
+
 BUILD_INFO: Final = Family("harmonia_build_info", "gauge", "Always 1; the version of harmonia-py.", ("version",))
 WORKERS: Final = Family("harmonia_workers", "gauge", "Worker processes that run.")
 WORKER_CPU: Final = Family("harmonia_worker_cpu_seconds_total", "counter", "CPU time of a worker.", ("worker",))
@@ -197,6 +214,9 @@ COUNTED: Final = (
     UPSTREAM_ERRORS,
     UPSTREAM_BYTES,
     UPSTREAM_BREAKER,
+    MIRROR_NARINFOS,
+    MIRROR_DOWNLOADS,
+    MIRROR_FAILURES,
 )
 FAMILIES: Final = (
     HTTP_REQUESTS,

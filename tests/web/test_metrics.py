@@ -257,13 +257,14 @@ class TestWorkers:
         assert readings[0]("harmonia_daemon_connections_created_total", status="success") >= 1
         assert readings[0]("harmonia_daemon_connection_acquire_duration_seconds_count", outcome="created") >= 1
 
-    def test_every_family_is_there_from_the_start_but_for_upstreams_that_nobody_named(self, server: Server) -> None:
+    def test_every_family_is_there_from_the_start_but_for_those_of_a_mirror_that_is_none(self, server: Server) -> None:
         text = server.get("/metrics").body.decode()
         named = {family.name: family for family in text_string_to_metric_families(text)}
         for family in families.FAMILIES:
             theirs = named[family.name.removesuffix("_total")]
             assert theirs.type == family.kind
-            assert bool(theirs.samples) != family.name.startswith("harmonia_upstream_"), family.name
+            mirrors = family.name.startswith(("harmonia_upstream_", "harmonia_mirror_"))
+            assert bool(theirs.samples) != mirrors, family.name
 
     def test_compressed_files_are_counted(self, server: Server, daemon: Lab) -> None:
         narinfo = server.get(f"/{daemon.closure.top.hash_part}.narinfo").body.decode()

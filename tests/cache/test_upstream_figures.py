@@ -1,0 +1,68 @@
+"""What is counted of upstreams, over HTTP and on `/metrics`."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_upstream import OTHER_KEY, FaultUpstream, hang, package, signed, status
+from lab import Lab
+from mirrors import fetch, mirror_of
+from server import Server, settings_of
+
+from harmonia_py.cache.asking import Nobody
+from harmonia_py.cache.mirror import Mirror
+from harmonia_py.cache.upstream_figures import UpstreamFigures
+from harmonia_py.metrics import families
+
+
+def figures_of(mirror: Mirror) -> UpstreamFigures:
+    return mirror._panel.all[0].figures
+
+
+async def test_answers_and_bytes_are_counted(tmp_path: Path) -> None:
+    async with FaultUpstream() as upstream:
+        one = package(1)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch(mirror, one) == one.file
+            assert await mirror.narinfo(package(2).hash_part) is None
+            figures = figures_of(mirror)
+            assert (figures.found.value, figures.absent.value) == (2, 1)
+            assert figures.received_bytes.value == len(one.file) + len(one.narinfo_text)
+            assert figures.unreachable.value == figures.malformed.value == figures.untrusted.value == 0
+
+
+async def test_what_fails_is_counted_by_what_it_is(tmp_path: Path) -> None:
+    async with FaultUpstream() as upstream:
+        stranger = signed(package(1), OTHER_KEY)
+        upstream.serve(stranger)
+        upstream.answers[f"/{package(2).hash_part}.narinfo"] = status(500)
+        upstream.answers[f"/{package(3).hash_part}.narinfo"] = hang
+        async with mirror_of(upstream, directory=tmp_path, budget=0.3) as mirror:
+            figures = figures_of(mirror)
+            assert await mirror.narinfo(stranger.hash_part) is None
+            assert figures.untrusted.value == 1
+            for number in (2, 3):
+                with pytest.raises(Nobody):
+                    await mirror.narinfo(package(number).hash_part)
+            assert figures.unreachable.value == 2
+            assert figures.breaker_open.value == 0
+            # The third in a row: from now on it is left alone, and what it may have counts as absent.
+            assert await mirror.narinfo(package(2).hash_part) is None
+            assert figures.breaker_open.value == 1
+
+
+class TestServer:
+    @pytest.fixture
+    def server(self, daemon: Lab, tmp_path: Path) -> Iterator[Server]:
+        settings = settings_of(daemon, daemon.secret_key("test-1"))
+        settings["upstream"] = [{"url": "http://127.0.0.1:1", "public_keys": [daemon.secret_key("up-1").public]}]
+        with Server(tmp_path, daemon.env, settings) as server:
+            yield server
+
+    def test_every_upstream_and_the_mirror_are_there_from_the_start(self, server: Server) -> None:
+        text = server.get("/metrics").body.decode()
+        for family in families.FAMILIES:
+            if family.name.startswith(("harmonia_upstream_", "harmonia_mirror_")):
+                assert re.search(rf"^{family.name}(\{{.*\}})? 0$", text, re.MULTILINE), family.name
