@@ -44,7 +44,11 @@ test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daem
 .PHONY: test-slow
 test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files
 	@scripts/install-nix
-	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py
+	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/systemd
+
+.PHONY: test-systemd
+test-systemd: $(TOOLS) ## Boot a machine in a folder and run the service there (as root, on Debian)
+	@.venv/bin/pytest $(EVERYTHING) tests/systemd $(ARGS)
 
 .PHONY: test-browser
 test-browser: $(TOOLS) ## Look at the pages in Chromium; pictures go to .cache/screenshots
@@ -56,6 +60,7 @@ test-browser: $(TOOLS) ## Look at the pages in Chromium; pictures go to .cache/s
 test-all: $(TOOLS) ## Run all tests, the slow ones too, and other Nix versions where it can
 	@scripts/install-nix
 	@scripts/make-nix-versions || [[ $$? == 77 ]]
+	@scripts/make-machine >/dev/null || [[ $$? == 77 ]]
 	@scripts/install-chromium || [[ $$? == 77 ]]
 	@$(PYTEST) $(EVERYTHING)
 

@@ -1,0 +1,247 @@
+"""The service on a machine that was booted: systemd starts it, confines it, watches it, and clients get all of it."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from machine import PROJECT, Machine
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+TIME_LIMIT = 60.0
+MAKE_LIMIT = 600
+CANNOT = 77
+URL = "http://127.0.0.1:5000"
+
+NIX_CONF = """\
+sandbox = false
+substituters =
+experimental-features = nix-command
+"""
+# `top` refers to itself and to `low`; `big` is what no socket buffer holds.
+EXPRESSIONS = """\
+let make = name: script: extra: derivation ({
+  inherit name; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+  args = [ "-ec" script ];
+} // extra);
+in rec {
+  low = make "low" "mkdir $out; echo low > $out/low" { };
+  top = make "top" "mkdir $out; ln -s $low $out/low; echo $out > $out/self" { inherit low; };
+  big = make "big" "head -c 20000000 /dev/urandom > $out" { };
+}
+"""
+GET = """\
+import sys, urllib.request
+print(urllib.request.urlopen(sys.argv[1], timeout=30).read().decode(), end="")
+"""
+# Downloads the same file on four connections at once until it is told to stop; prints how many were whole.
+LOAD = """\
+import hashlib, os, sys, threading, urllib.request
+url, stop = sys.argv[1:]
+def get():
+    return hashlib.sha256(urllib.request.urlopen(url, timeout=30).read()).digest()
+expected, whole, failures = get(), [], []
+def load():
+    while not failures and (len(whole) < 40 or not os.path.exists(stop)):
+        try:
+            assert get() == expected, "other bytes"
+            whole.append(1)
+        except Exception as error:
+            failures.append(repr(error))
+threads = [threading.Thread(target=load) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not failures, failures
+print(len(whole))
+"""
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + TIME_LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    made = subprocess.run(
+        [PROJECT / "scripts/make-machine"], capture_output=True, text=True, check=False, timeout=MAKE_LIMIT
+    )
+    if made.returncode == CANNOT:
+        pytest.skip(made.stderr.strip())
+    assert made.returncode == 0, made.stderr
+    return Path(made.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def booted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One for all tests here: booting takes longer than they do."""
+    with Machine(folder, tmp_path_factory.mktemp("machine")) as machine:
+        machine.write("/etc/nix/nix.conf", NIX_CONF)
+        machine.write("/root/store.nix", EXPRESSIONS)
+        machine.run("systemctl", "restart", "nix-daemon.service")
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def top(booted: Machine) -> str:
+    return booted.run("nix-build", "--no-out-link", "/root/store.nix", "-A", "top").strip()
+
+
+@pytest.fixture(scope="module")
+def big(booted: Machine) -> str:
+    return booted.run("nix-build", "--no-out-link", "/root/store.nix", "-A", "big").strip()
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Iterator[Machine]:
+    """`booted`, where only the socket is there, and no drop-in."""
+    booted.run("systemctl", "stop", "harmonia-py.socket", "harmonia-py.service")
+    booted.run("rm", "-rf", "/etc/systemd/system/harmonia-py.service.d", "/etc/harmonia-py")
+    booted.run("install", "-d", "/etc/harmonia-py")
+    booted.run("journalctl", "--rotate", "--vacuum-time=1s", "--quiet")
+    booted.run("systemctl", "daemon-reload")
+    booted.run("systemctl", "reset-failed", "harmonia-py.service", check=False)
+    booted.run("systemctl", "start", "harmonia-py.socket")
+    yield booted
+    print(booted.journal())
+
+
+def get(machine: Machine, path: str) -> str:
+    return machine.python(GET, URL + path)
+
+
+def nar_of(machine: Machine, store_path: str) -> str:
+    hash_part = store_path.removeprefix("/nix/store/")[:32]
+    found = re.search(r"^URL: (.*)$", get(machine, f"/{hash_part}.narinfo"), re.MULTILINE)
+    assert found is not None
+    return f"{URL}/{found[1]}"
+
+
+def public_key(machine: Machine) -> str:
+    found = re.search(r"extra-trusted-public-keys = (\S+)", machine.journal())
+    assert found is not None
+    return found[1]
+
+
+def substitute(machine: Machine, store_path: str, key: str) -> None:
+    """Bring the closure of `store_path` into an empty store."""
+    machine.run("rm", "-rf", "/client", "/root/.cache")
+    options = ("--option", "substituters", URL, "--option", "trusted-public-keys", key)
+    machine.run("nix-store", "--store", "/client", "--realise", store_path, *options)
+
+
+def test_the_first_connection_starts_it(machine: Machine) -> None:
+    assert machine.show("ActiveState") == "inactive"
+    assert get(machine, "/nix-cache-info").startswith("StoreDir: /nix/store\n")
+    assert machine.show("ActiveState") == "active"
+    assert machine.show("StatusText").startswith("harmonia-py ")
+
+
+def test_a_client_gets_a_closure_through_the_nix_daemon(machine: Machine, top: str) -> None:
+    get(machine, "/nix-cache-info")
+    substitute(machine, top, public_key(machine))
+    assert machine.run("cat", f"/client{top}/self").strip() == top
+    assert "through the nix-daemon" in machine.journal()
+
+
+def test_it_misses_nothing_that_was_taken_from_it(machine: Machine, big: str) -> None:
+    """Compressing, keeping, its figures, its checks: each needs something of the machine."""
+    machine.python(GET.replace(".decode()", "[:0].decode()"), nar_of(machine, big))
+    assert get(machine, "/ready") == "OK\n"
+    figures = get(machine, "/metrics")
+    found = re.search(r"^process_start_time_seconds (\S+)$", figures, re.MULTILINE)
+    assert found is not None
+    assert abs(float(found[1]) - time.time()) < 300
+    wait_until(lambda: "FileHash: " in get(machine, f"/{big[11:43]}.narinfo"), "kept")
+    assert machine.run("stat", "-c", "%u", f"/proc/{machine.main_pid()}").strip() != "0"
+    assert not re.search("(?i)^(warning|error)|traceback", machine.journal(), re.MULTILINE)
+
+
+def test_a_key_that_only_root_can_read_signs(machine: Machine, top: str) -> None:
+    machine.run("harmonia-py", "generate-key", "cache.example.org-1", "--output", "/etc/harmonia-py/sign-key")
+    machine.drop_in("signing-key.conf")
+    machine.write("/etc/harmonia-py/settings.toml", "priority = 20\n")
+    assert "Priority: 20\n" in get(machine, "/nix-cache-info")
+    assert machine.run("stat", "-c", "%U %a", "/etc/harmonia-py/sign-key").split() == ["root", "600"]
+    key = public_key(machine)
+    assert key.startswith("cache.example.org-1:")
+    substitute(machine, top, key)
+
+
+def test_a_reload_under_load_drops_nothing(machine: Machine, big: str) -> None:
+    url, stop = nar_of(machine, big), "/root/stop"
+    machine.run("rm", "-f", stop)
+    main, workers = machine.main_pid(), machine.workers()
+    with ThreadPoolExecutor() as executor:
+        load = executor.submit(machine.python, LOAD, url, stop)
+        for priority in range(20, 25):
+            machine.write("/etc/harmonia-py/settings.toml", f"priority = {priority}\n")
+            machine.run("systemctl", "reload", "harmonia-py.service")
+        machine.run("touch", stop)
+        assert int(load.result()) >= 40
+    assert (machine.main_pid(), machine.workers()) == (main, workers)
+    wait_until(lambda: "Priority: 24\n" in get(machine, "/nix-cache-info"), "the last configuration")
+
+
+def test_it_restarts_after_a_crash_and_who_connects_meanwhile_waits(machine: Machine) -> None:
+    get(machine, "/health")
+    main, workers = machine.main_pid(), machine.workers()
+    machine.kill(main, "KILL")
+    assert get(machine, "/health") == "OK\n"
+    wait_until(lambda: machine.main_pid() not in {0, main}, "another main process")
+    assert machine.show("NRestarts") != "0"
+    wait_until(lambda: not set(workers) & set(machine.workers()), "other workers")
+
+
+def test_the_watchdog_notices_a_worker_that_is_stuck(machine: Machine) -> None:
+    machine.drop_in("watchdog.conf", "[Service]\nWatchdogSec=4\n")
+    get(machine, "/health")
+    stuck = machine.workers()[0]
+    machine.kill(stuck, "STOP")
+    wait_until(lambda: machine.main_pid() and stuck not in machine.workers(), "the stuck worker is gone")
+    wait_until(lambda: len(machine.workers()) == 4, "another in its place")
+    assert get(machine, "/health") == "OK\n"
+
+
+def test_the_watchdog_notices_a_main_process_that_is_stuck(machine: Machine) -> None:
+    machine.drop_in("watchdog.conf", "[Service]\nWatchdogSec=4\n")
+    get(machine, "/health")
+    main = machine.main_pid()
+    machine.kill(main, "STOP")
+    wait_until(lambda: machine.main_pid() not in {0, main}, "another main process")
+    assert get(machine, "/health") == "OK\n"
+
+
+def test_the_watchdog_leaves_alone_who_is_well(machine: Machine) -> None:
+    machine.drop_in("watchdog.conf", "[Service]\nWatchdogSec=1\n")
+    get(machine, "/health")
+    main, began = machine.main_pid(), time.monotonic()
+    wait_until(lambda: time.monotonic() > began + 5, "five times the watchdog's patience")
+    assert machine.main_pid() == main
+    assert machine.show("NRestarts") == "0"
+
+
+def test_only_a_mirror_has_a_network(machine: Machine) -> None:
+    def network() -> str:
+        get(machine, "/health")
+        return machine.run("readlink", f"/proc/{machine.main_pid()}/ns/net")
+
+    of_the_machine = machine.run("readlink", "/proc/1/ns/net")
+    assert network() != of_the_machine
+    machine.drop_in("mirror.conf")
+    machine.run("systemctl", "restart", "harmonia-py.service")
+    assert network() == of_the_machine
+
+
+def test_it_stops_at_once_when_it_is_told_to(machine: Machine) -> None:
+    get(machine, "/health")
+    machine.run("systemctl", "stop", "harmonia-py.socket", "harmonia-py.service")
+    assert machine.show("Result") == "success"
+    assert machine.show("ExecMainStatus") == str(os.EX_OK)
