@@ -1,5 +1,6 @@
 """What a binary cache does: ask its sources in order, and sign."""
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -8,11 +9,14 @@ from harmonia_py.cache.checks import Check, Failure, failures
 from harmonia_py.cache.explore import Explorer
 from harmonia_py.cache.source import Download, Source
 from harmonia_py.cache.tree import BuildId, DebugFile, DebugFiles, Directory, File, Files
+from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import PublicKey, SecretKey, Signature
 from harmonia_py.nix.store_path import HashPart, StorePath
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -94,10 +98,20 @@ class BinaryCache:
         return await failures(self._checks)
 
     async def _first(self, ask: Callable[[Source], Awaitable[T | None]]) -> T | None:
+        """The first answer. What one source cannot tell, another may have; if none has it, nobody knows."""
+        failure: HarmoniaError | None = None
         for source in self._sources:
-            found = await ask(source)
+            try:
+                found = await ask(source)
+            except HarmoniaError as error:
+                failure = failure or error
+                continue
             if found is not None:
+                if failure is not None:
+                    _log.warning("answered by another source: %s", failure)
                 return found
+        if failure is not None:
+            raise failure
         return None
 
     def _sign(self, narinfo: NarInfo) -> NarInfo:

@@ -95,11 +95,14 @@ class Stream:
             with suppress(UpstreamUnreachable):
                 body = await self._reopen(Resume(self._received, self._validator) if self._received else None)
                 if body is None:
-                    raise error
-                if body.validator == self._validator and await self._skip(body):
-                    self._body = body
+                    break
+                self._body = body
+                if body.validator != self._validator:
+                    break
+                if await self._skip(body):
                     return
                 body.close()
+        self._body.close()
         raise error
 
     async def _skip(self, body: Body) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -27,6 +28,10 @@ _SAY_SECONDS: Final = 60.0
 # FileHash and FileSize of so many files, each for so long: a miss costs a look at the disk.
 _MAX_FACTS: Final = 16_384
 _FACTS_SECONDS: Final = 60.0
+
+
+# `<hash part>…`, or `<NarHash>.nar?hash=<hash part>`.
+_HASH_PART: Final = re.compile(r"\A([0-9a-z]{32})(?![0-9a-z])|\?hash=([0-9a-z]{32})\Z", re.ASCII)
 
 
 class NotKept(Exception):
@@ -61,6 +66,12 @@ class Mismatch:
 def key_of(url: NarUrl) -> BlobKey:
     """Where the file of `url` is kept: under its own name."""
     return BlobKey(str(url).removeprefix("nar/"))
+
+
+def unit_of(key: BlobKey) -> str:
+    """What goes when `key` goes: everything of one store path, which the hash part in its name tells."""
+    found = _HASH_PART.search(key)
+    return key if found is None else found[1] or found[2]
 
 
 def metadata_of(compressor: NarCompressor) -> dict[str, str]:

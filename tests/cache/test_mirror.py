@@ -1,0 +1,562 @@
+"""The rules of mirroring, one by one, over HTTP and a real directory."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from blob_readers import read_all
+from fault_upstream import (
+    COMPRESS,
+    OTHER_KEY,
+    STORE_DIR,
+    Connection,
+    FaultUpstream,
+    Package,
+    Speak,
+    body,
+    file_with_ranges,
+    hang,
+    package,
+    signed,
+    status,
+)
+from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, settle
+
+from harmonia_py.cache.asking import Nobody
+from harmonia_py.cache.mirror import Mirror
+from harmonia_py.cache.source import Download
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.nix.content_address import ContentAddress, Method
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarUrl
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.signing import SecretKey
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FaultUpstream]:
+    async with FaultUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[FaultUpstream]:
+    async with FaultUpstream() as upstream:
+        yield upstream
+
+
+class TestNarinfos:
+    async def test_it_says_where_the_nar_is_here_and_keeps_the_upstreams_signature(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            narinfo = await mirror.narinfo(one.hash_part)
+        assert narinfo is not None
+        assert narinfo.path_info == one.path_info
+        assert narinfo.url == f"nar/{one.hash_part}-{one.path_info.nar_hash.nix32}.nar.xz"
+        assert (narinfo.compression, narinfo.file_hash, narinfo.file_size) == ("xz", Hash.of(one.file), len(one.file))
+        assert narinfo.origin == "upstream up0"
+
+    async def test_asking_never_downloads_the_nar_and_is_one_get(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            await mirror.narinfo(one.hash_part)
+        assert [request.path for request in upstream.requests] == [f"/{one.hash_part}.narinfo"]
+
+    async def test_many_who_ask_at_once_cause_one_question(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            found = await asyncio.gather(*[mirror.narinfo(one.hash_part) for _ in range(20)])
+        assert all(found)
+        assert len(upstream.requests) == 1
+
+    async def test_a_second_question_is_answered_from_memory_until_max_age(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        fresh, old = package(1), package(2)
+        upstream.answers[f"/{fresh.hash_part}.narinfo"] = body(fresh.narinfo_text, Cache_Control="public, max-age=99")
+        upstream.answers[f"/{old.hash_part}.narinfo"] = body(old.narinfo_text, Cache_Control="max-age=0")
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            for one in (fresh, fresh, old, old):
+                assert await mirror.narinfo(one.hash_part) is not None
+        assert (upstream.count(fresh.hash_part), upstream.count(old.hash_part)) == (1, 2)
+
+    @pytest.mark.parametrize("code", [404, 403, 410])
+    async def test_absent_is_believed_and_remembered_for_a_while(
+        self, upstream: FaultUpstream, tmp_path: Path, code: int
+    ) -> None:
+        upstream.default = status(code)
+        async with mirror_of(upstream, directory=tmp_path, negative_ttl=0.3) as mirror:
+            for _ in range(2):
+                assert await mirror.narinfo(package().hash_part) is None
+            assert len(upstream.requests) == 1
+            upstream.serve(package())
+            deadline = time.monotonic() + 10
+            while await mirror.narinfo(package().hash_part) is None:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+
+
+class TestUnknown:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            status(500), status(502), status(503), status(429), status(401), status(407), status(400),
+            body(b"garbage"), body(b""), body(b"\xff" * 100), body(b"StorePath: /nix/store/x\n"),
+            body(b"x" * 5_000_000), status(204), status(301), status(302, Location="http://[/"),
+            body(package().narinfo_text, Content_Encoding="br"),
+            body(package(7).narinfo_text),
+            body(package().narinfo_text.replace(b"/nix/store/", b"/gnu/store/")),
+            body(package().narinfo_text, Content_Length="99999"),
+        ],
+    )  # fmt: skip
+    async def test_what_is_no_clear_answer_never_hides_a_path(
+        self, upstream: FaultUpstream, tmp_path: Path, answer: Speak
+    ) -> None:
+        upstream.default = answer
+        async with mirror_of(upstream, directory=tmp_path, budget=0.5, stall_timeout=0.3) as mirror:
+            with pytest.raises(Nobody):
+                await mirror.narinfo(package().hash_part)
+            upstream.serve(package())
+            assert await mirror.narinfo(package().hash_part) is not None
+
+    async def test_a_dead_upstream_costs_the_budget_until_its_breaker_opens_and_then_nothing(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        upstream.default = hang
+        async with mirror_of(upstream, directory=tmp_path, budget=0.2) as mirror:
+            for number in range(3):
+                begun = time.monotonic()
+                if number < 2:
+                    with pytest.raises(Nobody):
+                        await mirror.narinfo(package(number).hash_part)
+                else:
+                    assert await mirror.narinfo(package(number).hash_part) is None
+                assert 0.15 < time.monotonic() - begun < 5.0
+            begun = time.monotonic()
+            # Every breaker is open: "not found" at once, so that work offline goes on.
+            for number in range(3, 53):
+                assert await mirror.narinfo(package(number).hash_part) is None
+            assert time.monotonic() - begun < 2.0
+        assert len(upstream.requests) == 3
+
+    async def test_an_open_breaker_never_writes_absence_into_memory(
+        self, upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upstream.default = status(500)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            for _ in range(3):
+                with contextlib.suppress(Nobody):
+                    await mirror.narinfo(package().hash_part)
+            upstream.serve(package())
+            assert await mirror.narinfo(package().hash_part) is None
+            later = time.monotonic() + 61
+            monkeypatch.setattr(time, "monotonic", lambda: later)
+            assert await mirror.narinfo(package().hash_part) is not None
+
+    @pytest.mark.parametrize(("on_unknown", "is_error"), [("not-found", False), ("error", True)])
+    async def test_what_a_client_hears_can_be_chosen(
+        self, upstream: FaultUpstream, tmp_path: Path, *, on_unknown: str, is_error: bool
+    ) -> None:
+        upstream.default = status(500)
+        async with mirror_of(upstream, directory=tmp_path, on_unknown=on_unknown) as mirror:
+            for number in range(5):
+                if is_error:
+                    with pytest.raises(Nobody):
+                        await mirror.narinfo(package(number).hash_part)
+                else:
+                    assert await mirror.narinfo(package(number).hash_part) is None
+
+    async def test_an_upstream_that_asks_for_rest_gets_it(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        upstream.default = status(429, Retry_After="30")
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            for number in range(5):
+                with contextlib.suppress(Nobody):
+                    await mirror.narinfo(package(number).hash_part)
+        assert len(upstream.requests) == 1
+
+
+class TestSeveral:
+    async def test_the_next_tier_is_asked_when_the_better_one_has_nothing_or_fails(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path
+    ) -> None:
+        for default in (status(404), status(500), hang):
+            one = package(hash(default) % 1000)
+            upstream.default = default
+            second.serve(one)
+            async with mirror_of(upstream, second, priorities=(1, 2), directory=tmp_path, budget=1.0) as mirror:
+                narinfo = await mirror.narinfo(one.hash_part)
+                assert narinfo is not None
+                assert narinfo.origin == "upstream up1"
+
+    async def test_the_better_tier_is_asked_alone(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path
+    ) -> None:
+        upstream.serve(package())
+        second.serve(package())
+        async with mirror_of(second, upstream, priorities=(2, 1), directory=tmp_path) as mirror:
+            assert await mirror.narinfo(package().hash_part) is not None
+        assert (len(upstream.requests), len(second.requests)) == (1, 0)
+
+    async def test_equals_are_asked_at_the_same_time_and_the_first_good_answer_wins(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path
+    ) -> None:
+        upstream.default = hang
+        second.serve(package())
+        async with mirror_of(upstream, second, directory=tmp_path, budget=30.0) as mirror:
+            begun = time.monotonic()
+            assert await mirror.narinfo(package().hash_part) is not None
+            assert time.monotonic() - begun < 5
+            # The loser was cancelled, which is nobody's failure.
+            assert not any(asked.breaker.is_open(time.monotonic()) for asked in mirror._panel.all)
+
+    async def test_absent_is_absent_only_when_nobody_is_unknown(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path
+    ) -> None:
+        second.default = status(500)
+        async with mirror_of(upstream, second, directory=tmp_path) as mirror:
+            with pytest.raises(Nobody):
+                await mirror.narinfo(package().hash_part)
+            second.default = status(404)
+            assert await mirror.narinfo(package().hash_part) is None
+
+    async def test_a_nar_that_is_gone_comes_from_another_that_has_the_same(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        upstream.answers[f"/{one.path}"] = status(404)
+        second.serve(replace(one, url="elsewhere.nar.xz?x=%2F"))
+        async with mirror_of(upstream, second, priorities=(1, 2), directory=tmp_path) as mirror:
+            assert await mirror.narinfo(one.hash_part) is not None
+            assert await fetch(mirror, one) == one.file
+
+    async def test_after_a_wrong_nar_the_retry_goes_to_the_next(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        upstream.answers[f"/{one.path}"] = body(package(9).file)
+        second.serve(one)
+        async with mirror_of(upstream, second, priorities=(1, 2), directory=tmp_path) as mirror:
+            # What is small is found to be wrong before anybody was promised it: then this is no retry of the client's.
+            with contextlib.suppress(HarmoniaError):
+                assert await fetch(mirror, one) == one.file
+            await settle(mirror)
+            assert await fetch(mirror, one) == one.file
+        assert upstream.count("/nar/") == 1
+
+
+class TestTrust:
+    @pytest.mark.parametrize("key", [None, OTHER_KEY])
+    async def test_without_a_signature_by_a_trusted_key_there_is_nothing_and_the_log_says_which_there_were(
+        self, upstream: FaultUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: SecretKey | None
+    ) -> None:
+        one = signed(package(), key)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.narinfo(one.hash_part) is None
+            assert await fetch(mirror, one) is None
+        assert upstream.count("/nar/") == 0
+        assert "trusted keys: upstream-1" in caplog.text
+        assert key is None or "signed by other-1" in caplog.text
+
+    async def test_a_wrong_signature_under_the_right_name_is_none(
+        self, upstream: FaultUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one = package()
+        wrong = replace(one.path_info, nar_size=one.path_info.nar_size + 1)
+        upstream.serve(replace(one, path_info=wrong))
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.narinfo(one.hash_part) is None
+        assert "signature by upstream-1 is wrong" in caplog.text
+
+    async def test_a_content_address_that_follows_from_the_nar_hash_is_proof_enough(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package(key=None)
+        ca = ContentAddress(Method.NAR, one.path_info.nar_hash)
+        info = PathInfo(
+            store_path=ca.store_path("proved", (), STORE_DIR),
+            nar_hash=one.path_info.nar_hash,
+            nar_size=one.path_info.nar_size,
+            ca=ca,
+        )
+        proved = replace(one, path_info=info)
+        other = package(5, key=None)
+        lying = replace(one, path_info=replace(info, nar_hash=other.path_info.nar_hash), url="lie")
+        upstream.serve(proved)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.narinfo(proved.hash_part) is not None
+            assert await fetch(mirror, proved) == proved.file
+        upstream.serve(lying)
+        async with mirror_of(upstream, directory=tmp_path / "other") as mirror:
+            assert await mirror.narinfo(lying.hash_part) is None
+
+    async def test_a_compression_that_cannot_be_verified_is_not_offered(
+        self, upstream: FaultUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one = package()
+        upstream.answers[f"/{one.hash_part}.narinfo"] = body(one.narinfo_text.replace(b": xz", b": lzip"))
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.narinfo(one.hash_part) is None
+        assert "lzip, which cannot be verified here" in caplog.text
+
+    async def test_a_key_that_was_withdrawn_is_not_trusted_for_what_is_kept_either(
+        self, upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            await fetch_kept(mirror, one)
+        monkeypatch.setattr("mirrors.KEY", OTHER_KEY)
+        await upstream.stop()
+        async with mirror_of(upstream, directory=tmp_path, on_unknown="not-found") as mirror:
+            assert await mirror.narinfo(one.hash_part) is None
+
+
+class TestNars:
+    @pytest.mark.parametrize("compression", sorted(COMPRESS))
+    @pytest.mark.parametrize("with_file_hash", [True, False])
+    async def test_it_comes_byte_for_byte_is_kept_and_comes_again_without_the_upstream(
+        self, upstream: FaultUpstream, tmp_path: Path, *, compression: str, with_file_hash: bool
+    ) -> None:
+        one = replace(package(compression=compression, size=3_000_000), with_file_hash=with_file_hash)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch_kept(mirror, one) == one.file
+            assert upstream.count("/nar/") == 1
+            await upstream.stop()
+            assert await fetch(mirror, one) == one.file
+            narinfo = await mirror.narinfo(one.hash_part)
+        assert narinfo is not None
+        assert narinfo.origin == "kept"
+        assert (narinfo.file_hash, narinfo.file_size) == (Hash.of(one.file), len(one.file))
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            narinfo = await mirror.narinfo(one.hash_part)
+            assert narinfo is not None
+            assert narinfo.origin == "kept"
+            with await _download(mirror, one) as found:
+                assert (found.size, found.etag) == (len(one.file), Hash.of(one.file).nix32)
+                assert await read_all(found.pieces(7, 99)) == one.file[7:99]
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "nar/abc.nar?hash=0123&signature=a%2Fb%3D",
+            "deep/down/there.nar",
+            "/from/the/root.nar",
+            "{other}/absolute.nar?x=1",
+        ],
+    )
+    async def test_the_upstreams_url_is_opaque_keeps_its_query_and_may_be_absolute(
+        self, upstream: FaultUpstream, second: FaultUpstream, tmp_path: Path, url: str
+    ) -> None:
+        one = replace(package(), url=url.format(other=second.url))
+        upstream.answers[f"/{one.hash_part}.narinfo"] = body(one.narinfo_text)
+        where, path = (second, "/absolute.nar?x=1") if "absolute" in url else (upstream, "/" + url.lstrip("/"))
+        where.answers[path] = body(one.file)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch(mirror, one) == one.file
+        assert where.requests[-1].path == path
+
+    async def test_a_request_for_another_nar_hash_or_compression_is_nothing(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch(mirror, NarUrl(one.hash_part, Hash.of(b""), "xz")) is None
+            assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "zstd")) is None
+            assert await fetch(mirror, NarUrl(one.hash_part, None, "none")) is None
+        assert upstream.count("/nar/") == 0
+
+    async def test_the_first_bytes_leave_before_the_last_have_come_and_twenty_clients_cause_one_download(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package(size=1_000_000, compression="none")
+        upstream.serve(one)
+        gate = asyncio.Event()
+
+        async def slowly(connection: Connection) -> None:
+            await connection.respond(one.file[:1000], Content_Length=str(len(one.file)))
+            await gate.wait()
+            await connection.send(one.file[1000:])
+
+        upstream.answers[f"/{one.path}"] = slowly
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            downloads = await asyncio.gather(*[_download(mirror, one) for _ in range(20)])
+            assert all(download.size == len(one.file) for download in downloads)
+            assert await read_all(downloads[0].pieces(0, 1000)) == one.file[:1000]
+            downloads[1].release()
+            gate.set()
+            for download in downloads[2:]:
+                assert await read_all(download.pieces(0, download.size)) == one.file
+            for number in (0, *range(2, 20)):
+                downloads[number].release()
+            await settle(mirror)
+        assert upstream.count("/nar/") == 1
+
+    async def test_a_nar_nobody_waits_for_any_more_is_kept(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package(size=1_000_000)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            (await _download(mirror, one)).release()
+            await settle(mirror)
+        assert kept(tmp_path) == sorted([f"{one.hash_part}.narinfo", str(one.our_url).removeprefix("nar/")])
+
+
+class TestWrongNars:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda _: package(9).file,
+            lambda one: one.file[:-1],
+            lambda one: one.file[:1000],
+            lambda one: one.file + b"x",
+            lambda _: b"",
+            lambda one: b"\0" * len(one.file),
+            lambda one: COMPRESS["gzip"](one.nar),
+            lambda one: COMPRESS["xz"](one.nar + b"more"),
+            lambda _: COMPRESS["xz"](bytes(20_000_000)),
+        ],
+    )
+    @pytest.mark.parametrize("with_file_hash", [True, False])
+    @pytest.mark.parametrize("keeps", [True, False])
+    async def test_it_is_cut_and_never_kept_and_its_last_byte_never_comes(
+        self,
+        upstream: FaultUpstream,
+        tmp_path: Path,
+        *,
+        make: Callable[[Package], bytes],
+        with_file_hash: bool,
+        keeps: bool,
+    ) -> None:
+        one = replace(package(size=300_000), with_file_hash=with_file_hash)
+        upstream.serve(one)
+        wrong = make(one)
+        upstream.answers[f"/{one.path}"] = body(wrong)
+        async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+            with pytest.raises(HarmoniaError):
+                await fetch(mirror, one)
+            await settle(mirror)
+            if keeps:
+                assert kept(tmp_path) == leftovers(tmp_path) == []
+
+    async def test_a_download_that_is_cut_is_resumed(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package(size=3_000_000)
+        upstream.serve(one)
+        upstream.answers[f"/{one.path}"] = file_with_ranges(one.file, cuts=3, cut_after=400_000)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch(mirror, one) == one.file
+        first, *rest = [request.headers.get("range") for request in upstream.requests if "/nar/" in request.path]
+        assert first is None
+        starts = [int((part or "").removeprefix("bytes=").removesuffix("-")) for part in rest]
+        assert len(starts) == 3
+        assert starts == sorted(set(starts))
+        assert upstream.requests[-1].headers["if-range"] == '"tag"'
+
+    async def test_a_file_that_changed_meanwhile_is_not_pieced_together(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package(size=3_000_000)
+        upstream.serve(one)
+        first = file_with_ranges(one.file, cuts=1, cut_after=400_000)
+
+        async def changes(connection: Connection) -> None:
+            await first(connection)
+            upstream.answers[f"/{one.path}"] = file_with_ranges(package(9, size=3_000_000).file, etag='"other"')
+
+        upstream.answers[f"/{one.path}"] = changes
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            with pytest.raises(HarmoniaError):
+                await fetch(mirror, one)
+
+
+class TestStale:
+    async def test_when_nobody_can_tell_a_copy_whose_nar_is_kept_is_served(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        whole, seen = package(1), package(2)
+        upstream.serve(whole, seen)
+        async with mirror_of(upstream, directory=tmp_path, narinfo_ttl=0.0) as mirror:
+            await fetch_kept(mirror, whole)
+            await mirror.narinfo(seen.hash_part)
+            await upstream.stop()
+            narinfo = await mirror.narinfo(whole.hash_part)
+            assert narinfo is not None
+            assert narinfo.origin == "stale"
+            assert await fetch(mirror, whole) == whole.file
+            # A narinfo that leads to nothing would stop a client that could go on to the next cache.
+            with pytest.raises(Nobody):
+                await mirror.narinfo(seen.hash_part)
+
+    async def test_what_the_upstream_has_collected_is_still_served_from_here(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path, narinfo_ttl=0.0) as mirror:
+            await fetch_kept(mirror, one)
+            upstream.answers.clear()
+            narinfo = await mirror.narinfo(one.hash_part)
+            assert narinfo is not None
+            assert narinfo.origin == "kept"
+
+    async def test_offline_serves_what_is_kept_and_asks_nobody(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one, other = package(1), package(2)
+        upstream.serve(one, other)
+        async with mirror_of(upstream, directory=tmp_path, narinfo_ttl=0.0) as mirror:
+            await fetch_kept(mirror, one)
+        asked = len(upstream.requests)
+        async with mirror_of(upstream, directory=tmp_path, narinfo_ttl=0.0, offline=True) as mirror:
+            assert await mirror.narinfo(one.hash_part) is not None
+            assert await fetch(mirror, one) == one.file
+            assert await mirror.narinfo(other.hash_part) is None
+            assert await fetch(mirror, other) is None
+            assert await mirror.listing(one.hash_part) is None
+        assert len(upstream.requests) == asked
+
+    async def test_a_nar_that_was_evicted_is_fetched_again_under_its_old_url(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            await fetch_kept(mirror, one)
+        for file in (tmp_path / "blobs").glob("*/*"):
+            file.unlink()
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch(mirror, one) == one.file
+        assert upstream.count("/nar/") == 2
+
+
+class TestDocuments:
+    async def test_logs_and_listings_come_through_and_are_kept(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        derivation = package(3).path_info.store_path
+        upstream.answers[f"/log/{derivation}"] = body(b"built\n")
+        upstream.answers[f"/{package().hash_part}.ls"] = body(b'{"version":1}')
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            for _ in range(2):
+                log, listing = await mirror.log(derivation), await mirror.listing(package().hash_part)
+                for found, expected in ((log, b"built\n"), (listing, b'{"version":1}')):
+                    assert found is not None
+                    with found:
+                        assert await read_all(found.pieces(0, found.size)) == expected
+                await settle(mirror)
+                await upstream.stop()
+            assert len(upstream.requests) == 2
+
+
+async def _download(mirror: Mirror, one: Package) -> Download:
+    found = await mirror.nar(one.our_url)
+    assert found is not None
+    return found
