@@ -13,7 +13,7 @@ from harmonia_py.cache.checks import Check
 from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
-from harmonia_py.cache.kept import KeptFiles
+from harmonia_py.cache.kept import KeptFiles, unit_of
 from harmonia_py.cache.mirror import Mirror, MirrorCounters
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.zstd import Zstd
@@ -223,6 +223,7 @@ class OpenCache:
                     free_bytes=blobs.free_bytes,
                     in_flight=blobs.in_use,
                     counters=EvictionCounters.on(self._metrics, key.partition(".")[0]),
+                    unit_of=unit_of,
                 )
             )
             self._resources.push_async_callback(_cancel, eviction)
