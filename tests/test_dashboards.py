@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -51,6 +52,20 @@ def test_every_label_that_is_named_is_one_of_its_metric(name: str) -> None:
     for metric, selector in re.findall(r"\b((?:harmonia|process)_[a-z_]+)\{([^}]*)\}", text):
         family = re.sub(r"_(bucket|sum|count)$", "", metric)
         assert set(_LABEL.findall(selector)) <= families[family] | {"job", "instance"}, metric
+
+
+def test_the_reference_is_current() -> None:
+    """Run scripts/metrics_reference.py after a change of families."""
+    script = DASHBOARDS.parent / "scripts" / "metrics_reference.py"
+    done = subprocess.run(
+        [sys.executable, script, "--check"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(DASHBOARDS.parent)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_panel_has_a_place_of_its_own_and_says_what_it_shows() -> None:
