@@ -214,8 +214,8 @@ class Lab:
         ).stdout.decode()
         return Keys(secret_file, public.strip())
 
-    def start_daemon(self) -> None:
-        """Return when the daemon answers on `self.socket`."""
+    def start_daemon(self, *, awaited: bool = False) -> None:
+        """Return when the daemon answers on `self.socket`; `awaited` when others ask it from its first moment on."""
         assert self._daemon is None
         with (self.root / "daemon.log").open("ab") as log:
             self._daemon = subprocess.Popen(
@@ -223,7 +223,7 @@ class Lab:
             )
         self._wait(lambda: _answers(self.socket))
         # The question had a process of its own, which tests that count connections must not see.
-        self._wait(lambda: not self.connections())
+        self._wait(lambda: awaited or not self.connections())
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         assert self._daemon is not None

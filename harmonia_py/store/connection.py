@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
 
-from harmonia_py.errors import DaemonError, DaemonProtocolError, DaemonRefused, DaemonUnreachable, FormatError
+from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable, FormatError
 from harmonia_py.nix.handshake import Exchange, Session, greet, introduce
 from harmonia_py.nix.wire import Parser
 from harmonia_py.nix.worker import set_options
@@ -76,8 +76,8 @@ class Connection(asyncio.Protocol):
         """Send the request and return what the parser makes of the reply.
 
         Raises:
-            DaemonUnreachable: no complete reply within `time_limit` seconds, or the connection ended before the reply.
-            DaemonProtocolError: the reply does not parse, or ends in the middle.
+            DaemonUnreachable: no complete reply within `time_limit` seconds, or the connection ended before its end.
+            DaemonProtocolError: the reply does not parse.
             DaemonRefused: the daemon answered with an error; the connection can be used again.
         """
         if self.closed or self._transport is None:
@@ -143,12 +143,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
-        error: DaemonError
-        if self._waiter is not None and self._answered:
-            error = DaemonProtocolError("the nix-daemon closed the connection in the middle of a reply")
-        else:
-            self.hung_up = self._waiter is not None
-            error = DaemonUnreachable("the nix-daemon closed the connection")
+        # It was killed, perhaps in the middle of a reply: who asks again in a moment is told.
+        self.hung_up = self._waiter is not None and not self._answered
+        error = DaemonUnreachable("the nix-daemon closed the connection")
         error.__cause__ = exc
         self._end(error)
         if not self._lost.done():
