@@ -285,4 +285,6 @@ class TestWorkers:
             server.get("/version")
         after = read_until(server, "version", 30)
         assert after("process_cpu_seconds_total") >= before("process_cpu_seconds_total")
-        assert after("harmonia_http_connections") == 1
+        deadline = time.monotonic() + 10
+        while read_server(server)("harmonia_http_connections") > 1:  # the end of one may not have been noticed
+            assert time.monotonic() < deadline
