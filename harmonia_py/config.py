@@ -17,13 +17,15 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import tomli_w
 
-from harmonia_py.config_tables import KeptNars, Mirror, NonNegative, Positive, Seconds, Upstream, Zstd
+from harmonia_py.config_tables import KeptNars, Limits, Mirror, NonNegative, Policy, Positive, Seconds, Upstream, Zstd
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.store_path import StoreDir
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_FILE: Final = Path("settings.toml")
+
+_MODE: Final = re.compile(r"0?[0-7]{3}", re.ASCII)
 
 LogLevel = Literal["error", "warn", "info", "debug", "trace"]
 
@@ -48,13 +50,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         sign_key_path: the same for one key. Deprecated.
         state_directory: where a generated key is kept.
         compression: how narinfos offer NARs: as kept zstd files, or as they are.
-        enable_compression: encode text answers for clients that accept it.
+        enable_compression: a content coding, zstd or gzip, for clients that accept one: true for texts and for NARs
+            that are not compressed, false for nothing; unset means texts, and such NARs unless narinfos offer them.
         zstd: parameters of compression.
         cache: where compressed NARs are kept, and how many.
         upstream: caches to ask for what the store does not have.
         mirror: how they are asked, and what is kept of them.
         tls_cert_path: certificate chain in PEM form.
         tls_key_path: its private key.
+        unix_socket_mode: permissions of Unix sockets, in octal.
+        unix_socket_group: the group they belong to.
+        token_file: hashes of tokens, one of which a client needs; unset lets everybody read.
+        limits: what a client may take up.
+        policy: which store paths are served.
+        worker_timeout: seconds after which a worker that does nothing at all is replaced.
         serve_files: whether `/serve` shows the files inside store paths.
         base_url: how clients reach this cache, for what is printed for people.
         log_level: the least severe messages to log.
@@ -82,13 +91,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sign_key_path: str | None = None
     state_directory: str | None = None
     compression: Literal["zstd", "none"] = "zstd"
-    enable_compression: bool = False
+    enable_compression: bool | None = None
     zstd: Zstd = Zstd()
     cache: KeptNars = KeptNars()
     upstream: list[Upstream] = []
     mirror: Mirror = Mirror()
     tls_cert_path: str | None = None
     tls_key_path: str | None = None
+    unix_socket_mode: str = "0666"
+    unix_socket_group: str | None = None
+    token_file: str | None = None
+    limits: Limits = Limits()
+    policy: Policy = Policy()
+    worker_timeout: Seconds = 30.0
     serve_files: bool = True
     base_url: str | None = None
     log_level: LogLevel = "info"
@@ -115,6 +130,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"{missing}: is missing; {given} needs it")
         if not self.addresses:
             raise ValueError("bind: names no address")
+        if _MODE.fullmatch(self.unix_socket_mode) is None:
+            raise ValueError(f'unix_socket_mode: not a mode in octal: {self.unix_socket_mode!r}; write "0660"')
         names = [upstream.label for upstream in self.upstream]
         if len(set(names)) < len(names):
             raise ValueError("upstream: two have the same name; say `name` for one of them")
@@ -123,6 +140,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def addresses(self) -> list[str]:
         """`bind` as a list."""
         return [self.bind] if isinstance(self.bind, str) else self.bind
+
+    @property
+    def socket_mode(self) -> int:
+        """`unix_socket_mode` as a number."""
+        return int(self.unix_socket_mode, 8)
+
+    @property
+    def codes_nars(self) -> bool:
+        """Whether NARs that are not compressed are coded for clients that accept it."""
+        # Who offers NARs as they are has chosen, and a download that is coded cannot be resumed.
+        return self.compression == "zstd" if self.enable_compression is None else self.enable_compression
 
     @property
     def store_dir(self) -> StoreDir:
@@ -151,7 +179,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 KNOWN_KEYS: Final = Config.__struct_fields__
-_TABLES: Final = {"zstd": Zstd, "cache": KeptNars, "mirror": Mirror, "upstream": Upstream}
+_TABLES: Final = {
+    "zstd": Zstd,
+    "cache": KeptNars,
+    "limits": Limits,
+    "policy": Policy,
+    "mirror": Mirror,
+    "upstream": Upstream,
+}
 
 # The sectioned form, and Harmonia's older names, as the settings they stand for.
 _SECTIONS: Final = {
@@ -216,12 +251,11 @@ def format_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(settings))
 
 
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value is not None
-    }
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(one) for key, one in value.items() if one is not None}
+    # `upstream` is a list of tables.
+    return [_without_none(one) for one in value] if isinstance(value, list) else value
 
 
 def _read(file: Path) -> dict[str, Any]:

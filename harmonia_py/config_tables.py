@@ -1,6 +1,8 @@
-"""The tables of `harmonia.toml`, each a typed value: `[zstd]`, `[cache]`, `[[upstream]]`, `[mirror]`."""
+"""The tables of `harmonia.toml`, each a typed value."""
 
 import re
+from ipaddress import ip_network
+from math import ceil
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -64,6 +66,75 @@ class KeptNars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def min_free_bytes(self) -> int:
         """`min_free` as a number."""
         return parse_size("min_free", self.min_free)
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[limits]` table: what a client may take up, besides `max_connections`.
+
+    Attributes:
+        header_timeout: seconds for the header of a request, and for the beginning of TLS.
+        request_timeout: seconds until an answer begins.
+        min_rate: bytes a second that a client takes at least of a download, on the average of `rate_grace`; 0: none.
+        rate_grace: seconds that are looked at together.
+        requests_per_second: of each client address, over all workers; 0: as many as it likes.
+        burst: requests at once; unset means those of ten seconds.
+        trusted_proxies: addresses and networks whose `X-Forwarded-For` is believed, and `unix` for the Unix sockets.
+    """
+
+    header_timeout: Seconds = 20.0
+    request_timeout: Seconds = 120.0
+    min_rate: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 100_000
+    rate_grace: Seconds = 30.0
+    requests_per_second: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0.0
+    burst: Positive | None = None
+    trusted_proxies: list[str] = []
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for text in self.trusted_proxies:
+            try:
+                if text != "unix":
+                    ip_network(text)
+            except ValueError as error:
+                raise ValueError(f'trusted_proxies: {error}; write an address, a network or "unix"') from None
+
+    @property
+    def requests_at_once(self) -> int:
+        """`burst` as a number."""
+        return self.burst or max(1, ceil(10 * self.requests_per_second))
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `[policy]` table: which store paths are served.
+
+    Attributes:
+        serve: "everything", or only paths "signed" by one of `public_keys`, that were built here ("ultimate"),
+            or that `roots` need.
+        public_keys: one of which must have signed a path.
+        roots: store paths, links to them such as profiles, and directories of such links.
+    """
+
+    serve: Literal["everything", "signed", "ultimate", "roots"] = "everything"
+    public_keys: list[str] = []
+    roots: list[str] = []
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        for serve, key in (("signed", "public_keys"), ("roots", "roots")):
+            if (self.serve == serve) != bool(getattr(self, key)):
+                raise ValueError(f'{key}: goes with serve = "{serve}", and with nothing else')
+        try:
+            _ = self.keys
+        except FormatError as error:
+            raise ValueError(f"public_keys: {error}") from None
+        for root in self.roots:
+            if not root.startswith("/"):
+                raise ValueError(f"roots: not an absolute path: {root!r}")
+
+    @property
+    def keys(self) -> tuple[PublicKey, ...]:
+        """`public_keys` as values."""
+        return tuple(PublicKey.parse(text) for text in self.public_keys)
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

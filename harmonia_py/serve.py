@@ -12,16 +12,19 @@ from typing import Final
 
 import uvloop
 
-from harmonia_py import __version__, keys, notify
+from harmonia_py import __version__, keys, notify, tokens
 from harmonia_py.app import OpenCache
 from harmonia_py.banner import banner
+from harmonia_py.cache.access import Tokens
 from harmonia_py.config import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.listen import Certificate, Listener
 from harmonia_py.metrics.board import Board, Metrics
 from harmonia_py.nix.signing import SecretKey
+from harmonia_py.rules import clients_of, limits_of, rules_of
 from harmonia_py.store_choice import StoreChoice, choose_store
 from harmonia_py.web.access_log import AccessLog
+from harmonia_py.web.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
 from harmonia_py.web.state import Serving
 from harmonia_py.workers import Lifelines, Supervisor
@@ -31,7 +34,8 @@ _log = logging.getLogger(__name__)
 # What a running process cannot change.
 _SET_AT_START: Final = (
     *("bind", "tls_cert_path", "tls_key_path", "access_log", "log_format"),
-    *("keepalive_timeout", "stall_timeout", "shutdown_timeout"),
+    *("keepalive_timeout", "stall_timeout", "shutdown_timeout", "max_connections", "limits", "worker_timeout"),
+    *("unix_socket_mode", "unix_socket_group"),
 )
 
 
@@ -54,11 +58,18 @@ def serve(file: Path | None, config: Config, listeners: list[Listener], reload: 
         _log.warning("%s", first.choice.warning)
 
     board = Board(config.workers)
+    rates = RateTable()
 
     def work(lifelines: Lifelines) -> None:
         metrics = board.claim(lifelines.index)
         worker = _Worker(
-            settings, listeners, certificate, lambda: _read_settings(file, reload()), lifelines, metrics=metrics
+            settings,
+            listeners,
+            certificate,
+            lambda: _read_settings(file, reload()),
+            lifelines,
+            metrics=metrics,
+            rates=rates,
         )
         uvloop.run(worker.run())
 
@@ -95,10 +106,12 @@ class _Settings:
     config: Config
     secret_keys: list[SecretKey]
     choice: StoreChoice
+    tokens: Tokens | None
 
 
 def _read_settings(file: Path | None, config: Config) -> _Settings:
-    return _Settings(config, _secret_keys(file, config), choose_store(config))
+    opened_by = tokens.read_tokens(Path(config.token_file), os.environ) if config.token_file is not None else None
+    return _Settings(config, _secret_keys(file, config), choose_store(config), opened_by)
 
 
 def _certificate(config: Config) -> Certificate | None:
@@ -133,6 +146,7 @@ class _Worker:
         lifelines: Lifelines,
         *,
         metrics: Metrics,
+        rates: RateTable,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
@@ -140,6 +154,7 @@ class _Worker:
         self._read_again = read_again
         self._lifelines = lifelines
         self._metrics = metrics
+        self._rates = rates
         # One worker looks after what all of them share.
         self._housekeeping = lifelines.index == 0
         self._stop = asyncio.Event()
@@ -154,7 +169,7 @@ class _Worker:
         # The other end closes with the supervisor: a worker does not outlive it.
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
         self._open = await self._open_cache(self._settings)
-        serving = Serving(self._open.cache)
+        serving = Serving(self._open.cache, rules_of(self._settings.config, self._settings.tokens))
         reloads = asyncio.create_task(self._reload_when_asked(serving))
         try:
             async with self._serve(serving):
@@ -184,8 +199,8 @@ class _Worker:
             tls=None if self._certificate is None else self._certificate.context,
             access_log=AccessLog(json_lines=config.log_format == "json") if config.access_log else None,
             metrics=self._metrics,
-            keepalive_timeout=config.keepalive_timeout,
-            stall_timeout=config.stall_timeout,
+            limits=limits_of(config),
+            clients=clients_of(config, self._rates),
             shutdown_timeout=config.shutdown_timeout,
         )
 
@@ -194,7 +209,8 @@ class _Worker:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             try:
-                opened = await self._open_cache(await asyncio.to_thread(self._read_again))
+                settings = await asyncio.to_thread(self._read_again)
+                opened = await self._open_cache(settings)
                 if self._certificate is not None:
                     self._certificate.renew()
             except HarmoniaError as error:
@@ -202,7 +218,7 @@ class _Worker:
             except Exception:  # noqa: BLE001  # whatever it is, the next reload must find somebody who listens
                 _log.exception("not reloaded")
             else:
-                serving.replace(opened.cache)
+                serving.replace(opened.cache, rules_of(settings.config, settings.tokens))
                 closing = asyncio.create_task(self._open.aclose_when_idle())
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)

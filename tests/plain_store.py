@@ -162,8 +162,6 @@ class PlainStore:
                 Serving(cache),
                 [listener],
                 access_log=None,
-                keepalive_timeout=5.0,
-                stall_timeout=10.0,
                 shutdown_timeout=1.0,
             ):
                 yield Site(listener.getsockname()[1])

@@ -31,8 +31,10 @@ from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.web.access_log import AccessLog
+from harmonia_py.web.clients import Clients
+from harmonia_py.web.limits import Limits
 from harmonia_py.web.server import serve
-from harmonia_py.web.state import Serving
+from harmonia_py.web.state import Rules, Serving
 
 TIME_LIMIT: Final = 30.0
 
@@ -140,6 +142,9 @@ class Served:
         json_lines: bool = False,
         stall_timeout: float = TIME_LIMIT,
         keepalive_timeout: float = TIME_LIMIT,
+        limits: Limits | None = None,
+        clients: Clients | None = None,
+        rules: Rules | None = None,
         shutdown_timeout: float = 1.0,
     ) -> None:
         self.source = source
@@ -148,10 +153,12 @@ class Served:
             sources=[source],
             secret_keys=secret_keys,
         )
-        self.serving = Serving(self.cache)
+        self.serving = Serving(self.cache, rules)
         self.access: list[str] = []
         self._tls = tls
-        self._timeouts = (keepalive_timeout, stall_timeout, shutdown_timeout)
+        self._limits = limits or Limits(keepalive_timeout=keepalive_timeout, stall_timeout=stall_timeout)
+        self._clients = clients
+        self._shutdown_timeout = shutdown_timeout
         self._log = AccessLog(json_lines=json_lines, write=self.access.append)
         self._stack = AsyncExitStack()
 
@@ -159,16 +166,15 @@ class Served:
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         self.port = sock.getsockname()[1]
-        keepalive, stall, shutdown = self._timeouts
         await self._stack.enter_async_context(
             serve(
                 self.serving,
                 [sock],
                 tls=self._tls,
                 access_log=self._log,
-                keepalive_timeout=keepalive,
-                stall_timeout=stall,
-                shutdown_timeout=shutdown,
+                limits=self._limits,
+                clients=self._clients,
+                shutdown_timeout=self._shutdown_timeout,
             )
         )
         return self

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
 
-from harmonia_py.cache.source import Download
+from harmonia_py.cache.source import Download, Piece
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.web import coding
 from harmonia_py.web.errors import error_response
 from harmonia_py.web.figures import CLIENT, FAULT, SHUTDOWN, SOURCE, Sending, kind_of, path_of
+from harmonia_py.web.limits import answer_begins
 from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
-from harmonia_py.web.state import TRANSFERS
+from harmonia_py.web.state import SERVING, TRANSFERS
 from harmonia_py.web.transfer import Cut, DownloadResponse
 
 _log = logging.getLogger(__name__)
@@ -26,13 +29,46 @@ Headers = Mapping[str, str]
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 
 
-async def respond_bytes(request: web.Request, data: bytes, *, etag: str, headers: Headers) -> web.Response:
-    """Answer with `data`, or 304 when the client has it. `etag` is without quotes; `headers` has the Content-Type."""
-    quoted = f'"{etag}"'
-    all_headers = {**headers, str(hdrs.ETAG): quoted}
-    if _has_it(request, quoted):
-        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
+async def respond_bytes(request: web.Request, data: bytes, *, etag: str | None, headers: Headers) -> web.Response:
+    """Answer with `data`, or 304 when the client has it.
+
+    `etag` is without quotes, None for what is another one each time; `headers` has the Content-Type.
+    """
+    all_headers = dict(headers)
+    name = select_coding(request, all_headers, len(data))
+    if etag is not None:
+        all_headers[hdrs.ETAG] = _quoted(etag, name)
+        if _has_it(request, all_headers[hdrs.ETAG]):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
+    if name is not None:
+        rules = request.app[SERVING].rules
+        if len(data) <= SMALL_BYTES:
+            data = rules.coding.encode(name, data)
+        else:
+            whole = data
+            data = await request.app[TRANSFERS].in_thread(lambda: rules.coding.encode(name, whole))
     return web.Response(body=data, headers=all_headers)
+
+
+def select_coding(request: web.Request, headers: dict[str, str], size: int | None) -> str | None:
+    """The coding for a body of this size, None for none; `headers` says so from now on, and what it depends on."""
+    if not request.app[SERVING].rules.coding.covers(headers[hdrs.CONTENT_TYPE], size):
+        return None
+    headers[hdrs.VARY] = str(hdrs.ACCEPT_ENCODING)
+    # There are no ranges of what is coded.
+    name = None if hdrs.RANGE in request.headers else selected_by(request)
+    if name is not None:
+        headers[hdrs.CONTENT_ENCODING] = name
+    return name
+
+
+def selected_by(request: web.Request) -> str | None:
+    """The coding that the client would have for a body that is coded at all."""
+    return coding.select(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
+
+
+def _quoted(etag: str, name: str | None) -> str:
+    return f'"{etag}"' if name is None else f'"{etag}-{name}"'
 
 
 async def respond(request: web.Request, download: Download, headers: Headers) -> web.StreamResponse:
@@ -40,12 +76,16 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
     with download:
         if download.redirect is not None:
             raise web.HTTPFound(download.redirect)
-        quoted = f'"{download.etag}"'
-        all_headers = {**headers, str(hdrs.ETAG): quoted}
-        if download.size is not None:
+        all_headers = dict(headers)
+        name = select_coding(request, all_headers, download.size)
+        all_headers[hdrs.ETAG] = quoted = _quoted(download.etag, name)
+        if download.size is not None and name is None:
             all_headers[hdrs.ACCEPT_RANGES] = "bytes"
         if _has_it(request, quoted):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
+        if name is not None:
+            whole = replace(download, size=None, pieces=_coded(request, name, download), file=None)
+            return await _send(request, whole, DownloadResponse(headers=all_headers), None)
         if download.size is None:
             return await _send(request, download, DownloadResponse(headers=all_headers), None)
         try:
@@ -63,9 +103,14 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
         if size <= SMALL_BYTES and request.method != hdrs.METH_HEAD:
             data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
             return web.Response(status=status, body=data, headers=all_headers)
-        whole = DownloadResponse(status=status, headers=all_headers)
-        whole.content_length = size
-        return await _send(request, download, whole, part)
+        sized = DownloadResponse(status=status, headers=all_headers)
+        sized.content_length = size
+        return await _send(request, download, sized, part)
+
+
+def _coded(request: web.Request, name: str, download: Download) -> Callable[[int, int | None], Iterator[Piece]]:
+    how = request.app[SERVING].rules.coding
+    return lambda start, stop: how.pieces(name, download.pieces(start, stop))
 
 
 async def _send(
@@ -80,6 +125,7 @@ async def _send(
     writer = await response.prepare(request)
     if request.method == hdrs.METH_HEAD or writer is None:
         return response
+    answer_begins()
     transport = request.transport
     if transport is None:
         raise ConnectionResetError

@@ -16,20 +16,29 @@ import logging
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
 
+from harmonia_py.web.accepting import Acceptor
 from harmonia_py.web.access_log import AccessLog, Entry
+from harmonia_py.web.clients import peer_of
 from harmonia_py.web.errors import error_response
 from harmonia_py.web.figures import CLIENT, DOWNLOADS, HttpFigures, Sending, kind_of, path_of
 from harmonia_py.web.hot_answers import END, GET, SERVER, VERSION, ReadyAnswers
 from harmonia_py.web.hot_file import FileTransfer, ReadyFile
+from harmonia_py.web.rate_limit import RateLimiter
 from harmonia_py.web.transfer import Cut, DownloadResponse, Transfers
 
 _log = logging.getLogger(__name__)
 
 _WITH_CONTENT: Final = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
+
+# Whoever sends headers byte by byte to keep connections busy learns as much as whoever is only slow.
+_TOO_SLOW: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
+    b"Content-Length: 16\r\nConnection: close\r\nServer: " + SERVER.encode() + b"\r\n\r\nRequest Timeout\n"
+)
 
 # What a client may send ahead while a file is on its way to it, before it is made to wait.
 _MAX_HELD_BYTES: Final = 64 * 1024
@@ -47,16 +56,22 @@ class HotProtocol(web.RequestHandler):
     """aiohttp's protocol, with the short way in front of it and our access log behind it."""
 
     __slots__ = (
+        "_acceptor",
         "_access_log",
         "_answers",
         "_began",
         "_between_requests",
         "_client",
         "_figures",
+        "_header_since",
         "_held",
+        "_limiter",
         "_sending",
         "_transfers",
+        "_untaken",
+        "_untaken_since",
         "_wants_close",
+        "_wire",
     )
 
     def __init__(
@@ -66,16 +81,20 @@ class HotProtocol(web.RequestHandler):
         loop: asyncio.AbstractEventLoop,
         answers: ReadyAnswers,
         transfers: Transfers,
+        acceptor: Acceptor,
+        limiter: RateLimiter | None,
         access_log: AccessLog | None,
         figures: HttpFigures,
-        **options: Any,
     ) -> None:
-        super().__init__(manager, loop=loop, access_log=None, **options)  # type: ignore[arg-type]  # None is documented
+        keepalive = transfers.limits.keepalive_timeout
+        super().__init__(manager, loop=loop, access_log=None, keepalive_timeout=keepalive)  # type: ignore[arg-type]  # None is documented
         # The framework tells the end of an answer only to those who log; we count as well.
         self._logging_enabled = True
         self._access_log = access_log
         self._answers = answers
         self._transfers = transfers
+        self._acceptor = acceptor
+        self._limiter = limiter
         self._figures = figures
         # By a finer clock than uvloop's, which counts whole milliseconds.
         self._began = 0.0
@@ -87,13 +106,20 @@ class HotProtocol(web.RequestHandler):
         self._sending: _FileUnderWay | None = None
         self._held = b""
         self._wants_close = False
+        # The transport, also when the framework has let go of it.
+        self._wire: asyncio.Transport | None = None
+        # Since when a header has begun and not ended.
+        self._header_since: float | None = None
+        # What the client has not taken of answers, and since when it takes nothing.
+        self._untaken = 0
+        self._untaken_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the client's address; the framework does the rest."""
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            # A socket for both families shows IPv4 clients as IPv6 addresses.
-            self._client = str(peer[0]).removeprefix("::ffff:")
+        # Those of uvloop are none by their class.
+        self._wire = cast("asyncio.Transport", transport)
+        self._client = peer_of(transport)
+        self._acceptor.opened()
         self._figures.connections.add()
         super().connection_made(transport)
 
@@ -103,7 +129,9 @@ class HotProtocol(web.RequestHandler):
             self._sending.transfer.cancel()
             self._end_of_file(sent=False)
         self._figures.connections.add(-1)
+        self._wire = None
         super().connection_lost(exc)
+        self._acceptor.lost()
 
     def data_received(self, data: bytes) -> None:
         """Answer at once what can be, and hand everything else to the framework."""
@@ -112,10 +140,14 @@ class HotProtocol(web.RequestHandler):
             return
         if self._between_requests and data.startswith(GET) and self._is_idle():
             answer = self._answers.find(data)
-            if answer is not None and self._answer(data, answer):
+            if answer is not None and self._may_ask() and self._answer(data, answer):
                 return
         count = self._request_count
         super().data_received(data)
+        if self._request_count != count:
+            self._header_since = None
+        elif self._header_since is None and self._waiter is not None:
+            self._header_since = self._loop.time()
         if self._between_requests:
             self._between_requests = self._request_count == count + 1 and _is_one_plain_request(data)
 
@@ -129,17 +161,43 @@ class HotProtocol(web.RequestHandler):
     async def _drain_helper(self) -> None:
         """Wait until the client has read the answers before; one that stands still is cut."""
         try:
-            async with asyncio.timeout(self._transfers.stall_timeout if self._paused else None):
+            async with asyncio.timeout(self._transfers.limits.stall_timeout if self._paused else None):
                 await super()._drain_helper()
         except TimeoutError:
             if self.transport is not None:
                 self.transport.abort()
             raise ConnectionResetError from None
 
+    def look(self, now: float) -> None:
+        """Close the connection of a client that does not finish a header, or takes nothing of an answer."""
+        limits, wire = self._transfers.limits, self._wire
+        if wire is None:
+            return
+        if self._header_since is not None and now - self._header_since > limits.header_timeout:
+            self._header_since = None
+            wire.write(_TOO_SLOW)
+            self._log_line(HTTPStatus.REQUEST_TIMEOUT)
+            self.force_close()
+        untaken = wire.get_write_buffer_size()
+        if untaken == 0 or untaken < self._untaken or self._untaken == 0:
+            self._untaken_since = now
+        elif now - self._untaken_since > limits.stall_timeout:
+            wire.abort()
+        self._untaken = untaken
+
     @property
     def is_answering(self) -> bool:
         """Whether a request has come whose answer has not left."""
         return self._sending is not None or self._request_in_progress or bool(self._messages)
+
+    def _may_ask(self) -> bool:
+        # Who may not is told by the slow way, which counts for itself.
+        return self._limiter is None or self._limiter.take(self._client) == 0
+
+    def _log_line(self, status: HTTPStatus) -> None:
+        """Log what never was a request."""
+        if self._access_log is not None:
+            self._access_log.add(Entry(self._client, "-", "-", status, len(_TOO_SLOW), 0.0))
 
     def _is_idle(self) -> bool:
         """Whether the framework waits for the next request, and the client has read the answers before."""
@@ -166,6 +224,7 @@ class HotProtocol(web.RequestHandler):
             if not answer.is_small:
                 return self._send_file(transport, answer, first, target)
             answer = first
+            self._figures.began("nar", time.perf_counter() - began)
         transport.write(answer)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._note(target, len(answer), time.perf_counter() - began)
@@ -174,11 +233,13 @@ class HotProtocol(web.RequestHandler):
     def _send_file(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str) -> bool:
         if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
             return False
-        transfer = FileTransfer(transport, self._transfers.threads, self._transfers.stall_timeout, self._file_sent)
+        transfer = FileTransfer(transport, self._transfers.threads, self._transfers.limits, self._file_sent)
         self._figures.in_flight.add(1)
-        self._sending = _FileUnderWay(transfer, file, target, time.perf_counter())
+        began = time.perf_counter()
+        self._sending = _FileUnderWay(transfer, file, target, began)
         file.use()
         transfer.start(first, file)
+        self._figures.began("nar", time.perf_counter() - began)
         return True
 
     def _file_sent(self, sent: bool) -> None:  # noqa: FBT001  # a callback

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from harmonia_py.cache.access import Tokens
 from harmonia_py.cache.source import Download, FileSlice
+from harmonia_py.web.authorization import opens
+from harmonia_py.web.coding import select
 from harmonia_py.web.hot_file import ReadyFile
 
 # What every answer says of the program; its version and libraries are nobody's business.
@@ -31,7 +34,9 @@ END: Final = b"\r\n\r\n"
 _MAX_TARGET: Final = 256
 
 # Headers that do not change the answer, whatever their value. A request with any other goes the slow way.
-_HARMLESS: Final = frozenset({b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"via"})
+_HARMLESS: Final = frozenset({b"user-agent", b"accept", b"accept-language", b"via"})
+# Those that choose among the answers, and whether there is any.
+_CHOOSING: Final = (b"host", b"accept-encoding", b"authorization")
 # Clients send the same block of headers with every request, so it is looked at once.
 _MAX_HEADER_BLOCKS: Final = 256
 _MAX_HEADER_BLOCK_BYTES: Final = 1024
@@ -47,22 +52,24 @@ class _Ready:
 class ReadyAnswers:
     """The answers of one worker that may be given again as they are: narinfos, and NARs that are open files."""
 
-    def __init__(self) -> None:
-        # By what follows `GET /`. Answers of a kind live equally long, so the oldest is the first to expire.
-        self._narinfos: OrderedDict[bytes, _Ready] = OrderedDict()
+    def __init__(self, tokens: Tokens | None = None) -> None:
+        self._tokens = tokens
+        # By the coding and what follows `GET /`. Answers of a kind live equally long, so the oldest expires first.
+        self._narinfos: OrderedDict[tuple[str | None, bytes], _Ready] = OrderedDict()
         self._files: OrderedDict[bytes, tuple[float, ReadyFile]] = OrderedDict()
         self._purge: asyncio.TimerHandle | None = None
-        self._harmless_blocks: set[bytes] = set()
+        # Header blocks that leave nothing to be asked, and the coding that each selects.
+        self._blocks: dict[bytes, str | None] = {}
         self._date = b""
         self._date_second = 0
 
-    def add(self, target: str, response: web.Response) -> None:
-        """Remember the 200 that was made for `target`, before the framework prepares it."""
+    def add(self, target: str, coding: str | None, response: web.Response) -> None:
+        """Remember the 200 that was made for `target` and a client that selects `coding`, not yet prepared."""
         body = response.body
         assert isinstance(body, bytes)
         head, tail = _headers(response.headers, len(body))
         now = time.monotonic()
-        key = target.encode()
+        key = (coding, target.encode())
         self._narinfos[key] = _Ready(head, tail + body, now + READY_SECONDS)
         self._narinfos.move_to_end(key)
         while len(self._narinfos) > MAX_READY or next(iter(self._narinfos.values())).expires <= now:
@@ -72,14 +79,19 @@ class ReadyAnswers:
         """Remember that the 200 for `target` is `file`. `download` keeps it open, and is ours from now on."""
         head, tail = _headers(headers, file.size)
         self._drop_file(target.encode())
-        self._files[target.encode()] = time.monotonic() + READY_FILE_SECONDS, ReadyFile(head, tail, file, download)
+        self._files[target.encode()] = (
+            time.monotonic() + READY_FILE_SECONDS,
+            ReadyFile(head, tail, file, download, is_coded_for_some=hdrs.VARY in headers),
+        )
         if len(self._files) > MAX_READY_FILES:
             self._drop_file(next(iter(self._files)))
         if self._purge is None:
             self._purge = asyncio.get_running_loop().call_later(READY_FILE_SECONDS, self._purge_files)
 
-    def clear(self) -> None:
-        """Forget every answer: the cache behind them is another one now, or there is none any more."""
+    def clear(self, tokens: Tokens | None = None) -> None:
+        """Forget every answer: the cache behind them is another one now, and so are the `tokens` that open it."""
+        self._tokens = tokens
+        self._blocks.clear()
         self._narinfos.clear()
         while self._files:
             self._drop_file(next(iter(self._files)))
@@ -91,16 +103,16 @@ class ReadyAnswers:
         """The whole answer to `request`, or the file that is its body; None when it must go the slow way."""
         end = request.find(VERSION, len(GET), _MAX_TARGET)
         target = request[len(GET) : end]
-        narinfo = self._narinfos.get(target)
-        file = self._files.get(target) if narinfo is None else None
-        if narinfo is None and file is None:
-            return None
         headers = request[end + len(VERSION) :]
-        if headers not in self._harmless_blocks and not self._is_harmless(headers):
+        if end < 0 or (headers not in self._blocks and not self._is_harmless(headers)):
             return None
-        if narinfo is None:
-            return None if file is None else file[1]
-        return None if narinfo.expires <= time.monotonic() else b"".join((narinfo.head, self.date(), narinfo.tail))
+        narinfo = self._narinfos.get((self._blocks[headers], target))
+        if narinfo is not None:
+            return None if narinfo.expires <= time.monotonic() else b"".join((narinfo.head, self.date(), narinfo.tail))
+        file = self._files.get(target)
+        if file is None or (file[1].is_coded_for_some and self._blocks[headers] is not None):
+            return None
+        return file[1]
 
     def date(self) -> bytes:
         """The value of the header `Date`."""
@@ -126,20 +138,30 @@ class ReadyAnswers:
             self._purge = asyncio.get_running_loop().call_later(delay, self._purge_files)
 
     def _is_harmless(self, block: bytes) -> bool:
-        """Whether `block` is the header lines of one whole request, its last bytes, and changes nothing."""
+        """Whether `block` is the header lines of one whole request, its last bytes, which asks for what is ready.
+
+        It is not when something in it may change the answer in another way than its coding does, and when it does not
+        open this cache.
+        """
         if len(block) > _MAX_HEADER_BLOCK_BYTES or block.find(END) != len(block) - len(END):
             return False
-        names = []
+        chosen: dict[bytes, str] = {}
         for line in block[: -len(END)].split(b"\r\n"):
             name, colon, value = line.partition(b":")
-            if not colon or not value.isascii() or not value.decode().isprintable():
+            name = name.lower()
+            if not colon or not value.isascii() or not value.decode().isprintable() or name in chosen:
                 return False
-            names.append(name.lower())
-        if names.count(b"host") != 1 or not _HARMLESS.issuperset(name for name in names if name != b"host"):
+            if name in _CHOOSING:
+                chosen[name] = value.decode().strip()
+            elif name not in _HARMLESS:
+                return False
+        if b"host" not in chosen:
             return False
-        if len(self._harmless_blocks) >= _MAX_HEADER_BLOCKS:
-            self._harmless_blocks.clear()
-        self._harmless_blocks.add(block)
+        if self._tokens is not None and not opens(self._tokens, chosen.get(b"authorization")):
+            return False
+        if len(self._blocks) >= _MAX_HEADER_BLOCKS:
+            self._blocks.clear()
+        self._blocks[block] = select(chosen.get(b"accept-encoding", ""))
         return True
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from harmonia_py.cache.source import Download, FileSlice
+from harmonia_py.web.limits import Limits, Pace, unsent_bytes
 
 # What is read and written together with the headers. A file up to this size is sent in one system call.
 FIRST_BYTES: Final = 64 * 1024
@@ -32,10 +33,14 @@ class ReadyFile:
         tail: the headers after it, and the empty line.
         file: the whole body.
         download: what keeps the file open; owned from now on.
+        is_coded_for_some: whether clients that accept a coding get something else.
     """
 
-    def __init__(self, head: bytes, tail: bytes, file: FileSlice, download: Download) -> None:
+    def __init__(
+        self, head: bytes, tail: bytes, file: FileSlice, download: Download, *, is_coded_for_some: bool = False
+    ) -> None:
         self.file = file
+        self.is_coded_for_some = is_coded_for_some
         self.is_small = file.size <= FIRST_BYTES
         self._head = head
         self._tail = tail
@@ -69,7 +74,7 @@ class FileTransfer:
     Args:
         transport: of the connection.
         threads: where the disk is waited for.
-        stall_timeout: seconds the client may take nothing.
+        limits: how long the client may take nothing, and how slowly it may read.
         done: called once: with True when everything was sent, with False when the connection must be cut.
     """
 
@@ -77,13 +82,16 @@ class FileTransfer:
         self,
         transport: asyncio.Transport,
         threads: Executor,
-        stall_timeout: float,
+        limits: Limits,
         done: Callable[[bool], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd: int = transport.get_extra_info("socket").fileno()
         self._threads = threads
-        self._stall_timeout = stall_timeout
+        self._stall_timeout = limits.stall_timeout
+        self._pace = Pace(limits)
+        # Since when the client is waited for.
+        self._blocked_at: float | None = None
         self._done = done
         self._first = memoryview(b"")
         self._file = FileSlice(-1, 0, 0)
@@ -116,7 +124,7 @@ class FileTransfer:
         self._let_go()
 
     def _run(self) -> None:
-        if self._over:
+        if self._over or not self._is_on_time():
             return
         limit = self._next + PORTION_BYTES
         try:
@@ -171,6 +179,7 @@ class FileTransfer:
 
     def _watch(self) -> None:
         """Go on when the socket can be written."""
+        self._blocked_at = self._loop.time()
         if self._watched is None:
             # The loop lets one owner watch a descriptor, and the transport watches its own.
             self._watched = socket.socket(fileno=os.dup(self._fd))
@@ -183,6 +192,16 @@ class FileTransfer:
             self._loop.remove_writer(self._watched)
             self._watched.close()
             self._watched = None
+
+    def _is_on_time(self) -> bool:
+        """Give up on a client that took too long to take too little."""
+        if self._blocked_at is None:
+            return True
+        blocked_at, self._blocked_at = self._blocked_at, None
+        if self._pace.is_fast_enough(self._loop.time() - blocked_at, self.sent - unsent_bytes(self._fd)):
+            return True
+        self._finish(sent=False)
+        return False
 
     def _check(self) -> None:
         """Give up when nothing has been taken since the last look."""

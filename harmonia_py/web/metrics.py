@@ -4,6 +4,7 @@ from aiohttp import hdrs, web
 
 from harmonia_py.metrics.exposition import CONTENT_TYPE, format_metrics
 from harmonia_py.metrics.totals import read_figures
+from harmonia_py.web.body import Headers, respond_bytes
 from harmonia_py.web.state import BOARD, TRANSFERS
 
 
@@ -12,9 +13,6 @@ async def get(request: web.Request) -> web.StreamResponse:
     board = request.app[BOARD]
     # In a thread, because it reads a few files of the kernel and formats two thousand lines.
     text = await request.app[TRANSFERS].in_thread(lambda: format_metrics(read_figures(board)))
-    response = web.Response(
-        body=text.encode(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: "no-store"}
-    )
+    headers: Headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: "no-store"}
     # Names that repeat are a tenth of their size; Prometheus asks for gzip.
-    response.enable_compression()
-    return response
+    return await respond_bytes(request, text.encode(), etag=None, headers=headers)

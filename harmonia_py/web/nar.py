@@ -1,5 +1,6 @@
 """`/nar/…`: NARs, in every shape of URL that a narinfo of ours ever named."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -17,6 +18,7 @@ CONTENT_TYPES: Final = {
     "bzip2": "application/x-bzip2",
     "gzip": "application/gzip",
 }
+_OF_THE_FILE: Final = (hdrs.CONTENT_TYPE, hdrs.CACHE_CONTROL, hdrs.VARY)
 DEFAULT_CONTENT_TYPE: Final = "application/x-nix-nar"
 
 
@@ -31,12 +33,13 @@ async def get(request: web.Request) -> web.StreamResponse:
         hdrs.CACHE_CONTROL: IMMUTABLE,
     }
     response = await respond(request, download, headers)
-    if download.file is not None and response.status == HTTPStatus.OK and request.method == hdrs.METH_GET:
-        await _keep_ready(request, url, headers)
+    as_it_is = download.file is not None and hdrs.CONTENT_ENCODING not in response.headers
+    if as_it_is and response.status == HTTPStatus.OK and request.method == hdrs.METH_GET:
+        await _keep_ready(request, url, response.headers)
     return response
 
 
-async def _keep_ready(request: web.Request, url: NarUrl, headers: Headers) -> None:
+async def _keep_ready(request: web.Request, url: NarUrl, sent: Mapping[str, str]) -> None:
     """Let the next one who asks for this file have it without the framework."""
     again = await cache_of(request).nar(url)
     if again is None:
@@ -44,5 +47,6 @@ async def _keep_ready(request: web.Request, url: NarUrl, headers: Headers) -> No
     if again.file is None:
         again.release()
         return
-    all_headers = {**headers, str(hdrs.ETAG): f'"{again.etag}"', str(hdrs.ACCEPT_RANGES): "bytes"}
-    request.app[SERVING].answers.add_file(request.raw_path[1:], all_headers, again.file, again)
+    headers = {str(name): sent[name] for name in _OF_THE_FILE if name in sent}
+    headers |= {str(hdrs.ETAG): f'"{again.etag}"', str(hdrs.ACCEPT_RANGES): "bytes"}
+    request.app[SERVING].answers.add_file(request.raw_path[1:], headers, again.file, again)

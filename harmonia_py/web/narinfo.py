@@ -11,7 +11,7 @@ from harmonia_py.cache.origin import origin_of
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StoreDir
-from harmonia_py.web.body import Headers, respond_bytes
+from harmonia_py.web.body import Headers, respond_bytes, selected_by
 from harmonia_py.web.errors import not_found
 from harmonia_py.web.state import SERVING, cache_of
 
@@ -37,7 +37,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     }
     response = await respond_bytes(request, data, etag=hashlib.sha256(data).hexdigest()[:32], headers=headers)
     if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
-        request.app[SERVING].answers.add(f"{hash_part}.narinfo", response)
+        request.app[SERVING].answers.add(f"{hash_part}.narinfo", selected_by(request), response)
     return response
 
 

@@ -11,28 +11,32 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from harmonia_py.metrics.board import Board, Metrics
+from harmonia_py.web import errors, gate
+from harmonia_py.web.accepting import Acceptor
 from harmonia_py.web.access_log import AccessLog
-from harmonia_py.web.errors import middleware
+from harmonia_py.web.clients import Clients
 from harmonia_py.web.figures import HttpFigures
 from harmonia_py.web.hot import HotProtocol
 from harmonia_py.web.hot_answers import SERVER
+from harmonia_py.web.limits import Limits
 from harmonia_py.web.routes import routes
-from harmonia_py.web.state import BOARD, SERVING, TRANSFERS, Serving
+from harmonia_py.web.state import BOARD, CLIENTS, SERVING, TRANSFERS, Serving
 from harmonia_py.web.transfer import Transfers
 
-# Connections that wait for a worker; it says again what the sockets were opened with.
-BACKLOG: Final = 4096
 # What a request gets that was cut at the end of the time for shutting down.
 _CUT_SECONDS: Final = 0.5
 # How often is looked whether the last connection has ended.
 _LOOK_SECONDS: Final = 0.02
+# How often is looked whether a client is too slow: a thousand connections take half a millisecond.
+_MAX_LOOK_SECONDS: Final = 2.0
 
 
-def make_application(serving: Serving, transfers: Transfers, board: Board) -> web.Application:
+def make_application(serving: Serving, transfers: Transfers, clients: Clients, board: Board) -> web.Application:
     """The HTTP face of `serving`."""
-    application = web.Application(middlewares=[middleware])
+    application = web.Application(middlewares=[errors.middleware, gate.middleware])
     application[SERVING] = serving
     application[TRANSFERS] = transfers
+    application[CLIENTS] = clients
     application[BOARD] = board
     application.add_routes(routes())
     application.on_response_prepare.append(_sign)
@@ -51,8 +55,8 @@ async def serve(
     tls: ssl.SSLContext | None = None,
     access_log: AccessLog | None,
     metrics: Metrics | None = None,
-    keepalive_timeout: float,
-    stall_timeout: float,
+    limits: Limits | None = None,
+    clients: Clients | None = None,
     shutdown_timeout: float,
 ) -> AsyncIterator[None]:
     """Serve on `sockets` for as long as the context lasts.
@@ -61,11 +65,13 @@ async def serve(
     `metrics` this process counts for itself alone.
     """
     metrics = metrics or Metrics.alone()
+    limits = limits or Limits()
+    clients = clients or Clients()
     figures = HttpFigures(metrics)
-    transfers = Transfers(stall_timeout=stall_timeout, figures=figures)
+    transfers = Transfers(limits, figures)
     # The framework waits twice for this long; ours is the wait that counts.
     runner = web.AppRunner(
-        make_application(serving, transfers, metrics.board), access_log=None, shutdown_timeout=_CUT_SECONDS
+        make_application(serving, transfers, clients, metrics.board), access_log=None, shutdown_timeout=_CUT_SECONDS
     )
     await runner.setup()
     manager = runner.server
@@ -78,26 +84,40 @@ async def serve(
             loop=loop,
             answers=serving.answers,
             transfers=transfers,
+            acceptor=acceptor,
+            limiter=clients.limiter,
             access_log=access_log,
             figures=figures,
-            keepalive_timeout=keepalive_timeout,
         )
 
-    servers = []
-    for sock in sockets:
-        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        servers.append(await create(protocol, sock=sock, ssl=tls, backlog=BACKLOG))
+    acceptor = Acceptor(
+        sockets, max_connections=limits.max_connections, tls=tls, handshake_timeout=limits.header_timeout
+    )
+    acceptor.start(protocol)
+    looking = asyncio.create_task(_look_after(manager, min(limits.header_timeout, limits.stall_timeout)))
     try:
         yield
     finally:
-        for server in servers:
-            server.close()
+        await acceptor.stop()
         await _finish(manager, shutdown_timeout)
+        looking.cancel()
+        await asyncio.wait([looking])
         await runner.cleanup()
         transfers.close()
         serving.answers.clear()
         if access_log is not None:
             access_log.flush()
+
+
+async def _look_after(manager: web.Server, shortest: float) -> None:
+    """Close connections that take too long, at the latest a quarter of the `shortest` time limit too late."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(min(shortest / 4, _MAX_LOOK_SECONDS))
+        now = clock()
+        for connection in manager.connections:
+            if isinstance(connection, HotProtocol):
+                connection.look(now)
 
 
 async def _finish(manager: web.Server, seconds: float) -> None:

@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractStreamWriter
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 from harmonia_py.errors import StorageError, StorePathChanged
 from harmonia_py.web.figures import HttpFigures, Sending
+from harmonia_py.web.limits import Limits, Pace, unsent_bytes
 
 # A thread gives way to the next transfer after this much, so that a few threads serve many fast clients evenly.
 TURN_BYTES: Final = 32 * 1024 * 1024
@@ -29,6 +30,9 @@ TURN_BYTES: Final = 32 * 1024 * 1024
 THREADS: Final = 16
 # What passes through memory at once when the kernel cannot copy for us.
 COPY_BYTES: Final = 256 * 1024
+
+# So that a look is not a hair too early.
+_TICK_SECONDS: Final = 0.01
 
 # What sendfile says when it is the file and not the socket that fails.
 _FILE_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EBADF, errno.EOVERFLOW, errno.ENOMEM, errno.ESTALE})
@@ -144,9 +148,9 @@ class _Pump:
 class Transfers:
     """Sends downloads; owns the threads that do."""
 
-    def __init__(self, *, stall_timeout: float, figures: HttpFigures) -> None:
+    def __init__(self, limits: Limits, figures: HttpFigures) -> None:
         self.figures = figures
-        self.stall_timeout = stall_timeout
+        self.limits = limits
         self.threads = ThreadPoolExecutor(THREADS, "transfer")
 
     def close(self) -> None:
@@ -180,11 +184,12 @@ class Transfers:
             HarmoniaError: what the generator raised. Either way the caller cuts the connection.
         """
         if transport.get_extra_info("sslcontext") is not None:
-            await self._send_through_transport(writer, pieces, sending)
+            await self._send_through_transport(writer, transport, pieces, sending)
             return
         running: asyncio.Future[_Outcome] | None = None
         sock: socket.socket | None = None
         pump: _Pump | None = None
+        pace = Pace(self.limits)
         try:
             await self._flush(writer, transport)
             sock = _duplicate(transport)
@@ -199,7 +204,7 @@ class Transfers:
                 if isinstance(outcome, Pause):
                     await asyncio.sleep(outcome.seconds)
                 elif isinstance(outcome, _Full):
-                    await self._until_writable(sock)
+                    await self._until_writable(sock, pump.sent, pace)
                 if transport.is_closing():
                     raise ClientGone
         finally:
@@ -230,16 +235,21 @@ class Transfers:
             running.add_done_callback(close)
 
     async def _send_through_transport(
-        self, writer: AbstractStreamWriter, pieces: Iterator[Piece], sending: Sending
+        self, writer: AbstractStreamWriter, transport: asyncio.Transport, pieces: Iterator[Piece], sending: Sending
     ) -> None:
         parts = in_memory(pieces)
+        pace = Pace(self.limits)
+
+        def taken() -> int:
+            return sending.sent - transport.get_write_buffer_size() - unsent_bytes(_descriptor(transport))
+
         try:
             while (part := await self.in_thread(lambda: next(parts, None))) is not None:
                 if isinstance(part, Pause):
                     await asyncio.sleep(part.seconds)
                     continue
                 sending.first_byte = sending.first_byte or time.perf_counter()
-                await self._within_limit(writer.write(part))
+                await self._at_pace(asyncio.ensure_future(writer.write(part)), pace, taken)
                 sending.note(sending.sent + len(part))
         finally:
             self.threads.submit(parts.close)
@@ -258,18 +268,37 @@ class Transfers:
         finally:
             transport.set_write_buffer_limits(high=high, low=low)
 
-    async def _until_writable(self, sock: socket.socket) -> None:
+    async def _until_writable(self, sock: socket.socket, sent: int, pace: Pace) -> None:
         loop = asyncio.get_running_loop()
         writable: asyncio.Future[None] = loop.create_future()
         loop.add_writer(sock, _set, writable)
         try:
-            await self._within_limit(writable)
+            await self._at_pace(writable, pace, lambda: sent - unsent_bytes(sock.fileno()))
         finally:
             loop.remove_writer(sock)
 
+    async def _at_pace(self, waiting: "asyncio.Future[None]", pace: Pace, taken: Callable[[], int]) -> None:
+        """Wait for a client, as long as it takes enough; `taken` says how much in all."""
+        clock = asyncio.get_running_loop().time
+        began = looked = clock()
+        try:
+            while not waiting.done():
+                left = began + self.limits.stall_timeout - clock()
+                if left <= 0:
+                    raise ClientGone
+                await asyncio.wait([waiting], timeout=min(left, pace.patience + _TICK_SECONDS))
+                now = clock()
+                if not pace.is_fast_enough(now - looked, taken()):
+                    raise ClientGone
+                looked = now
+        finally:
+            if not waiting.cancel() and not waiting.cancelled():
+                waiting.exception()
+        waiting.result()
+
     async def _within_limit(self, waiting: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(self.stall_timeout):
+            async with asyncio.timeout(self.limits.stall_timeout):
                 await waiting
         except TimeoutError:
             raise ClientGone from None
@@ -301,6 +330,11 @@ def _duplicate(transport: asyncio.Transport) -> socket.socket:
         return socket.socket(fileno=os.dup(original.fileno()))
     except OSError as error:
         raise ClientGone from error
+
+
+def _descriptor(transport: asyncio.Transport) -> int:
+    sock = transport.get_extra_info("socket")
+    return -1 if sock is None else int(sock.fileno())
 
 
 def _set(future: "asyncio.Future[None]") -> None:

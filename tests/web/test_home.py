@@ -110,8 +110,6 @@ async def test_a_cache_without_a_store_has_its_pages() -> None:
             Serving(cache),
             [listener],
             access_log=None,
-            keepalive_timeout=5.0,
-            stall_timeout=10.0,
             shutdown_timeout=1.0,
         ):
             site = Site(listener.getsockname()[1])

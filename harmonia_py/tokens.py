@@ -1,0 +1,40 @@
+"""The file with the hashes of the tokens that open a cache which is not public."""
+
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from harmonia_py.cache.access import Tokens
+from harmonia_py.errors import ConfigError, FormatError
+
+_log = logging.getLogger(__name__)
+
+# Several times what the largest number of tokens takes.
+_MAX_FILE_SIZE: Final = 1024 * 1024
+
+
+def read_tokens(file: Path, environment: Mapping[str, str]) -> Tokens:
+    """The tokens in `file`. One that others may read is warned of.
+
+    Raises:
+        ConfigError: it cannot be read, or does not parse.
+    """
+    try:
+        with file.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            tokens = Tokens.parse(stream.read(_MAX_FILE_SIZE).decode())
+    except OSError as error:
+        raise ConfigError(f"{file}: token_file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: token_file: not text") from None
+    except FormatError as error:
+        raise ConfigError(f"{file}: token_file: {error}") from None
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    if stat.S_IMODE(mode) & 0o077 and not (credentials and file.is_relative_to(credentials)):
+        _log.warning("%s: others may read these hashes of tokens; chmod 600 it", file)
+    if not tokens:
+        _log.warning("%s: token_file: holds no token, so nobody may read this cache", file)
+    return tokens

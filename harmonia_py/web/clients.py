@@ -1,0 +1,98 @@
+"""Whose request it is: the address at the other end, or what a proxy that is trusted says of its own clients."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, Self
+
+from aiohttp import web
+
+from harmonia_py.errors import FormatError
+from harmonia_py.web.rate_limit import RateLimiter
+
+UNIX: Final = "unix"
+_FORWARDED_FOR: Final = "X-Forwarded-For"
+# An internet provider gives each customer so much of an IPv6 address.
+_IPV6_PREFIX: Final = 64
+
+
+class Proxies:
+    """Proxies whose word is taken for the addresses of their clients: networks, and perhaps the Unix sockets."""
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        texts = tuple(networks)
+        self._unix = UNIX in texts
+        self._networks = tuple(ip_network(text) for text in texts if text != UNIX)
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Self:
+        """Read addresses, networks such as `10.0.0.0/8`, and `unix`.
+
+        Raises:
+            FormatError: something else.
+        """
+        try:
+            return cls(texts)
+        except ValueError as error:
+            raise FormatError(str(error)) from None
+
+    def client(self, peer: str, forwarded_for: str) -> str:
+        """The last address of `forwarded_for` that is no proxy's; `peer` when that is no proxy, or says nothing."""
+        client = peer
+        hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
+        while hops and self._has(client):
+            address = _parse(hops.pop())
+            if address is None:
+                break
+            client = str(address)
+        return client
+
+    def _has(self, client: str) -> bool:
+        if client == UNIX:
+            return self._unix
+        address = _parse(client)
+        return address is not None and any(address in network for network in self._networks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clients:
+    """What is known of clients.
+
+    Attributes:
+        proxies: whose word is taken.
+        limiter: counts requests, where they are limited.
+    """
+
+    proxies: Proxies = field(default_factory=Proxies)
+    limiter: RateLimiter | None = None
+
+
+def peer_of(transport: asyncio.BaseTransport | None) -> str:
+    """The address at the other end, or `unix`."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    # A socket for both families shows IPv4 clients as IPv6 addresses.
+    return str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else UNIX
+
+
+def client_of(request: web.BaseRequest, clients: Clients) -> str:
+    """The address that `request` comes from."""
+    forwarded_for = ",".join(request.headers.getall(_FORWARDED_FOR, []))
+    return clients.proxies.client(peer_of(request.transport), forwarded_for)
+
+
+def group_of(client: str) -> str | None:
+    """What counts as one client: an IPv4 address, an IPv6 network; None for who has no address."""
+    address = _parse(client)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address, _IPV6_PREFIX), strict=False))
+    return None if address is None else str(address)
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text.partition("%")[0].strip("[]"))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,86 @@
+"""What a client may take up: connections, time for a header, time for an answer, and how slowly it may read."""
+
+import asyncio
+import fcntl
+import struct
+import termios
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+_INT: Final = struct.Struct("=i")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of one worker; times are in seconds.
+
+    Attributes:
+        max_connections: open at once; more wait in the kernel's queue, or for another worker.
+        keepalive_timeout: that an idle connection is kept.
+        header_timeout: from the first byte of a request to the last of its header; also for a TLS handshake.
+        request_timeout: until an answer begins.
+        stall_timeout: that a client may take nothing of an answer.
+        min_rate: bytes a second that a client takes at least, as long as it is the client that is waited for; 0: none.
+        rate_grace: that are looked at together, and that each client has at first.
+    """
+
+    max_connections: int = 2048
+    keepalive_timeout: float = 75.0
+    header_timeout: float = 20.0
+    request_timeout: float = 120.0
+    stall_timeout: float = 60.0
+    min_rate: int = 100_000
+    rate_grace: float = 30.0
+
+
+_deadline: ContextVar[asyncio.Timeout | None] = ContextVar("deadline", default=None)
+
+
+def answer_within(seconds: float) -> asyncio.Timeout:
+    """A context in which the task's answer begins, or else it ends with a TimeoutError."""
+    deadline = asyncio.timeout(seconds)
+    _deadline.set(deadline)
+    return deadline
+
+
+def answer_begins() -> None:
+    """What is sent from now on may take longer."""
+    deadline = _deadline.get()
+    if deadline is not None:
+        deadline.reschedule(None)
+
+
+class Pace:
+    """How fast one client takes one download, measured while it is the client that is waited for."""
+
+    __slots__ = ("_limits", "_taken", "_waited")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._taken = 0
+        self._waited = 0.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds of waiting after which `is_fast_enough` may say another thing."""
+        return max(0.0, self._limits.rate_grace - self._waited)
+
+    def is_fast_enough(self, waited: float, taken: int) -> bool:
+        """Whether it goes on, after `waited` more seconds, and with `taken` bytes since the beginning."""
+        self._waited += waited
+        if self._waited < self._limits.rate_grace:
+            return True
+        fast = taken - self._taken >= self._limits.min_rate * self._waited
+        self._taken, self._waited = taken, 0.0
+        return fast
+
+
+def unsent_bytes(fd: int) -> int:
+    """What the kernel holds of a socket's output that the other end has not confirmed; 0 where it does not say."""
+    try:
+        # SIOCOUTQ, by another name: tcp(7), unix(7).
+        (count,) = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, _INT.pack(0)))
+    except OSError:
+        return 0
+    return int(count)
