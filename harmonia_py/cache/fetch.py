@@ -24,14 +24,14 @@ _RESUME_SECONDS: Final = 0.25
 class Check(Protocol):
     """What a file is held against as it comes; `FormatError` says what is wrong with it."""
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take the next bytes, give those that follow from them of the file that is offered: often the same."""
 
-    def finish(self) -> None:
-        """That was all."""
+    def finish(self) -> Iterator[bytes]:
+        """That was all; give the last bytes."""
 
     def metadata(self) -> Mapping[str, str]:
-        """What is kept with the file, when it has proved right."""
+        """What is kept with the offered file, when everything has proved right."""
 
 
 class Wanted(Protocol):
@@ -43,6 +43,10 @@ class Wanted(Protocol):
     @property
     def expected_size(self) -> int | None:
         """Its length, when the upstream that was opened told it beforehand."""
+
+    @property
+    def as_it_comes(self) -> bool:
+        """Whether what is offered is the upstream's file, and not another one made of it."""
 
     def check(self) -> Check:
         """What to hold it against; asked for when it is open."""
@@ -144,7 +148,7 @@ class Fetch:
         self._wanted = wanted
         self._writer = writer
         self._threads = threads
-        self._received = 0
+        self._written = 0
         self._held = b""
 
     async def run(self) -> bool:
@@ -178,6 +182,8 @@ class Fetch:
         stream = Stream(body, self._wanted)
         try:
             size = agreed_size(body, self._wanted.expected_size)
+            if not self._wanted.as_it_comes:
+                size = None
             check = self._wanted.check()
             while data := await stream.read():
                 await self._in_thread(self._take, check, data, size)
@@ -193,19 +199,22 @@ class Fetch:
             self.started.set_result(Started(size))
 
     def _take(self, check: Check, data: bytes, size: int | None) -> None:
-        self._received += len(data)
-        visible = data
-        if size is not None and self._received >= size:
-            if self._received > size:
-                raise UpstreamProtocolError("its file is longer than it said")
-            visible, self._held = data[:-1], data[-1:]
-        self._writer.write(visible)
         with upstreams_fault():
-            check.feed(data)
+            for portion in check.feed(data):
+                self._write(portion, size)
+
+    def _write(self, portion: bytes, size: int | None) -> None:
+        self._written += len(portion)
+        if size is not None and self._written >= size:
+            if self._written > size:
+                raise UpstreamProtocolError("its file is longer than it said")
+            portion, self._held = portion[:-1], portion[-1:]
+        self._writer.write(portion)
 
     def _finish(self, check: Check) -> None:
         with upstreams_fault():
-            check.finish()
+            for portion in check.finish():
+                self._writer.write(portion)
         self._writer.write(self._held)
         self._writer.commit(check.metadata())
 

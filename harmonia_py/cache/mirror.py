@@ -27,7 +27,7 @@ from harmonia_py.cache.source import Download, FileSlice, Pause
 from harmonia_py.cache.trust import parse_narinfo, parse_realisation
 from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.cache.upstream import Upstream, read_document
-from harmonia_py.cache.wanted import Grudges, WantedDocument, WantedNar
+from harmonia_py.cache.wanted import Grudges, WantedDocument, WantedNar, can_become
 from harmonia_py.errors import HarmoniaError, StorageError, UpstreamError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Metrics
@@ -339,7 +339,7 @@ class Mirror:
             told = await self._question(upstream, hash_part)
             return None if told is None else told.narinfo
 
-        return WantedNar(entry, self._panel, question, self._grudges, self._settings.begin_timeout)
+        return WantedNar(entry, url.compression, self._panel, question, self._grudges, self._settings.begin_timeout)
 
     async def _want_document(self, url: str) -> WantedDocument | None:
         return WantedDocument(self._panel, url)
@@ -427,6 +427,8 @@ class Mirror:
             stream = Stream(body, wanted)
             held.callback(stream.close)
             size = agreed_size(body, wanted.expected_size)
+            if not wanted.as_it_comes:
+                size = None
             passage = Passage(stream, wanted.check(), size)
             held.callback(passage.close)
             self.counters.passed.add()
@@ -474,7 +476,8 @@ class _Told:
 
 
 def _offers(entry: Remembered, url: NarUrl) -> bool:
-    return (entry.narinfo.path_info.nar_hash, entry.narinfo.compression) == (url.nar_hash, url.compression)
+    narinfo = entry.narinfo
+    return narinfo.path_info.nar_hash == url.nar_hash and can_become(narinfo.compression, url.compression)
 
 
 async def _has_begun(blob: Blob) -> bool:

@@ -34,8 +34,23 @@ class Passage:
 
     def pieces(self, start: int, stop: int | None) -> Generator[bytes | Pause, None, None]:
         """The bytes from `start` on; those before are read, verified, and left out."""
-        offset, held = 0, b""
         end = self._size if stop is None else stop
+        offset, held = 0, b""
+        for portion in self._portions():
+            if isinstance(portion, Pause):
+                yield portion
+                continue
+            at, offset = offset, offset + len(portion)
+            visible = portion
+            if self._size is not None and offset >= self._size:
+                if offset > self._size:
+                    raise UpstreamProtocolError("its file is longer than it said")
+                visible, held = portion[:-1], portion[-1:]
+            yield _part(visible, at, start, end)
+        yield _part(held, offset - len(held), start, end)
+
+    def _portions(self) -> Generator[bytes | Pause, None, None]:
+        """Everything, up to the end, which comes only when everything has proved right."""
         self._read_on()
         while True:
             data = yield from self._next()
@@ -43,17 +58,9 @@ class Passage:
                 break
             self._read_on()
             with upstreams_fault():
-                self._check.feed(data)
-            at = offset
-            offset += len(data)
-            if self._size is not None and offset >= self._size:
-                if offset > self._size:
-                    raise UpstreamProtocolError("its file is longer than it said")
-                data, held = data[:-1], data[-1:]
-            yield _part(data, at, start, end)
+                yield from self._check.feed(data)
         with upstreams_fault():
-            self._check.finish()
-        yield _part(held, offset - len(held), start, end)
+            yield from self._check.finish()
 
     def close(self) -> None:
         """Stop reading."""

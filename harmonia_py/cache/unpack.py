@@ -121,75 +121,87 @@ class Unpacker:
 
 
 class NarCheck:
-    """Reads the file of a NAR and holds it against what is known of it.
+    """Reads the file of a NAR, holds it against what is known of it, and gives the file that is offered here.
 
     Args:
         path_info: has the NarHash and NarSize that count.
-        compression: of the file.
-        file_hash: of the file, when it is known.
+        compression: of the file that comes.
+        file_hash: of that file, when it is known.
         file_size: the same.
+        offered: the compression of the file that is given: that of the file that comes, "none", or "zstd".
     """
 
-    def __init__(self, path_info: PathInfo, compression: str, file_hash: Hash | None, file_size: int | None) -> None:
+    def __init__(
+        self,
+        path_info: PathInfo,
+        compression: str,
+        file_hash: Hash | None,
+        file_size: int | None,
+        offered: str | None = None,
+    ) -> None:
         self._path_info = path_info
         self._unpacker = Unpacker(compression)
-        self._expected_file_hash = file_hash
-        self._expected_file_size = file_size
+        self._expected_hash = file_hash
+        self._expected_size = file_size
+        self._size = 0
+        # An upstream may have named its file's hash by another algorithm.
+        self._digest = hashlib.new("sha256" if file_hash is None else file_hash.algorithm, usedforsecurity=False)
         self._nar_digest = hashlib.sha256()
         self._nar_size = 0
-        self._file_digest = hashlib.sha256()
-        # An upstream may have named its file's hash by another algorithm.
-        other = file_hash is not None and file_hash.algorithm != "sha256"
-        self._other_digest = hashlib.new(file_hash.algorithm, usedforsecurity=False) if file_hash and other else None
-        self._same = compression == "none"
-        self.file_size = 0
+        self._as_it_comes = offered in (None, compression)
+        self._compressor = zstd.ZstdCompressor() if offered == "zstd" and not self._as_it_comes else None
+        self._out_digest = hashlib.sha256()
+        self._out_size = 0
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the file.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take the next bytes of the file, give the next ones of the offered file.
 
         Raises:
-            FormatError: it is not the file of that NAR.
+            FormatError: it is not the file of that NAR. What was given before is worthless.
         """
-        self.file_size += len(data)
-        if self._expected_file_size is not None and self.file_size > self._expected_file_size:
+        if self._as_it_comes:
+            # First, so that nobody waits for the computing.
+            yield self._out(data)
+        self._size += len(data)
+        if self._expected_size is not None and self._size > self._expected_size:
             raise FormatError("it is longer than its FileSize")
-        if not self._same:
-            self._file_digest.update(data)
-        if self._other_digest is not None:
-            self._other_digest.update(data)
+        self._digest.update(data)
         for portion in self._unpacker.feed(data):
             self._nar_size += len(portion)
             if self._nar_size > self._path_info.nar_size:
                 raise FormatError("its NAR is longer than its NarSize")
             self._nar_digest.update(portion)
+            if not self._as_it_comes:
+                yield self._out(portion if self._compressor is None else self._compressor.compress(portion))
 
-    def finish(self) -> None:
-        """Say that this was all.
+    def finish(self) -> Iterator[bytes]:
+        """Say that this was all, give the last bytes.
 
         Raises:
             FormatError: it is not the file of that NAR.
         """
-        if self._expected_file_size not in (None, self.file_size):
+        if self._expected_size not in (None, self._size):
             raise FormatError("it is shorter than its FileSize")
-        digest = self.file_hash.digest if self._other_digest is None else self._other_digest.digest()
-        if self._expected_file_hash is not None and self._expected_file_hash.digest != digest:
+        if self._expected_hash is not None and self._expected_hash.digest != self._digest.digest():
             raise FormatError("it has another FileHash")
         if not self._unpacker.is_whole or self._nar_size != self._path_info.nar_size:
             raise FormatError("its NAR is shorter than its NarSize")
         if self._nar_digest.digest() != self._path_info.nar_hash.digest:
             raise FormatError("its NAR has another NarHash")
+        if self._compressor is not None:
+            yield self._out(self._compressor.flush())
 
     def metadata(self) -> dict[str, str]:
-        """What is kept with the file, and what `verify` holds it against later."""
+        """What is kept with the offered file, and what `verify` holds it against later."""
         return {
             "store_path": self._path_info.store_path,
             "nar_hash": str(self._path_info.nar_hash),
             "nar_size": str(self._path_info.nar_size),
-            "file_hash": str(self.file_hash),
-            "file_size": str(self.file_size),
+            "file_hash": str(Hash("sha256", self._out_digest.digest())),
+            "file_size": str(self._out_size),
         }
 
-    @property
-    def file_hash(self) -> Hash:
-        """SHA-256 of the file, at the end."""
-        return Hash("sha256", (self._nar_digest if self._same else self._file_digest).digest())
+    def _out(self, data: bytes) -> bytes:
+        self._out_digest.update(data)
+        self._out_size += len(data)
+        return data

@@ -40,6 +40,7 @@ class WantedNar:
 
     Args:
         entry: what was served.
+        offered: the compression of the file that is wanted, which is made of the upstream's when that has another.
         panel: every upstream.
         question: asks one for its narinfo of the path.
         grudges: are remembered when something is wrong with the file.
@@ -47,8 +48,15 @@ class WantedNar:
     """
 
     def __init__(
-        self, entry: Remembered, panel: Panel, question: NarinfoQuestion, grudges: Grudges, seconds: float
+        self,
+        entry: Remembered,
+        offered: str,
+        panel: Panel,
+        question: NarinfoQuestion,
+        grudges: Grudges,
+        seconds: float,
     ) -> None:
+        self._offered = offered
         self.entry = entry
         self._panel = panel
         self._question = question
@@ -63,14 +71,21 @@ class WantedNar:
         return self._narinfo.file_size
 
     @property
+    def as_it_comes(self) -> bool:
+        """See `Wanted`."""
+        return self._offered == self._narinfo.compression
+
+    @property
     def room(self) -> int:
         """What the file takes at most, more or less."""
-        return self._narinfo.file_size or self._narinfo.path_info.nar_size
+        narinfo = self.entry.narinfo
+        known = narinfo.file_size if self._offered == narinfo.compression else None
+        return known or narinfo.path_info.nar_size
 
     def check(self) -> NarCheck:
         """See `Wanted`."""
         narinfo = self._narinfo
-        return NarCheck(narinfo.path_info, narinfo.compression, narinfo.file_hash, narinfo.file_size)
+        return NarCheck(narinfo.path_info, narinfo.compression, narinfo.file_hash, narinfo.file_size, self._offered)
 
     async def open(self, resume: Resume | None) -> Body | None:
         """See `Wanted`.
@@ -112,7 +127,7 @@ class WantedNar:
             other = await self._panel.ask_one(asked, self._question, self._seconds)
             if not isinstance(other, Answer):
                 return other
-            if not _is_same_file(other.value, narinfo):
+            if not self._is_as_good(other.value):
                 return Outcome.ABSENT
             narinfo = other.value
         if self._grudges.holds(asked.upstream.name, narinfo.url):
@@ -121,9 +136,15 @@ class WantedNar:
         self._narinfo = narinfo
         return answer
 
+    def _is_as_good(self, other: NarInfo) -> bool:
+        """Whether the file that is wanted can be made of this one."""
+        same_nar = other.path_info.nar_hash == self.entry.narinfo.path_info.nar_hash
+        return same_nar and can_become(other.compression, self._offered)
 
-def _is_same_file(one: NarInfo, other: NarInfo) -> bool:
-    return (one.path_info.nar_hash, one.compression) == (other.path_info.nar_hash, other.compression)
+
+def can_become(compression: str, offered: str) -> bool:
+    """Whether a file can be offered in another compression than it comes in."""
+    return offered in (compression, "none", "zstd")
 
 
 class WantedDocument:
@@ -138,6 +159,11 @@ class WantedDocument:
     def expected_size(self) -> int | None:
         """See `Wanted`."""
         return None
+
+    @property
+    def as_it_comes(self) -> bool:
+        """See `Wanted`."""
+        return True
 
     @property
     def room(self) -> int:
@@ -168,12 +194,14 @@ class DocumentCheck:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take the next bytes, and give them."""
         self._digest.update(data)
+        yield data
 
-    def finish(self) -> None:
+    def finish(self) -> Iterator[bytes]:
         """That was all."""
+        return iter(())
 
     def metadata(self) -> Mapping[str, str]:
         """What is kept with it."""

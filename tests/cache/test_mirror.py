@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -35,6 +36,11 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 @pytest.fixture
@@ -375,9 +381,31 @@ class TestNars:
         upstream.serve(one)
         async with mirror_of(upstream, directory=tmp_path) as mirror:
             assert await fetch(mirror, NarUrl(one.hash_part, Hash.of(b""), "xz")) is None
-            assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "zstd")) is None
+            assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "bzip2")) is None
+            assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "br")) is None
             assert await fetch(mirror, NarUrl(one.hash_part, None, "none")) is None
         assert upstream.count("/nar/") == 0
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    @pytest.mark.parametrize("compression", ["xz", "none", "zstd"])
+    async def test_an_old_url_of_the_local_store_goes_on_to_work(
+        self, upstream: FaultUpstream, tmp_path: Path, *, compression: str, keeps: bool
+    ) -> None:
+        """Clients remember for 30 days that a path is a zstd file here, or not compressed; it may be collected since."""
+        one = package(size=3_000_000, compression=compression)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+            plain = await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "none"))
+            assert plain == one.nar
+            coded = await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "zstd"))
+            assert coded is not None
+            assert zstd.decompress(coded) == one.nar
+            await settle(mirror)
+            narinfo = await mirror.narinfo(one.hash_part)
+            assert narinfo is not None
+            if keeps:
+                assert (narinfo.compression, narinfo.origin) == ("zstd", "kept")
+                assert narinfo.file_hash == Hash.of(coded)
 
     async def test_the_first_bytes_leave_before_the_last_have_come_and_twenty_clients_cause_one_download(
         self, upstream: FaultUpstream, tmp_path: Path
