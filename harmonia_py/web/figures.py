@@ -15,6 +15,8 @@ _FAULTS: Final = (500, 502, 503)
 _DOCUMENT: Final = (200, 304, 404, *_FAULTS)
 _DOWNLOAD: Final = (200, 206, 304, 404, 416, *_FAULTS)
 _METHODS: Final = ("GET", "HEAD")
+# Of anything, by the gate; a HEAD that is refused is rare enough to begin its series when it comes.
+_REFUSALS: Final = (401, 429)
 
 # The statuses that each route answers with; their series are there from the start. Another one, which would be news to
 # us, is counted as well.
@@ -69,6 +71,9 @@ class HttpFigures:
         for method in (*_METHODS, OTHER):
             for status in _OTHER_STATUSES:
                 self._of(method, OTHER, status)
+        for path in (*STATUSES, OTHER):
+            for status in _REFUSALS:
+                self._of("GET", path, status)
         self._first_bytes = {path: metrics.histogram(families.HTTP_FIRST_BYTE, path) for path in sorted(DOWNLOADS)}
         kinds = [*_KINDS_OF_NAR, *(path for path in STATUSES if path != "nar"), OTHER]
         self._sent = {kind: metrics.counter(families.HTTP_SENT_BYTES, kind) for kind in kinds}
