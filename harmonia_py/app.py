@@ -14,7 +14,8 @@ from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
 from harmonia_py.cache.kept import KeptFiles, unit_of
-from harmonia_py.cache.mirror import Mirror, MirrorCounters
+from harmonia_py.cache.mirror import Mirror
+from harmonia_py.cache.mirror_figures import MirrorCounters
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.zstd import Zstd
 from harmonia_py.config import Config
@@ -195,7 +196,8 @@ class OpenCache:
             KeptFiles(self.mirrored),
             config.store_dir,
             mirror_settings(config),
-            MirrorCounters.on(self._metrics),
+            counters=MirrorCounters.on(self._metrics),
+            recode=read_slice if config.mirror.recompress == "zstd" else None,
         )
         self.mirror = await self._resources.enter_async_context(mirror)
         return mirror

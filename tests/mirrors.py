@@ -14,6 +14,7 @@ from harmonia_py.cache.kept import KeptFiles
 from harmonia_py.cache.mirror import Mirror, MirrorSettings
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.storage.disk import DiskBlobs
+from harmonia_py.storage.slices import read_slice
 from harmonia_py.upstream.client import HttpUpstream, Place
 
 
@@ -26,6 +27,7 @@ async def mirror_of(
     on_unknown: str = "auto",
     offline: bool = False,
     stall_timeout: float = 5.0,
+    recode: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Mirror]:
     """One over `upstreams`, which are named `up0`, `up1` and so on; without a directory it keeps nothing."""
@@ -42,7 +44,9 @@ async def mirror_of(
             opened.append(await stack.enter_async_context(client))
         panel = Panel(opened, budget=budget, on_unknown=OnUnknown(on_unknown), offline=offline)
         blobs = await stack.enter_async_context(DiskBlobs(directory)) if directory is not None else None
-        mirror = Mirror(panel, KeptFiles(blobs), STORE_DIR, MirrorSettings(**settings))
+        mirror = Mirror(
+            panel, KeptFiles(blobs), STORE_DIR, MirrorSettings(**settings), recode=read_slice if recode else None
+        )
         yield await stack.enter_async_context(mirror)
 
 
@@ -66,8 +70,8 @@ async def fetch_kept(mirror: Mirror, wanted: Package) -> bytes | None:
 
 async def settle(mirror: Mirror) -> None:
     """Wait for what goes on in the background."""
-    while mirror._tasks:
-        await asyncio.wait(mirror._tasks)
+    while tasks := {*mirror._tasks, *mirror._files._tasks.values()}:
+        await asyncio.wait(tasks)
 
 
 def leftovers(directory: Path) -> list[str]:

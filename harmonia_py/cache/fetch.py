@@ -51,8 +51,15 @@ class Wanted(Protocol):
     def check(self) -> Check:
         """What to hold it against; asked for when it is open."""
 
+    @property
+    def room(self) -> int:
+        """What the offered file takes at most, more or less."""
+
     def blame(self, error: UpstreamError) -> None:
         """What was opened proved to be wrong, or could not be read to its end."""
+
+    async def arrived(self) -> None:
+        """The offered file is kept."""
 
 
 class Stream:

@@ -7,30 +7,27 @@ processes (`fetch`); what an upstream said is remembered, and kept beside the NA
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from harmonia_py.cache.asking import Nobody, Panel
-from harmonia_py.cache.blobs import Blob, BlobKey
-from harmonia_py.cache.fetch import Fetch, Stream, agreed_size
-from harmonia_py.cache.kept import KeptFiles, NotKept, key_of
+from harmonia_py.cache.blobs import BlobKey
+from harmonia_py.cache.compressing import SliceReader
+from harmonia_py.cache.fetched import FetchedFiles
+from harmonia_py.cache.kept import KeptFiles, key_of
+from harmonia_py.cache.mirror_figures import MirrorCounters
 from harmonia_py.cache.origin import KEPT, STALE, SourcedNarInfo
-from harmonia_py.cache.passing import Passage
+from harmonia_py.cache.recoding import Recoding
 from harmonia_py.cache.remembered import NarinfoMemory, Remembered
 from harmonia_py.cache.source import Download, FileSlice, Pause
 from harmonia_py.cache.trust import parse_narinfo, parse_realisation
 from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.cache.upstream import Upstream, read_document
-from harmonia_py.cache.wanted import Grudges, WantedDocument, WantedNar, can_become
-from harmonia_py.errors import HarmoniaError, StorageError, UpstreamError
-from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Metrics
+from harmonia_py.cache.wanted import Grudges, Hooks, WantedDocument, WantedNar, can_become
+from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE, NarInfo, NarUrl
 from harmonia_py.nix.realisation import MAX_REALISATION_SIZE, DrvOutput, Realisation
@@ -39,16 +36,6 @@ from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 _log = logging.getLogger(__name__)
 
 _AnyWanted = WantedNar | WantedDocument
-
-# As in `compressed`: whoever loses the race for a file tries again.
-_ATTEMPTS: Final = 100
-_RETRY_SECONDS: Final = 0.005
-# So long a request waits for another process to get the first byte of a file.
-_BEGIN_SECONDS: Final = 60.0
-# A download that has waited so long for its turn is told to come back.
-_TURN_SECONDS: Final = 60.0
-# They decompress, hash and write; a few more than cores, because some of them wait for the disk.
-_THREADS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,45 +55,6 @@ class MirrorSettings:
     begin_timeout: float = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorCounters:
-    """What has happened since the start, in this process.
-
-    Attributes:
-        narinfos_asked: questions that went to upstreams.
-        narinfos_remembered: answers from memory or disk.
-        narinfos_stale: answers from a copy, because no upstream could tell.
-        hits: downloads of kept files.
-        followed: downloads of files that another request had begun.
-        fetched: files fetched and kept.
-        passed: downloads for one client alone, because nothing could be kept.
-        failures: files that were begun and could not be finished.
-    """
-
-    narinfos_asked: Counter = field(default_factory=Counter)
-    narinfos_remembered: Counter = field(default_factory=Counter)
-    narinfos_stale: Counter = field(default_factory=Counter)
-    hits: Counter = field(default_factory=Counter)
-    followed: Counter = field(default_factory=Counter)
-    fetched: Counter = field(default_factory=Counter)
-    passed: Counter = field(default_factory=Counter)
-    failures: Counter = field(default_factory=Counter)
-
-    @classmethod
-    def on(cls, metrics: Metrics) -> Self:
-        """Count them there."""
-        return cls(
-            narinfos_asked=metrics.counter(families.MIRROR_NARINFOS, "asked"),
-            narinfos_remembered=metrics.counter(families.MIRROR_NARINFOS, "remembered"),
-            narinfos_stale=metrics.counter(families.MIRROR_NARINFOS, "stale"),
-            hits=metrics.counter(families.MIRROR_DOWNLOADS, "hit"),
-            followed=metrics.counter(families.MIRROR_DOWNLOADS, "followed"),
-            fetched=metrics.counter(families.MIRROR_DOWNLOADS, "fetched"),
-            passed=metrics.counter(families.MIRROR_DOWNLOADS, "unkept"),
-            failures=metrics.counter(families.MIRROR_FAILURES),
-        )
-
-
 class Mirror:
     """See the module's docstring.
 
@@ -116,6 +64,7 @@ class Mirror:
         store_dir: narinfos of another one are refused.
         settings: see there.
         counters: what is counted; nobody else sees it unless it is given.
+        recode: reads slices of files, when what is kept is to be re-coded to zstd.
     """
 
     def __init__(
@@ -124,7 +73,9 @@ class Mirror:
         kept: KeptFiles,
         store_dir: StoreDir,
         settings: MirrorSettings,
+        *,
         counters: MirrorCounters | None = None,
+        recode: SliceReader | None = None,
     ) -> None:
         self.counters = counters or MirrorCounters()
         self.memory = NarinfoMemory(panel, kept, store_dir, negative_ttl=settings.negative_ttl)
@@ -133,12 +84,10 @@ class Mirror:
         self._store_dir = store_dir
         self._settings = settings
         self._grudges = Grudges()
-        self._threads = ThreadPoolExecutor(_THREADS, "mirror")
-        self._turns = asyncio.Semaphore(settings.downloads)
+        self._recoding = None if recode is None else Recoding(kept, self.memory, recode)
+        self._files = FetchedFiles(panel, kept, self.memory, self.counters, downloads=settings.downloads)
         self._asking: dict[HashPart, asyncio.Task[Remembered | None]] = {}
-        self._running: dict[BlobKey, Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tasks_of: dict[BlobKey, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,7 +100,9 @@ class Mirror:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        await asyncio.to_thread(self._threads.shutdown)
+        await self._files.aclose()
+        if self._recoding is not None:
+            await self._recoding.aclose()
 
     async def narinfo(self, hash_part: HashPart) -> SourcedNarInfo | None:
         """What an upstream says of the path, now or before.
@@ -192,16 +143,16 @@ class Mirror:
         """
         if url.compression not in COMPRESSIONS or url.nar_hash is None:
             return None
-        return await self._serve(key_of(url), lambda: self._want_nar(url))
+        return await self._files.serve(key_of(url), lambda: self._want_nar(url))
 
     async def listing(self, hash_part: HashPart) -> Download | None:
         """The listing that an upstream has of the path."""
         url = f"{hash_part}.ls"
-        return await self._serve(BlobKey(url), lambda: self._want_document(url))
+        return await self._files.serve(BlobKey(url), lambda: self._want_document(url))
 
     async def log(self, derivation: StorePath | HashPart) -> Download | None:
         """The build log that an upstream has."""
-        return await self._serve(BlobKey(f"{derivation}.log"), lambda: self._want_document(f"log/{derivation}"))
+        return await self._files.serve(BlobKey(f"{derivation}.log"), lambda: self._want_document(f"log/{derivation}"))
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """What an upstream says, or said when none can tell now."""
@@ -249,9 +200,7 @@ class Mirror:
                     await asyncio.sleep(piece.seconds)
                 else:
                     arrived(piece.size if isinstance(piece, FileSlice) else len(piece))
-        task = self._tasks_of.get(key)
-        if task is not None:
-            await asyncio.wait([task])
+        await self._files.settle(key)
         if await self._kept.metadata(key) is None:
             raise StorageError("the NAR cannot be kept")
         return narinfo
@@ -335,132 +284,22 @@ class Mirror:
             return None
         hash_part = url.hash_part
 
-        async def question(upstream: Upstream) -> NarInfo | None:
+        async def narinfo(upstream: Upstream) -> NarInfo | None:
             told = await self._question(upstream, hash_part)
             return None if told is None else told.narinfo
 
-        return WantedNar(entry, url.compression, self._panel, question, self._grudges, self._settings.begin_timeout)
+        hooks = Hooks(narinfo, self._arrived, lambda entry: self.memory.forget(entry.url.hash_part))
+        seconds = self._settings.begin_timeout
+        return WantedNar(entry, url.compression, panel=self._panel, hooks=hooks, grudges=self._grudges, seconds=seconds)
+
+    async def _arrived(self, entry: Remembered) -> None:
+        await self.memory.look(entry)
+        await self.memory.keep(entry)
+        if self._recoding is not None:
+            self._in_background(self._recoding.recode(entry))
 
     async def _want_document(self, url: str) -> WantedDocument | None:
         return WantedDocument(self._panel, url)
-
-    async def _serve(self, key: BlobKey, want: Callable[[], Awaitable[_AnyWanted | None]]) -> Download | None:
-        if self.memory.is_absent(key):
-            return None
-        try:
-            found = await self._serve_kept(key, want)
-        except NotKept:
-            wanted = await want()
-            found = None if wanted is None else await self._pass(wanted)
-        except Nobody:
-            if not self._panel.unknown_is_not_found:
-                raise
-            return None
-        if found is None:
-            self.memory.note_absent(key)
-        return found
-
-    async def _serve_kept(self, key: BlobKey, want: Callable[[], Awaitable[_AnyWanted | None]]) -> Download | None:
-        for _ in range(_ATTEMPTS):
-            fetch = self._running.get(key)
-            if fetch is None:
-                blob = await self._kept.open(key)
-                if blob is not None and (blob.size is not None or await _has_begun(blob)):
-                    return self._join(blob, None)
-                wanted = await want()
-                if wanted is None:
-                    return None
-                fetch = await self._begin(key, wanted)
-            if fetch is None:
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            started = await asyncio.shield(fetch.started)
-            if started is None:
-                return None
-            blob = await self._kept.open(key)
-            if blob is not None:
-                return self._join(blob, started.size)
-        raise StorageError("a file is neither there nor can it be begun")
-
-    async def _begin(self, key: BlobKey, wanted: _AnyWanted) -> Fetch | None:
-        """Begin a download; None when somebody else has begun it."""
-        await self._take_turn()
-        try:
-            writer = None if key in self._running else await self._kept.put(key, wanted.room)
-            if writer is None:
-                self._turns.release()
-                return None
-        except BaseException:
-            self._turns.release()
-            raise
-        fetch = self._running[key] = Fetch(wanted, writer, self._threads)
-        task = self._tasks_of[key] = self._in_background(self._run(key, fetch, wanted))
-        task.add_done_callback(lambda _: self._tasks_of.pop(key))
-        return fetch
-
-    async def _run(self, key: BlobKey, fetch: Fetch, wanted: _AnyWanted) -> None:
-        """One file from its first byte to its end, whoever leaves."""
-        try:
-            if await fetch.run():
-                self.counters.fetched.add()
-                if isinstance(wanted, WantedNar):
-                    await self.memory.look(wanted.entry)
-                    await self.memory.keep(wanted.entry)
-        except HarmoniaError as error:
-            self.counters.failures.add()
-            _log.warning("%s: not kept: %s", key, error)
-            if isinstance(wanted, WantedNar) and isinstance(error, UpstreamError):
-                # What the upstream said of the file may be what is wrong.
-                self.memory.forget(wanted.entry.url.hash_part)
-        finally:
-            del self._running[key]
-            self._turns.release()
-
-    async def _pass(self, wanted: _AnyWanted) -> Download | None:
-        """A download for one client alone, where nothing can be kept."""
-        await self._take_turn()
-        with ExitStack() as held:
-            held.callback(self._turns.release)
-            body = await wanted.open(None)
-            if body is None:
-                return None
-            stream = Stream(body, wanted)
-            held.callback(stream.close)
-            size = agreed_size(body, wanted.expected_size)
-            if not wanted.as_it_comes:
-                size = None
-            passage = Passage(stream, wanted.check(), size)
-            held.callback(passage.close)
-            self.counters.passed.add()
-            return Download(
-                size=size,
-                etag=secrets.token_hex(16),
-                pieces=passage.pieces,
-                release=held.pop_all().close,
-            )
-
-    async def _take_turn(self) -> None:
-        try:
-            async with asyncio.timeout(_TURN_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise StorageError("too many downloads from upstreams are under way") from None
-
-    def _join(self, blob: Blob, size: int | None) -> Download:
-        if blob.size is None:
-            self.counters.followed.add()
-        else:
-            self.counters.hits.add()
-        # The hash of a file that grows has not been verified: any tag that is unique will do.
-        etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
-        return Download(
-            size=size if blob.size is None else blob.size,
-            etag=etag,
-            pieces=blob.pieces,
-            file=blob.file,
-            redirect=blob.redirect,
-            release=blob.release,
-        )
 
     def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -478,18 +317,3 @@ class _Told:
 def _offers(entry: Remembered, url: NarUrl) -> bool:
     narinfo = entry.narinfo
     return narinfo.path_info.nar_hash == url.nar_hash and can_become(narinfo.compression, url.compression)
-
-
-async def _has_begun(blob: Blob) -> bool:
-    """Wait for the first byte of a file that another process fetches; False, and released, when it gives up."""
-    try:
-        async with asyncio.timeout(_BEGIN_SECONDS):
-            for piece in blob.pieces(0, 1):
-                if not isinstance(piece, Pause):
-                    return True
-                await asyncio.sleep(piece.seconds)
-            return True
-    except (StorageError, TimeoutError):
-        pass
-    blob.release()
-    return False

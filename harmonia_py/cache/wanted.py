@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from harmonia_py.cache.asking import Answer, Asked, Nobody, Outcome, Panel
 from harmonia_py.cache.remembered import Remembered
@@ -12,7 +13,20 @@ from harmonia_py.errors import UpstreamError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 
-NarinfoQuestion = Callable[[Upstream], Awaitable[NarInfo | None]]
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a mirror is told of a NAR, and asked.
+
+    Attributes:
+        narinfo: asks one upstream for its narinfo of the path.
+        arrived: the file is kept.
+        forget: the file proved to be wrong.
+    """
+
+    narinfo: Callable[[Upstream], Awaitable[NarInfo | None]]
+    arrived: Callable[[Remembered], Awaitable[None]]
+    forget: Callable[[Remembered], None]
 
 
 class Grudges:
@@ -42,7 +56,7 @@ class WantedNar:
         entry: what was served.
         offered: the compression of the file that is wanted, which is made of the upstream's when that has another.
         panel: every upstream.
-        question: asks one for its narinfo of the path.
+        hooks: see there.
         grudges: are remembered when something is wrong with the file.
         seconds: that an upstream has to begin.
     """
@@ -51,15 +65,16 @@ class WantedNar:
         self,
         entry: Remembered,
         offered: str,
+        *,
         panel: Panel,
-        question: NarinfoQuestion,
+        hooks: Hooks,
         grudges: Grudges,
         seconds: float,
     ) -> None:
         self._offered = offered
         self.entry = entry
         self._panel = panel
-        self._question = question
+        self._hooks = hooks
         self._grudges = grudges
         self._seconds = seconds
         self._chosen: Asked | None = None
@@ -108,10 +123,16 @@ class WantedNar:
         return None
 
     def blame(self, error: UpstreamError) -> None:
-        """What was opened proved to be wrong, or could not be read to its end."""
+        """See `Wanted`."""
+        # What the upstream said of the file may be what is wrong.
+        self._hooks.forget(self.entry)
         if self._chosen is not None:
             self._grudges.hold(self._chosen.upstream.name, self._narinfo.url)
             self._panel.charge(self._chosen, error)
+
+    async def arrived(self) -> None:
+        """See `Wanted`."""
+        await self._hooks.arrived(self.entry)
 
     def _order(self) -> Iterator[Asked]:
         first = self._panel.find(self.entry.upstream)
@@ -124,7 +145,7 @@ class WantedNar:
     async def _try(self, asked: Asked) -> Answer[Body] | Outcome:
         narinfo = self.entry.narinfo
         if asked.upstream.name != self.entry.upstream:
-            other = await self._panel.ask_one(asked, self._question, self._seconds)
+            other = await self._panel.ask_one(asked, self._hooks.narinfo, self._seconds)
             if not isinstance(other, Answer):
                 return other
             if not self._is_as_good(other.value):
@@ -185,7 +206,10 @@ class WantedDocument:
         return answer.value
 
     def blame(self, error: UpstreamError) -> None:
-        """See `WantedNar`. A document that cannot be read to its end is nobody's fault."""
+        """See `Wanted`. A document that cannot be read to its end is nobody's fault."""
+
+    async def arrived(self) -> None:
+        """See `Wanted`."""
 
 
 class DocumentCheck:

@@ -391,7 +391,7 @@ class TestNars:
     async def test_an_old_url_of_the_local_store_goes_on_to_work(
         self, upstream: FaultUpstream, tmp_path: Path, *, compression: str, keeps: bool
     ) -> None:
-        """Clients remember for 30 days that a path is a zstd file here, or not compressed; it may be collected since."""
+        """Clients remember for 30 days that a path is a zstd file here, or not compressed; and may collect it."""
         one = package(size=3_000_000, compression=compression)
         upstream.serve(one)
         async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
@@ -565,6 +565,43 @@ class TestStale:
         async with mirror_of(upstream, directory=tmp_path) as mirror:
             assert await fetch(mirror, one) == one.file
         assert upstream.count("/nar/") == 2
+
+
+class TestRecoding:
+    @pytest.mark.parametrize("compression", sorted(COMPRESS))
+    async def test_what_is_kept_becomes_zstd_and_its_first_url_goes_on_to_work(
+        self, upstream: FaultUpstream, tmp_path: Path, compression: str
+    ) -> None:
+        one = package(size=3_000_000, compression=compression)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path, recode=True) as mirror:
+            assert await fetch_kept(mirror, one) == one.file
+            narinfo = await mirror.narinfo(one.hash_part)
+            assert narinfo is not None
+            assert (narinfo.compression, narinfo.origin) == ("zstd", "kept")
+            coded = await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "zstd"))
+            assert coded is not None
+            assert zstd.decompress(coded) == one.nar
+            assert (narinfo.file_hash, narinfo.file_size) == (Hash.of(coded), len(coded))
+            assert len(kept(tmp_path)) == 2
+            assert await fetch_kept(mirror, one) == one.file
+
+    async def test_what_has_rotted_is_not_re_coded(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package(size=3_000_000)
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            await fetch_kept(mirror, one)
+        file = next((tmp_path / "blobs").glob("*/*.nar.xz"))
+        with file.open("r+b") as stream:
+            stream.seek(100)
+            stream.write(b"rot")
+        async with mirror_of(upstream, directory=tmp_path, recode=True, narinfo_ttl=0.0) as mirror:
+            entry = await mirror.memory.find(one.hash_part)
+            assert entry is not None
+            await mirror._arrived(entry)
+            await settle(mirror)
+        assert leftovers(tmp_path) == []
+        assert not [name for name in kept(tmp_path) if name.endswith(".zst")]
 
 
 class TestDocuments:
