@@ -26,7 +26,8 @@ STATUSES: Final[dict[type[BaseException], HTTPStatus]] = {
     errors.UpstreamProtocolError: HTTPStatus.BAD_GATEWAY,
     errors.UpstreamUntrusted: HTTPStatus.NOT_FOUND,
     errors.StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
-    errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    # 507 is for who wants to store something, and nobody can yet: a reader shall come back.
+    errors.StorageFull: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorePathChanged: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
