@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from harmonia_py import __version__, config, keys, listen, log_format
+from harmonia_py import __version__, config, keys, listen, log_format, tokens
+from harmonia_py.cache.access import TokenHash
 from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
 from harmonia_py.nix.signing import SecretKey
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(verbs)
     _add_check_config(verbs)
     _add_generate_key(verbs)
+    _add_generate_token(verbs)
     _add_compress(verbs)
     _add_verify(verbs)
     _add_top(verbs)
@@ -97,6 +99,15 @@ def _add_generate_key(verbs: Verbs) -> None:
         "-o", "--output", metavar="FILE", type=Path, help="where the secret key goes (default: NAME.secret)"
     )
     generate.set_defaults(run=_generate_key)
+
+
+def _add_generate_token(verbs: Verbs) -> None:
+    generate = verbs.add_parser("generate-token", help="make a token that opens this cache", allow_abbrev=False)
+    generate.add_argument("name", metavar="NAME", help="whose it is, for people: laptop")
+    generate.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="add its hash to this token_file; otherwise it is printed"
+    )
+    generate.set_defaults(run=_generate_token)
 
 
 def _add_compress(verbs: Verbs) -> None:
@@ -258,6 +269,21 @@ def _generate_key(options: argparse.Namespace) -> int:
     keys.write_secret_key(file, key)
     print(f"{file}: secret key, for sign_key_paths", file=sys.stderr)  # noqa: T201
     print(key.public_key)  # noqa: T201
+    return 0
+
+
+def _generate_token(options: argparse.Namespace) -> int:
+    try:
+        token, token_hash = TokenHash.generate(options.name)
+    except FormatError as error:
+        raise ConfigError(f"{options.name!r}: {error}") from None
+    if options.output is not None:
+        tokens.add_token(options.output, token_hash)
+        print(f"{options.output}: has its hash; this is the only time that the token is shown", file=sys.stderr)  # noqa: T201
+        print(token)  # noqa: T201
+        return 0
+    print("the token, shown this one time, and the line for token_file:", file=sys.stderr)  # noqa: T201
+    print(f"{token}\n{token_hash}")  # noqa: T201
     return 0
 
 

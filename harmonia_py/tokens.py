@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.cache.access import Tokens
+from harmonia_py.cache.access import TokenHash, Tokens
 from harmonia_py.errors import ConfigError, FormatError
 
 _log = logging.getLogger(__name__)
@@ -38,3 +38,20 @@ def read_tokens(file: Path, environment: Mapping[str, str]) -> Tokens:
     if not tokens:
         _log.warning("%s: token_file: holds no token, so nobody may read this cache", file)
     return tokens
+
+
+def add_token(file: Path, token_hash: TokenHash) -> None:
+    """Add a line to `file`, which is made with mode 0600 if it is not there.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(fd, "r+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            # Somebody's editor may have left the last line without an end.
+            unfinished = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            stream.write(b"\n" * unfinished + f"{token_hash}\n".encode())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot write the token's hash: {error.strerror}") from None

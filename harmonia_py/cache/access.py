@@ -52,7 +52,7 @@ class TokenHash:
         return token, cls.parse(f"{name}:{Hash.of(token.encode())}")
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.digest}"
+        return f"{self.name}:sha256:{self.digest.base16}"
 
 
 class Tokens:
