@@ -65,12 +65,13 @@ test-all: $(TOOLS) ## Run all tests, the slow ones too, and other Nix versions w
 	@$(PYTEST) $(EVERYTHING)
 
 .PHONY: check
-check: $(TOOLS) ## Lint, check formatting, types, the direction of imports, and that the lock files are current
+check: $(TOOLS) ## Lint, check formatting, types, the direction of imports, and that lock files and reference are current
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 	@.venv/bin/python scripts/lock.py --check
+	@.venv/bin/python scripts/generate_reference.py --check
 
 .PHONY: format
 format: $(TOOLS) ## Format, and mend what the linter can mend
@@ -84,6 +85,17 @@ bench: $(TOOLS) ## Measure beside nginx on real files, and rewrite benchmarks/re
 .PHONY: lock
 lock: $(TOOLS) ## Make the lock files after a change of dependencies (ARGS=--upgrade: newest versions; needs uv)
 	@.venv/bin/python scripts/lock.py $(ARGS)
+
+DOCS := .venv/.docs
+
+$(DOCS): requirements-docs.lock $(TOOLS)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-docs.lock
+	@touch $@
+
+.PHONY: docs
+docs: $(DOCS) ## Write the reference from the code, and build the documentation in .cache/site (every link is checked)
+	@.venv/bin/python scripts/generate_reference.py
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 .PHONY: dist
 dist: $(TOOLS) ## Build the wheel and the source archive in dist/

@@ -24,6 +24,7 @@ LOCKS: Final = {
     "requirements-build.lock": ["--group=build"],
     "requirements.lock": ["pyproject.toml"],
     "requirements-dev.lock": ["pyproject.toml", "--group=dev"],
+    "requirements-docs.lock": ["--group=docs"],
 }
 
 
