@@ -11,7 +11,7 @@ from typing import Any, Final
 from harmonia_py import __version__, config, keys, listen, log_format, tokens
 from harmonia_py.cache.access import TokenHash
 from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
-from harmonia_py.nix.signing import SecretKey
+from harmonia_py.nix.signing import PublicKey, SecretKey
 
 _DESCRIPTION: Final = """\
 A Nix binary cache: serves the local Nix store over HTTP, signed.
@@ -27,7 +27,8 @@ examples:
   harmonia-py                                     serve, with no configuration at all
   harmonia-py serve --config /etc/harmonia.toml   serve as configured
   harmonia-py check-config -c harmonia.toml       print what would be in effect
-  harmonia-py generate-key cache.example.org-1    make a signing key"""
+  harmonia-py generate-key cache.example.org-1    make a signing key
+  harmonia-py doctor --url https://cache.nixos.org   look at any cache as a client"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compress(verbs)
     _add_verify(verbs)
     _add_top(verbs)
+    _add_doctor(verbs)
     return parser
 
 
@@ -154,6 +156,22 @@ def _seconds(text: str) -> float:
     if not 0.1 <= seconds <= 3600:  # noqa: PLR2004  # faster than an eye, slower than patience
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.1 to 3600")
     return seconds
+
+
+def _add_doctor(verbs: Verbs) -> None:
+    doctor = verbs.add_parser(
+        "doctor",
+        help="look for what goes wrong in practice, here or at any cache, and say what to do",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    doctor.add_argument("--url", metavar="URL", help="look at this cache as its clients do, not at this machine")
+    doctor.add_argument(
+        "--key", metavar="NAME:BASE64", action="append", default=[], help="a public key clients trust; may be repeated"
+    )
+    doctor.add_argument("--path", metavar="PATH", help="a store path that the cache has, or its hash part")
+    doctor.add_argument("--json", action="store_true", dest="as_json", help="print a report that scripts can read")
+    doctor.set_defaults(run=_doctor, usage=doctor.error)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +274,22 @@ def _top(options: argparse.Namespace) -> int:
     from harmonia_py import top  # noqa: PLC0415  # as above
 
     return top.top(options.url, interval=options.interval, once=options.once, as_json=options.as_json)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from harmonia_py.doctor import examine  # noqa: PLC0415  # `serve` needs none of it
+
+    if options.url is not None and options.config is not None:
+        options.usage("--url looks from outside, where no configuration counts")
+    if options.url is not None and not options.url.startswith(("http://", "https://")):
+        options.usage("--url: begins with http:// or https://")
+    try:
+        public_keys = [PublicKey.parse(key) for key in options.key]
+        path = None if options.path is None else examine.parse_path(options.path)
+    except FormatError as error:
+        options.usage(str(error))
+    wanted = examine.Wanted(url=options.url, keys=public_keys, path=path, as_json=options.as_json)
+    return examine.examine(wanted, lambda: _load(options))
 
 
 def _generate_key(options: argparse.Namespace) -> int:

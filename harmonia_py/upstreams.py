@@ -25,7 +25,7 @@ async def open_panel(config: Config, resources: AsyncExitStack, metrics: Metrics
     """
     opened = []
     for upstream in config.upstream:
-        place = await asyncio.to_thread(_place, upstream)
+        place = await asyncio.to_thread(place_of, upstream)
         opened.append(
             await resources.enter_async_context(
                 HttpUpstream(place, name=upstream.label, priority=upstream.priority, public_keys=upstream.keys)
@@ -58,10 +58,15 @@ def check_upstreams(config: Config) -> None:
         ConfigError: one cannot be read.
     """
     for upstream in config.upstream:
-        _place(upstream)
+        place_of(upstream)
 
 
-def _place(upstream: Upstream) -> Place:
+def place_of(upstream: Upstream) -> Place:
+    """Where an upstream is, its files read.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
     try:
         authorization = read_authorization(
             urlsplit(upstream.url).hostname or "",

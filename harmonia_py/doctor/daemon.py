@@ -1,0 +1,171 @@
+"""The way to the local store: the nix-daemon's socket and what it thinks of us, or the database in its place."""
+
+import grp
+import os
+import pwd
+import socket
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harmonia_py.config import Config
+from harmonia_py.doctor.finding import Finding, in_thread
+from harmonia_py.errors import DaemonError, DaemonUnreachable
+from harmonia_py.nix.handshake import Session
+from harmonia_py.store.connection import Connection
+
+_CONNECT_SECONDS: Final = 5.0
+_NAME: Final = "nix-daemon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonFacts:
+    """What there is.
+
+    Attributes:
+        socket_path: where the nix-daemon should listen.
+        described: mode, owner and group of the socket; None when it cannot be seen.
+        is_socket: whether it is one.
+        user: who asks.
+        connect_error: why there is no connection.
+        error: why there is no conversation over it.
+        session: what was agreed on.
+        seconds: that the handshake took.
+        database: of the store.
+        database_readable: whether it can be read.
+        database_named: whether the configuration wants it instead of the daemon.
+        has_upstreams: whether there is something to serve without a store.
+    """
+
+    socket_path: Path
+    described: str | None
+    is_socket: bool
+    user: str
+    connect_error: OSError | None = None
+    error: DaemonError | None = None
+    session: Session | None = None
+    seconds: float = 0.0
+    database: Path
+    database_readable: bool
+    database_named: bool
+    has_upstreams: bool
+
+
+async def look_at(config: Config) -> list[Finding]:
+    """The way to the store that this configuration describes."""
+    socket_path = Path(config.daemon_socket)
+    described, is_socket, connect_error = await in_thread(lambda: _look_at_socket(socket_path))
+    session, error, began = None, None, time.perf_counter()
+    if connect_error is None:
+        try:
+            connection = await Connection.open(socket_path, _CONNECT_SECONDS)
+        except DaemonError as failure:
+            error = failure
+        else:
+            session = connection.session
+            connection.close()
+            await connection.wait_closed()
+    facts = DaemonFacts(
+        socket_path=socket_path,
+        described=described,
+        is_socket=is_socket,
+        user=user_name(),
+        connect_error=connect_error,
+        error=error,
+        session=session,
+        seconds=time.perf_counter() - began,
+        database=config.database,
+        database_readable=await in_thread(lambda: os.access(config.database, os.R_OK)),
+        database_named=config.nix_db_path is not None,
+        has_upstreams=bool(config.upstream),
+    )
+    return judge(facts)
+
+
+def judge(facts: DaemonFacts) -> list[Finding]:
+    """What the facts mean for a cache that wants to serve the store."""
+    if facts.database_named:
+        return [_judge_named_database(facts)]
+    if facts.session is not None:
+        return [_judge_session(facts, facts.session)]
+    what, remedy = _explain(facts)
+    absent = isinstance(facts.connect_error, FileNotFoundError)
+    if facts.database_readable and absent:
+        return [Finding.ok(_NAME, f"there is none; {facts.database} is read instead")]
+    if facts.database_readable:
+        return [Finding.warning(_NAME, f"{what}; {facts.database} is read instead", remedy)]
+    if facts.has_upstreams and absent:
+        return [Finding.ok(_NAME, "there is no Nix here; only what upstreams have is served")]
+    return [Finding.failure(_NAME, what, remedy)]
+
+
+def user_name() -> str:
+    """Who we are; a number for who has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def describe(status: os.stat_result) -> str:
+    """Mode, owner and group as `ls -l` shows them."""
+    owner, group = str(status.st_uid), str(status.st_gid)
+    with suppress(KeyError):
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    with suppress(KeyError):
+        group = grp.getgrgid(status.st_gid).gr_name
+    return f"{stat.filemode(status.st_mode)} {owner}:{group}"
+
+
+def _judge_named_database(facts: DaemonFacts) -> Finding:
+    if facts.database_readable:
+        return Finding.ok("database", f"{facts.database} can be read, and the nix-daemon is not needed")
+    what = f"{facts.database}: {facts.user} cannot read it"
+    return Finding.failure("database", what, "mend nix_db_path or the permissions, or remove it to use the nix-daemon")
+
+
+def _judge_session(facts: DaemonFacts, session: Session) -> Finding:
+    trust = {True: ", trusts us (more than is needed)", False: ", does not trust us (nor needs to)", None: ""}
+    milliseconds = facts.seconds * 1000
+    what = f"Nix {session.nix_version} answers {facts.user} in {milliseconds:.0f} ms{trust[session.trusted]}"
+    return Finding.ok(_NAME, what)
+
+
+def _explain(facts: DaemonFacts) -> tuple[str, str]:
+    path, user = facts.socket_path, facts.user
+    if isinstance(facts.connect_error, PermissionError):
+        seen = f": it is {facts.described}" if facts.described else ", nor see it"
+        remedy = (
+            f"give {user} a group that may: on Debian `usermod -aG nix-users {user}`, in a unit SupplementaryGroups=; "
+            "or SocketMode= of nix-daemon.socket, and look at the directories above"
+        )
+        return f"{path}: {user} may not connect{seen}", remedy
+    if isinstance(facts.connect_error, FileNotFoundError | NotADirectoryError):
+        remedy = "`systemctl start nix-daemon.socket`, install Nix, or set daemon_socket"
+        return f"there is no socket at {path}", remedy
+    if not facts.is_socket:
+        return f"{path} is no socket", "set daemon_socket to where the nix-daemon listens"
+    if facts.connect_error is not None:
+        reason = (facts.connect_error.strerror or "no answer in time").lower()
+        return f"{path}: {reason}", "`systemctl restart nix-daemon.socket nix-daemon`; its log says why it went"
+    if isinstance(facts.error, DaemonUnreachable):
+        remedy = f"add {user} to allowed-users in nix.conf and restart the nix-daemon; its log names who it refused"
+        return f"{path}: it hangs up on {user} before it says a word", remedy
+    return f"{path}: {facts.error}", "Nix 2.8 or later is needed; set daemon_socket if this is something else"
+
+
+def _look_at_socket(path: Path) -> tuple[str | None, bool, OSError | None]:
+    described, is_socket = None, False
+    with suppress(OSError):
+        status = path.stat()
+        described, is_socket = describe(status), stat.S_ISSOCK(status.st_mode)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_CONNECT_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            return described, is_socket, error
+    return described, is_socket, None
