@@ -391,7 +391,7 @@ class TestNars:
     async def test_an_old_url_of_the_local_store_goes_on_to_work(
         self, upstream: FaultUpstream, tmp_path: Path, *, compression: str, keeps: bool
     ) -> None:
-        """Clients remember for 30 days that a path is a zstd file here, or not compressed; and may collect it."""
+        """Clients remember for 30 days that a path is a zstd file here; by then it may be collected."""
         one = package(size=3_000_000, compression=compression)
         upstream.serve(one)
         async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:

@@ -115,3 +115,93 @@ def test_a_closure_comes_through_and_the_second_time_without_the_upstream(
         realise(third, server.url, our_key.public, top)
         assert_has_the_closure(third, lab)
     assert nginx.requests() == asked
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_another_instance_of_this_daemon_is_an_upstream(
+    daemon: Lab, our_key: Keys, upstream_key: Keys, tmp_path: Path, compression: str
+) -> None:
+    """Its URLs have a query where nothing is compressed, and no FileHash before a NAR was compressed."""
+    (tmp_path / "far").mkdir()
+    far_settings = settings_of(daemon, upstream_key) | {"compression": compression}
+    with Server(tmp_path / "far", daemon.env, far_settings) as far:
+        settings = mirror_settings(daemon, far.url, upstream_key.public, our_key)
+        with Server(tmp_path, daemon.env, settings) as server:
+            realise(daemon.client("first"), server.url, our_key.public, daemon.full(daemon.closure.top))
+            for store_path in (daemon.closure.top, daemon.closure.input2, daemon.closure.input0):
+                until_kept(server, daemon, store_path)
+            listing, log = f"/{daemon.closure.top.hash_part}.ls", f"/log/{daemon.closure.derivation}"
+            expected = [far.get(path).body for path in (listing, log)]
+            assert [server.get(path).body for path in (listing, log)] == expected
+            far.stop()
+            client = daemon.client("second")
+            realise(client, server.url, our_key.public, daemon.full(daemon.closure.top))
+            assert_has_the_closure(client, daemon)
+            assert [server.get(path).body for path in (listing, log)] == expected
+
+
+@pytest.mark.parametrize("url", ["{nginx}/{path}", "{path}?hash=abc&token=%2Fx%3D"])
+def test_absolute_urls_queries_and_missing_file_hashes_are_no_obstacle(
+    lab: Lab, make_cache: MakeCache, upstream_key: Keys, our_key: Keys, *, tmp_path: Path, url: str
+) -> None:
+    cache = make_cache("xz")
+    with Nginx(tmp_path, cache) as nginx:
+        for file in cache.glob("*.narinfo"):
+            lines = [line for line in file.read_text().splitlines() if not line.startswith("File")]
+            path = next(line.removeprefix("URL: ") for line in lines if line.startswith("URL: "))
+            changed = [
+                f"URL: {url.format(nginx=nginx.url, path=path)}" if line.startswith("URL: ") else line for line in lines
+            ]
+            file.write_text("\n".join([*changed, ""]))
+        with Server(tmp_path, lab.env, mirror_settings(lab, nginx.url, upstream_key.public, our_key)) as server:
+            client = lab.client("client")
+            realise(client, server.url, our_key.public, lab.full(lab.closure.top))
+            assert_has_the_closure(client, lab)
+            narinfo = until_kept(server, lab, lab.closure.top)
+            assert narinfo.file_hash is not None
+
+
+def test_the_local_store_answers_first_and_the_header_says_so(
+    daemon: Lab, make_cache: MakeCache, upstream_key: Keys, our_key: Keys, tmp_path: Path
+) -> None:
+    cache = make_cache("xz")
+    settings = settings_of(daemon, our_key)
+    with Nginx(tmp_path, cache) as nginx:
+        settings["upstream"] = [{"url": nginx.url, "public_keys": [upstream_key.public]}]
+        with Server(tmp_path, daemon.env, settings) as server:
+            assert narinfo_of(server, daemon, daemon.closure.top)[1] == "local"
+            assert nginx.requests() == []
+            daemon.delete(daemon.closure.top)
+            deadline = time.monotonic() + 30
+            while (source := narinfo_of(server, daemon, daemon.closure.top)[1]) == "local":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert source == f"upstream 127.0.0.1:{nginx.port}"
+            # The store is asked for the rest of the closure, the upstream for what is gone from it.
+            client = daemon.client("client")
+            realise(client, server.url, our_key.public, daemon.full(daemon.closure.top))
+
+
+def test_a_mirror_does_not_vouch_for_what_nobody_signed(
+    lab: Lab, make_cache: MakeCache, our_key: Keys, tmp_path: Path
+) -> None:
+    stranger = lab.secret_key("stranger-1")
+    with (
+        Nginx(tmp_path, make_cache("xz")) as nginx,
+        Server(tmp_path, lab.env, mirror_settings(lab, nginx.url, stranger.public, our_key)) as server,
+    ):
+        client = lab.client("client")
+        assert not realise(client, server.url, our_key.public, lab.full(lab.closure.top), check=False)
+        assert server.get(f"/{lab.closure.top.hash_part}.narinfo").status == 404
+        assert "trusted keys: stranger-1" in server.output()
+
+
+def test_one_option_on_the_command_line_is_enough_for_the_public_cache(lab: Lab, tmp_path: Path) -> None:
+    with Server(tmp_path, lab.env, None, "--upstream", "https://cache.nixos.org") as server:
+        assert server.get("/nix-cache-info").status == 200
+        assert server.get("/ready").status == 200
+
+
+def test_an_upstream_without_a_key_is_refused_with_a_hint(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="public_keys: is missing"):
+        Server(tmp_path, lab.env, {"upstream": [{"url": "https://cache.example.org"}]}).__enter__()
