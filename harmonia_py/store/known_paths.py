@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Final
 
 from harmonia_py.errors import StorageError
@@ -23,6 +23,8 @@ from harmonia_py.store.metadata import StoreMetadata
 CHECK_SECONDS: Final = 1.0
 # Signatures are added to a path without a trace in the store directory; they are seen after this time.
 KNOWN_SECONDS: Final = 60.0
+# The kernel's clock for files ticks every few milliseconds: what changes twice within one tick shows one change.
+_TICK_SECONDS: Final = 0.1
 # About one KiB each.
 MAX_KNOWN: Final = 10_000
 
@@ -81,6 +83,8 @@ class KnownPaths:
     async def _modified(self) -> int:
         loop = asyncio.get_running_loop()
         try:
-            return (await loop.run_in_executor(self._threads, os.stat, self._real_store)).st_mtime_ns
+            modified = (await loop.run_in_executor(self._threads, os.stat, self._real_store)).st_mtime_ns
         except OSError as error:
             raise StorageError(f"the store directory cannot be read: {error}") from error
+        # Of a change just now nobody can tell whether it was the last of its tick, so what follows is no generation.
+        return modified if abs(time_ns() - modified) > _TICK_SECONDS * 1e9 else -time_ns()

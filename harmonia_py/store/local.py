@@ -97,6 +97,11 @@ class LocalStore:
 
         try:
             return await self._nar(info, release)
+        except StorePathChanged:
+            release()
+            if await self._is_valid(info):
+                raise
+            return None
         except BaseException:
             release()
             raise
@@ -121,7 +126,12 @@ class LocalStore:
         if info is None:
             return None
         path = self._real_path(info.store_path)
-        data = await self._in_thread(lambda: format_listing(scan(path)))
+        try:
+            data = await self._in_thread(lambda: format_listing(scan(path)))
+        except StorePathChanged:
+            if await self._is_valid(info):
+                raise
+            return None
         return Download.of_bytes(data, etag=f"{info.nar_hash.nix32}-ls")
 
     async def log(self, derivation: StorePath | HashPart) -> Download | None:
@@ -131,6 +141,10 @@ class LocalStore:
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """What the store knows of an output."""
         return await self._metadata.realisation(output)
+
+    async def _is_valid(self, info: PathInfo) -> bool:
+        """Whether the path is valid still: what is remembered of it may be a second old."""
+        return await self._metadata.path_info(info.store_path.hash_part) is not None
 
     def _real_path(self, store_path: StorePath) -> str:
         return f"{self._real_store}/{store_path}"

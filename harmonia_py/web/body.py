@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
@@ -17,7 +18,7 @@ from harmonia_py.web.figures import CLIENT, FAULT, SHUTDOWN, SOURCE, Sending, ki
 from harmonia_py.web.limits import answer_begins
 from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
 from harmonia_py.web.state import SERVING, TRANSFERS
-from harmonia_py.web.transfer import Cut, DownloadResponse
+from harmonia_py.web.transfer import Cut, DownloadResponse, reset_unless_finished
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +136,9 @@ async def _send(
     response.sending = sending = Sending(figures.sent(kind_of(request, path_of(request))))
     try:
         pieces = download.pieces(start, stop)
-        with figures.in_flight.one_more():
+        ends_with_connection = part is None and not chunked
+        guard = reset_unless_finished(transport) if ends_with_connection else nullcontext()
+        with figures.in_flight.one_more(), guard:
             await transfers.send(writer, transport, pieces, sending, chunked=chunked)
     except BaseException as error:
         # What has begun can only be cut: a clean end would pass off what was sent as the whole.

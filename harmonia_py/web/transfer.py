@@ -10,9 +10,11 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -36,6 +38,10 @@ _TICK_SECONDS: Final = 0.01
 
 # What sendfile says when it is the file and not the socket that fails.
 _FILE_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EBADF, errno.EOVERFLOW, errno.ENOMEM, errno.ESTALE})
+
+# For SO_LINGER: whether closing waits, and for how many seconds; not at all means a reset.
+_RESET: Final = struct.pack("ii", 1, 0)
+_NO_RESET: Final = struct.pack("ii", 0, 0)
 
 T = TypeVar("T")
 
@@ -164,7 +170,14 @@ class Transfers:
 
     async def read(self, pieces: Iterator[Piece]) -> bytes:
         """All of `pieces`, for a download that is small enough to be one write."""
-        return await self.in_thread(lambda: b"".join(part for part in in_memory(pieces) if not isinstance(part, Pause)))
+        parts = in_memory(pieces)
+        data: list[bytes] = []
+        try:
+            while (pause := await self.in_thread(lambda: _gather(parts, data))) is not None:  # noqa: ASYNC110  # no event
+                await asyncio.sleep(pause.seconds)
+        finally:
+            self._close_when_done(None, None, parts)
+        return b"".join(data)
 
     async def send(
         self,
@@ -252,7 +265,7 @@ class Transfers:
                 await self._at_pace(asyncio.ensure_future(writer.write(part)), pace, taken)
                 sending.note(sending.sent + len(part))
         finally:
-            self.threads.submit(parts.close)
+            self._close_when_done(None, None, parts)
 
     async def _flush(self, writer: AbstractStreamWriter, transport: asyncio.Transport) -> None:
         """Wait until the headers have left: the duplicate of the socket must not overtake the transport's buffer."""
@@ -320,6 +333,28 @@ def in_memory(pieces: Iterator[Piece]) -> Generator[bytes | Pause, None, None]:
                 yield data
     finally:
         _close(pieces)
+
+
+def _gather(parts: Iterator[bytes | Pause], data: list[bytes]) -> Pause | None:
+    """Append to `data` what comes, up to a pause or, then it is None, to the end."""
+    for part in parts:
+        if isinstance(part, Pause):
+            return part
+        data.append(part)
+    return None
+
+
+@contextmanager
+def reset_unless_finished(transport: asyncio.Transport) -> Iterator[None]:
+    """For an answer that ends with its connection: if anything else ends that, the client sees a reset.
+
+    A proxy that speaks HTTP/1.0 with us, as nginx does unless told otherwise, would take half a file for the whole, and
+    keep it. The kernel sends the reset also for a process that is killed.
+    """
+    sock: socket.socket = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    yield
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_RESET)
 
 
 def _duplicate(transport: asyncio.Transport) -> socket.socket:

@@ -6,6 +6,7 @@ import os
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -143,6 +144,49 @@ async def test_a_source_that_fails_midway_never_ends_cleanly(
     (logged,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert str(error) in caplog.text
     assert TARGET in logged.getMessage()
+
+
+@pytest.mark.parametrize("after", [1_000_000, BIG])
+async def test_before_http_1_1_the_end_of_the_connection_is_the_end_only_when_it_is(after: int) -> None:
+    """Without chunks nothing but a reset tells half an answer from a whole one; a proxy kept the half."""
+    pieces = failing(after, StorePathChanged("vanished")) if after < BIG else None
+    source = FakeSource(nar_bytes=b"n" * BIG, unknown_size=True, pieces=pieces)
+    async with Served(source) as served, asyncio.timeout(TIME_LIMIT):
+        reader, writer = await served.connect()
+        writer.write(f"GET {TARGET} HTTP/1.0\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        if after < BIG:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        else:
+            assert await reader.read() == b"n" * BIG
+        writer.close()
+
+
+async def test_a_small_download_that_pauses_costs_no_thread_and_no_processor() -> None:
+    """A thread asked again and again, without a pause, for as long as an upstream took to answer."""
+    asked = 0
+    go_on = asyncio.Event()
+
+    def pieces(start: int, stop: int | None) -> Iterator[Piece]:
+        nonlocal asked
+        while not go_on.is_set():
+            asked += 1
+            yield Pause(0.01)
+        yield b"n" * 100
+
+    source = FakeSource(nar_bytes=b"n" * 100, pieces=pieces)
+    async with Served(source) as served:
+        answer = asyncio.create_task(served.get(TARGET))
+        await eventually(lambda: asked > 3)
+        before, began = time.process_time(), time.monotonic()
+        await asyncio.sleep(0.2)  # the time in which nothing shall happen
+        used = time.process_time() - before
+        assert used < (time.monotonic() - began) / 2
+        assert asked < 100
+        go_on.set()
+        assert (await answer).body == b"n" * 100
+        await eventually(lambda: source.closed == source.released == 1)
 
 
 async def test_a_file_that_became_shorter_is_never_padded_or_ended(file: Path, data: bytes) -> None:
