@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, Self
 
+from harmonia_py.cache.asking import Panel
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.checks import Check
 from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
@@ -16,22 +17,27 @@ from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
 from harmonia_py.cache.kept import KeptFiles, unit_of
 from harmonia_py.cache.mirror import Mirror
 from harmonia_py.cache.mirror_figures import MirrorCounters
+from harmonia_py.cache.policy import BuiltHere, ClosureOf, Policy, SignedBy
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.zstd import Zstd
 from harmonia_py.config import Config
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.probe import probe
 from harmonia_py.storage.slices import read_slice
+from harmonia_py.store.allowed import AllowedPaths
 from harmonia_py.store.daemon import DaemonStore
 from harmonia_py.store.debuginfo import StoreDebugFiles
+from harmonia_py.store.derivations import Derivations
 from harmonia_py.store.explore import StoreExplorer
 from harmonia_py.store.figures import DaemonFigures
 from harmonia_py.store.files import StoreFiles
+from harmonia_py.store.given_roots import read_roots
 from harmonia_py.store.local import LocalStore
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
@@ -63,6 +69,7 @@ class OpenCache:
         blobs: where those are kept, when there is a place.
         mirror: what upstreams have, when there are any.
         mirrored: where that is kept, when there is a place.
+        panel: the upstreams, when there are any.
         explorer: answers what people ask about the local store.
     """
 
@@ -74,8 +81,10 @@ class OpenCache:
         self.blobs: DiskBlobs | None = None
         self.mirror: Mirror | None = None
         self.mirrored: DiskBlobs | None = None
+        self.panel: Panel | None = None
         self.explorer: StoreExplorer | None = None
         self._metrics = metrics
+        self._policy: Policy | None = None
         self._files: StoreFiles | None = None
         self._debug_files: StoreDebugFiles | None = None
         self._checks: list[Check] = []
@@ -96,6 +105,7 @@ class OpenCache:
         """
         self = cls(metrics)
         try:
+            self._policy = self._open_policy(config)
             sources: list[Source] = []
             if choice.way is not Way.NONE:
                 sources.append(await self._open_store(config, choice, housekeeping=housekeeping))
@@ -112,6 +122,8 @@ class OpenCache:
                 debug_files=self._debug_files,
                 checks=self._checks,
                 base_url=config.base_url,
+                policy=self._policy,
+                outputs_of=Derivations(config.store_dir, config.real_store).outputs,
             )
         except BaseException:
             await self.aclose()
@@ -165,11 +177,13 @@ class OpenCache:
             metadata = SqliteStore(config.database, config.store_dir)
         self._resources.push_async_callback(metadata.aclose)
         self.metadata = metadata
-        self.explorer = StoreExplorer(metadata, config.real_store)
+        # What people look for, and where links lead.
+        served = metadata if self._policy is None else AllowedPaths(metadata, self._policy)
+        self.explorer = StoreExplorer(served, config.real_store)
         self._resources.push_async_callback(self.explorer.aclose)
-        self._files = StoreFiles(metadata=metadata, store_dir=config.store_dir, real_store=config.real_store)
+        self._files = StoreFiles(metadata=served, store_dir=config.store_dir, real_store=config.real_store)
         self._resources.callback(self._files.close)
-        self._debug_files = StoreDebugFiles(metadata, config.real_store)
+        self._debug_files = StoreDebugFiles(served, config.real_store)
         self._resources.push_async_callback(self._debug_files.aclose)
         name = "nix-daemon" if choice.way is Way.DAEMON else "database"
         self._checks.append(Check(name, lambda: metadata.path_info(_NOBODYS)))
@@ -178,6 +192,28 @@ class OpenCache:
         )
         self._resources.callback(local.close)
         return local
+
+    def _open_policy(self, config: Config) -> Policy | None:
+        table = config.policy
+        if table.serve == "signed":
+            return SignedBy(table.keys, config.store_dir)
+        if table.serve == "ultimate":
+            return BuiltHere()
+        if table.serve == "everything":
+            return None
+        closure = ClosureOf(
+            lambda: asyncio.to_thread(read_roots, table.roots, config.store_dir, config.real_store), self._path_info
+        )
+        self._resources.push_async_callback(closure.aclose)
+        return closure
+
+    async def _path_info(self, hash_part: HashPart) -> PathInfo | None:
+        """What any source knows of a path, whether it is served or not."""
+        info = None if self.metadata is None else await self.metadata.path_info(hash_part)
+        if info is not None or self.mirror is None:
+            return info
+        narinfo = await self.mirror.narinfo(hash_part)
+        return None if narinfo is None else narinfo.path_info
 
     async def _open_mirror(self, config: Config, *, housekeeping: bool) -> Source:
         table = config.mirror
@@ -190,7 +226,7 @@ class OpenCache:
             self.mirrored = self.blobs = await self._open_blobs(config, housekeeping=housekeeping)
         else:
             self.mirrored = self.blobs
-        panel = await open_panel(config, self._resources, self._metrics)
+        self.panel = panel = await open_panel(config, self._resources, self._metrics)
         mirror = Mirror(
             panel,
             KeptFiles(self.mirrored),

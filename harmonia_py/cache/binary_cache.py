@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from harmonia_py.cache.checks import Check, Failure, failures
 from harmonia_py.cache.explore import Explorer
+from harmonia_py.cache.policy import Policy
 from harmonia_py.cache.source import Download, Source
 from harmonia_py.cache.tree import BuildId, DebugFile, DebugFiles, Directory, File, Files
 from harmonia_py.errors import HarmoniaError
@@ -41,10 +42,14 @@ class BinaryCache:
         debug_files: DebugFiles | None = None,
         checks: Sequence[Check] = (),
         base_url: str | None = None,
+        policy: Policy | None = None,
+        outputs_of: Callable[[StorePath], Awaitable[Sequence[StorePath]]] | None = None,
     ) -> None:
         self.cache_info = cache_info
         self.explorer = explorer
         self.base_url = base_url
+        self._policy = policy
+        self._outputs_of = outputs_of
         self._files = files
         self._debug_files = debug_files
         self._checks = tuple(checks)
@@ -63,39 +68,71 @@ class BinaryCache:
 
     async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
         """The narinfo of a path, with the signatures its source knows and one by each of our keys."""
-        narinfo = await self._first(lambda source: source.narinfo(hash_part))
+        narinfo = await self._served(hash_part)
         return None if narinfo is None else self._sign(narinfo)
 
     async def nar(self, url: NarUrl) -> Download | None:
         """The NAR that one of our narinfos named; also by a name it had in the past."""
+        if self._policy is not None:
+            # Also where the NAR is kept: who may have it is not.
+            narinfo = await self._served(url.hash_part)
+            if narinfo is None or url.nar_hash not in {None, narinfo.path_info.nar_hash}:
+                return None
         return await self._first(lambda source: source.nar(url))
 
     async def listing(self, hash_part: HashPart) -> Download | None:
         """The listing of a path's NAR."""
+        if not await self._serves(hash_part):
+            return None
         return await self._first(lambda source: source.listing(hash_part))
 
     async def log(self, derivation: StorePath | HashPart) -> Download | None:
-        """The build log of a derivation."""
+        """The build log of a derivation. A policy that allows one of its outputs allows the log as well."""
+        if not await self._serves_log(derivation):
+            return None
         return await self._first(lambda source: source.log(derivation))
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """What an output was realised as, with a signature by each of our keys added."""
         realisation = await self._first(lambda source: source.realisation(output))
-        if realisation is None:
+        if realisation is None or not await self._serves(realisation.out_path.hash_part):
             return None
         return replace(realisation, signatures=self._with_ours(realisation.signatures, realisation.fingerprint()))
 
     async def file(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
         """A file or directory inside a store path; None also where files are not shown."""
-        return None if self._files is None else await self._files.find(hash_part, components)
+        if self._files is None or not await self._serves(hash_part):
+            return None
+        return await self._files.find(hash_part, components)
 
     async def debug_file(self, build_id: BuildId) -> DebugFile | None:
         """Where the debug information of a build is."""
-        return None if self._debug_files is None else await self._debug_files.find(build_id)
+        found = None if self._debug_files is None else await self._debug_files.find(build_id)
+        return found if found is not None and await self._serves(found.store_path.hash_part) else None
 
     async def failures(self) -> list[Failure]:
         """What does not work of all that has to."""
         return await failures(self._checks)
+
+    async def _served(self, hash_part: HashPart) -> NarInfo | None:
+        """The narinfo of a path, as its source has it, when the policy allows it."""
+        narinfo = await self._first(lambda source: source.narinfo(hash_part))
+        if narinfo is None or self._policy is None or await self._policy.allows(narinfo.path_info):
+            return narinfo
+        return None
+
+    async def _serves(self, hash_part: HashPart) -> bool:
+        return self._policy is None or await self._served(hash_part) is not None
+
+    async def _serves_log(self, derivation: StorePath | HashPart) -> bool:
+        hash_part = derivation.hash_part if isinstance(derivation, StorePath) else derivation
+        if self._policy is None or await self._served(hash_part) is not None:
+            return True
+        narinfo = await self._first(lambda source: source.narinfo(hash_part))
+        if narinfo is None or self._outputs_of is None or not narinfo.path_info.store_path.is_derivation:
+            return False
+        outputs = await self._outputs_of(narinfo.path_info.store_path)
+        return any([await self._serves(output.hash_part) for output in outputs])
 
     async def _first(self, ask: Callable[[Source], Awaitable[T | None]]) -> T | None:
         """The first answer. What one source cannot tell, another may have; if none has it, nobody knows."""

@@ -1,0 +1,145 @@
+"""Which store paths a cache gives out: the port `Policy`, and what an administrator can choose.
+
+Whatever shows something of a store path asks the policy of its cache first, so that every URL says the same of it.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from time import monotonic
+from typing import Final, Protocol
+
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+
+_log = logging.getLogger(__name__)
+
+# Verifying a signature takes a tenth of a millisecond; the facts about a path are asked for with every request.
+_MAX_VERIFIED: Final = 10_000
+# A root that is set now opens its closure after so many seconds, and one that is removed closes it.
+ROOTS_SECONDS: Final = 60.0
+# Some hundred bytes each. What is beyond is not served.
+MAX_CLOSURE_PATHS: Final = 1_000_000
+
+
+class Policy(Protocol):
+    """Decides which paths are served. Who cannot tell raises a `HarmoniaError`."""
+
+    async def allows(self, info: PathInfo) -> bool:
+        """Whether this path is served."""
+
+    async def allowed_names(self) -> Collection[StorePath] | None:
+        """The paths that are served, whether they are here or not; None when their names alone do not tell."""
+
+
+class SignedBy:
+    """Only what one of `keys` has signed, under the name of that key."""
+
+    def __init__(self, keys: Iterable[PublicKey], store_dir: StoreDir) -> None:
+        self._keys = tuple(keys)
+        self._store_dir = store_dir
+        self._verified: OrderedDict[PathInfo, bool] = OrderedDict()
+
+    async def allows(self, info: PathInfo) -> bool:
+        """See `Policy`."""
+        known = self._verified.get(info)
+        if known is not None:
+            return known
+        message = info.fingerprint(self._store_dir)
+        verified = any(key.verify(message, signature) for key in self._keys for signature in info.signatures)
+        self._verified[info] = verified
+        if len(self._verified) > _MAX_VERIFIED:
+            self._verified.popitem(last=False)
+        return verified
+
+    async def allowed_names(self) -> None:
+        """See `Policy`."""
+        return None  # noqa: RET501  # None is the answer
+
+
+class BuiltHere:
+    """Only what this store has built itself: Nix's `ultimate`."""
+
+    async def allows(self, info: PathInfo) -> bool:
+        """See `Policy`."""
+        return info.ultimate
+
+    async def allowed_names(self) -> None:
+        """See `Policy`."""
+        return None  # noqa: RET501  # as above
+
+
+class ClosureOf:
+    """Only some roots and what they refer to, directly or not.
+
+    Args:
+        read_roots: the roots at this time.
+        path_info: the facts about a path; None for one that is not here.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        read_roots: Callable[[], Awaitable[Collection[StorePath]]],
+        path_info: Callable[[HashPart], Awaitable[PathInfo | None]],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._read_roots = read_roots
+        self._path_info = path_info
+        self._clock = clock
+        self._read_again = 0.0
+        self._reading: asyncio.Task[None] | None = None
+        # The closure: what each path in it refers to. A path's references never change.
+        self._references: dict[StorePath, tuple[StorePath, ...]] | None = None
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    async def allows(self, info: PathInfo) -> bool:
+        """See `Policy`."""
+        return info.store_path in await self.allowed_names()
+
+    async def allowed_names(self) -> Collection[StorePath]:
+        """See `Policy`. While the roots are read again, what they were is good enough."""
+        if self._reading is None and self._clock() >= self._read_again:
+            self._reading = asyncio.create_task(self._read())
+            self._reading.add_done_callback(self._has_read)
+        if self._references is None:
+            assert self._reading is not None
+            await asyncio.shield(self._reading)
+        assert self._references is not None
+        return self._references
+
+    async def _read(self) -> None:
+        known = self._references or {}
+        closure: dict[StorePath, tuple[StorePath, ...]] = {}
+        waiting = list(await self._read_roots())
+        while waiting:
+            path = waiting.pop()
+            if path in closure:
+                continue
+            if len(closure) >= MAX_CLOSURE_PATHS:
+                _log.error("the roots need more than %d paths; the others are not served", MAX_CLOSURE_PATHS)
+                break
+            references = known.get(path) or await self._references_of(path)
+            closure[path] = references
+            waiting += references
+        self._references = closure
+
+    async def _references_of(self, path: StorePath) -> tuple[StorePath, ...]:
+        info = await self._path_info(path.hash_part)
+        return info.references if info is not None and info.store_path == path else ()
+
+    def _has_read(self, reading: asyncio.Task[None]) -> None:
+        self._reading = None
+        error = None if reading.cancelled() else reading.exception()
+        if self._references is not None:
+            self._read_again = self._clock() + ROOTS_SECONDS
+            if isinstance(error, HarmoniaError):
+                _log.warning("the roots of what is served cannot be read again: %s", error)
