@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate_token(verbs)
     _add_compress(verbs)
     _add_verify(verbs)
+    _add_mirror(verbs)
+    _add_explain(verbs)
     _add_top(verbs)
     _add_doctor(verbs)
     return parser
@@ -131,6 +133,43 @@ def _add_verify(verbs: Verbs) -> None:
     check.set_defaults(run=_verify)
 
 
+def _add_mirror(verbs: Verbs) -> None:
+    mirror = verbs.add_parser(
+        "mirror", help="fetch store paths from upstreams ahead, and keep them", allow_abbrev=False
+    )
+    which = mirror.add_argument_group("which store paths")
+    which.add_argument("paths", metavar="PATH", nargs="*", help="a store path, a hash part, or a link such as ./result")
+    which.add_argument("--closure", action="store_true", help="the closures of the paths as well")
+    which.add_argument(
+        "--store-paths",
+        metavar="FILE",
+        type=Path,
+        help="those in a file, one a line, such as a channel's store-paths.xz",
+    )
+    _add_upstream(mirror)
+    mirror.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    mirror.set_defaults(run=_mirror, usage=mirror.error)
+
+
+def _add_explain(verbs: Verbs) -> None:
+    explain = verbs.add_parser(
+        "explain", help="say where one store path would come from, and why it would or would not", allow_abbrev=False
+    )
+    explain.add_argument("path", metavar="HASH-OR-PATH", help="a hash part or a store path")
+    _add_upstream(explain)
+    explain.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    explain.set_defaults(run=_explain)
+
+
+def _add_upstream(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        action="append",
+        help="ask this cache for what the store does not have; may be repeated; its key must be known",
+    )
+
+
 def _add_top(verbs: Verbs) -> None:
     top = verbs.add_parser("top", help="show the live figures of a running server", allow_abbrev=False)
     top.add_argument(
@@ -183,12 +222,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sign-key", metavar="FILE", action="append", dest="sign_key_paths", help="a secret key; may be repeated"
     )
-    parser.add_argument(
-        "--upstream",
-        metavar="URL",
-        action="append",
-        help="ask this cache for what the store does not have; may be repeated; its key must be known",
-    )
+    _add_upstream(parser)
     parser.add_argument("--priority", metavar="N", type=int, help="clients ask the cache with the smaller number first")
     parser.add_argument(
         "--log-level", choices=["error", "warn", "info", "debug"], help="the least severe messages to log"
@@ -268,6 +302,21 @@ def _verify(options: argparse.Namespace) -> int:
     from harmonia_py import keeping  # noqa: PLC0415  # as above
 
     return keeping.verify(_load(options)[1], as_json=options.as_json)
+
+
+def _mirror(options: argparse.Namespace) -> int:
+    from harmonia_py import mirroring  # noqa: PLC0415  # as above
+
+    if not options.paths and options.store_paths is None:
+        options.usage("name store paths, or --store-paths FILE")
+    settings = _load(options)[1]
+    return mirroring.mirror(settings, options.paths, closure=options.closure, store_paths=options.store_paths)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from harmonia_py import mirroring  # noqa: PLC0415  # as above
+
+    return mirroring.explain(_load(options)[1], options.path)
 
 
 def _top(options: argparse.Namespace) -> int:

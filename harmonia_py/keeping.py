@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from harmonia_py.app import OpenCache
 from harmonia_py.cache.blobs import BlobKey
 from harmonia_py.cache.compressed import CompressedNars
+from harmonia_py.cache.kept import unit_of
+from harmonia_py.cache.remembered import narinfo_key
 from harmonia_py.cache.verify import Rotten, check_file
 from harmonia_py.config import Config
 from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
-from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.store_choice import choose_store
 
-_FILE_SUFFIX: Final = ".nar.zst"
+# They are a few facts each, and no bytes that could rot.
+_NO_FILES: Final = (".narinfo", ".doi", ".mismatch")
 # Path infos are asked for with so many questions at once; the daemon answers one per connection.
 _QUESTIONS: Final = 8
 
@@ -52,7 +55,7 @@ def verify(config: Config, *, as_json: bool) -> int:
 
 async def _compress(config: Config, wanted: Wanted) -> int:
     console = Console(stderr=True, soft_wrap=True)
-    async with _open(config) as opened:
+    async with open_cache(config) as opened:
         compressed = opened.compressed
         if compressed is None or opened.blobs is None:
             raise ConfigError("no store here, or nowhere to keep its NARs: see compression and cache.directory")
@@ -68,7 +71,7 @@ async def _compress(config: Config, wanted: Wanted) -> int:
 async def _keep_all(compressed: CompressedNars, missing: list[NarInfo], jobs: int, console: Console) -> list[str]:
     failures: list[str] = []
     turns = asyncio.Semaphore(jobs)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("compressing", total=sum(narinfo.path_info.nar_size for narinfo in missing))
 
         async def keep(narinfo: NarInfo) -> None:
@@ -95,7 +98,7 @@ async def _narinfos(
         assert opened.metadata is not None
         pending = set(await opened.metadata.all_paths())
     else:
-        pending = {_parse(path, store_dir) for path in wanted.paths}
+        pending = {parse_path(path, store_dir) for path in wanted.paths}
     named = set(pending)
     found: dict[StorePath, NarInfo] = {}
     turns = asyncio.Semaphore(_QUESTIONS)
@@ -118,7 +121,7 @@ async def _narinfos(
     return list(found.values())
 
 
-def _parse(text: str, store_dir: StoreDir) -> StorePath:
+def parse_path(text: str, store_dir: StoreDir) -> StorePath:
     """A store path from its full path, something inside it, its base name, or a link to it such as `./result`."""
     try:
         return StorePath.parse(text)
@@ -132,14 +135,20 @@ def _parse(text: str, store_dir: StoreDir) -> StorePath:
 
 async def _verify(config: Config, *, as_json: bool) -> int:
     console = Console(stderr=True, soft_wrap=True)
-    async with DiskBlobs(Path(config.cache.directory or ".")) as blobs:
-        rotten, count = await _read_all(blobs, config.cache.jobs, console)
-    async with _open(config) as opened:
+    rotten: list[Rotten] = []
+    count = 0
+    for directory in dict.fromkeys([config.cache.directory or ".", config.mirror.directory or config.cache.directory]):
+        async with DiskBlobs(Path(directory or ".")) as blobs:
+            found, files = await _read_all(blobs, config.cache.jobs, console)
+        rotten += found
+        count += files
+    async with open_cache(config) as opened:
         damaged = await opened.compressed.mismatches() if opened.compressed is not None else []
+        again = [one.key for one in rotten if await _fetch_again(opened, one.key)]
     if as_json:
         report: dict[str, Any] = {
             "files": count,
-            "rotten": [asdict(one) for one in rotten],
+            "rotten": [asdict(one) | {"fetchedAgain": one.key in again} for one in rotten],
             "damaged": [
                 {
                     "storePath": one.store_path,
@@ -154,7 +163,7 @@ async def _verify(config: Config, *, as_json: bool) -> int:
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"{count} kept files, {len(rotten)} rotten and removed")
     for one in rotten:
-        out.print(f"[bold red]rotten[/]   {one.key}: {one.reason}")
+        out.print(f"[bold red]rotten[/]   {one.key}: {one.reason}{'; fetched again' if one.key in again else ''}")
     for other in damaged:
         out.print(f"[bold red]damaged[/]  {config.store_dir}/{other.store_path}")
         out.print(f"         its NarHash is {other.actual or 'that of a longer NAR'}, the store says {other.expected}")
@@ -163,11 +172,21 @@ async def _verify(config: Config, *, as_json: bool) -> int:
     return 1 if rotten or damaged else 0
 
 
+async def _fetch_again(opened: OpenCache, key: BlobKey) -> bool:
+    """Whether an upstream had what was rotten, and it is kept again."""
+    if opened.mirror is None:
+        return False
+    try:
+        return await opened.mirror.keep(HashPart.parse(unit_of(key)), lambda _: None) is not None
+    except HarmoniaError:
+        return False
+
+
 async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list[Rotten], int]:
-    infos = [info async for info in blobs.list() if info.key.endswith(_FILE_SUFFIX)]
+    infos = [info async for info in blobs.list() if not info.key.endswith(_NO_FILES)]
     rotten: list[Rotten] = []
     turns = asyncio.Semaphore(jobs)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("reading", total=sum(info.size for info in infos))
 
         async def check(key: BlobKey) -> None:
@@ -181,6 +200,9 @@ async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list
                     found = await asyncio.to_thread(check_file, key, blob.metadata, pieces, read_slice, report)
             if found is not None:
                 rotten.append(found)
+                # A narinfo whose NAR is gone leads nowhere.
+                with suppress(FormatError):
+                    await blobs.delete(narinfo_key(HashPart.parse(unit_of(found.key))))
                 await blobs.delete(found.key)
 
         async with asyncio.TaskGroup() as group:
@@ -190,7 +212,8 @@ async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list
 
 
 @asynccontextmanager
-async def _open(config: Config) -> AsyncIterator[OpenCache]:
+async def open_cache(config: Config) -> AsyncIterator[OpenCache]:
+    """The cache that a configuration describes, for a verb: it signs nothing and evicts nothing."""
     choice = await asyncio.to_thread(choose_store, config)
     opened = await OpenCache.open(config, [], choice, metrics=Metrics.alone(), housekeeping=False)
     try:
@@ -199,7 +222,7 @@ async def _open(config: Config) -> AsyncIterator[OpenCache]:
         await opened.aclose()
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
     """A bar on a terminal, and nothing where nobody looks."""
     return Progress(
         TextColumn("{task.description}"),

@@ -8,8 +8,13 @@ from typing import Final, NamedTuple
 
 from harmonia_py.cache.blobs import BlobKey
 from harmonia_py.cache.source import FileSlice, Pause, Piece
+from harmonia_py.cache.unpack import NarCheck
+from harmonia_py.cache.wanted import DocumentCheck
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarUrl
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.store_path import StorePath
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -50,7 +55,7 @@ def check_file(
     read: SliceReader,
     report: Callable[[int], object],
 ) -> Rotten | None:
-    """Read a kept zstd file to its end: its own hash, and size and hash of the NAR in it, against `metadata`.
+    """Read a kept file to its end: its own hash, and size and hash of the NAR in it, against `metadata`.
 
     Blocks; a thread calls it.
 
@@ -64,6 +69,8 @@ def check_file(
     Raises:
         StorageError: the file cannot be read.
     """
+    if not key.endswith(".zst"):
+        return _check_other(key, metadata, pieces, read, report)
     try:
         expected = _Facts(
             Hash.parse(metadata["file_hash"], "sha256"),
@@ -80,6 +87,40 @@ def check_file(
         names = [name for name in _Facts._fields if getattr(found, name) != getattr(expected, name)]
         return Rotten(key, f"it has another {_WORDS[names[0]]}")
     return None
+
+
+def _check_other(
+    key: BlobKey,
+    metadata: Mapping[str, str],
+    pieces: Iterator[Piece],
+    read: SliceReader,
+    report: Callable[[int], object],
+) -> Rotten | None:
+    """The same for what an upstream had in another form, and for logs and listings, of which only the hash is known."""
+    try:
+        file_hash = Hash.parse(metadata["file_hash"], "sha256")
+        check: NarCheck | DocumentCheck = DocumentCheck()
+        if "nar_hash" in metadata:
+            name, _, hash_part = key.partition("?hash=")
+            info = PathInfo(
+                store_path=StorePath.parse(metadata["store_path"]),
+                nar_hash=Hash.parse(metadata["nar_hash"], "sha256"),
+                nar_size=int(metadata["nar_size"]),
+            )
+            compression = NarUrl.parse(name, hash_part or None).compression
+            check = NarCheck(info, compression, file_hash, int(metadata["file_size"]))
+    except (KeyError, ValueError, FormatError):
+        return Rotten(key, "what is known of it does not parse")
+    try:
+        for portion in _portions(pieces, read):
+            report(len(portion))
+            for _ in check.feed(bytes(portion)):
+                pass
+        for _ in check.finish():
+            pass
+    except FormatError as error:
+        return Rotten(key, str(error))
+    return None if check.metadata()["file_hash"] == str(file_hash) else Rotten(key, "it has another hash")
 
 
 def _read(pieces: Iterator[Piece], read: SliceReader, report: Callable[[int], object], max_size: int) -> _Facts:
