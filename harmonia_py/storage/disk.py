@@ -205,6 +205,7 @@ class DiskBlobs:
 
     async def _answer(self) -> None:
         while self._asked:
+            await asyncio.sleep(0)  # until everybody who is about to ask has asked
             asked, self._asked = self._asked, []
             found: Sequence[Mapping[str, str] | StorageError | None]
             try:

@@ -17,8 +17,8 @@ from harmonia_py.web.errors import error_response
 from harmonia_py.web.figures import CLIENT, FAULT, SHUTDOWN, SOURCE, Sending, kind_of, path_of
 from harmonia_py.web.limits import answer_begins
 from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
-from harmonia_py.web.state import SERVING, TRANSFERS
-from harmonia_py.web.transfer import Cut, DownloadResponse, reset_unless_finished
+from harmonia_py.web.state import SERVING, TRANSFERS, Rules
+from harmonia_py.web.transfer import Cut, DownloadResponse, Transfers, reset_unless_finished
 
 _log = logging.getLogger(__name__)
 
@@ -36,31 +36,37 @@ async def respond_bytes(request: web.Request, data: bytes, *, etag: str | None, 
     `etag` is without quotes, None for what is another one each time; `headers` has the Content-Type.
     """
     all_headers = dict(headers)
-    name = select_coding(request, all_headers, len(data))
+    rules = request.app[SERVING].rules
+    name = select_coding(rules, all_headers, len(data), _wanted_by(request))
     if etag is not None:
-        all_headers[hdrs.ETAG] = _quoted(etag, name)
+        all_headers[hdrs.ETAG] = quoted(etag, name)
         if _has_it(request, all_headers[hdrs.ETAG]):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
-    if name is not None:
-        rules = request.app[SERVING].rules
-        if len(data) <= SMALL_BYTES:
-            data = rules.coding.encode(name, data)
-        else:
-            whole = data
-            data = await request.app[TRANSFERS].in_thread(lambda: rules.coding.encode(name, whole))
-    return web.Response(body=data, headers=all_headers)
+    return web.Response(body=await encode(rules, request.app[TRANSFERS], data, name), headers=all_headers)
 
 
-def select_coding(request: web.Request, headers: dict[str, str], size: int | None) -> str | None:
-    """The coding for a body of this size, None for none; `headers` says so from now on, and what it depends on."""
-    if not request.app[SERVING].rules.coding.covers(headers[hdrs.CONTENT_TYPE], size):
+async def encode(rules: Rules, transfers: Transfers, data: bytes, name: str | None) -> bytes:
+    """`data` in the coding `name`; in a thread when it is long."""
+    if name is None:
+        return data
+    if len(data) <= SMALL_BYTES:
+        return rules.coding.encode(name, data)
+    return await transfers.in_thread(lambda: rules.coding.encode(name, data))
+
+
+def select_coding(rules: Rules, headers: dict[str, str], size: int | None, wanted: str | None) -> str | None:
+    """`wanted`, or None for a body that is not coded; `headers` says so from now on, and what it depends on."""
+    if not rules.coding.covers(headers[hdrs.CONTENT_TYPE], size):
         return None
     headers[hdrs.VARY] = str(hdrs.ACCEPT_ENCODING)
+    if wanted is not None:
+        headers[hdrs.CONTENT_ENCODING] = wanted
+    return wanted
+
+
+def _wanted_by(request: web.Request) -> str | None:
     # There are no ranges of what is coded.
-    name = None if hdrs.RANGE in request.headers else selected_by(request)
-    if name is not None:
-        headers[hdrs.CONTENT_ENCODING] = name
-    return name
+    return None if hdrs.RANGE in request.headers else selected_by(request)
 
 
 def selected_by(request: web.Request) -> str | None:
@@ -68,7 +74,8 @@ def selected_by(request: web.Request) -> str | None:
     return coding.select(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
 
 
-def _quoted(etag: str, name: str | None) -> str:
+def quoted(etag: str, name: str | None) -> str:
+    """The header `ETag`: each coding is a representation of its own."""
     return f'"{etag}"' if name is None else f'"{etag}-{name}"'
 
 
@@ -78,11 +85,11 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
         if download.redirect is not None:
             raise web.HTTPFound(download.redirect)
         all_headers = dict(headers)
-        name = select_coding(request, all_headers, download.size)
-        all_headers[hdrs.ETAG] = quoted = _quoted(download.etag, name)
+        name = select_coding(request.app[SERVING].rules, all_headers, download.size, _wanted_by(request))
+        all_headers[hdrs.ETAG] = etag = quoted(download.etag, name)
         if download.size is not None and name is None:
             all_headers[hdrs.ACCEPT_RANGES] = "bytes"
-        if _has_it(request, quoted):
+        if _has_it(request, etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
         if name is not None:
             whole = replace(download, size=None, pieces=_coded(request, name, download), file=None)
@@ -90,7 +97,7 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
         if download.size is None:
             return await _send(request, download, DownloadResponse(headers=all_headers), None)
         try:
-            part = _requested_range(request, quoted, download.size)
+            part = _requested_range(request, etag, download.size)
         except Unsatisfiable:
             response = error_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             response.headers[hdrs.CONTENT_RANGE] = f"bytes */{download.size}"

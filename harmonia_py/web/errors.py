@@ -67,14 +67,18 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return response
     except ConnectionError:
         raise
-    except errors.HarmoniaError as error:
-        status = status_of(error)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("%s %s: %s%s", request.method, request.rel_url.raw_path, error, _cause(error))
-        return error_response(status)
-    except Exception:  # noqa: BLE001  # whatever it is, the client learns nothing and the log everything
-        _log.exception("%s %s: unforeseen", request.method, request.rel_url.raw_path)
-        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the client learns nothing and the log everything
+        return response_to(error, f"{request.method} {request.rel_url.raw_path}")
+
+
+def response_to(error: Exception, request: str) -> web.Response:
+    """The answer to a request, named for the log, that ended with `error`."""
+    status = status_of(error)
+    if not isinstance(error, errors.HarmoniaError):
+        _log.error("%s: unforeseen", request, exc_info=error)
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("%s: %s%s", request, error, _cause(error))
+    return error_response(status)
 
 
 def _cause(error: BaseException) -> str:

@@ -25,8 +25,9 @@ from harmonia_py.web.access_log import AccessLog, Entry
 from harmonia_py.web.clients import peer_of
 from harmonia_py.web.errors import error_response
 from harmonia_py.web.figures import CLIENT, DOWNLOADS, HttpFigures, Sending, kind_of, path_of
-from harmonia_py.web.hot_answers import END, GET, SERVER, VERSION, ReadyAnswers
+from harmonia_py.web.hot_answers import END, GET, SERVER, VERSION, AskedNarinfo, ReadyAnswers
 from harmonia_py.web.hot_file import FileTransfer, ReadyFile
+from harmonia_py.web.lane import Lane
 from harmonia_py.web.rate_limit import RateLimiter
 from harmonia_py.web.transfer import Cut, DownloadResponse, Transfers
 
@@ -52,6 +53,11 @@ class _FileUnderWay:
     began: float
 
 
+@dataclass(frozen=True, slots=True)
+class _LookUp:
+    task: asyncio.Task[None]
+
+
 class HotProtocol(web.RequestHandler):
     """aiohttp's protocol, with the short way in front of it and our access log behind it."""
 
@@ -65,9 +71,10 @@ class HotProtocol(web.RequestHandler):
         "_figures",
         "_header_since",
         "_held",
+        "_lane",
         "_limiter",
-        "_sending",
         "_transfers",
+        "_under_way",
         "_untaken",
         "_untaken_since",
         "_wants_close",
@@ -81,6 +88,7 @@ class HotProtocol(web.RequestHandler):
         loop: asyncio.AbstractEventLoop,
         answers: ReadyAnswers,
         transfers: Transfers,
+        lane: Lane,
         acceptor: Acceptor,
         limiter: RateLimiter | None,
         access_log: AccessLog | None,
@@ -93,6 +101,7 @@ class HotProtocol(web.RequestHandler):
         self._access_log = access_log
         self._answers = answers
         self._transfers = transfers
+        self._lane = lane
         self._acceptor = acceptor
         self._limiter = limiter
         self._figures = figures
@@ -102,8 +111,8 @@ class HotProtocol(web.RequestHandler):
         # Whether the framework's parser holds no part of a request. When that cannot be told any more, the connection
         # goes the slow way for ever: what looks like a request could be the body of the one before.
         self._between_requests = True
-        # The file on its way, if any; meanwhile the framework believes that the connection is idle.
-        self._sending: _FileUnderWay | None = None
+        # The answer that is being made or sent, if any; meanwhile the framework believes that the connection is idle.
+        self._under_way: _FileUnderWay | _LookUp | None = None
         self._held = b""
         self._wants_close = False
         # The transport, also when the framework has let go of it.
@@ -124,10 +133,10 @@ class HotProtocol(web.RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let go of the file that was on its way."""
-        if self._sending is not None:
-            self._sending.transfer.cancel()
-            self._end_of_file(sent=False)
+        """Let go of the file that was on its way. A look-up goes on: cancelled, it would cost a daemon connection."""
+        if isinstance(self._under_way, _FileUnderWay):
+            self._under_way.transfer.cancel()
+            self._end_of_file(self._under_way, sent=False)
         self._figures.connections.add(-1)
         self._wire = None
         super().connection_lost(exc)
@@ -135,7 +144,7 @@ class HotProtocol(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Answer at once what can be, and hand everything else to the framework."""
-        if self._sending is not None:
+        if self._under_way is not None:
             self._hold(data)
             return
         if self._between_requests and data.startswith(GET) and self._is_idle():
@@ -152,8 +161,8 @@ class HotProtocol(web.RequestHandler):
             self._between_requests = self._request_count == count + 1 and _is_one_plain_request(data)
 
     def close(self) -> None:
-        """Close the connection; a file that is on its way arrives first."""
-        if self._sending is None:
+        """Close the connection; an answer that is under way arrives first."""
+        if self._under_way is None:
             super().close()
         else:
             self._wants_close = True
@@ -188,7 +197,7 @@ class HotProtocol(web.RequestHandler):
     @property
     def is_answering(self) -> bool:
         """Whether a request has come whose answer has not left."""
-        return self._sending is not None or self._request_in_progress or bool(self._messages)
+        return self._under_way is not None or self._request_in_progress or bool(self._messages)
 
     def _may_ask(self) -> bool:
         # Who may not is told by the slow way, which counts for itself.
@@ -211,11 +220,14 @@ class HotProtocol(web.RequestHandler):
             and not self._force_close
         )
 
-    def _answer(self, request: bytes, answer: bytes | ReadyFile) -> bool:
+    def _answer(self, request: bytes, answer: bytes | ReadyFile | AskedNarinfo) -> bool:
         """Send `answer`; False when that would wait for the disk or for the client."""
         began = time.perf_counter()
         transport = self.transport
         assert transport is not None
+        if isinstance(answer, AskedNarinfo):
+            self._under_way = _LookUp(self._loop.create_task(self._look_up(answer, began)))
+            return True
         target = request[len(GET) - 1 : request.index(VERSION)].decode()
         if isinstance(answer, ReadyFile):
             first = answer.first(self._answers.date())
@@ -236,19 +248,38 @@ class HotProtocol(web.RequestHandler):
         transfer = FileTransfer(transport, self._transfers.threads, self._transfers.limits, self._file_sent)
         self._figures.in_flight.add(1)
         began = time.perf_counter()
-        self._sending = _FileUnderWay(transfer, file, target, began)
+        self._under_way = _FileUnderWay(transfer, file, target, began)
         file.use()
         transfer.start(first, file)
         self._figures.began("nar", time.perf_counter() - began)
         return True
 
+    async def _look_up(self, asked: AskedNarinfo, began: float) -> None:
+        """Answer with a narinfo that has to be found first."""
+        status, answer = await self._lane(asked)
+        self._under_way = None
+        if self.transport is not None:
+            self.transport.write(answer)
+        seconds = time.perf_counter() - began
+        target = f"/{asked.hash_part}.narinfo"
+        if self._access_log is not None:
+            self._access_log.add(Entry(self._client, "GET", target, status, len(answer), seconds))
+        self._figures.answered("GET", "narinfo", status, seconds)
+        self._figures.narinfo_bytes.add(len(answer))
+        self._go_on()
+
     def _file_sent(self, sent: bool) -> None:  # noqa: FBT001  # a callback
+        assert isinstance(self._under_way, _FileUnderWay)
+        self._end_of_file(self._under_way, sent=sent)
+        if sent:
+            self._go_on()
+        elif self.transport is not None:
+            self.transport.abort()
+
+    def _go_on(self) -> None:
+        """Turn to what the client has sent meanwhile."""
         transport = self.transport
-        self._end_of_file(sent=sent)
         if transport is None:
-            return
-        if not sent:
-            transport.abort()
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         held, self._held = self._held, b""
@@ -258,9 +289,8 @@ class HotProtocol(web.RequestHandler):
             transport.resume_reading()
             self.data_received(held)
 
-    def _end_of_file(self, *, sent: bool) -> None:
-        sending, self._sending = self._sending, None
-        assert sending is not None
+    def _end_of_file(self, sending: _FileUnderWay, *, sent: bool) -> None:
+        self._under_way = None
         sending.file.leave()
         self._figures.in_flight.add(-1)
         self._note(sending.target, sending.transfer.sent, time.perf_counter() - sending.began)
@@ -274,8 +304,8 @@ class HotProtocol(web.RequestHandler):
             self.transport.pause_reading()
 
     def _process_keepalive(self) -> None:
-        """The framework closes what it believes to be idle; a file on its way is not."""
-        if self._sending is not None:
+        """The framework closes what it believes to be idle; an answer under way is not."""
+        if self._under_way is not None:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 

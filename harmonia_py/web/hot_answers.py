@@ -12,6 +12,8 @@ from aiohttp import hdrs, web
 
 from harmonia_py.cache.access import Tokens
 from harmonia_py.cache.source import Download, FileSlice
+from harmonia_py.errors import FormatError
+from harmonia_py.nix.store_path import HashPart
 from harmonia_py.web.authorization import opens
 from harmonia_py.web.coding import select
 from harmonia_py.web.hot_file import ReadyFile
@@ -30,6 +32,7 @@ MAX_READY_FILES: Final = 512
 GET: Final = b"GET /"
 VERSION: Final = b" HTTP/1.1\r\n"
 END: Final = b"\r\n\r\n"
+_NARINFO: Final = b".narinfo"
 # No target that is ever ready is longer.
 _MAX_TARGET: Final = 256
 
@@ -40,6 +43,19 @@ _CHOOSING: Final = (b"host", b"accept-encoding", b"authorization")
 # Clients send the same block of headers with every request, so it is looked at once.
 _MAX_HEADER_BLOCKS: Final = 256
 _MAX_HEADER_BLOCK_BYTES: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AskedNarinfo:
+    """A request that only asks for a narinfo which is not ready.
+
+    Attributes:
+        hash_part: of its path.
+        wanted: the coding that the client would have.
+    """
+
+    hash_part: HashPart
+    wanted: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +115,36 @@ class ReadyAnswers:
             self._purge.cancel()
             self._purge = None
 
-    def find(self, request: bytes) -> bytes | ReadyFile | None:
-        """The whole answer to `request`, or the file that is its body; None when it must go the slow way."""
+    def find(self, request: bytes) -> bytes | ReadyFile | AskedNarinfo | None:
+        """The whole answer to `request`, the file that is its body, or what it asks for; None for the slow way."""
         end = request.find(VERSION, len(GET), _MAX_TARGET)
         target = request[len(GET) : end]
         headers = request[end + len(VERSION) :]
         if end < 0 or (headers not in self._blocks and not self._is_harmless(headers)):
             return None
         narinfo = self._narinfos.get((self._blocks[headers], target))
-        if narinfo is not None:
-            return None if narinfo.expires <= time.monotonic() else b"".join((narinfo.head, self.date(), narinfo.tail))
+        if narinfo is not None and narinfo.expires > time.monotonic():
+            return b"".join((narinfo.head, self.date(), narinfo.tail))
+        if target.endswith(_NARINFO):
+            return self._asked(target, self._blocks[headers])
         file = self._files.get(target)
         if file is None or (file[1].is_coded_for_some and self._blocks[headers] is not None):
             return None
         return file[1]
+
+    @staticmethod
+    def _asked(target: bytes, wanted: str | None) -> AskedNarinfo | None:
+        try:
+            return AskedNarinfo(HashPart.parse(target[: -len(_NARINFO)].decode()), wanted)
+        except (FormatError, UnicodeDecodeError):
+            return None
+
+    def write(self, response: web.Response) -> bytes:
+        """All of `response`, which has bytes or nothing as its body, as it goes over the wire."""
+        body = response.body
+        assert isinstance(body, bytes)
+        head, tail = _headers(response.headers, len(body), response.status, response.reason)
+        return b"".join((head, self.date(), tail, body))
 
     def date(self) -> bytes:
         """The value of the header `Date`."""
@@ -165,8 +197,10 @@ class ReadyAnswers:
         return True
 
 
-def _headers(headers: Mapping[str, str], size: int) -> tuple[bytes, bytes]:
+def _headers(
+    headers: Mapping[str, str], size: int, status: int = 200, reason: str | None = "OK"
+) -> tuple[bytes, bytes]:
     """Status line and headers in the framework's order: what stands before the value of `Date`, and after it."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    head = "".join(["HTTP/1.1 200 OK\r\n", *lines, f"Content-Length: {size}\r\nDate: "])
+    head = "".join([f"HTTP/1.1 {status} {reason}\r\n", *lines, f"Content-Length: {size}\r\nDate: "])
     return head.encode(), f"\r\nServer: {SERVER}\r\n\r\n".encode()

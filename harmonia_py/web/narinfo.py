@@ -11,9 +11,10 @@ from harmonia_py.cache.origin import origin_of
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StoreDir
-from harmonia_py.web.body import Headers, respond_bytes, selected_by
+from harmonia_py.web.body import Headers, encode, quoted, respond_bytes, select_coding, selected_by
 from harmonia_py.web.errors import not_found
-from harmonia_py.web.state import SERVING, cache_of
+from harmonia_py.web.state import SERVING, Serving, cache_of
+from harmonia_py.web.transfer import Transfers
 
 CONTENT_TYPE: Final = "text/x-nix-narinfo"
 CACHE_CONTROL: Final = "max-age=86400"
@@ -26,19 +27,39 @@ async def get(request: web.Request) -> web.StreamResponse:
     narinfo = await cache.narinfo(hash_part)
     if narinfo is None:
         return not_found()
+    store_dir = cache.cache_info.store_dir
     if "json" in request.query:
-        return await _respond_json(request, narinfo, cache.cache_info.store_dir)
-    data = narinfo.format(cache.cache_info.store_dir)
-    headers: Headers = {
+        return await _respond_json(request, narinfo, store_dir)
+    data, etag, headers = _represent(narinfo, store_dir)
+    response = await respond_bytes(request, data, etag=etag, headers=headers)
+    if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
+        request.app[SERVING].answers.add(f"{hash_part}.narinfo", selected_by(request), response)
+    return response
+
+
+async def answer(serving: Serving, transfers: Transfers, hash_part: HashPart, wanted: str | None) -> web.Response:
+    """The same for a plain GET of a client that would have the coding `wanted`, without the framework's request."""
+    narinfo = await serving.cache.narinfo(hash_part)
+    if narinfo is None:
+        return not_found()
+    data, etag, headers = _represent(narinfo, serving.cache.cache_info.store_dir)
+    name = select_coding(serving.rules, headers, len(data), wanted)
+    headers[hdrs.ETAG] = quoted(etag, name)
+    response = web.Response(body=await encode(serving.rules, transfers, data, name), headers=headers)
+    serving.answers.add(f"{hash_part}.narinfo", wanted, response)
+    return response
+
+
+def _represent(narinfo: NarInfo, store_dir: StoreDir) -> tuple[bytes, str, dict[str, str]]:
+    """The text, its validator without quotes, and its headers."""
+    data = narinfo.format(store_dir)
+    headers: dict[str, str] = {
         hdrs.CONTENT_TYPE: CONTENT_TYPE,
         hdrs.CACHE_CONTROL: CACHE_CONTROL,
         "Nix-Link": narinfo.url,
         "X-Harmonia-Source": origin_of(narinfo),
     }
-    response = await respond_bytes(request, data, etag=hashlib.sha256(data).hexdigest()[:32], headers=headers)
-    if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
-        request.app[SERVING].answers.add(f"{hash_part}.narinfo", selected_by(request), response)
-    return response
+    return data, hashlib.sha256(data).hexdigest()[:32], headers
 
 
 async def _respond_json(request: web.Request, narinfo: NarInfo, store_dir: StoreDir) -> web.Response:

@@ -18,6 +18,7 @@ from harmonia_py.web.clients import Clients
 from harmonia_py.web.figures import HttpFigures
 from harmonia_py.web.hot import HotProtocol
 from harmonia_py.web.hot_answers import SERVER
+from harmonia_py.web.lane import narinfo_lane
 from harmonia_py.web.limits import Limits
 from harmonia_py.web.routes import routes
 from harmonia_py.web.state import BOARD, CLIENTS, SERVING, TRANSFERS, Serving
@@ -77,6 +78,7 @@ async def serve(
     manager = runner.server
     assert manager is not None
     loop = asyncio.get_running_loop()
+    lane = narinfo_lane(serving, transfers)
 
     def protocol() -> HotProtocol:
         return HotProtocol(
@@ -84,6 +86,7 @@ async def serve(
             loop=loop,
             answers=serving.answers,
             transfers=transfers,
+            lane=lane,
             acceptor=acceptor,
             limiter=clients.limiter,
             access_log=access_log,

@@ -1,0 +1,161 @@
+"""Narinfos answered without the framework: the same bytes, headers, log lines and figures as with it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from serving import ABSENT, PATH, Answer, FakeSource, Served, eventually, read_answer
+
+from harmonia_py import errors
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.store_path import HashPart
+
+TARGET = f"/{PATH.hash_part}.narinfo"
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, *headers: str
+) -> tuple[bytes, Answer]:
+    """The first line of the answer, and the answer without its date."""
+    writer.write("\r\n".join([f"GET {target} HTTP/1.1", "Host: a", *headers, "", ""]).encode())
+    answer = await read_answer(reader)
+    del answer.headers["Date"]
+    return answer.body, answer
+
+
+@dataclass
+class SlowSource(FakeSource):
+    """A source that answers when it is told to."""
+
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
+        found = await super().narinfo(hash_part)
+        await self.go.wait()
+        return found
+
+
+@pytest.mark.parametrize("accept", [(), ("Accept-Encoding: zstd, br, gzip",), ("Accept-Encoding: gzip;q=0.5",)])
+async def test_a_narinfo_is_the_same_with_the_framework_without_it_and_ready(accept: tuple[str, ...]) -> None:
+    async with Served(FakeSource()) as framework, Served(FakeSource()) as lane:
+        slow = await framework.connect()
+        fast = await lane.connect()
+        _, by_framework = await exchange(*slow, TARGET, *accept, "X-Not-Harmless: 1")
+        _, found = await exchange(*fast, TARGET, *accept)
+        _, ready = await exchange(*fast, TARGET, *accept)
+        assert by_framework.status == 200
+        assert list(found.headers.items()) == list(ready.headers.items()) == list(by_framework.headers.items())
+        assert found.body == ready.body == by_framework.body
+        assert lane.source.asked == [f"narinfo {PATH.hash_part}"], "the second answer was not ready"
+        for _, writer in (slow, fast):
+            writer.close()
+        (by_framework_line,) = framework.access_lines()
+        first, second = lane.access_lines()
+        assert first.rpartition(" ")[0] == second.rpartition(" ")[0] == by_framework_line.rpartition(" ")[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, 404),
+        (errors.DaemonUnreachable("/secret/socket"), 503),
+        (errors.DaemonProtocolError("garbage"), 502),
+        (errors.DaemonRefused("no"), 500),
+        (RuntimeError("/secret"), 500),
+    ],
+)
+async def test_an_error_is_the_same_with_the_framework_and_without_it(error: Exception | None, status: int) -> None:
+    async with Served(FakeSource(error=error)) as served:
+        reader, writer = await served.connect()
+        _, slow = await exchange(reader, writer, f"/{ABSENT}.narinfo", "X-Not-Harmless: 1")
+        _, fast = await exchange(reader, writer, f"/{ABSENT}.narinfo")
+        writer.close()
+        assert fast.status == slow.status == status
+        assert list(fast.headers.items()) == list(slow.headers.items())
+        assert fast.body == slow.body
+        assert b"secret" not in fast.body
+        one, other = served.access_lines()
+        assert one.rpartition(" ")[0] == other.rpartition(" ")[0]
+
+
+@pytest.mark.parametrize("name", ["0" * 31, "0" * 33, "e" * 32, "%30" * 32, "..", "Z" * 32])
+async def test_what_is_no_hash_part_is_not_asked_for(name: str) -> None:
+    async with Served(FakeSource()) as served:
+        reader, writer = await served.connect()
+        _, answer = await exchange(reader, writer, f"/{name}.narinfo")
+        writer.close()
+        assert answer.status == 404
+        assert not served.source.asked or name.startswith("%")
+
+
+async def test_requests_sent_while_a_narinfo_is_looked_up_are_answered_after_it_in_order() -> None:
+    source = SlowSource()
+    async with Served(source) as served:
+        reader, writer = await served.connect()
+        writer.write(f"GET {TARGET} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await eventually(lambda: source.asked)
+        writer.write(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(f"GET /{ABSENT}.narinfo HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await asyncio.sleep(0.05)
+        source.go.set()
+        assert (await read_answer(reader)).body.startswith(b"StorePath: ")
+        assert (await read_answer(reader)).body.startswith(b"harmonia-py")
+        assert (await read_answer(reader)).status == 404
+        writer.close()
+
+
+async def test_a_client_that_leaves_during_a_look_up_leaves_nothing_behind() -> None:
+    source = SlowSource()
+    async with Served(source) as served:
+        tasks = len(asyncio.all_tasks())
+        writers = []
+        for _ in range(20):
+            _, writer = await served.connect()
+            writer.write(f"GET {TARGET} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            writers.append(writer)
+        await eventually(lambda: len(source.asked) == 20)
+        for writer in writers:
+            writer.transport.abort()
+        source.go.set()
+        await eventually(lambda: len(served.access_lines()) == 20)
+        await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+async def test_a_look_up_is_answered_although_the_server_is_stopping() -> None:
+    source = SlowSource()
+    async with Served(source, shutdown_timeout=20) as served:
+        reader, writer = await served.connect()
+        writer.write(f"GET {TARGET} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await eventually(lambda: source.asked)
+        stopping = asyncio.create_task(served.__aexit__())
+        await asyncio.sleep(0.05)
+        source.go.set()
+        assert (await read_answer(reader)).status == 200
+        assert await reader.read() == b""
+        await stopping
+        writer.close()
+
+
+async def test_a_look_up_outlasts_the_keep_alive_time() -> None:
+    source = SlowSource()
+    async with Served(source, keepalive_timeout=0.1) as served:
+        reader, writer = await served.connect()
+        writer.write(f"GET {TARGET} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await eventually(lambda: source.asked)
+        await asyncio.sleep(0.3)
+        source.go.set()
+        assert (await read_answer(reader)).status == 200
+        writer.close()
+
+
+async def test_every_answer_is_counted_once() -> None:
+    async with Served(FakeSource()) as served:
+        reader, writer = await served.connect()
+        for target in (TARGET, TARGET, f"/{ABSENT}.narinfo"):
+            await exchange(reader, writer, target)
+        _, metrics = await exchange(reader, writer, "/metrics")
+        writer.close()
+        lines = metrics.body.decode().splitlines()
+        count = 'harmonia_http_requests_total{method="GET",path="narinfo",status='
+        assert next(line for line in lines if line.startswith(f'{count}"200"')).endswith(" 2")
+        assert next(line for line in lines if line.startswith(f'{count}"404"')).endswith(" 1")
