@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
+import brotli
+
 from harmonia_py.nix.base32 import encode
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import SUFFIXES, NarInfo, NarUrl
@@ -41,6 +43,7 @@ COMPRESS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "zstd": zstd.compress,
     "bzip2": bz2.compress,
     "gzip": gzip.compress,
+    "br": brotli.compress,
 }
 
 
@@ -104,6 +107,7 @@ def signed(unsigned: Package, key: SecretKey | None) -> Package:
 class Request:
     path: str
     headers: Mapping[str, str]
+    method: str = "GET"
 
 
 @dataclass
@@ -122,7 +126,7 @@ class Connection:
         lines = [f"HTTP/1.1 {code} X", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
         if "Content_Length" not in headers and "Transfer_Encoding" not in headers:
             lines.append(f"Content-Length: {len(body)}")
-        await self.send("\r\n".join([*lines, "", ""]).encode() + body)
+        await self.send("\r\n".join([*lines, "", ""]).encode() + (b"" if self.request.method == "HEAD" else body))
 
     def cut(self) -> None:
         self.closed = True
@@ -224,7 +228,8 @@ class FaultUpstream:
                     head = (await reader.readuntil(b"\r\n\r\n")).decode()
                     first, *lines = head.splitlines()
                     pairs = (line.partition(": ") for line in lines if line)
-                    request = Request(first.split(" ")[1], {name.lower(): value for name, _, value in pairs})
+                    method, path, _ = first.split(" ")
+                    request = Request(path, {name.lower(): value for name, _, value in pairs}, method)
                     self.requests.append(request)
                     connection = Connection(request, writer)
                     await self.answers.get(request.path, self.default)(connection)

@@ -23,7 +23,11 @@ _FIELDS: Final = ("StoreDir:", "WantMassQuery:", "Priority:")
 def parse(answer: Answer) -> CacheInfo | None:
     """What the answer says; None when it is none."""
     try:
-        return CacheInfo.parse(answer.body, _DEFAULT_STORE_DIR) if answer.status == HTTPStatus.OK else None
+        return (
+            CacheInfo.parse(answer.body, _DEFAULT_STORE_DIR)
+            if answer.status == HTTPStatus.OK and answer.whole
+            else None
+        )
     except FormatError:
         return None
 
@@ -32,6 +36,8 @@ def judge(answer: Answer, store_dir: StoreDir | None) -> list[Finding]:
     """What the answer is worth to a client whose store directory is `store_dir`; None when that is not known."""
     if answer.status != HTTPStatus.OK:
         return [_no_cache(answer.status)]
+    if not answer.whole:
+        return [Finding.failure("nix-cache-info", "is far too long", "see what is served there: it has three lines")]
     try:
         info = CacheInfo.parse(answer.body, _DEFAULT_STORE_DIR)
     except FormatError as error:
@@ -40,14 +46,12 @@ def judge(answer: Answer, store_dir: StoreDir | None) -> list[Finding]:
     if not any(field in text for field in _FIELDS):
         remedy = "the URL ends before the path of the cache, or another site answers there; it must say `StoreDir:`"
         return [Finding.failure("nix-cache-info", f"says something else: {shown(text)!r}", remedy)]
+    mass = "" if info.want_mass_query else ", no mass queries"
     findings = [
-        Finding.ok("nix-cache-info", f"StoreDir {info.store_dir}, priority {info.priority}, {_type(answer)}"),
+        Finding.ok("nix-cache-info", f"StoreDir {info.store_dir}, priority {info.priority}{mass}, {_type(answer)}"),
         *_line_ends(text),
         *_judge_store_dir(info, store_dir),
     ]
-    if not info.want_mass_query:
-        what = "WantMassQuery is off: `nix-env -qas` and the like do not ask this cache"
-        findings.append(Finding.warning("nix-cache-info", what, "say `WantMassQuery: 1`"))
     if answer.header("content-type").startswith("text/html"):
         remedy = "serve it as text/x-nix-cache-info; browsers would run what is in it"
         findings.append(Finding.warning("nix-cache-info", "its Content-Type is text/html", remedy))

@@ -14,7 +14,7 @@ from aiohttp import hdrs
 
 from harmonia_py.doctor import cache_info, nar, narinfo
 from harmonia_py.doctor.absence import judge_absent, judge_malformed
-from harmonia_py.doctor.finding import Check, Finding, shown
+from harmonia_py.doctor.finding import Check, Finding, Verdict, shown
 from harmonia_py.doctor.remote import NoAnswer, Remote
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.base32 import encode
@@ -31,6 +31,9 @@ _SEARCH_SECONDS: Final = 45.0
 _NAR_SECONDS: Final = 180.0
 # A path chosen by ourselves is small; one that was named may be large.
 _CHOSEN_NAR_BYTES: Final = 64 * 1024 * 1024
+_CHANGE_SECONDS: Final = 3.0
+# With this many bytes ranges and resuming mean something.
+_TELLING_NAR_BYTES: Final = 100_000
 _MOST_CANDIDATES: Final = 40
 _MOST_REFERENCES: Final = 10
 _HASH_PART_BYTES: Final = 20
@@ -68,6 +71,7 @@ class ClientView:
         self._cache_dir = store_dir or StoreDir.parse("/nix/store")
         self._hash_part: HashPart | None = None
         self._narinfo: NarInfo | None = None
+        self._compared_again = False
 
     def checks(self) -> Sequence[Check]:
         """In the order in which they must run; those that have nothing to go by find nothing."""
@@ -116,22 +120,27 @@ class ClientView:
         if self._wanted is not None:
             return await self._judge_narinfo(self._wanted)
         asked = list(await self._candidates())[:_MOST_CANDIDATES]
+        chosen, chosen_size = None, -1
         for hash_part in asked:
-            if await self._has_small(hash_part):
-                return await self._judge_narinfo(hash_part)
+            size = await self._nar_size(hash_part)
+            if size is not None and chosen_size < size <= _CHOSEN_NAR_BYTES:
+                chosen, chosen_size = hash_part, size
+            if chosen_size >= _TELLING_NAR_BYTES:
+                break
+        if chosen is not None:
+            return await self._judge_narinfo(chosen)
         where = f"of {len(asked)} paths of this machine's store it has none" if asked else "there is no store here"
         what = f"{where}, so NARs and signatures were not tested"
         return [Finding.warning("narinfo", what, "name a path that the cache has: --path /nix/store/…")]
 
-    async def _has_small(self, hash_part: HashPart) -> bool:
+    async def _nar_size(self, hash_part: HashPart) -> int | None:
         answer = await self._remote.ask(f"{hash_part}.narinfo", MAX_NARINFO_SIZE)
         if answer.status != HTTPStatus.OK:
-            return False
+            return None
         try:
-            found = NarInfo.parse(answer.body, self._cache_dir)
+            return NarInfo.parse(answer.body, self._cache_dir).path_info.nar_size
         except FormatError:
-            return True  # why it does not parse is what one wants to know
-        return found.path_info.nar_size <= _CHOSEN_NAR_BYTES
+            return _TELLING_NAR_BYTES  # why it does not parse is what one wants to know
 
     async def _judge_narinfo(self, hash_part: HashPart) -> Sequence[Finding]:
         url = f"{hash_part}.narinfo"
@@ -146,12 +155,22 @@ class ClientView:
         self._narinfo = judgement.narinfo
         if self._narinfo is None:
             return judgement.findings
-        head = await self._remote.ask(url, 0, method=hdrs.METH_HEAD)
         return [
             *judgement.findings,
             narinfo.judge_signatures(self._narinfo, self._keys, self._cache_dir),
-            narinfo.judge_head(answer, head, "narinfo"),
+            await self._compare_head(url),
         ]
+
+    async def _compare_head(self, url: str) -> Finding:
+        while True:
+            get = await self._remote.ask(url, MAX_NARINFO_SIZE)
+            head = await self._remote.ask(url, 0, method=hdrs.METH_HEAD)
+            finding = narinfo.judge_head(get, head, "narinfo")
+            if finding.verdict is Verdict.OK or self._compared_again:
+                return finding
+            # It may just have changed, and servers keep ready answers for a few seconds.
+            self._compared_again = True
+            await asyncio.sleep(_CHANGE_SECONDS)
 
     async def _look_at_references(self) -> Sequence[Finding]:
         if self._narinfo is None:

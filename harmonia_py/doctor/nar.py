@@ -1,8 +1,10 @@
 """A NAR downloaded as a client does it, verified while it streams, and in parts."""
 
+import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
@@ -20,6 +22,10 @@ from harmonia_py.nix.narinfo import NarInfo
 MAX_NAR_BYTES: Final = 1024 * 1024 * 1024
 # So much of the file is kept to compare a range with.
 _KEPT_BYTES: Final = 64 * 1024
+# Fewer say nothing about the network.
+_FOR_SPEED_BYTES: Final = 1024 * 1024
+_ATTEMPTS: Final = 4
+_MOMENT_SECONDS: Final = 0.4
 # What Nix 2.14 to 2.33 sends.
 _ASKS_FOR_ENCODING: Final = {str(hdrs.ACCEPT_ENCODING): "zstd, br, gzip, deflate, bzip2, xz"}
 _PLAIN: Final = ("", "identity", "none")
@@ -88,11 +94,18 @@ class _Reading:
             raise FormatError("it does not end")
         if self._check is not None:
             for portion in self._outer.feed(data):
-                self._check.feed(portion)
+                _drain(self._check.feed(portion))
 
     def finish(self) -> None:
         if self._check is not None:
-            self._check.finish()
+            if not self._outer.is_whole:
+                raise FormatError("its encoding ends in the middle")
+            _drain(self._check.finish())
+
+
+def _drain(portions: Iterator[bytes]) -> None:
+    """Let a check run to its end; what it gives is for those who keep the file."""
+    deque(portions, maxlen=0)
 
 
 async def _read(answer: Answer, stream: AsyncIterator[bytes], narinfo: NarInfo) -> Downloaded:
@@ -113,26 +126,32 @@ def judge(download: Downloaded, narinfo: NarInfo) -> Finding:
     """Whether the file is the NAR that the narinfo promises."""
     if download.fault is not None:
         return Finding.failure("NAR", f"{shown(narinfo.url)}: {download.fault}", _WRONG)
-    speed = download.size / max(download.seconds, 1e-6) / 1e6
+    speed = ""
+    if download.size >= _FOR_SPEED_BYTES:
+        speed = f", {download.size / max(download.seconds, 1e-6) / 1e6:,.1f} MB/s"
     matched = "NarHash and NarSize" if narinfo.file_hash is None else "NarHash, NarSize and FileHash"
     if narinfo.compression not in COMPRESSIONS:
         matched = "size"
-    return Finding.ok("NAR", f"{download.size} bytes, {matched} right, {speed:,.1f} MB/s")
+    return Finding.ok("NAR", f"{download.size} bytes, {matched} right{speed}")
 
 
 async def _look_at_parts(remote: Remote, narinfo: NarInfo, download: Downloaded) -> list[Finding]:
     url = narinfo.url
+    stop = min(download.size, _KEPT_BYTES) * 2 // 3
+    start = stop // 2
+    for _ in range(_ATTEMPTS):
+        part = await remote.ask(url, _KEPT_BYTES, headers={hdrs.RANGE: f"bytes={start}-{stop - 1}"})
+        if part.status != HTTPStatus.OK:
+            break
+        # It may have been made while it was sent: in a moment it is a file.
+        await asyncio.sleep(_MOMENT_SECONDS)
+    async with remote.open(url) as (again, _):
+        get = again
     head = await remote.ask(url, 0, method=hdrs.METH_HEAD)
-    start, stop = download.size // 3, min(download.size, _KEPT_BYTES) * 2 // 3
-    start = min(start, stop // 2)
-    part = await remote.ask(url, _KEPT_BYTES, headers={hdrs.RANGE: f"bytes={start}-{stop - 1}"})
-    findings = [
-        judge_head(download.answer, head, "NAR"),
-        judge_part(part, download.answer.body[start:stop], start, download.size),
-    ]
+    findings = [judge_part(part, download.answer.body[start:stop], start, download.size), judge_head(get, head, "NAR")]
     if part.status == HTTPStatus.PARTIAL_CONTENT:
         beyond = await remote.ask(url, 1024, headers={hdrs.RANGE: f"bytes={download.size}-"})
-        findings += [*judge_beyond(beyond), *judge_accept_ranges(head)]
+        findings += [*judge_beyond(beyond), *judge_accept_ranges(get)]
     if narinfo.compression != "none":
         async with remote.open(url, headers=_ASKS_FOR_ENCODING) as (encoded, _):
             findings += judge_double(encoded)

@@ -3,6 +3,7 @@
 Source: `src/libstore/filetransfer.cc` of Nix. Up to 2.13 it sends no Accept-Encoding; neither do we, unless told.
 """
 
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -75,27 +76,16 @@ class Remote:
         *,
         proxies: bool = True,
     ) -> None:
-        self.url = url.rstrip("/")
-        self._base = URL(self.url + "/", encoded=True)
+        self._base = URL(url.rstrip("/") + "/", encoded=True)
+        # For people and logs; a password in it stays here.
+        self.url = str(self._base.with_user(None)).rstrip("/")
         self._authorization = authorization
         self._proxies = proxies
         self.tls = tls
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
-        headers = {hdrs.USER_AGENT: f"harmonia-py-doctor/{__version__}", hdrs.ACCEPT: "*/*"}
-        if self._authorization is not None:
-            headers[hdrs.AUTHORIZATION] = self._authorization
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self.tls or True),
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=headers,
-            skip_auto_headers=[hdrs.ACCEPT_ENCODING],
-            trust_env=self._proxies,
-        )
+        self._session = self._open_session()
         return self
 
     async def __aexit__(
@@ -131,16 +121,23 @@ class Remote:
         """
         try:
             target = self._base.join(URL(path, encoded=True))
+            sent = dict(headers or {})
+            if self._authorization is not None and target.origin() == self._base.origin():
+                sent[hdrs.AUTHORIZATION] = self._authorization
             began = time.perf_counter()
             async with self._session.request(
-                method, target, headers=headers, allow_redirects=True, max_redirects=MAX_REDIRECTS
+                method, target, headers=sent, allow_redirects=True, max_redirects=MAX_REDIRECTS
             ) as response:
                 yield _answer(response, time.perf_counter() - began), response.content.iter_chunked(65536)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _explained(error, self._base) from error
 
     async def connections_for_two(self, path: str) -> int:
-        """How many connections two requests for `path` take, the one after the other: 1 where they are kept."""
+        """How many connections two requests for `path` take, the one after the other: 1 where they are kept.
+
+        Raises:
+            NoAnswer: as `ask`.
+        """
         created = 0
 
         async def count(*_: object) -> None:
@@ -149,15 +146,24 @@ class Remote:
 
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_create_end.append(count)
-        self._session.trace_configs.append(tracing)
-        tracing.freeze()
-        try:
-            await self.ask(path, 65536)
-            await self.ask(path, 65536)
-        finally:
-            self._session.trace_configs.remove(tracing)
-        # None: one that was open already served both.
-        return max(1, created)
+        fresh = Remote(str(self._base), self._authorization, self.tls, proxies=self._proxies)
+        fresh._session = fresh._open_session(tracing)
+        async with fresh._session:
+            await fresh.ask(path, 65536)
+            await fresh.ask(path, 65536)
+        return created
+
+    def _open_session(self, *tracing: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self.tls or True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={hdrs.USER_AGENT: f"harmonia-py-doctor/{__version__}", hdrs.ACCEPT: "*/*"},
+            skip_auto_headers=[hdrs.ACCEPT_ENCODING],
+            trust_env=self._proxies,
+            trace_configs=list(tracing),
+        )
 
 
 def _answer(response: aiohttp.ClientResponse, seconds: float) -> Answer:
@@ -211,5 +217,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.strerror or str(error)).lower()
+        return os.strerror(error.errno).lower() if error.errno else str(error)
     return str(error) or type(error).__name__
