@@ -253,7 +253,12 @@ def _serve(options: argparse.Namespace) -> int:
     _set_up_log(settings)
     with _naming_the_place(options, file):
         scheme = "http" if settings.tls_cert_path is None else "https"
-        listeners = listen.open_listeners(settings.addresses, os.environ, scheme)
+        listeners = listen.open_listeners(
+            settings.addresses,
+            os.environ,
+            scheme,
+            listen.Permissions(settings.socket_mode, settings.unix_socket_group),
+        )
     return serve.serve(file, settings, listeners, lambda: _reload(options))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import grp
 import os
 import re
 import socket
@@ -74,13 +75,31 @@ class Certificate:
     """
 
     def __init__(self, chain: Path, key: Path) -> None:
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context = _context()
         self._chain = chain
         self._key = key
+        self._state: object = None
         self.renew()
 
     def renew(self) -> None:
         """Show what is in the files now to every client that connects from now on."""
+        self._state = self._look()
+        # Of a pair that does not fit OpenSSL would keep one half.
+        self._load(_context())
+        self._load(self.context)
+
+    def has_changed(self) -> bool:
+        """Whether the files are others than when they were read last, with or without success."""
+        return self._look() != self._state
+
+    def _look(self) -> object:
+        try:
+            stats = [file.stat() for file in (self._chain, self._key)]
+        except OSError:
+            return None
+        return [(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+    def _load(self, context: ssl.SSLContext) -> None:
         for name, file in (("tls_cert_path", self._chain), ("tls_key_path", self._key)):
             try:
                 file.read_bytes()
@@ -88,10 +107,19 @@ class Certificate:
                 raise ConfigError(f"{file}: {name}: {error.strerror}") from None
         try:
             # Without a password OpenSSL would ask for one on the terminal.
-            self.context.load_cert_chain(self._chain, self._key, password="")
-        except (OSError, ValueError):
+            context.load_cert_chain(self._chain, self._key, password="")
+        except (OSError, ValueError) as error:
             what = "not a certificate and its key in PEM form, the key without a password"
+            if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+                what = "the key is not that of the certificate"
             raise ConfigError(f"{self._chain}, {self._key}: tls_cert_path, tls_key_path: {what}") from None
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def parse_address(text: str) -> TcpAddress | UnixAddress:
@@ -111,7 +139,20 @@ def parse_address(text: str) -> TcpAddress | UnixAddress:
     return TcpAddress(match["ipv6"] or match["host"] or _EVERYWHERE, int(match["port"]))
 
 
-def open_listeners(addresses: list[str], environment: Mapping[str, str], scheme: str = "http") -> list[Listener]:
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Who may connect to a Unix socket: the permissions of its file, and the group if not the process's own."""
+
+    mode: int = 0o666
+    group: str | None = None
+
+
+def open_listeners(
+    addresses: list[str],
+    environment: Mapping[str, str],
+    scheme: str = "http",
+    permissions: Permissions = Permissions(),  # it is frozen
+) -> list[Listener]:
     """The sockets systemd passed, when it passed any; else one or more for each address.
 
     Raises:
@@ -121,17 +162,17 @@ def open_listeners(addresses: list[str], environment: Mapping[str, str], scheme:
     if not sockets:
         with ExitStack() as opened:
             for text in addresses:
-                for sock in _open(text):
+                for sock in _open(text, permissions):
                     sockets.append(opened.enter_context(sock))
             # All of them, or none.
             opened.pop_all()
     return [Listener(sock, scheme) for sock in sockets]
 
 
-def _open(text: str) -> list[socket.socket]:
+def _open(text: str, permissions: Permissions) -> list[socket.socket]:
     address = parse_address(text)
     try:
-        return [_open_unix(address.path)] if isinstance(address, UnixAddress) else _open_tcp(address)
+        return [_open_unix(address.path, permissions)] if isinstance(address, UnixAddress) else _open_tcp(address)
     except OSError as error:
         raise ConfigError(f"bind: cannot listen on {text}: {error.strerror or error}") from None
 
@@ -197,20 +238,30 @@ def _listening(sock: socket.socket, name: tuple[object, ...]) -> socket.socket:
     return sock
 
 
-def _open_unix(path: Path) -> socket.socket:
+def _open_unix(path: Path, permissions: Permissions) -> socket.socket:
+    group = -1 if permissions.group is None else _group(permissions.group)
     _remove_stale(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
-        # A reverse proxy runs as another user; who may connect is the directory's business.
-        path.chmod(0o666)
+        # Nobody can connect before it listens.
+        if permissions.group is not None:
+            os.chown(path, -1, group)
+        path.chmod(permissions.mode)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _group(name: str) -> int:
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"unix_socket_group: there is no group {name!r}") from None
 
 
 def _remove_stale(path: Path) -> None:

@@ -4,12 +4,14 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from typing import Final
 
 _log = logging.getLogger(__name__)
 
 READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
+WATCHDOG: Final = "WATCHDOG=1"
 
 
 def notify(*lines: str) -> None:
@@ -24,6 +26,14 @@ def notify(*lines: str) -> None:
             sock.sendall("\n".join(lines).encode())
     except OSError as error:
         _log.warning("cannot notify the service manager: %s", error)
+
+
+def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    """Within which time systemd wants to hear `WATCHDOG`; None when it does not, or not from this process."""
+    text = environment.get("WATCHDOG_USEC", "")
+    if not text.isdecimal() or int(text) == 0 or environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(text) / 1_000_000
 
 
 def reloading() -> tuple[str, str]:

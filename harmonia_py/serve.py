@@ -31,6 +31,9 @@ from harmonia_py.workers import Lifelines, Supervisor
 
 _log = logging.getLogger(__name__)
 
+# How often is looked whether the certificate has been replaced.
+_CERTIFICATE_SECONDS: Final = 5.0
+
 # What a running process cannot change.
 _SET_AT_START: Final = (
     *("bind", "tls_cert_path", "tls_key_path", "access_log", "log_format"),
@@ -90,12 +93,20 @@ def serve(file: Path | None, config: Config, listeners: list[Listener], reload: 
         settings = changed
         return changed.config.workers
 
-    supervisor = Supervisor(count=config.workers, run=work, shutdown_timeout=config.shutdown_timeout)
+    watchdog = notify.watchdog_seconds(os.environ)
+    supervisor = Supervisor(
+        count=config.workers,
+        run=work,
+        shutdown_timeout=config.shutdown_timeout,
+        # Before the service manager loses patience with all of them.
+        worker_timeout=config.worker_timeout if watchdog is None else min(config.worker_timeout, watchdog / 2),
+        # As sd_watchdog_enabled(3) recommends.
+        watchdog=None if watchdog is None else (lambda: notify.notify(notify.WATCHDOG), watchdog / 2),
+    )
     supervisor.start()
     print(banner(config, first.choice, listeners, [key.public_key for key in first.secret_keys]), flush=True)  # noqa: T201
     notify.notify(notify.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
-    supervisor.supervise(check_reload)
-    notify.notify(notify.STOPPING)
+    supervisor.supervise(check_reload, on_stop=lambda: notify.notify(notify.STOPPING))
     return 0
 
 
@@ -134,6 +145,19 @@ def _secret_keys(file: Path | None, config: Config) -> list[SecretKey]:
     return keys.read_secret_keys(files, os.environ)
 
 
+async def _keep_current(certificate: Certificate) -> None:
+    """Show a certificate that has been replaced, as renewals do, without being asked."""
+    while True:
+        try:
+            if await asyncio.to_thread(certificate.has_changed):
+                certificate.renew()
+                _log.info("the certificate has been replaced")
+        except HarmoniaError as error:
+            # Perhaps half of the pair has been replaced so far: the old one is shown until both fit.
+            _log.warning("the certificate stays what it was: %s", error)
+        await asyncio.sleep(_CERTIFICATE_SECONDS)
+
+
 class _Worker:
     """One process's event loop: serves on the listeners until SIGTERM, swaps its cache on SIGHUP."""
 
@@ -168,19 +192,27 @@ class _Worker:
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         # The other end closes with the supervisor: a worker does not outlive it.
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
+        beating = asyncio.create_task(self._beat())
         self._open = await self._open_cache(self._settings)
         serving = Serving(self._open.cache, rules_of(self._settings.config, self._settings.tokens))
-        reloads = asyncio.create_task(self._reload_when_asked(serving))
+        tasks = [beating, asyncio.create_task(self._reload_when_asked(serving))]
+        if self._certificate is not None:
+            tasks.append(asyncio.create_task(_keep_current(self._certificate)))
         try:
             async with self._serve(serving):
                 self._lifelines.report_ready()
                 await self._stop.wait()
         finally:
             loop.remove_reader(self._lifelines.supervisor_fd)
-            for task in (reloads, *self._closing):
+            for task in (*tasks, *self._closing):
                 task.cancel()
-            await asyncio.gather(reloads, *self._closing, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
             await self._open.aclose()
+
+    async def _beat(self) -> None:
+        while True:
+            self._lifelines.beat()
+            await asyncio.sleep(self._lifelines.beat_seconds)
 
     async def _open_cache(self, settings: _Settings) -> OpenCache:
         return await OpenCache.open(

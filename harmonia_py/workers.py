@@ -7,8 +7,10 @@ a supervisor that dies takes its workers with it, because they watch a pipe that
 import contextlib
 import gc
 import logging
+import mmap
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +27,32 @@ START_TIMEOUT: Final = 30.0
 # What a worker gets beyond the time its transfers get, before it is killed.
 KILL_GRACE: Final = 5.0
 
+_BEAT: Final = struct.Struct("=d")
+# Between two signs of life of a healthy worker.
+_BEAT_SECONDS: Final = 1.0
+_MAX_WORKERS: Final = 1024
+
 _SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+class Heartbeats:
+    """When each worker showed last that its event loop turns, in memory that all processes share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _MAX_WORKERS * _BEAT.size)
+
+    def reset(self, index: int) -> None:
+        """Another process has the place now, and has shown nothing."""
+        _BEAT.pack_into(self._memory, index * _BEAT.size, 0.0)
+
+    def beat(self, index: int) -> None:
+        """Show that this one turns."""
+        _BEAT.pack_into(self._memory, index * _BEAT.size, time.monotonic())
+
+    def last(self, index: int) -> float:
+        """When it was shown, by `time.monotonic`; 0 for never."""
+        (last,) = _BEAT.unpack_from(self._memory, index * _BEAT.size)
+        return float(last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +63,19 @@ class Lifelines:
         index: 0 to the number of workers less one; a worker that is replaced passes it on.
         ready_fd: where it says, once, that it serves.
         supervisor_fd: at its end when the supervisor is gone.
+        heartbeats: where it shows that it is not stuck.
+        beat_seconds: how often it does.
     """
 
     index: int
     ready_fd: int
     supervisor_fd: int
+    heartbeats: Heartbeats
+    beat_seconds: float
+
+    def beat(self) -> None:
+        """Show that the event loop turns; to be called from it, every `beat_seconds`."""
+        self.heartbeats.beat(self.index)
 
     def report_ready(self) -> None:
         """Tell the supervisor, once. From now on SIGHUP arrives, also one that was sent before."""
@@ -57,6 +92,7 @@ class _Worker:
     index: int
     ready_fd: int
     started: float
+    is_killed: bool = False
 
 
 class WorkerFailed(HarmoniaError):
@@ -70,9 +106,27 @@ class Supervisor:
         count: how many.
         run: what a worker does, in its own process, until it is told to stop by SIGTERM; SIGHUP means reload.
         shutdown_timeout: seconds that workers get to finish after SIGTERM.
+        worker_timeout: seconds after which a worker that shows no sign of life is killed, and replaced.
+        watchdog: called every so often while no worker is stuck, with the seconds between.
     """
 
-    def __init__(self, *, count: int, run: Callable[[Lifelines], None], shutdown_timeout: float) -> None:
+    # A stuck worker keeps its connections waiting and its share of new ones; the others are well. So it alone is
+    # replaced. Only when that fails, or this process is stuck itself, does the service manager hear nothing any more.
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        run: Callable[[Lifelines], None],
+        shutdown_timeout: float,
+        worker_timeout: float = 30.0,
+        watchdog: tuple[Callable[[], None], float] | None = None,
+    ) -> None:
+        self._worker_timeout = worker_timeout
+        self._watchdog = watchdog
+        self._watchdog_at = 0.0
+        self._heartbeats = Heartbeats()
+        self._look_seconds = min(_BEAT_SECONDS, worker_timeout / 4)
         self._count = count
         self._run = run
         self._shutdown_timeout = shutdown_timeout
@@ -101,11 +155,12 @@ class Supervisor:
                 self._stop()
                 raise WorkerFailed("a worker did not start; its messages are above")
 
-    def supervise(self, on_reload: Callable[[], int | None]) -> None:
+    def supervise(self, on_reload: Callable[[], int | None], on_stop: Callable[[], None] | None = None) -> None:
         """Watch until SIGTERM or SIGINT, then stop the workers.
 
         Args:
             on_reload: called on SIGHUP; returns the number of workers wanted, or None to leave everything as it is.
+            on_stop: called when stopping begins.
         """
         while True:
             received = self._wait_for_signal()
@@ -117,28 +172,54 @@ class Supervisor:
                     self._signal(signal.SIGHUP)
                     self._resize(count)
             elif received is not None:
+                if on_stop is not None:
+                    on_stop()
                 _log.info("stopping; transfers have %g s to finish", self._shutdown_timeout)
                 self._stop()
                 return
+            self._look_after_workers()
             if time.monotonic() >= self._restart_at:
                 while len(self._workers) < self._count:
                     self._spawn()
 
     def _wait_for_signal(self) -> int | None:
-        """The next signal, or None when a worker is missing and it is time to start another."""
-        if len(self._workers) >= self._count:
-            return signal.sigwait(_SIGNALS)
-        received = signal.sigtimedwait(_SIGNALS, max(0.0, self._restart_at - time.monotonic()))
+        """The next signal, or None when it is time to look after the workers, or to start another."""
+        patience = self._look_seconds
+        if len(self._workers) < self._count:
+            patience = min(patience, max(0.0, self._restart_at - time.monotonic()))
+        received = signal.sigtimedwait(_SIGNALS, patience)
         return received.si_signo if received is not None else None
+
+    def _look_after_workers(self) -> None:
+        """Kill the workers that are stuck; without any, tell the watchdog."""
+        now = time.monotonic()
+        stuck = [worker for worker in self._workers.values() if self._is_stuck(worker, now)]
+        for worker in stuck:
+            if not worker.is_killed:
+                worker.is_killed = True
+                _log.error("worker %d is stuck; killing it", worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)
+        if self._watchdog is not None and self._workers and not stuck and now >= self._watchdog_at:
+            tell, seconds = self._watchdog
+            self._watchdog_at = now + seconds
+            tell()
+
+    def _is_stuck(self, worker: _Worker, now: float) -> bool:
+        last = self._heartbeats.last(worker.index)
+        # What a worker does before its loop turns for the first time takes as long as it takes.
+        return now - last > self._worker_timeout if last else now - worker.started > START_TIMEOUT
 
     def _spawn(self) -> None:
         taken = {worker.index for worker in self._workers.values()}
         index = next(index for index in range(self._count) if index not in taken)
         ready_read, ready_write = os.pipe()
+        self._heartbeats.reset(index)
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)
-            self._become_worker(Lifelines(index, ready_write, self._lifeline_read))
+            self._become_worker(
+                Lifelines(index, ready_write, self._lifeline_read, self._heartbeats, self._look_seconds)
+            )
         os.close(ready_write)
         self._workers[pid] = _Worker(pid, index, ready_read, time.monotonic())
 

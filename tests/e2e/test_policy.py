@@ -136,7 +136,7 @@ def test_a_realisation_of_what_is_not_served_is_not_there(tmp_path: Path) -> Non
         lab.start_daemon()
         with contextlib.closing(sqlite3.connect(lab.database)) as database:
             query = "select drvPath from Realisations join ValidPaths on outputPath = ValidPaths.id where path = ?"
-            ((derivation,),) = database.execute(query, (lab.full(closure.top),)).fetchall()
+            ((derivation,), *_) = database.execute(query, (lab.full(closure.top),)).fetchall()
         for policy, status in (({}, 200), ({"serve": "roots", "roots": [lab.full(closure.dep)]}, 404)):
             with Server(tmp_path, lab.env, settings_of(lab) | {"policy": policy}) as server:
                 assert server.get(f"/realisations/{derivation}!out.doi").status == status
