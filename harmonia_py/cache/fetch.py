@@ -248,10 +248,8 @@ def agreed_size(body: Body, expected: int | None) -> int | None:
     """The length of the file that a client may be told.
 
     Raises:
-        UpstreamProtocolError: the upstream contradicts itself, or encoded the file once more.
+        UpstreamProtocolError: the upstream contradicts itself.
     """
-    if body.encoding is not None:
-        raise UpstreamProtocolError(f"its NAR has the Content-Encoding {body.encoding}")
     if body.size is not None and expected is not None and body.size != expected:
         raise UpstreamProtocolError(f"its NAR has {body.size} bytes, its narinfo says {expected}")
     return expected if body.size is None else body.size

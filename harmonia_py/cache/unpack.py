@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
+import brotli
+
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
@@ -67,14 +69,38 @@ class _Gzip:
         return out
 
 
+class _Brotli:
+    """Brotli in the same form. What is behind its end is an error."""
+
+    unused_data = b""
+
+    def __init__(self) -> None:
+        self._inner = brotli.Decompressor()
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.is_finished())
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._inner.can_accept_more_data()) and not self._full
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        out: bytes = self._inner.process(data, output_buffer_limit=max_length)
+        self._full = len(out) >= max_length
+        return out
+
+
 _DECOMPRESSORS: Final[dict[str, Callable[[], _Decompressor]]] = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_XZ_MEMORY_BYTES),
     "zstd": zstd.ZstdDecompressor,
     "bzip2": bz2.BZ2Decompressor,
     "gzip": _Gzip,
+    "br": _Brotli,
 }
 COMPRESSIONS: Final = frozenset({"none", *_DECOMPRESSORS})
-_ERRORS: Final = (lzma.LZMAError, zstd.ZstdError, OSError, zlib.error, EOFError, ValueError, MemoryError)
+_ERRORS: Final = (lzma.LZMAError, zstd.ZstdError, OSError, zlib.error, brotli.error, EOFError, ValueError, MemoryError)
 
 
 class Unpacker:

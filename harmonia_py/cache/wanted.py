@@ -4,14 +4,19 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from harmonia_py.cache.asking import Answer, Asked, Nobody, Outcome, Panel
 from harmonia_py.cache.remembered import Remembered
-from harmonia_py.cache.unpack import NarCheck
+from harmonia_py.cache.unpack import NarCheck, Unpacker
 from harmonia_py.cache.upstream import Body, Resume, Upstream
-from harmonia_py.errors import UpstreamError
+from harmonia_py.errors import FormatError, UpstreamError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
+
+# The log of a build may have gigabytes; nobody reads it then.
+_MAX_DOCUMENT_BYTES: Final = 1024 * 1024 * 1024
+_ENCODINGS: Final = {None: "none", "br": "br", "gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd", "xz": "xz"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,7 @@ class WantedNar:
             narinfo = other.value
         if self._grudges.holds(asked.upstream.name, narinfo.url):
             return Outcome.UNKNOWN
-        answer = await self._panel.ask_one(asked, lambda upstream: upstream.open(narinfo.url), self._seconds)
+        answer = await self._panel.ask_one(asked, lambda upstream: _open_plain(upstream, narinfo.url), self._seconds)
         self._narinfo = narinfo
         return answer
 
@@ -168,13 +173,26 @@ def can_become(compression: str, offered: str) -> bool:
     return offered in (compression, "none", "zstd")
 
 
+async def _open_plain(upstream: Upstream, url: str) -> Body | None:
+    body = await upstream.open(url)
+    if body is not None and body.encoding is not None:
+        body.close()
+        raise UpstreamProtocolError(f"its NAR has the Content-Encoding {body.encoding}")
+    return body
+
+
 class WantedDocument:
-    """A log or a listing: nothing is known of it beforehand, and any upstream's is good."""
+    """A log or a listing: nothing is known of it beforehand, and any upstream's is good.
+
+    Caches keep them encoded, and send them so to everybody: cache.nixos.org with brotli. Here they are kept as they
+    are read, and whoever serves them encodes them for clients that accept it.
+    """
 
     def __init__(self, panel: Panel, url: str) -> None:
         self._panel = panel
         self._url = url
         self._chosen: Upstream | None = None
+        self._compression = "none"
 
     @property
     def expected_size(self) -> int | None:
@@ -184,7 +202,7 @@ class WantedDocument:
     @property
     def as_it_comes(self) -> bool:
         """See `Wanted`."""
-        return True
+        return self._compression == "none"
 
     @property
     def room(self) -> int:
@@ -193,7 +211,7 @@ class WantedDocument:
 
     def check(self) -> "DocumentCheck":
         """See `Wanted`."""
-        return DocumentCheck()
+        return DocumentCheck(self._compression)
 
     async def open(self, resume: Resume | None) -> Body | None:
         """See `Wanted`."""
@@ -202,8 +220,13 @@ class WantedDocument:
         answer = await self._panel.ask(lambda upstream: upstream.open(self._url), lambda body: body.close())
         if answer is None:
             return None
+        body = answer.value
         self._chosen = answer.upstream
-        return answer.value
+        self._compression = _ENCODINGS.get(body.encoding, "")
+        if not self._compression:
+            body.close()
+            raise UpstreamProtocolError(f"it sent a document with the Content-Encoding {body.encoding}")
+        return body
 
     def blame(self, error: UpstreamError) -> None:
         """See `Wanted`. A document that cannot be read to its end is nobody's fault."""
@@ -213,18 +236,34 @@ class WantedDocument:
 
 
 class DocumentCheck:
-    """Computes the hash of a document, which becomes its validator."""
+    """Decodes a document, and computes its hash, which becomes its validator."""
 
-    def __init__(self) -> None:
+    def __init__(self, compression: str = "none") -> None:
+        self._unpacker = Unpacker(compression)
         self._digest = hashlib.sha256()
+        self._size = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes, and give them."""
-        self._digest.update(data)
-        yield data
+        """Take the next bytes, and give what they decode to.
+
+        Raises:
+            FormatError: they do not decode, or to far too much.
+        """
+        for portion in self._unpacker.feed(data):
+            self._size += len(portion)
+            if self._size > _MAX_DOCUMENT_BYTES:
+                raise FormatError("it is far too long")
+            self._digest.update(portion)
+            yield portion
 
     def finish(self) -> Iterator[bytes]:
-        """That was all."""
+        """That was all.
+
+        Raises:
+            FormatError: it ends too early.
+        """
+        if not self._unpacker.is_whole:
+            raise FormatError("it ends too early")
         return iter(())
 
     def metadata(self) -> Mapping[str, str]:

@@ -382,7 +382,7 @@ class TestNars:
         async with mirror_of(upstream, directory=tmp_path) as mirror:
             assert await fetch(mirror, NarUrl(one.hash_part, Hash.of(b""), "xz")) is None
             assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "bzip2")) is None
-            assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "br")) is None
+            assert await fetch(mirror, NarUrl(one.hash_part, one.path_info.nar_hash, "lz4")) is None
             assert await fetch(mirror, NarUrl(one.hash_part, None, "none")) is None
         assert upstream.count("/nar/") == 0
 
@@ -619,6 +619,28 @@ class TestDocuments:
                 await settle(mirror)
                 await upstream.stop()
             assert len(upstream.requests) == 2
+
+    @pytest.mark.parametrize("encoding", ["br", "gzip", "zstd", "xz"])
+    @pytest.mark.parametrize("keeps", [True, False])
+    async def test_what_the_upstream_keeps_encoded_is_decoded(
+        self, upstream: FaultUpstream, tmp_path: Path, *, encoding: str, keeps: bool
+    ) -> None:
+        """cache.nixos.org sends its logs and listings with brotli, whatever the client accepts."""
+        log = b"line\n" * 100_000
+        derivation = package(3).path_info.store_path
+        upstream.answers[f"/log/{derivation}"] = body(COMPRESS[encoding](log), Content_Encoding=encoding)
+        async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+            found = await mirror.log(derivation)
+            assert found is not None
+            with found:
+                assert await read_all(found.pieces(0, found.size)) == log
+
+    async def test_an_encoding_nobody_knows_is_an_error(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        derivation = package(3).path_info.store_path
+        upstream.answers[f"/log/{derivation}"] = body(b"x", Content_Encoding="rot13")
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            with pytest.raises(HarmoniaError):
+                await mirror.log(derivation)
 
 
 async def _download(mirror: Mirror, one: Package) -> Download:
