@@ -289,6 +289,8 @@ def _check_config(options: argparse.Namespace) -> int:
         for address in settings.addresses:
             listen.parse_address(address)
     keys.read_secret_keys(settings.key_files, os.environ)
+    if settings.token_file is not None:
+        tokens.read_tokens(Path(settings.token_file), os.environ)
     print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
     print(config.format_toml(settings), end="")  # noqa: T201
     return 0

@@ -149,8 +149,11 @@ class HotProtocol(web.RequestHandler):
             return
         if self._between_requests and data.startswith(GET) and self._is_idle():
             answer = self._answers.find(data)
-            if answer is not None and self._may_ask() and self._answer(data, answer):
-                return
+            if answer is not None and self._may_ask():
+                if self._answer(data, answer):
+                    return
+                if self._limiter is not None:
+                    self._limiter.give_back(self._client)
         count = self._request_count
         super().data_received(data)
         if self._request_count != count:

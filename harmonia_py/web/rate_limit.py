@@ -90,3 +90,10 @@ class RateLimiter:
             return wait
         self._table.write(offset, group, full + self._interval)
         return 0.0
+
+    def give_back(self, client: str) -> None:
+        """Forget one `take` that counted: the same request is counted again."""
+        group = self._group_of(client)
+        if group is not None:
+            offset, full = self._table.read(group)
+            self._table.write(offset, group, full - self._interval)

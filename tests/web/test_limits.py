@@ -268,6 +268,13 @@ class TestRates:
             let_in += limiter.take("a") == 0
         assert let_in <= burst + rate * sum(pauses) + 1e-6
 
+    def test_what_is_given_back_can_be_taken_again(self) -> None:
+        limiter = self.limiter(Clock(), burst=1)
+        for _ in range(3):
+            assert limiter.take("a") == 0
+            limiter.give_back("a")
+        assert [limiter.take("a") > 0 for _ in range(2)] == [False, True]
+
     def test_every_worker_counts_in_the_same_table(self) -> None:
         clock, table = Clock(), RateTable()
         one, other = self.limiter(clock, table=table), self.limiter(clock, table=table)
