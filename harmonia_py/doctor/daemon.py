@@ -1,8 +1,6 @@
 """The way to the local store: the nix-daemon's socket and what it thinks of us, or the database in its place."""
 
-import grp
 import os
-import pwd
 import socket
 import stat
 import time
@@ -13,6 +11,7 @@ from typing import Final
 
 from harmonia_py.config import Config
 from harmonia_py.doctor.finding import Finding, in_thread
+from harmonia_py.doctor.user import describe, may, user_name
 from harmonia_py.errors import DaemonError, DaemonUnreachable
 from harmonia_py.nix.handshake import Session
 from harmonia_py.store.connection import Connection
@@ -78,7 +77,7 @@ async def look_at(config: Config) -> list[Finding]:
         session=session,
         seconds=time.perf_counter() - began,
         database=config.database,
-        database_readable=await in_thread(lambda: os.access(config.database, os.R_OK)),
+        database_readable=await in_thread(lambda: may(config.database, os.R_OK)),
         database_named=config.nix_db_path is not None,
         has_upstreams=bool(config.upstream),
     )
@@ -100,24 +99,6 @@ def judge(facts: DaemonFacts) -> list[Finding]:
     if facts.has_upstreams and absent:
         return [Finding.ok(_NAME, "there is no Nix here; only what upstreams have is served")]
     return [Finding.failure(_NAME, what, remedy)]
-
-
-def user_name() -> str:
-    """Who we are; a number for who has no name."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
-
-
-def describe(status: os.stat_result) -> str:
-    """Mode, owner and group as `ls -l` shows them."""
-    owner, group = str(status.st_uid), str(status.st_gid)
-    with suppress(KeyError):
-        owner = pwd.getpwuid(status.st_uid).pw_name
-    with suppress(KeyError):
-        group = grp.getgrgid(status.st_gid).gr_name
-    return f"{stat.filemode(status.st_mode)} {owner}:{group}"
 
 
 def _judge_named_database(facts: DaemonFacts) -> Finding:

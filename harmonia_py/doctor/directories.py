@@ -1,6 +1,7 @@
 """Directories: the store's, and those where NARs are kept. Looked at without leaving a trace."""
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from rich.filesize import decimal
 
 from harmonia_py.cache.gc import Limits
 from harmonia_py.config import Config
-from harmonia_py.doctor.daemon import describe, user_name
 from harmonia_py.doctor.finding import Finding
+from harmonia_py.doctor.user import describe, may, user_name
 from harmonia_py.errors import DaemonError, FormatError
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.storage.probe import MIN_FREE_BYTES
 from harmonia_py.store.metadata import StoreMetadata
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
+# How white space stands in a mount point.
+_OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")
 _MOST_NAMES: Final = 4000
 _SAMPLE: Final = 12
 _FEW_FILES: Final = 1000
@@ -79,7 +82,7 @@ def facts_of(key: str, path: Path) -> DirectoryFacts:
         looked_at=looked_at,
         described=describe(status),
         is_directory=looked_at.is_dir(),
-        writable=os.access(looked_at, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids),
+        writable=may(looked_at, os.W_OK | os.X_OK),
         read_only=bool(system.f_flag & os.ST_RDONLY),
         file_system=file_system_of(looked_at, _read_mounts()),
         attributes=_takes_attributes(looked_at),
@@ -112,7 +115,7 @@ def file_system_of(path: Path, mounts: str) -> str | None:
         fields = before.split(" ")
         if not dash or len(fields) < 5:  # noqa: PLR2004  # the fifth is the mount point
             continue
-        point = Path(fields[4].encode().decode("unicode_escape"))
+        point = Path(os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), os.fsencode(fields[4]))))
         # The last of several on one place hides the others.
         if path.is_relative_to(point) and len(point.parts) >= depth:
             found, depth = after.split(" ")[0], len(point.parts)
@@ -222,7 +225,7 @@ def _judge_kind(name: str, facts: DirectoryFacts) -> list[Finding]:
 
 def _read_mounts() -> str:
     try:
-        return _MOUNTS.read_text(errors="replace")
+        return _MOUNTS.read_text(errors="surrogateescape")
     except OSError:  # other systems have none
         return ""
 

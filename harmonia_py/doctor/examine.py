@@ -9,12 +9,12 @@ from pathlib import Path
 from harmonia_py import __version__
 from harmonia_py.config import Config
 from harmonia_py.doctor.client_view import ClientView
-from harmonia_py.doctor.daemon import user_name
 from harmonia_py.doctor.finding import Check, Finding, findings_of
 from harmonia_py.doctor.listening import whoever_it_is
 from harmonia_py.doctor.local import LocalView, candidates_in
 from harmonia_py.doctor.remote import Remote
 from harmonia_py.doctor.report import Report
+from harmonia_py.doctor.user import user_name
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from harmonia_py.config import Config
-from harmonia_py.doctor.daemon import user_name
 from harmonia_py.doctor.finding import Finding, in_thread
 from harmonia_py.doctor.remote import NoAnswer, Remote
+from harmonia_py.doctor.user import may, user_name
 from harmonia_py.errors import ConfigError
 from harmonia_py.listen import TcpAddress, UnixAddress, parse_address
 
@@ -154,7 +154,7 @@ def _try_unix(path: Path) -> int | None:
             probe.settimeout(_PROBE_SECONDS)
             probe.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):  # what is left of one that has ended is replaced
-        return None if os.access(directory, os.W_OK | os.X_OK) else errno.EACCES
+        return None if may(directory, os.W_OK | os.X_OK) else errno.EACCES
     except OSError as error:
         return error.errno or errno.EADDRINUSE
     return errno.EADDRINUSE

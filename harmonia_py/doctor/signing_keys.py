@@ -9,8 +9,8 @@ from typing import Final
 
 from harmonia_py.config import Config
 from harmonia_py.config_tables import Upstream
-from harmonia_py.doctor.daemon import describe
 from harmonia_py.doctor.finding import Finding
+from harmonia_py.doctor.user import describe, may
 from harmonia_py.errors import FormatError
 from harmonia_py.keys import GENERATED_KEY_FILE
 from harmonia_py.nix.signing import PublicKey, SecretKey
@@ -122,7 +122,7 @@ def _judge_first_start(file: Path) -> Finding:
 
 def _can_be_made(directory: Path) -> bool:
     existing = next(one for one in (directory, *directory.absolute().parents) if one.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    return existing.is_dir() and may(existing, os.W_OK | os.X_OK)
 
 
 def _exists(file: Path) -> bool:
