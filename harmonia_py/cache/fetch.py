@@ -151,11 +151,13 @@ class Fetch:
     """
 
     def __init__(self, wanted: Wanted, writer: BlobWriter, threads: Executor) -> None:
-        self.started: asyncio.Future[Started | None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[Started | None] = self._loop.create_future()
         self._wanted = wanted
         self._writer = writer
         self._threads = threads
         self._written = 0
+        self._written_first = False
         self._held = b""
 
     async def run(self) -> bool:
@@ -194,7 +196,6 @@ class Fetch:
             check = self._wanted.check()
             while data := await stream.read():
                 await self._in_thread(self._take, check, data, size)
-                self._start(size)
         finally:
             stream.close()
         await self._in_thread(self._finish, check)
@@ -217,6 +218,10 @@ class Fetch:
                 raise UpstreamProtocolError("its file is longer than it said")
             portion, self._held = portion[:-1], portion[-1:]
         self._writer.write(portion)
+        if not self._written_first:
+            # At once, before what was written is looked at: the first client waits for nothing else.
+            self._written_first = True
+            self._loop.call_soon_threadsafe(self._start, size)
 
     def _finish(self, check: Check) -> None:
         with upstreams_fault():

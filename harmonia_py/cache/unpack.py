@@ -172,12 +172,18 @@ class NarCheck:
         self._size = 0
         # An upstream may have named its file's hash by another algorithm.
         self._digest = hashlib.new("sha256" if file_hash is None else file_hash.algorithm, usedforsecurity=False)
-        self._nar_digest = hashlib.sha256()
         self._nar_size = 0
+        self._out_size = 0
         self._as_it_comes = offered in (None, compression)
         self._compressor = zstd.ZstdCompressor() if offered == "zstd" and not self._as_it_comes else None
+        # Hashing takes most of the time. What is the same bytes is hashed once.
+        is_sha256 = self._digest.name == "sha256"
+        self._nar_digest = self._digest if is_sha256 and compression == "none" else hashlib.sha256()
         self._out_digest = hashlib.sha256()
-        self._out_size = 0
+        if self._as_it_comes and is_sha256:
+            self._out_digest = self._digest
+        elif offered == "none":
+            self._out_digest = self._nar_digest
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes of the file, give the next ones of the offered file.
@@ -196,7 +202,8 @@ class NarCheck:
             self._nar_size += len(portion)
             if self._nar_size > self._path_info.nar_size:
                 raise FormatError("its NAR is longer than its NarSize")
-            self._nar_digest.update(portion)
+            if self._nar_digest is not self._digest:
+                self._nar_digest.update(portion)
             if not self._as_it_comes:
                 yield self._out(portion if self._compressor is None else self._compressor.compress(portion))
 
@@ -228,6 +235,7 @@ class NarCheck:
         }
 
     def _out(self, data: bytes) -> bytes:
-        self._out_digest.update(data)
+        if self._out_digest is not self._digest and self._out_digest is not self._nar_digest:
+            self._out_digest.update(data)
         self._out_size += len(data)
         return data
