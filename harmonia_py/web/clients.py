@@ -25,6 +25,9 @@ class Proxies:
         self._unix = UNIX in texts
         self._networks = tuple(ip_network(text) for text in texts if text != UNIX)
 
+    def __bool__(self) -> bool:
+        return self._unix or bool(self._networks)
+
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
         """Read addresses, networks such as `10.0.0.0/8`, and `unix`.

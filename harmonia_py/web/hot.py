@@ -22,13 +22,12 @@ from aiohttp import hdrs, web
 
 from harmonia_py.web.accepting import Acceptor
 from harmonia_py.web.access_log import AccessLog, Entry
-from harmonia_py.web.clients import peer_of
+from harmonia_py.web.clients import Clients, client_of, peer_of
 from harmonia_py.web.errors import error_response
 from harmonia_py.web.figures import CLIENT, DOWNLOADS, HttpFigures, Sending, kind_of, path_of
 from harmonia_py.web.hot_answers import END, GET, SERVER, VERSION, AskedNarinfo, ReadyAnswers
 from harmonia_py.web.hot_file import FileTransfer, ReadyFile
 from harmonia_py.web.lane import Lane
-from harmonia_py.web.rate_limit import RateLimiter
 from harmonia_py.web.transfer import Cut, DownloadResponse, Transfers
 
 _log = logging.getLogger(__name__)
@@ -68,6 +67,7 @@ class HotProtocol(web.RequestHandler):
         "_began",
         "_between_requests",
         "_client",
+        "_clients",
         "_figures",
         "_header_since",
         "_held",
@@ -90,7 +90,7 @@ class HotProtocol(web.RequestHandler):
         transfers: Transfers,
         lane: Lane,
         acceptor: Acceptor,
-        limiter: RateLimiter | None,
+        clients: Clients,
         access_log: AccessLog | None,
         figures: HttpFigures,
     ) -> None:
@@ -103,7 +103,8 @@ class HotProtocol(web.RequestHandler):
         self._transfers = transfers
         self._lane = lane
         self._acceptor = acceptor
-        self._limiter = limiter
+        self._clients = clients
+        self._limiter = clients.limiter
         self._figures = figures
         # By a finer clock than uvloop's, which counts whole milliseconds.
         self._began = 0.0
@@ -339,7 +340,8 @@ class HotProtocol(web.RequestHandler):
     def _log(self, request: web.BaseRequest, status: int, sending: Sending | None) -> None:
         size, seconds = request.writer.output_size, time.perf_counter() - self._began
         if self._access_log is not None:
-            self._access_log.add(Entry(self._client, request.method, request.raw_path, status, size, seconds))
+            client = client_of(request, self._clients) if self._clients.proxies else self._client
+            self._access_log.add(Entry(client, request.method, request.raw_path, status, size, seconds))
         path = path_of(request)
         self._figures.answered(request.method, path, status, seconds)
         self._figures.sent(kind_of(request, path)).add(size - (sending.sent if sending is not None else 0))

@@ -88,7 +88,7 @@ async def serve(
             transfers=transfers,
             lane=lane,
             acceptor=acceptor,
-            limiter=clients.limiter,
+            clients=clients,
             access_log=access_log,
             figures=figures,
         )

@@ -337,6 +337,10 @@ class TestTooManyRequests:
             for client in ("192.0.2.1", "192.0.2.2", "evil, 192.0.2.3", "192.0.2.1, 192.0.2.4, 127.0.0.9"):
                 assert (await served.get(NARINFO, {"X-Forwarded-For": client})).status == 200
             assert (await served.get(NARINFO, {"X-Forwarded-For": "198.51.100.7, 192.0.2.4"})).status == 429
+            # The log names them, too.
+            assert [line.split()[1] for line in served.access_lines()] == [
+                f"192.0.2.{number}" for number in (1, 2, 3, 4, 4)
+            ]
 
     async def test_who_is_no_proxy_cannot_say_who_it_is(self) -> None:
         async with self.limited(1) as served:
