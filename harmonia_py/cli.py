@@ -209,6 +209,7 @@ def _add_doctor(verbs: Verbs) -> None:
         "--key", metavar="NAME:BASE64", action="append", default=[], help="a public key clients trust; may be repeated"
     )
     doctor.add_argument("--path", metavar="PATH", help="a store path that the cache has, or its hash part")
+    doctor.add_argument("--token-file", metavar="FILE", type=Path, help="with the token that opens the cache")
     doctor.add_argument("--json", action="store_true", dest="as_json", help="print a report that scripts can read")
     doctor.set_defaults(run=_doctor, usage=doctor.error)
 
@@ -344,7 +345,9 @@ def _doctor(options: argparse.Namespace) -> int:
         path = None if options.path is None else examine.parse_path(options.path)
     except FormatError as error:
         options.usage(str(error))
-    wanted = examine.Wanted(url=options.url, keys=public_keys, path=path, as_json=options.as_json)
+    wanted = examine.Wanted(
+        url=options.url, keys=public_keys, path=path, token_file=options.token_file, as_json=options.as_json
+    )
     return examine.examine(wanted, lambda: _load(options))
 
 

@@ -99,7 +99,9 @@ def judge_clock(answer: Answer) -> list[Finding]:
 def _no_cache(status: int) -> Finding:
     what = f"answers {status}"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        remedy = "it wants a password: put one for this host into a netrc, and name that in $NETRC (Nix: netrc-file)"
+        remedy = (
+            "it wants a token (--token-file), or a password: a netrc that $NETRC names here, and netrc-file for Nix"
+        )
     elif status == HTTPStatus.NOT_FOUND:
         remedy = "no cache is at this URL; look for a missing path, or a proxy that passes on to another place"
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:

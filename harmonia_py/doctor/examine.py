@@ -18,6 +18,7 @@ from harmonia_py.doctor.user import user_name
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.upstream.credentials import read_authorization
 
 Load = Callable[[], tuple[Path | None, Config]]
 
@@ -30,12 +31,14 @@ class Wanted:
         url: of a cache to look at from outside; None for this machine.
         keys: that its clients trust.
         path: a store path to try.
+        token_file: holds the token that opens the cache.
         as_json: a report for scripts.
     """
 
     url: str | None
     keys: Sequence[PublicKey]
     path: HashPart | None
+    token_file: Path | None
     as_json: bool
 
 
@@ -57,7 +60,11 @@ def parse_path(text: str) -> HashPart:
 
 
 def examine(wanted: Wanted, load: Load) -> int:
-    """Look, report, and return the exit status: 1 when something does not work."""
+    """Look, report, and return the exit status: 1 when something does not work.
+
+    Raises:
+        ConfigError: the file of the token cannot be read.
+    """
     report = Report(as_json=wanted.as_json)
     asyncio.run(_from_outside(wanted, report) if wanted.url is not None else _this_machine(wanted, report, load))
     return report.finish()
@@ -67,7 +74,7 @@ async def _from_outside(wanted: Wanted, report: Report) -> None:
     assert wanted.url is not None
     store_dir = StoreDir.parse(os.environ["NIX_STORE_DIR"]) if "NIX_STORE_DIR" in os.environ else None
     real_store = Path(store_dir or "/nix/store")
-    async with Remote(wanted.url) as remote:
+    async with Remote(wanted.url, _authorization(wanted)) as remote:
         view = ClientView(
             remote,
             store_dir=store_dir,
@@ -100,8 +107,12 @@ async def _own_clients(wanted: Wanted, report: Report, local: LocalView, config:
     url = config.base_url or local.url
     if url is None:
         return
+    if config.token_file is not None and wanted.token_file is None:
+        report.section(f"{url}, as clients see it")
+        report.add([Finding.ok("connection", "not public, so not looked at; --token-file FILE opens it")])
+        return
     ours = None if config.base_url is not None else whoever_it_is()
-    async with Remote(url, tls=ours, proxies=config.base_url is not None) as remote:
+    async with Remote(url, _authorization(wanted), ours, proxies=config.base_url is not None) as remote:
         view = ClientView(
             remote,
             store_dir=config.store_dir,
@@ -111,6 +122,10 @@ async def _own_clients(wanted: Wanted, report: Report, local: LocalView, config:
         )
         report.section(f"{remote.url}, as clients see it")
         await _run(view.checks(), report)
+
+
+def _authorization(wanted: Wanted) -> str | None:
+    return None if wanted.token_file is None else read_authorization("", None, wanted.token_file)
 
 
 async def _run(checks: Sequence[Check], report: Report) -> None:

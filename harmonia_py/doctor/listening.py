@@ -20,6 +20,7 @@ from harmonia_py.errors import ConfigError
 from harmonia_py.listen import TcpAddress, UnixAddress, parse_address
 
 _VERSION: Final = re.compile(r"harmonia-py (\S{1,40})\s*")
+_NOT_PUBLIC: Final = "that is not public"
 _PROBE_SECONDS: Final = 2.0
 _FIRST_FREE_PORT: Final = 1024
 _EVERYWHERE: Final = frozenset({"::", "0.0.0.0"})  # noqa: S104  # compared, not bound
@@ -164,6 +165,10 @@ async def _version_at(url: str) -> str | None:
     try:
         async with asyncio.timeout(_PROBE_SECONDS), Remote(url, tls=whoever_it_is(), proxies=False) as remote:
             answer = await remote.ask("version", 1024)
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                # One that is not public tells nobody who it is, but that it lives.
+                health = await remote.ask("health", 1024)
+                return _NOT_PUBLIC if health.body == b"OK\n" else None
     except (NoAnswer, TimeoutError):
         return None
     match = _VERSION.fullmatch(answer.body.decode(errors="replace")) if answer.status == HTTPStatus.OK else None

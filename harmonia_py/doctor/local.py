@@ -10,7 +10,7 @@ from typing import Final
 from harmonia_py.cache.gc import Limits
 from harmonia_py.config import Config
 from harmonia_py.config_tables import Upstream
-from harmonia_py.doctor import cache_info, daemon, directories, listening, machine, mirrored, signing_keys
+from harmonia_py.doctor import cache_info, daemon, directories, listening, machine, mirrored, signing_keys, token_file
 from harmonia_py.doctor.finding import Check, Finding, in_thread
 from harmonia_py.errors import ConfigError
 from harmonia_py.listen import Certificate
@@ -62,6 +62,7 @@ class LocalView:
         ]
         serving = [
             Check("signing key", self._look_at_keys, _SECONDS, _DISK_HANGS),
+            Check("token_file", self._look_at_tokens, _SECONDS, _DISK_HANGS),
             *(Check(key, partial(_look_at_directory, key, path, limits), _SECONDS, _DISK_HANGS)
               for key, path, limits in _directories(config)),
             Check("address", self._look_at_addresses, _SECONDS, "name resolution hangs: use numbers in `bind`"),
@@ -107,6 +108,10 @@ class LocalView:
 
     async def _look_at_keys(self) -> Sequence[Finding]:
         return await in_thread(lambda: signing_keys.look_at(self._file, self._config, self._environment))
+
+    async def _look_at_tokens(self) -> Sequence[Finding]:
+        file = self._config.token_file
+        return () if file is None else await in_thread(lambda: token_file.look_at(Path(file)))
 
     async def _look_at_addresses(self) -> Sequence[Finding]:
         served = await listening.look_at(self._config)

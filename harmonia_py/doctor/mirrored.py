@@ -28,7 +28,7 @@ async def look_at(upstream: Upstream, store_dir: StoreDir, candidates: Candidate
     except ConfigError as error:
         return [Finding.failure("upstream", str(error), "mend the file that the configuration names")]
     findings = judge_keys(upstream.keys)
-    async with Remote(place.url, place.authorization, place.tls, proxies=place.authorization is None) as remote:
+    async with Remote(place.url, place.authorization, place.tls) as remote:
         try:
             answer = await remote.ask("nix-cache-info", _CACHE_INFO_LIMIT)
         except NoAnswer as error:

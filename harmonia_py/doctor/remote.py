@@ -3,12 +3,14 @@
 Source: `src/libstore/filetransfer.cc` of Nix. Up to 2.13 it sends no Accept-Encoding; neither do we, unless told.
 """
 
+import asyncio
 import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,9 +20,13 @@ from yarl import URL
 
 from harmonia_py import __version__
 from harmonia_py.doctor.finding import CannotTell
+from harmonia_py.upstream.client import proxy_for
 
 # As Nix does.
 MAX_REDIRECTS: Final = 10
+# How often, and for how long, we wait when we are asked to.
+_PATIENCE: Final = 4
+_LONGEST_WAIT: Final = 5
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 20.0
 
@@ -41,7 +47,6 @@ class Answer:
         seconds: from the question to the first byte.
         url: that answered, after redirects.
         redirects: how many.
-        closes: whether the server ends the connection after this.
     """
 
     status: int
@@ -51,7 +56,6 @@ class Answer:
     seconds: float
     url: str
     redirects: int
-    closes: bool
 
     def header(self, name: str) -> str:
         """Its value; empty when it is not there."""
@@ -101,6 +105,16 @@ class Remote:
         Raises:
             NoAnswer: there is no HTTP answer, or it is cut in the middle.
         """
+        for _ in range(_PATIENCE):
+            answer = await self._ask_once(path, limit, method, headers)
+            wait = answer.header("retry-after")
+            if answer.status != HTTPStatus.TOO_MANY_REQUESTS or not wait.isdecimal() or int(wait) > _LONGEST_WAIT:
+                break
+            # It limits requests per client, and we ask many: that is no fault of it.
+            await asyncio.sleep(int(wait))
+        return answer
+
+    async def _ask_once(self, path: str, limit: int, method: str, headers: Mapping[str, str] | None) -> Answer:
         async with self.open(path, method=method, headers=headers) as (answer, stream):
             parts, size = [], 0
             async for data in stream:
@@ -125,8 +139,9 @@ class Remote:
             if self._authorization is not None and target.origin() == self._base.origin():
                 sent[hdrs.AUTHORIZATION] = self._authorization
             began = time.perf_counter()
+            proxy = proxy_for(target) if self._proxies else None
             async with self._session.request(
-                method, target, headers=sent, allow_redirects=True, max_redirects=MAX_REDIRECTS
+                method, target, proxy=proxy, headers=sent, allow_redirects=True, max_redirects=MAX_REDIRECTS
             ) as response:
                 yield _answer(response, time.perf_counter() - began), response.content.iter_chunked(65536)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -161,7 +176,8 @@ class Remote:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={hdrs.USER_AGENT: f"harmonia-py-doctor/{__version__}", hdrs.ACCEPT: "*/*"},
             skip_auto_headers=[hdrs.ACCEPT_ENCODING],
-            trust_env=self._proxies,
+            # A netrc; where a header was given, both would contradict each other.
+            trust_env=self._proxies and self._authorization is None,
             trace_configs=list(tracing),
         )
 
@@ -176,7 +192,6 @@ def _answer(response: aiohttp.ClientResponse, seconds: float) -> Answer:
         seconds=seconds,
         url=str(response.url),
         redirects=len(response.history),
-        closes=headers.get("connection", "").lower() == "close",
     )
 
 

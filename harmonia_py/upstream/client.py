@@ -63,7 +63,7 @@ class HttpUpstream:
         self.public_keys = public_keys
         self._place = place
         self._base = URL(place.url.rstrip("/") + "/", encoded=True)
-        self._proxy = _proxy_for(self._base)
+        self._proxy = proxy_for(self._base)
         hosts = {self._base.host or "", *([self._proxy.host or ""] if self._proxy else [])}
         self._guard = Guard(frozenset(hosts))
         self._session: aiohttp.ClientSession
@@ -115,7 +115,7 @@ class HttpUpstream:
         headers = dict(headers)
         if self._place.authorization is not None and target.origin() == self._base.origin():
             headers[hdrs.AUTHORIZATION] = self._place.authorization
-        proxy = self._proxy if target.origin() == self._base.origin() else _proxy_for(target)
+        proxy = self._proxy if target.origin() == self._base.origin() else proxy_for(target)
         try:
             return await self._session.get(target, headers=headers, allow_redirects=False, proxy=proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -226,7 +226,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _proxy_for(url: URL) -> URL | None:
+def proxy_for(url: URL) -> URL | None:
     """What `http_proxy`, `https_proxy` and `no_proxy` say."""
     proxies = getproxies_environment()
     if proxy_bypass_environment(url.host or "", proxies):

@@ -14,6 +14,7 @@ import tomli_w
 from lab import Lab
 from server import Server, settings_of
 
+from harmonia_py.cache.access import TokenHash
 from harmonia_py.doctor.examine import parse_path
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.signing import SecretKey
@@ -127,6 +128,31 @@ def test_a_cache_is_looked_at_from_outside(daemon: Lab, tmp_path: Path) -> None:
     assert bad.returncode == 1
     assert " failure signature        the one by cache.example.org-1 is wrong\n" in bad.stdout
     assert "\x1b" not in good.stdout + bad.stdout
+
+
+def test_a_cache_that_is_not_public_and_counts_requests(daemon: Lab, tmp_path: Path) -> None:
+    """Neither is a fault of it: with the token, and some patience, all is well."""
+    key = daemon.secret_key("cache.example.org-1")
+    key.secret_file.chmod(0o600)
+    token, hashed = TokenHash.generate("somebody")
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "hashes").write_text(f"{hashed}\n")
+    (tmp_path / "hashes").chmod(0o600)
+    settings = settings_of(daemon, key) | {"token_file": f"{tmp_path}/hashes"}
+    settings["limits"] = {"requests_per_second": 10.0, "burst": 5}
+    with Server(tmp_path, daemon.env, settings) as server:
+        (tmp_path / "harmonia.toml").write_text(tomli_w.dumps(settings | {"bind": f"127.0.0.1:{server.port}"}))
+        without = run(tmp_path, "-c", "harmonia.toml", **daemon.env)
+        inside = run(tmp_path, "-c", "harmonia.toml", "--token-file", "token", **daemon.env)
+        outside = run(tmp_path, "--url", server.url)
+    assert without.returncode == 0
+    assert "harmonia-py that is not public answers" in without.stdout
+    assert "not public, so not looked at; --token-file FILE opens it" in without.stdout
+    assert (inside.returncode, inside.stderr) == (0, "")
+    assert f" ok      token_file       {tmp_path}/hashes: 1 token opens this\n" in inside.stdout
+    assert " ok      NAR " in inside.stdout
+    assert outside.returncode == 1
+    assert " failure nix-cache-info   answers 401\n" in outside.stdout
 
 
 def on_a_terminal(directory: Path, *arguments: str, **changes: str) -> str:

@@ -19,9 +19,10 @@ from lab import Lab
 from peer import Peer, hang
 from server import Server, settings_of
 
+from harmonia_py.cache.access import TokenHash
 from harmonia_py.cache.gc import Limits
 from harmonia_py.config import Config
-from harmonia_py.doctor import daemon, directories, listening, machine, mirrored, signing_keys
+from harmonia_py.doctor import daemon, directories, listening, machine, mirrored, signing_keys, token_file
 from harmonia_py.doctor.directories import file_system_of
 from harmonia_py.doctor.finding import Check, Finding, findings_of, in_thread, shown
 from harmonia_py.doctor.local import LocalView
@@ -255,6 +256,21 @@ class TestKeys:
         (tmp_path / "file").touch()
         found = signing_keys.look_at(None, config(state_directory=f"{tmp_path}/file/state"), {})
         assert [one[:2] for one in bad(found)] == [("signing key", "failure")]
+
+
+class TestTokenFile:
+    def test_what_is_in_it(self, tmp_path: Path) -> None:
+        file = tmp_path / "tokens"
+        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "failure")]
+        file.write_text("nonsense")
+        file.chmod(0o600)
+        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "failure")]
+        file.write_text("# none\n")
+        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "warning")]
+        file.write_text(f"{TokenHash.generate('somebody')[1]}\n")
+        assert bad(token_file.look_at(file)) == []
+        file.chmod(0o644)
+        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "warning")]
 
 
 @contextmanager
