@@ -24,5 +24,8 @@ def parse_outputs(data: bytes, store_dir: StoreDir) -> tuple[StorePath, ...]:
     match = _OUTPUTS.match(data)
     if match is None:
         raise FormatError("not a derivation")
-    paths = [path[1:-1].decode("utf-8", "replace") for path in _OUTPUT.findall(match[1])]
+    outputs = _OUTPUT.findall(match[1])
+    if len(outputs) != match[1].count(b"("):
+        raise FormatError("outputs of a derivation that no Nix writes")
+    paths = [path[1:-1].decode("utf-8", "replace") for path in outputs]
     return tuple(store_dir.parse_path(path) for path in paths if path)

@@ -57,7 +57,10 @@ def _follow(place: str, store_dir: StoreDir, real_store: Path) -> StorePath | No
             break
         place = os.path.normpath(Path(place).parent / target)
     # A directory on the way may have been a link.
-    resolved, real = Path(place).resolve(), real_store.resolve()
+    try:
+        resolved, real = Path(place).resolve(), real_store.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return None
     return _parse(resolved.relative_to(real).parts[0]) if real in resolved.parents else None
 
 
