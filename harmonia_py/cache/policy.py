@@ -55,9 +55,9 @@ class SignedBy:
             self._verified.popitem(last=False)
         return verified
 
-    async def allowed_names(self) -> None:
+    async def allowed_names(self) -> Collection[StorePath] | None:
         """See `Policy`."""
-        return None  # noqa: RET501  # None is the answer
+        return None
 
 
 class BuiltHere:
@@ -67,9 +67,9 @@ class BuiltHere:
         """See `Policy`."""
         return info.ultimate
 
-    async def allowed_names(self) -> None:
+    async def allowed_names(self) -> Collection[StorePath] | None:
         """See `Policy`."""
-        return None  # noqa: RET501  # as above
+        return None
 
 
 class ClosureOf:
