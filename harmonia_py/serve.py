@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,6 +61,7 @@ def serve(file: Path | None, config: Config, listeners: list[Listener], reload: 
     if first.choice.warning is not None:
         _log.warning("%s", first.choice.warning)
 
+    _allow_descriptors()
     board = Board(config.workers)
     rates = RateTable()
 
@@ -106,8 +108,22 @@ def serve(file: Path | None, config: Config, listeners: list[Listener], reload: 
     supervisor.start()
     print(banner(config, first.choice, listeners, [key.public_key for key in first.secret_keys]), flush=True)  # noqa: T201
     notify.notify(notify.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
-    supervisor.supervise(check_reload, on_stop=lambda: notify.notify(notify.STOPPING))
+    supervisor.supervise(check_reload, on_stop=lambda: _stop_listening(listeners))
     return 0
+
+
+def _allow_descriptors() -> None:
+    """Have as many open files as this process may have: a transfer takes four, and the usual limit is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _stop_listening(listeners: list[Listener]) -> None:
+    """Turn new clients away, who would wait in the kernel's queue until the last transfer has ended, and be cut."""
+    notify.notify(notify.STOPPING)
+    for listener in listeners:
+        listener.socket.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 # keep a core busy.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _REST_SECONDS: Final = 1.0
+# What a connection takes to open, where there is no TLS, many times over.
+_MOMENT_SECONDS: Final = 0.2
 
 
 class Acceptor:
@@ -62,10 +64,13 @@ class Acceptor:
         self._max_connections = 0
         for sock in self._sockets:
             sock.close()
-        for task in self._connecting:
-            task.cancel()
         if self._connecting:
-            await asyncio.wait(self._connecting)
+            # A cancelled one is gone from under a request that has just arrived on it: only handshakes take longer.
+            _, handshakes = await asyncio.wait(self._connecting, timeout=_MOMENT_SECONDS)
+            for task in handshakes:
+                task.cancel()
+            if handshakes:
+                await asyncio.wait(handshakes)
 
     def opened(self) -> None:
         """One more connection is open."""
