@@ -347,3 +347,46 @@ class TestExample:
         settings = [line for line in shown if line.partition(" = ")[0] in config.KNOWN_KEYS]
         assert settings
         load(write("\n".join(settings)))
+
+
+class TestUpstreams:
+    def test_the_public_cache_needs_its_url_alone(self, write: Write) -> None:
+        settings = load(write('[[upstream]]\nurl = "https://cache.nixos.org"\n'))
+        assert [key.name for key in settings.upstream[0].keys] == ["cache.nixos.org-1"]
+        assert settings.upstream[0].label == "cache.nixos.org"
+
+    def test_the_sectioned_form_has_one_and_a_switch(self, write: Write) -> None:
+        section = '[upstream]\nurl = "https://cache.nixos.org"\n'
+        assert len(load(write(section)).upstream) == 1
+        assert len(load(write(section + "enabled = true\n")).upstream) == 1
+        assert load(write(section + "enabled = false\n")).upstream == []
+
+    @pytest.mark.parametrize(
+        ("table", "words"),
+        [
+            ('url = "https://other.example.org"', "public_keys: is missing"),
+            ('url = "ftp://x"', "not the URL of a cache"),
+            ('url = "cache.nixos.org"', "not the URL of a cache"),
+            ('url = "https://[::1"', "url: "),
+            ('url = "https://me:secret@cache.nixos.org"', "holds a password"),
+            ('url = "https://cache.nixos.org?x=1"', "ends with the path"),
+            ('url = "https://x"\npublic_keys = ["nonsense"]', "public_keys: a public key has the form"),
+            ('url = "https://cache.nixos.org"\npriorty = 1', 'did you mean "priority"'),
+            ("priority = 1", "url"),
+        ],
+    )
+    def test_what_is_wrong_is_said_and_a_password_is_never_repeated(self, write: Write, table: str, words: str) -> None:
+        message = refused(write(f"[[upstream]]\n{table}\n"))
+        assert words in message
+        assert "secret" not in message
+
+    def test_two_of_one_name_are_refused(self, write: Write) -> None:
+        table = '[[upstream]]\nurl = "https://cache.nixos.org"\n'
+        assert "same name" in refused(write(table * 2))
+        assert len(load(write(table + table + 'name = "second"\n')).upstream) == 2
+
+    @pytest.mark.parametrize(
+        "line", ['max_size = "much"', 'on_unknown = "maybe"', "budget = 0", 'recompress = "xz"', "nosuch = 1"]
+    )
+    def test_the_mirror_table_is_checked(self, write: Write, line: str) -> None:
+        assert "mirror" in refused(write(f"[mirror]\n{line}\n")) or "max_size" in refused(write(f"[mirror]\n{line}\n"))

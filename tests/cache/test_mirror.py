@@ -12,6 +12,7 @@ import pytest
 from blob_readers import read_all
 from fault_upstream import (
     COMPRESS,
+    KEY,
     OTHER_KEY,
     STORE_DIR,
     Connection,
@@ -35,7 +36,9 @@ from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
+from harmonia_py.nix.store_path import StorePath
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -641,6 +644,42 @@ class TestDocuments:
         async with mirror_of(upstream, directory=tmp_path) as mirror:
             with pytest.raises(HarmoniaError):
                 await mirror.log(derivation)
+
+
+class TestRealisations:
+    OLD = DrvOutput.parse(f"sha256:{'0' * 64}!out")
+    NEW = DrvOutput.of(StorePath.parse(f"{'0' * 32}-x.drv"), "out")
+
+    @pytest.mark.parametrize(
+        ("output", "url"),
+        [(OLD, f"/realisations/sha256:{'0' * 64}!out.doi"), (NEW, f"/build-trace-v2/{'0' * 32}-x.drv/out.doi")],
+    )
+    async def test_a_signed_one_comes_through_and_is_kept(
+        self, upstream: FaultUpstream, tmp_path: Path, output: DrvOutput, url: str
+    ) -> None:
+        unsigned = Realisation(id=output, out_path=package().path_info.store_path)
+        good = replace(unsigned, signatures=(KEY.sign(unsigned.fingerprint()),))
+        text = good.format_old() if output is self.OLD else good.format_new()
+        upstream.answers[url] = body(text)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.realisation(output) == good
+            await settle(mirror)
+            await upstream.stop()
+            assert await mirror.realisation(output) == good
+
+    async def test_one_that_nobody_signed_or_of_another_output_is_not_served(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        url = f"/realisations/{self.OLD}.doi"
+        unsigned = Realisation(id=self.OLD, out_path=package().path_info.store_path)
+        upstream.answers[url] = body(unsigned.format_old())
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.realisation(self.OLD) is None
+        other = replace(unsigned, id=DrvOutput.parse(f"sha256:{'1' * 64}!out"))
+        upstream.answers[url] = body(replace(other, signatures=(KEY.sign(other.fingerprint()),)).format_old())
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            with pytest.raises(Nobody):
+                await mirror.realisation(self.OLD)
 
 
 async def _download(mirror: Mirror, one: Package) -> Download:
