@@ -44,7 +44,7 @@ test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daem
 .PHONY: test-slow
 test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files
 	@scripts/install-nix
-	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/systemd
+	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/systemd --ignore=tests/release
 
 .PHONY: test-systemd
 test-systemd: $(TOOLS) ## Boot a machine in a folder and run the service there (as root, on Debian)
@@ -98,9 +98,23 @@ docs: $(DOCS) ## Write the reference from the code, and build the documentation 
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 .PHONY: dist
-dist: $(TOOLS) ## Build the wheel and the source archive in dist/
-	@.venv/bin/python -c 'from setuptools import build_meta; build_meta.build_wheel("dist"); build_meta.build_sdist("dist")' >/dev/null
+dist: $(TOOLS) ## Build wheel, source archive, the one file, and the bill of materials in dist/
+	@SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" .venv/bin/python -c 'from setuptools import build_meta; build_meta.build_wheel("dist"); build_meta.build_sdist("dist")' >/dev/null
+	@.venv/bin/python scripts/make_single_file.py $(ARGS)
+	@.venv/bin/python scripts/sbom.py >dist/harmonia-py.cdx.json
 	@ls dist
+
+.PHONY: test-dist
+test-dist: $(TOOLS) ## Make the one file and try it where there is nothing but Python (as root, on Debian)
+	@.venv/bin/pytest $(EVERYTHING) tests/release $(ARGS)
+
+.PHONY: audit
+audit: $(TOOLS) ## Look for known vulnerabilities in the locked dependencies; says so when nobody can be asked
+	@scripts/audit
+
+.PHONY: release-check
+release-check: $(TOOLS) ## Check that this commit can be released: changelog, tag, locks, reference, a wheel that is reproducible
+	@.venv/bin/python scripts/release_check.py
 
 .PHONY: clean
 clean: ## Remove everything that was made here

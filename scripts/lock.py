@@ -25,6 +25,7 @@ LOCKS: Final = {
     "requirements.lock": ["pyproject.toml"],
     "requirements-dev.lock": ["pyproject.toml", "--group=dev"],
     "requirements-docs.lock": ["--group=docs"],
+    "requirements-audit.lock": ["--group=audit"],
 }
 
 
