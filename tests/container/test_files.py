@@ -1,0 +1,60 @@
+"""What can be said of the container's files without an engine that builds them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from lab import Lab
+
+from harmonia_py import config
+
+PROJECT = Path(__file__).parent.parent.parent
+FOLDER = PROJECT / "container"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction of the Dockerfile, with its arguments."""
+    text = (FOLDER / "Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
+
+
+def test_every_file_that_is_copied_exists() -> None:
+    copied = [arguments for name, arguments in instructions() if name == "COPY" and "--from" not in arguments]
+    for arguments in copied:
+        for source in shlex.split(arguments)[:-1]:
+            assert (PROJECT / source).exists(), source
+
+
+def test_what_runs_is_nobody_and_can_be_asked_how_it_is() -> None:
+    last = dict(instructions())
+    assert last["USER"] == "65532:65532"
+    command = json.loads(last["HEALTHCHECK"].partition("CMD ")[2])
+    compile(command[2], "HEALTHCHECK", "exec")
+    assert json.loads(last["ENTRYPOINT"])[-1] == "harmonia_py.cli"
+    assert json.loads(last["CMD"]) == ["serve"]
+
+
+def test_each_base_has_a_tag_and_the_pythons_are_the_same() -> None:
+    bases = [arguments.split()[0] for name, arguments in instructions() if name == "FROM"]
+    assert all(":" in base for base in bases)
+    # Debian 12 has Python 3.11: native code built on the one must run on the other.
+    assert "3.11-slim-bookworm" in bases[0]
+    assert "python3-debian12" in bases[1]
+
+
+def test_the_configuration_is_one_and_the_compose_file_mounts_it() -> None:
+    loaded = config.load(FOLDER / "harmonia.toml", {}, {})
+    assert [one.url for one in loaded.upstream] == ["https://cache.nixos.org"]
+    compose = (FOLDER / "compose.yaml").read_text()
+    for source, target in re.findall(r"^ +- (\./[^:]+):([^:]+):ro$", compose, re.MULTILINE):
+        assert (FOLDER / source).is_file()
+        assert target in compose.partition("command:")[2].partition("\n")[0]
+
+
+def test_nix_knows_every_setting_for_clients(lab: Lab) -> None:
+    settings = re.findall(r"^([\w-]+) = (.*)$", (FOLDER / "nix.conf").read_text(), re.MULTILINE)
+    words = [word for key, value in settings for word in ("--option", key, value)]
+    done = lab.run("nix", "show-config", *words)
+    assert b"unknown setting" not in done.stderr
