@@ -139,6 +139,8 @@ class OpenCache:
         await asyncio.sleep(_ANSWER_SECONDS)
         if self.local is not None:
             await self.local.idle()
+        if self.mirror is not None:
+            await self.mirror.idle()
         await self.aclose()
 
     async def _open_store(self, config: Config, choice: StoreChoice, *, housekeeping: bool) -> Source:

@@ -59,6 +59,7 @@ class FetchedFiles:
         self._threads = ThreadPoolExecutor(_THREADS, "mirror")
         self._running: dict[BlobKey, Fetch] = {}
         self._tasks: dict[BlobKey, asyncio.Task[None]] = {}
+        self._passing: set[asyncio.Future[None]] = set()
 
     async def aclose(self) -> None:
         """Give up what is being fetched."""
@@ -67,6 +68,11 @@ class FetchedFiles:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
+
+    async def idle(self) -> None:
+        """Wait until nothing comes from an upstream."""
+        while waiting := {*self._tasks.values(), *self._passing}:
+            await asyncio.wait(waiting)
 
     async def settle(self, key: BlobKey) -> None:
         """Wait until a file that is being fetched by this process is kept or given up."""
@@ -161,6 +167,10 @@ class FetchedFiles:
                 size = None
             passage = Passage(stream, wanted.check(), size)
             held.callback(passage.close)
+            passing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._passing.add(passing)
+            passing.add_done_callback(self._passing.discard)
+            held.callback(passing.set_result, None)
             self._counters.passed.add()
             return Download(
                 size=size,

@@ -104,6 +104,10 @@ class Mirror:
         if self._recoding is not None:
             await self._recoding.aclose()
 
+    async def idle(self) -> None:
+        """Wait until nothing comes from an upstream."""
+        await self._files.idle()
+
     async def narinfo(self, hash_part: HashPart) -> SourcedNarInfo | None:
         """What an upstream says of the path, now or before.
 

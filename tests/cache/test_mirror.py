@@ -436,6 +436,31 @@ class TestNars:
             await settle(mirror)
         assert upstream.count("/nar/") == 1
 
+    @pytest.mark.parametrize("keeps", [True, False])
+    async def test_it_is_not_idle_while_something_comes(
+        self, upstream: FaultUpstream, tmp_path: Path, *, keeps: bool
+    ) -> None:
+        """A reload closes the mirror that was in use before; downloads that run would be cut."""
+        one = package(size=1_000_000, compression="none")
+        upstream.serve(one)
+        gate = asyncio.Event()
+
+        async def slowly(connection: Connection) -> None:
+            await connection.respond(one.file[:1000], Content_Length=str(len(one.file)))
+            await gate.wait()
+            await connection.send(one.file[1000:])
+
+        upstream.answers[f"/{one.path}"] = slowly
+        async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+            await mirror.idle()
+            download = await _download(mirror, one)
+            idle = asyncio.create_task(mirror.idle())
+            gate.set()
+            with download:
+                assert not idle.done()
+                assert await read_all(download.pieces(0, download.size)) == one.file
+            await idle
+
     async def test_a_nar_nobody_waits_for_any_more_is_kept(self, upstream: FaultUpstream, tmp_path: Path) -> None:
         one = package(size=1_000_000)
         upstream.serve(one)
