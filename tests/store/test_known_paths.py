@@ -1,6 +1,8 @@
 """Path infos are remembered while nothing leaves the store, and never longer than that."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -57,6 +59,8 @@ class World:
 
 @asynccontextmanager
 async def opened(lab: Lab) -> AsyncIterator[World]:
+    # As a store is in which nothing has happened for a while: nothing is remembered across a change just now.
+    os.utime(lab.real_store, (1, 1))
     metadata = Counting(DaemonStore(lab.socket, lab.store_dir))
     with ThreadPoolExecutor(1) as threads:
         world = World(lab, metadata, KnownPaths(metadata, str(lab.real_store), threads, lambda: world.now))
@@ -135,3 +139,26 @@ async def test_a_daemon_that_cannot_tell_is_not_remembered(daemon: Lab) -> None:
             await world.ask(daemon.closure.top)
         daemon.start_daemon()
         assert await world.ask(daemon.closure.top) is not None
+
+
+async def test_two_deletions_within_one_tick_of_the_kernels_clock_are_both_noticed(daemon: Lab) -> None:
+    """The second left the same modification time as the first, so its path was known for another minute."""
+    async with opened(daemon) as world:
+        path = daemon.add(Path(__file__))
+        tick = time.time_ns()
+        os.utime(daemon.real_store, ns=(tick, tick))
+        assert await world.ask(path) is not None
+        await asyncio.to_thread(daemon.delete, path)
+        os.utime(daemon.real_store, ns=(tick, tick))
+        world.now += known_paths.CHECK_SECONDS
+        assert await world.ask(path) is None
+
+
+async def test_a_store_whose_clock_is_ahead_is_remembered_all_the_same(daemon: Lab) -> None:
+    async with opened(daemon) as world:
+        ahead = time.time_ns() + 3600 * 10**9
+        os.utime(daemon.real_store, ns=(ahead, ahead))
+        for _ in range(3):
+            assert await world.ask(daemon.closure.top) is not None
+            world.now += known_paths.CHECK_SECONDS
+        assert len(world.metadata.asked) == 1
