@@ -96,6 +96,7 @@ $(DOCS): requirements-docs.lock $(TOOLS)
 docs: $(DOCS) ## Write the reference from the code, and build the documentation in .cache/site (every link is checked)
 	@.venv/bin/python scripts/generate_reference.py
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@.venv/bin/python scripts/check_site.py .cache/site
 
 .PHONY: dist
 dist: $(TOOLS) ## Build wheel, source archive, the one file, and the bill of materials in dist/

@@ -3,7 +3,7 @@
 usage: make_single_file.py [--python VERSION]…        default: 3.11 3.12 3.13 3.14
 
 The wheels that requirements.lock names are fetched for each version of Python, checked against their hashes, and packed
-with this project; docs/decisions/0005-one-file.md says why so. They stay in .cache/wheels. It runs on this machine's
+with this project; docs/decisions/0007-one-file.md says why so. They stay in .cache/wheels. It runs on this machine's
 kind of processor, on Linux with glibc.
 """
 
