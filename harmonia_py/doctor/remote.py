@@ -25,7 +25,7 @@ from harmonia_py.upstream.client import proxy_for
 # As Nix does.
 MAX_REDIRECTS: Final = 10
 # How often, and for how long, we wait when we are asked to.
-_PATIENCE: Final = 4
+_MOST_WAITS: Final = 3
 _LONGEST_WAIT: Final = 5
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 20.0
@@ -105,16 +105,6 @@ class Remote:
         Raises:
             NoAnswer: there is no HTTP answer, or it is cut in the middle.
         """
-        for _ in range(_PATIENCE):
-            answer = await self._ask_once(path, limit, method, headers)
-            wait = answer.header("retry-after")
-            if answer.status != HTTPStatus.TOO_MANY_REQUESTS or not wait.isdecimal() or int(wait) > _LONGEST_WAIT:
-                break
-            # It limits requests per client, and we ask many: that is no fault of it.
-            await asyncio.sleep(int(wait))
-        return answer
-
-    async def _ask_once(self, path: str, limit: int, method: str, headers: Mapping[str, str] | None) -> Answer:
         async with self.open(path, method=method, headers=headers) as (answer, stream):
             parts, size = [], 0
             async for data in stream:
@@ -135,17 +125,30 @@ class Remote:
         """
         try:
             target = self._base.join(URL(path, encoded=True))
-            sent = dict(headers or {})
-            if self._authorization is not None and target.origin() == self._base.origin():
-                sent[hdrs.AUTHORIZATION] = self._authorization
             began = time.perf_counter()
-            proxy = proxy_for(target) if self._proxies else None
-            async with self._session.request(
-                method, target, proxy=proxy, headers=sent, allow_redirects=True, max_redirects=MAX_REDIRECTS
-            ) as response:
+            async with await self._request(method, target, headers or {}) as response:
                 yield _answer(response, time.perf_counter() - began), response.content.iter_chunked(65536)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _explained(error, self._base) from error
+
+    async def _request(self, method: str, target: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        sent = dict(headers)
+        if self._authorization is not None and target.origin() == self._base.origin():
+            sent[hdrs.AUTHORIZATION] = self._authorization
+        proxy = proxy_for(target) if self._proxies else None
+        waits = 0
+        while True:
+            response = await self._session.request(
+                method, target, proxy=proxy, headers=sent, allow_redirects=True, max_redirects=MAX_REDIRECTS
+            )
+            wait = response.headers.get(hdrs.RETRY_AFTER, "")
+            limited = response.status == HTTPStatus.TOO_MANY_REQUESTS and wait.isdecimal()
+            if not limited or int(wait) > _LONGEST_WAIT or waits == _MOST_WAITS:
+                return response
+            # It limits requests per client, and we ask many: that is no fault of it.
+            response.release()
+            waits += 1
+            await asyncio.sleep(int(wait))
 
     async def connections_for_two(self, path: str) -> int:
         """How many connections two requests for `path` take, the one after the other: 1 where they are kept.

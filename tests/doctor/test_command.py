@@ -142,13 +142,14 @@ def test_a_cache_that_is_not_public_and_counts_requests(daemon: Lab, tmp_path: P
     settings["limits"] = {"requests_per_second": 10.0, "burst": 5}
     with Server(tmp_path, daemon.env, settings) as server:
         (tmp_path / "harmonia.toml").write_text(tomli_w.dumps(settings | {"bind": f"127.0.0.1:{server.port}"}))
-        without = run(tmp_path, "-c", "harmonia.toml", **daemon.env)
-        inside = run(tmp_path, "-c", "harmonia.toml", "--token-file", "token", **daemon.env)
+        env = daemon.env | {"CACHE_DIRECTORY": f"{tmp_path}/cache"}
+        without = run(tmp_path, "-c", "harmonia.toml", **env)
+        inside = run(tmp_path, "-c", "harmonia.toml", "--token-file", "token", **env)
         outside = run(tmp_path, "--url", server.url)
     assert without.returncode == 0
     assert "harmonia-py that is not public answers" in without.stdout
     assert "not public, so not looked at; --token-file FILE opens it" in without.stdout
-    assert (inside.returncode, inside.stderr) == (0, "")
+    assert (inside.returncode, inside.stderr) == (0, ""), inside.stdout
     assert f" ok      token_file       {tmp_path}/hashes: 1 token opens this\n" in inside.stdout
     assert " ok      NAR " in inside.stdout
     assert outside.returncode == 1

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
@@ -54,12 +55,12 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """`tmp_path`, which others may enter."""
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        if directory.stat().st_uid == os.geteuid() and directory != Path("/tmp"):
-            directory.chmod(0o755)
-    return tmp_path
+def open_path() -> Iterator[Path]:
+    """A directory that others may enter: those that pytest makes are closed to them."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
 
 
 class TestChecks:
@@ -129,15 +130,14 @@ class TestDaemon:
         assert "usermod -aG nix-users nobody" in found.remedy
 
     @as_root
-    @pytest.mark.usefixtures("open_path")
-    async def test_a_user_whom_the_daemon_refuses(self, lab: Lab) -> None:
-        with (lab.root / "etc" / "nix.conf").open("a") as file:
-            file.write("allowed-users = root\n")
-        lab.start_daemon()
-        lab.database.parent.chmod(0o700)
-        lab.root.chmod(0o755)
-        with as_nobody():
-            (found,) = await daemon.look_at(config(**settings_of(lab)))
+    async def test_a_user_whom_the_daemon_refuses(self, open_path: Path) -> None:
+        with Lab(open_path) as lab:
+            with (open_path / "etc" / "nix.conf").open("a") as file:
+                file.write("allowed-users = root\n")
+            lab.start_daemon()
+            lab.database.parent.chmod(0o700)
+            with as_nobody():
+                (found,) = await daemon.look_at(config(**settings_of(lab)))
         assert found.what == f"{lab.socket}: it hangs up on nobody before it says a word"
         assert found.remedy is not None
         assert "allowed-users" in found.remedy
@@ -470,11 +470,11 @@ class TestUpstreams:
             assert [found[:2] for found in await self.look(one)] == [("upstream", "failure")]
 
 
-def test_nothing_of_it_needs_nix_or_rights(tmp_path: Path) -> None:
+def test_nothing_of_it_needs_nix_or_rights(open_path: Path) -> None:
     """The whole of it as a user without rights, where there is nothing."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("NIX", "XDG"))}
-    env |= {"PYTHONPATH": str(Path.cwd()), "HOME": str(tmp_path), "NIX_STORE_DIR": f"{tmp_path}/nix/store"}
-    env |= {"NIX_DAEMON_SOCKET_PATH": f"{tmp_path}/socket", "CONFIG_FILE": ""}
+    env |= {"PYTHONPATH": str(Path.cwd()), "HOME": str(open_path), "NIX_STORE_DIR": f"{open_path}/nix/store"}
+    env |= {"NIX_DAEMON_SOCKET_PATH": f"{open_path}/socket", "CONFIG_FILE": ""}
     # The tree that the tests run from may be closed to others, so everything is imported before.
     program = f"""
 import encodings.idna, os
@@ -486,12 +486,11 @@ if os.geteuid() == 0:
     os.setuid({NOBODY})
 raise SystemExit(cli.main(["doctor"]))
 """
-    tmp_path.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd="/", env=env, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.stderr == ""
     assert done.returncode == 1
-    assert f"there is no socket at {tmp_path}/socket" in done.stdout
+    assert f"there is no socket at {open_path}/socket" in done.stdout
     assert "Traceback" not in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(open_path.iterdir()) == []
