@@ -90,10 +90,7 @@ class FetchedFiles:
         if self._memory.is_absent(key):
             return None
         try:
-            found = await self._serve_kept(key, want)
-        except NotKept:
-            wanted = await want()
-            found = None if wanted is None else await self._pass(wanted)
+            found = await self._serve_somehow(key, want)
         except Nobody:
             if not self._panel.unknown_is_not_found:
                 raise
@@ -101,6 +98,13 @@ class FetchedFiles:
         if found is None:
             self._memory.note_absent(key)
         return found
+
+    async def _serve_somehow(self, key: BlobKey, want: Want) -> Download | None:
+        try:
+            return await self._serve_kept(key, want)
+        except NotKept:
+            wanted = await want()
+            return None if wanted is None else await self._pass(wanted)
 
     async def _serve_kept(self, key: BlobKey, want: Want) -> Download | None:
         for _ in range(_ATTEMPTS):

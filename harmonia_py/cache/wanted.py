@@ -129,9 +129,9 @@ class WantedNar:
 
     def blame(self, error: UpstreamError) -> None:
         """See `Wanted`."""
-        # What the upstream said of the file may be what is wrong.
-        self._hooks.forget(self.entry)
         if self._chosen is not None:
+            # What the upstream said of the file may be what is wrong.
+            self._hooks.forget(self.entry)
             self._grudges.hold(self._chosen.upstream.name, self._narinfo.url)
             self._panel.charge(self._chosen, error)
 

@@ -469,6 +469,21 @@ class TestNars:
             await settle(mirror)
         assert kept(tmp_path) == sorted([f"{one.hash_part}.narinfo", str(one.our_url).removeprefix("nar/")])
 
+    @pytest.mark.parametrize("keeps", [True, False])
+    async def test_when_every_breaker_is_open_it_is_not_found_at_once(
+        self, upstream: FaultUpstream, tmp_path: Path, *, keeps: bool
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+            await mirror.narinfo(one.hash_part)
+            upstream.answers[f"/{one.path}"] = status(500)
+            for _ in range(2):
+                with pytest.raises(Nobody):
+                    await fetch(mirror, one)
+                await settle(mirror)
+            assert await fetch(mirror, one) is None
+
 
 class TestWrongNars:
     @pytest.mark.parametrize(

@@ -205,3 +205,23 @@ def test_one_option_on_the_command_line_is_enough_for_the_public_cache(lab: Lab,
 def test_an_upstream_without_a_key_is_refused_with_a_hint(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="public_keys: is missing"):
         Server(tmp_path, lab.env, {"upstream": [{"url": "https://cache.example.org"}]}).__enter__()
+
+
+def test_what_is_kept_becomes_zstd_and_clients_that_remember_xz_are_served_on(
+    lab: Lab, make_cache: MakeCache, upstream_key: Keys, our_key: Keys, tmp_path: Path
+) -> None:
+    top = lab.full(lab.closure.top)
+    with Nginx(tmp_path, make_cache("xz")) as nginx:
+        settings = mirror_settings(lab, nginx.url, upstream_key.public, our_key, recompress="zstd")
+        with Server(tmp_path, lab.env, settings) as server:
+            old_url = narinfo_of(server, lab, lab.closure.top)[0].url
+            assert old_url.endswith(".nar.xz")
+            realise(lab.client("first"), server.url, our_key.public, top)
+            deadline = time.monotonic() + 30
+            while until_kept(server, lab, lab.closure.top).compression != "zstd":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            client = lab.client("second")
+            realise(client, server.url, our_key.public, top)
+            assert_has_the_closure(client, lab)
+            assert server.get(f"/{old_url}").status == 200
