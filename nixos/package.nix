@@ -27,6 +27,7 @@ python3Packages.buildPythonApplication {
     with python3Packages;
     [
       aiohttp
+      brotli
       jinja2
       msgspec
       pynacl

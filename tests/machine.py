@@ -133,6 +133,10 @@ class Machine:
     def write(self, path: str, text: str) -> None:
         self.run("sh", "-ec", 'mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1"', "sh", path, text)
 
+    def copy(self, file: Path, path: str) -> None:
+        shutil.copy(file, self._share / file.name)
+        self.run("install", "-D", "-m", "755", f"/share/{file.name}", path)
+
     def drop_in(self, name: str, text: str | None = None) -> None:
         text = (PROJECT / "systemd" / name).read_text() if text is None else text
         self.write(f"/etc/systemd/system/harmonia-py.service.d/{name}", text)

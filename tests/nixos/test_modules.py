@@ -259,3 +259,13 @@ def test_a_client_asks_the_cache_and_forgets_soon_what_it_does_not_have(nix: Lab
 
 def _word(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value).lower()
+
+
+def test_the_package_has_every_dependency() -> None:
+    text = (PROJECT / "nixos/package.nix").read_text()
+    listed = set(re.findall(r"^      ([\w-]+)$", text.partition("dependencies =")[2].partition("];")[0], re.MULTILINE))
+    listed |= set(re.findall(r'optional \(pythonOlder "[\d.]+"\) ([\w-]+);', text))
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    # nixpkgs writes names without dots and capitals.
+    wanted = {re.split(r"[>=<; ]", one)[0].replace(".", "-").lower() for one in project["dependencies"]}
+    assert listed == wanted

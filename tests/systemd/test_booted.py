@@ -17,6 +17,7 @@ TIME_LIMIT = 60.0
 MAKE_LIMIT = 600
 CANNOT = 77
 URL = "http://127.0.0.1:5000"
+ONE_FILE = PROJECT / "dist/harmonia-py"
 
 NIX_CONF = """\
 sandbox = false
@@ -238,6 +239,17 @@ def test_only_a_mirror_has_a_network(machine: Machine) -> None:
     machine.drop_in("mirror.conf")
     machine.run("systemctl", "restart", "harmonia-py.service")
     assert network() == of_the_machine
+
+
+@pytest.mark.skipif(not ONE_FILE.is_file(), reason="`make dist` makes it")
+def test_the_one_file_runs_as_the_service(machine: Machine, top: str) -> None:
+    machine.copy(ONE_FILE, "/opt/one-file")
+    machine.drop_in("one-file.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/python3 /opt/one-file serve\n")
+    get(machine, "/nix-cache-info")
+    substitute(machine, top, public_key(machine))
+    assert machine.run("sh", "-c", "ls -A /var/cache/private/harmonia-py/program").strip()
+    machine.run("systemctl", "reload", "harmonia-py.service")
+    assert get(machine, "/ready") == "OK\n"
 
 
 def test_it_stops_at_once_when_it_is_told_to(machine: Machine) -> None:
