@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,7 @@ def problems_of_text(project: Path) -> Iterator[str]:
     unreleased = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     if unreleased is not None and unreleased[1].strip():
         yield "CHANGELOG.md: something is still under `## Unreleased`"
-    if re.search(r"^version\s*=", (project / "pyproject.toml").read_text(), re.MULTILINE):
+    if "version" in tomllib.loads((project / "pyproject.toml").read_text())["project"]:
         yield "pyproject.toml: has a version of its own"
 
 

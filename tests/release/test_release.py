@@ -17,7 +17,9 @@ def project(tmp_path: Path) -> Path:
     """As little as a release consists of."""
     (tmp_path / "harmonia_py").mkdir()
     (tmp_path / "harmonia_py/__init__.py").write_text('__version__ = "1.2.0"\n')
-    (tmp_path / "pyproject.toml").write_text('[project]\ndynamic = ["version"]\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndynamic = ["version"]\n[tool.setuptools.dynamic]\nversion = {}\n'
+    )
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (2026-01-31)\n\n* New.\n\n## 1.1.0 (2026-01-01)\n")
     _git(tmp_path, "init", "--quiet")
     _git(tmp_path, "add", ".")

@@ -241,6 +241,25 @@ def test_only_a_mirror_has_a_network(machine: Machine) -> None:
     assert network() == of_the_machine
 
 
+def test_a_mirror_keeps_what_its_upstream_has(machine: Machine, top: str) -> None:
+    """Its name is resolved, what comes is decompressed, verified and kept, and served when the upstream is away."""
+    machine.run("rm", "-rf", "/upstream", "/upstream.secret")
+    key = machine.run("harmonia-py", "generate-key", "upstream-1", "--output", "/upstream.secret").strip()
+    machine.run("nix", "copy", "--to", "file:///upstream?secret-key=/upstream.secret&compression=xz", top)
+    machine.run("systemd-run", "--unit=upstream", "python3", "-m", "http.server", "--directory=/upstream", "8081")
+    upstream = f'[[upstream]]\nurl = "http://localhost:8081"\npublic_keys = ["{key}"]\n'
+    # No way to the local store, so that nothing comes from there.
+    settings = f'daemon_socket = "/nowhere"\nreal_nix_store = "/nowhere/nix/store"\n{upstream}'
+    machine.write("/etc/harmonia-py/settings.toml", settings)
+    machine.drop_in("mirror.conf")
+    try:
+        wait_until(lambda: machine.run("python3", "-c", GET, "http://localhost:8081/nix-cache-info", check=False), "it")
+        substitute(machine, top, key)
+    finally:
+        machine.run("systemctl", "stop", "upstream.service")
+    substitute(machine, top, key)
+
+
 @pytest.mark.skipif(not ONE_FILE.is_file(), reason="`make dist` makes it")
 def test_the_one_file_runs_as_the_service(machine: Machine, top: str) -> None:
     machine.copy(ONE_FILE, "/opt/one-file")
