@@ -54,6 +54,9 @@ _NICENESS: Final = 10
 # glibc's M_MMAP_THRESHOLD, and from which size on a block of memory is to be one that the system gets back.
 _MMAP_THRESHOLD: Final = -3
 _RETURNED_FROM_BYTES: Final = 1024 * 1024
+# glibc's M_ARENA_MAX. Each arena keeps a few pieces of a download; the threads that make them take turns anyway.
+_ARENA_MAX: Final = -8
+_ARENAS: Final = 2
 # A hash part as good as any to ask whether somebody answers.
 _NOBODYS: Final = HashPart.parse("0" * 32)
 
@@ -103,6 +106,7 @@ class OpenCache:
             metrics: where this process counts.
             housekeeping: whether this process evicts what is kept too long; one of all that share a directory does.
         """
+        _return_memory()
         self = cls(metrics)
         try:
             self._policy = self._open_policy(config)
@@ -154,7 +158,6 @@ class OpenCache:
             long_distance_matching=config.zstd.long_distance_matching,
             window_log=config.zstd.window_log,
         )
-        _return_memory()
         compressing = Compressing(
             read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=_give_way
         )
@@ -275,10 +278,12 @@ async def _no_store() -> None:
 
 
 def _return_memory() -> None:
-    """Return what one compression needs for a moment, 50 MiB and more, as soon as it has ended."""
-    # Left alone, glibc keeps blocks as large as any that was ever freed, for each thread anew.
-    with suppress(AttributeError):  # musl has no such setting, and returns them anyway
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _RETURNED_FROM_BYTES)
+    """Give back what a download or a compression needs for a moment, as soon as it has ended."""
+    # Left alone, glibc keeps blocks as large as any that was ever freed, 50 MiB and more, for each thread anew.
+    with suppress(AttributeError):  # musl has no such settings, and returns them anyway
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, _RETURNED_FROM_BYTES)
+        libc.mallopt(_ARENA_MAX, _ARENAS)
 
 
 def _give_way() -> None:
