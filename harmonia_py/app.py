@@ -11,7 +11,8 @@ from typing import Final, Self
 from harmonia_py.cache.asking import Panel
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.checks import Check
-from harmonia_py.cache.compressed import CompressedCounters, CompressedNars
+from harmonia_py.cache.compressed import CompressedNars
+from harmonia_py.cache.compressed_figures import CompressedCounters
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
 from harmonia_py.cache.kept import KeptFiles, unit_of

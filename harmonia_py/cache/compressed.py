@@ -11,19 +11,18 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from harmonia_py.cache.blobs import Blob, BlobKey, BlobStore, BlobWriter
+from harmonia_py.cache.compressed_figures import CompressedCounters
 from harmonia_py.cache.compressing import SMALL_NAR_BYTES, Compressing
 from harmonia_py.cache.kept import FileFacts, KeptFiles, Mismatch, NotKept, key_of
 from harmonia_py.cache.source import Download, Pause, Piece, Source
 from harmonia_py.cache.zstd import NarCompressor, NarMismatch
 from harmonia_py.errors import HarmoniaError, StorageError, StorePathChanged
-from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Metrics
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
@@ -36,45 +35,6 @@ _ATTEMPTS: Final = 100
 _RETRY_SECONDS: Final = 0.005
 # A path whose files are wrong is not read again for each request; soon enough after it has been repaired.
 _MISMATCH_REST_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class CompressedCounters:
-    """What has happened since the start, in this process.
-
-    Attributes:
-        hits: downloads from a kept file.
-        followed: downloads from a file that another request had begun.
-        misses: downloads that began a file.
-        unkept: downloads compressed for one client alone, because nothing could be kept.
-        mismatches: NARs that were not what the store says.
-        failures: files that were begun and not finished for another reason.
-        nar_bytes: uncompressed bytes of the files finished.
-        file_bytes: compressed bytes of the files finished.
-    """
-
-    hits: Counter = field(default_factory=Counter)
-    followed: Counter = field(default_factory=Counter)
-    misses: Counter = field(default_factory=Counter)
-    unkept: Counter = field(default_factory=Counter)
-    mismatches: Counter = field(default_factory=Counter)
-    failures: Counter = field(default_factory=Counter)
-    nar_bytes: Counter = field(default_factory=Counter)
-    file_bytes: Counter = field(default_factory=Counter)
-
-    @classmethod
-    def on(cls, metrics: Metrics) -> Self:
-        """Count them there."""
-        return cls(
-            hits=metrics.counter(families.COMPRESSED_DOWNLOADS, "hit"),
-            followed=metrics.counter(families.COMPRESSED_DOWNLOADS, "followed"),
-            misses=metrics.counter(families.COMPRESSED_DOWNLOADS, "miss"),
-            unkept=metrics.counter(families.COMPRESSED_DOWNLOADS, "unkept"),
-            mismatches=metrics.counter(families.COMPRESSED_FAILURES, "mismatch"),
-            failures=metrics.counter(families.COMPRESSED_FAILURES, "error"),
-            nar_bytes=metrics.counter(families.COMPRESSED_NAR_BYTES),
-            file_bytes=metrics.counter(families.COMPRESSED_FILE_BYTES),
-        )
 
 
 @dataclass(frozen=True, slots=True)
