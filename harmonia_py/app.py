@@ -127,6 +127,7 @@ class OpenCache:
                 debug_files=self._debug_files,
                 checks=self._checks,
                 base_url=config.base_url,
+                upstreams=[upstream.label for upstream in config.upstream],
                 policy=self._policy,
                 outputs_of=Derivations(config.store_dir, config.real_store).outputs,
             )

@@ -29,6 +29,7 @@ class BinaryCache:
         cache_info: what `/nix-cache-info` says.
         explorer: answers what people ask about the store, when there is one.
         base_url: how clients reach this cache, when somebody said so.
+        upstreams: the names of the caches that this one mirrors.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class BinaryCache:
         debug_files: DebugFiles | None = None,
         checks: Sequence[Check] = (),
         base_url: str | None = None,
+        upstreams: Sequence[str] = (),
         policy: Policy | None = None,
         outputs_of: Callable[[StorePath], Awaitable[Sequence[StorePath]]] | None = None,
     ) -> None:
         self.cache_info = cache_info
         self.explorer = explorer
         self.base_url = base_url
+        self.upstreams = tuple(upstreams)
         self._policy = policy
         self._outputs_of = outputs_of
         self._files = files

@@ -35,6 +35,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         "public_keys": keys,
         "store_dir": cache.cache_info.store_dir,
         "priority": cache.cache_info.priority,
+        "upstreams": cache.upstreams,
         "has_store": cache.explorer is not None,
         "count": await _count(cache),
         "blocks": _blocks(url, keys, cache.cache_info.store_dir),

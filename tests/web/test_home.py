@@ -145,3 +145,23 @@ async def test_a_page_is_not_to_be_framed_sniffed_or_kept_by_others(store: Plain
         ("Date", answer.headers["Date"])
     }
     assert again.status == 304
+
+
+async def test_a_mirror_names_the_caches_that_it_mirrors() -> None:
+    store_dir = StoreDir.parse("/nix/store")
+    cache = BinaryCache(
+        cache_info=CacheInfo(store_dir, want_mass_query=True, priority=30),
+        sources=[],
+        secret_keys=[],
+        upstreams=["cache.nixos.org", "<b>other"],
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with serve(Serving(cache), [listener], access_log=None, shutdown_timeout=1.0):
+            page = await home(Site(listener.getsockname()[1]))
+    assert "<dt>Mirrors</dt><dd>cache.nixos.org, &lt;b&gt;other</dd>" in page
+    assert "no store to serve" not in page
+
+
+async def test_a_cache_that_mirrors_nothing_does_not_mention_it(store: PlainStore) -> None:
+    async with store.site() as site:
+        assert "Mirrors" not in await home(site)
