@@ -132,6 +132,20 @@ def test_passed_sockets_of_both_families_are_served(
             assert health(sock.getsockname(), sock.family).startswith(b"HTTP/1.1 200 ")
 
 
+def test_one_socket_on_descriptor_3_is_enough_where_nobody_says_whose_it_is(
+    manager: Manager, listening: list[socket.socket]
+) -> None:
+    """Launchers that are not systemd cannot know the process's number before they start it."""
+    assert "LISTEN_PID" not in os.environ
+    with manager.service(listening[0], LISTEN_FDS="1", WATCHDOG_USEC="2000000"):
+        (status,) = [line for line in manager.hear("READY=1") if line.startswith("STATUS=")]
+        # What the file says of addresses does not count.
+        assert status.count("http://") == 1
+        assert f":{listening[0].getsockname()[1]}" in status
+        assert health(listening[0].getsockname()).startswith(b"HTTP/1.1 200 ")
+        manager.hear("WATCHDOG=1")
+
+
 def test_a_reload_and_the_end_are_told_when_they_begin(manager: Manager, listening: list[socket.socket]) -> None:
     with manager.service(*listening, LISTEN_FDS="2") as process:
         manager.hear("READY=1")

@@ -160,6 +160,10 @@ class TestServe:
         assert "nowhere.toml: no such configuration file" in refused(run(tmp_path, CONFIG_FILE="nowhere.toml"))
         assert "other.toml: no such configuration file" in refused(run(tmp_path, "-c", "other.toml"))
 
+    @pytest.mark.parametrize("arguments", [("--config",), ("serve", "-c"), ("serve", "--config")])
+    def test_the_file_may_be_named_with_and_without_the_verb(self, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+        assert "other.toml: no such configuration file" in refused(run(tmp_path, *arguments, "other.toml"))
+
     def test_a_port_that_is_taken_is_one_line_and_status_1(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
