@@ -8,9 +8,10 @@ from pathlib import Path
 from benchmarks.bench import require
 from benchmarks.report import MEASURED, REFERENCE, Row
 
-_WIDTH = 900
+_WIDTH = 940
+_LARGE = 1000  # from here on digits are grouped
 _LABEL = 330
-_VALUE = 150
+_VALUE = 190
 _BAR = 16
 _GROUP_GAP = 10
 _TOP = 120
@@ -35,7 +36,8 @@ def format_svg(table: Sequence[Row], caption: str) -> str:
         colour = _COLOURS[names.index(row.server) % len(_COLOURS)]
         width = min(speed, _MAX_SPEED) * scale
         body.append(f'<rect x="{_LABEL}" y="{top}" width="{width:.1f}" height="{_BAR - 2}" fill="{colour}"/>')
-        value = f"{speed:.2f} x ({row.median:.4g} {row.case.unit})"
+        median = f"{row.median:,.0f}" if row.median >= _LARGE else f"{row.median:.4g}"
+        value = f"{speed:.2f} x ({median} {row.case.unit})"
         body.append(_text(_WIDTH - _VALUE + 10, top + _BAR - 4, value))
         top += _BAR
     line = _LABEL + scale
