@@ -70,8 +70,13 @@ class CuttingProxy:
             for name, value in response.headers.items():
                 if name.lower() not in _HOP_BY_HOP:
                     client.send_header(name, value)
+            chunked = response.getheader("Content-Length") is None
+            if chunked:
+                client.send_header("Transfer-Encoding", "chunked")
             client.end_headers()
-            while left > 0 and (block := response.read(_BLOCK)):
-                client.wfile.write(block)
+            while left > 0 and (block := response.read1(int(min(left, _BLOCK)))):
+                client.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
                 left -= len(block)
+            if chunked and left > 0:
+                client.wfile.write(b"0\r\n\r\n")
             client.close_connection = left <= 0

@@ -45,7 +45,12 @@ class Server:
     """See the module's docstring."""
 
     def __init__(
-        self, root: Path, env: Mapping[str, str], settings: Mapping[str, Any] | None = None, *arguments: str
+        self,
+        root: Path,
+        env: Mapping[str, str],
+        settings: Mapping[str, Any] | None = None,
+        *arguments: str,
+        bind: str | None = "127.0.0.1:0",
     ) -> None:
         self.root = root / "server"
         self._log = self.root / "output"
@@ -53,7 +58,9 @@ class Server:
         # The package that the tests import, also where it is not installed.
         self._env |= {"PYTHONPATH": str(Path(harmonia_py.__file__).parent.parent)}
         self._env |= {"STATE_DIRECTORY": str(self.root / "state"), "CACHE_DIRECTORY": str(self.root / "cache")}
-        self._command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--bind", "127.0.0.1:0", *arguments]
+        self._command = [sys.executable, "-m", "harmonia_py.cli", "serve", *arguments]
+        if bind is not None:  # else the settings say it
+            self._command += ["--bind", bind]
         self.root.mkdir(exist_ok=True)  # so that it can be started again
         if settings is not None:
             file = self.root / "harmonia.toml"

@@ -119,7 +119,7 @@ class CompressedNars:
         try:
             blob = await self._kept.open(key)
             if blob is not None:
-                return self._join(blob)
+                return self._join(key, blob)
             path_info = await self._wanted(url)
             return None if path_info is None else await self._begin(url, key, path_info)
         except NotKept:
@@ -183,7 +183,7 @@ class CompressedNars:
                 reading.callback(await self._compressing.turn())
                 blob = await self._kept.open(key)
                 if blob is not None:
-                    return self._join(blob)
+                    return self._join(key, blob)
                 nar = await self._inner.nar(replace(url, compression="none"))
                 if nar is None:
                     return None
@@ -208,7 +208,7 @@ class CompressedNars:
         blob = await self._kept.open(job.key)
         if blob is None:
             raise StorageError("the compressed NAR was given up at once")
-        return _download(blob)
+        return self._download(job.key, blob)
 
     async def _run(self, job: _Job) -> HarmoniaError | None:
         """One file from its beginning to its end, whoever leaves; what went wrong, if anything did."""
@@ -264,12 +264,29 @@ class CompressedNars:
             self._note_mismatch(key, error)
             raise
 
-    def _join(self, blob: Blob) -> Download:
+    def _join(self, key: BlobKey, blob: Blob) -> Download:
         if blob.size is None:
             self.counters.followed.add()
         else:
             self.counters.hits.add()
-        return _download(blob)
+        return self._download(key, blob)
+
+    def _download(self, key: BlobKey, blob: Blob) -> Download:
+        # The hash of a file that grows is not known: any tag that is unique will do.
+        etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
+        return Download(
+            size=blob.size,
+            etag=etag,
+            pieces=blob.pieces,
+            file=blob.file,
+            redirect=blob.redirect,
+            whole=partial(self._whole, key) if blob.size is None else None,
+            release=blob.release,
+        )
+
+    async def _whole(self, key: BlobKey) -> Download | None:
+        blob = await self._kept.whole(key)
+        return None if blob is None else self._download(key, blob)
 
     def _note_kept(self, job: _Job) -> None:
         self.counters.nar_bytes.add(job.compressor.path_info.nar_size)
@@ -287,19 +304,6 @@ class CompressedNars:
             error.nar_hash or "that of a longer NAR",
             error.path_info.nar_hash,
         )
-
-
-def _download(blob: Blob) -> Download:
-    # The hash of a file that grows is not known, and nobody can ask for a range of it: any tag that is unique will do.
-    etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
-    return Download(
-        size=blob.size,
-        etag=etag,
-        pieces=blob.pieces,
-        file=blob.file,
-        redirect=blob.redirect,
-        release=blob.release,
-    )
 
 
 def _resolve(future: "asyncio.Future[bytes]", data: bytes) -> None:

@@ -28,6 +28,9 @@ _SAY_SECONDS: Final = 60.0
 # FileHash and FileSize of so many files, each for so long: a miss costs a look at the disk.
 _MAX_FACTS: Final = 16_384
 _FACTS_SECONDS: Final = 60.0
+# Who resumes a download waits so long at most for the rest of the file; then it gets all of it, as it comes.
+_WHOLE_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.1
 
 
 # `<hash part>…`, or `<NarHash>.nar?hash=<hash part>`.
@@ -100,6 +103,17 @@ class KeptFiles:
     async def open(self, key: BlobKey) -> Blob | None:
         """The file, whole or as it grows."""
         return await self._ask(lambda blobs: blobs.open(key))
+
+    async def whole(self, key: BlobKey) -> Blob | None:
+        """The file once it is whole, whichever process writes it; None when it is given up or takes too long."""
+        try:
+            async with asyncio.timeout(_WHOLE_SECONDS):
+                while (blob := await self.open(key)) is not None and blob.size is None:
+                    blob.release()
+                    await asyncio.sleep(_LOOK_SECONDS)
+        except (NotKept, TimeoutError):
+            return None
+        return blob
 
     async def put(self, key: BlobKey, nar_size: int) -> BlobWriter | None:
         """Begin a file; None when it is there or begun. In the worst case it becomes as long as the NAR."""

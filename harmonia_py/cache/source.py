@@ -4,7 +4,7 @@ The local store, an upstream, the mirror and what was pushed are sources. `None`
 cannot tell raises a `HarmoniaError`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -51,12 +51,14 @@ class Download:
     A context manager: leaving it releases what protects the bytes from being deleted.
 
     Attributes:
-        size: number of bytes in all; None when it will be known only at the end, and then there are no ranges.
+        size: number of bytes in all; None when it will be known only at the end, and then there are no ranges of it.
         etag: strong validator without quotes: equal for equal bytes, for ever.
         pieces: called with the first byte and the byte after the last, yields what lies between. It raises
             `StorePathChanged` or `StorageError` when the bytes cannot be had, also midway: then the transfer is cut.
         file: all of it as a slice of an open file, when it is one; the descriptor is good until `release`.
         redirect: where to send the client instead; `pieces` is then never called.
+        whole: when `size` is None, waits for the same bytes with their size, for who has some of them already; the
+            caller releases it. It answers None when that takes too long or they will not come.
         release: called once, when nothing of this download is needed any more.
     """
 
@@ -65,6 +67,7 @@ class Download:
     pieces: Callable[[int, int | None], Iterator[Piece]]
     file: FileSlice | None = None
     redirect: str | None = None
+    whole: "Callable[[], Awaitable[Download | None]] | None" = None
     release: Callable[[], None] = _nothing
 
     @classmethod

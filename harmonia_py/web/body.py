@@ -16,7 +16,7 @@ from harmonia_py.web import coding
 from harmonia_py.web.errors import error_response
 from harmonia_py.web.figures import CLIENT, FAULT, SHUTDOWN, SOURCE, Sending, kind_of, path_of
 from harmonia_py.web.limits import answer_begins
-from harmonia_py.web.ranges import ByteRange, Unsatisfiable, if_range_holds, matches, parse_range
+from harmonia_py.web.ranges import ByteRange, Unsatisfiable, has_beginning, if_range_holds, matches, parse_range
 from harmonia_py.web.state import SERVING, TRANSFERS, Rules
 from harmonia_py.web.transfer import Cut, DownloadResponse, Transfers, reset_unless_finished
 
@@ -84,36 +84,55 @@ async def respond(request: web.Request, download: Download, headers: Headers) ->
     with download:
         if download.redirect is not None:
             raise web.HTTPFound(download.redirect)
-        all_headers = dict(headers)
-        name = select_coding(request.app[SERVING].rules, all_headers, download.size, _wanted_by(request))
-        all_headers[hdrs.ETAG] = etag = quoted(download.etag, name)
-        if download.size is not None and name is None:
-            all_headers[hdrs.ACCEPT_RANGES] = "bytes"
-        if _has_it(request, etag):
-            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
-        if name is not None:
-            whole = replace(download, size=None, pieces=_coded(request, name, download), file=None)
-            return await _send(request, whole, DownloadResponse(headers=all_headers), None)
-        if download.size is None:
-            return await _send(request, download, DownloadResponse(headers=all_headers), None)
-        try:
-            part = _requested_range(request, etag, download.size)
-        except Unsatisfiable:
-            response = error_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
-            response.headers[hdrs.CONTENT_RANGE] = f"bytes */{download.size}"
-            return response
-        status = HTTPStatus.OK
-        if part is not None:
-            status = HTTPStatus.PARTIAL_CONTENT
-            all_headers[hdrs.CONTENT_RANGE] = f"bytes {part.start}-{part.stop - 1}/{download.size}"
-        part = part or ByteRange(0, download.size)
-        size = part.stop - part.start
-        if size <= SMALL_BYTES and request.method != hdrs.METH_HEAD:
-            data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
-            return web.Response(status=status, body=data, headers=all_headers)
-        sized = DownloadResponse(status=status, headers=all_headers)
-        sized.content_length = size
-        return await _send(request, download, sized, part)
+        # A client that was cut in the middle of what still grows waits for its end rather than begin again.
+        whole = await download.whole() if download.whole is not None and _resumes(request) else None
+        if whole is None:
+            return await _respond(request, download, headers)
+    with whole:
+        return await _respond(request, whole, headers)
+
+
+async def _respond(request: web.Request, download: Download, headers: Headers) -> web.StreamResponse:
+    all_headers = dict(headers)
+    name = select_coding(request.app[SERVING].rules, all_headers, download.size, _wanted_by(request))
+    all_headers[hdrs.ETAG] = etag = quoted(download.etag, name)
+    # Nix asks for the rest of a download that was cut only where the header stood.
+    if (download.size is not None or download.whole is not None) and name is None:
+        all_headers[hdrs.ACCEPT_RANGES] = "bytes"
+    if _has_it(request, etag):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=_not_modified(all_headers))
+    if name is not None:
+        coded = replace(download, size=None, pieces=_coded(request, name, download), file=None)
+        return await _send(request, coded, DownloadResponse(headers=all_headers), None)
+    if download.size is None:
+        return await _send(request, download, DownloadResponse(headers=all_headers), None)
+    try:
+        part = _requested_range(request, etag, download.size)
+    except Unsatisfiable:
+        response = error_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+        response.headers[hdrs.CONTENT_RANGE] = f"bytes */{download.size}"
+        return response
+    status = HTTPStatus.OK
+    if part is not None:
+        status = HTTPStatus.PARTIAL_CONTENT
+        all_headers[hdrs.CONTENT_RANGE] = f"bytes {part.start}-{part.stop - 1}/{download.size}"
+    part = part or ByteRange(0, download.size)
+    size = part.stop - part.start
+    if size <= SMALL_BYTES and request.method != hdrs.METH_HEAD:
+        data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
+        return web.Response(status=status, body=data, headers=all_headers)
+    sized = DownloadResponse(status=status, headers=all_headers)
+    sized.content_length = size
+    return await _send(request, download, sized, part)
+
+
+def _resumes(request: web.Request) -> bool:
+    """Whether the client has the beginning. `If-Range` cannot hold: what grows has a tag for each download."""
+    return (
+        request.method == hdrs.METH_GET
+        and hdrs.IF_RANGE not in request.headers
+        and has_beginning(request.headers.get(hdrs.RANGE))
+    )
 
 
 def _coded(request: web.Request, name: str, download: Download) -> Callable[[int, int | None], Iterator[Piece]]:

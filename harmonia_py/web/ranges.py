@@ -49,6 +49,12 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
     return ByteRange(start, min(_number(last) + 1, size) if last else size)
 
 
+def has_beginning(header: str | None) -> bool:
+    """Whether `Range: header` is that of a client with the first bytes already."""
+    match = _RANGE.fullmatch(header) if header is not None else None
+    return match is not None and _number(match[1]) > 0
+
+
 def _number(digits: str) -> int:
     significant = digits.lstrip("0")
     return int(significant or 0) if len(significant) <= _MAX_DIGITS else _BEYOND

@@ -157,6 +157,38 @@ async def test_bytes_go_out_before_the_nar_has_been_read(nar: FileNar, source: C
         assert (await read_all(found.pieces(0, None)))[:100_000] == first
 
 
+async def test_who_was_cut_gets_the_rest_once_the_file_is_whole(nar: FileNar, source: CompressedNars) -> None:
+    nar.gate.clear()
+    with await download(source, nar) as found:
+        first = await read_all(found.pieces(0, 100_000))
+        assert found.whole is not None
+        waiting = asyncio.ensure_future(found.whole())
+        await asyncio.to_thread(nar.half.wait)
+        assert not waiting.done()
+    nar.gate.set()
+    whole = await waiting
+    assert whole is not None
+    with whole:
+        assert whole.size is not None
+        assert whole.whole is None
+        assert zstd.decompress(first + await read_all(whole.pieces(100_000, whole.size)))
+
+
+async def test_who_was_cut_does_not_wait_for_a_file_that_is_given_up(nar: FileNar, blobs: DiskBlobs) -> None:
+    nar.gate.clear()
+    source = CompressedNars(nar, blobs, compressing())
+    async with source:
+        with await download(source, nar) as found:
+            assert found.whole is not None
+            waiting = asyncio.ensure_future(found.whole())
+            await asyncio.to_thread(nar.half.wait)
+            closing = asyncio.create_task(source.__aexit__(None, None, None))
+            await asyncio.sleep(0)  # it has begun to close
+            nar.gate.set()
+            assert await waiting is None
+            await closing
+
+
 async def test_many_clients_share_one_compression(nar: FileNar, source: CompressedNars) -> None:
     nar.gate.clear()
     running = [asyncio.create_task(fetch(source, nar)) for _ in range(30)]
