@@ -1,6 +1,7 @@
 """What holds for every URL alike, and what each says of itself: over a store with one of everything."""
 
 import base64
+import bz2
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -243,6 +244,23 @@ async def test_realisations_carry_our_signatures_in_either_form_and_are_not_kept
         found = re.fullmatch(r"max-age=(\d+)", answer.headers["Cache-Control"])
         assert found is not None
         assert int(found[1]) <= 300
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_log_is_text_whoever_asks_how_and_also_of_a_derivation_that_is_gone(
+    everything: Everything, *, compressed: bool
+) -> None:
+    """Harmonia sends `Content-Encoding: bzip2` to who accepts it, which is no content coding that Nix can undo."""
+    logs = everything.store.real / "log" / "drvs" / DERIVATION[:2]
+    if compressed:
+        (logs / DERIVATION[2:]).unlink()
+        (logs / f"{DERIVATION[2:]}.bz2").write_bytes(bz2.compress(b"a line\n" * 100))
+    assert DERIVATION.hash_part not in everything.store.infos
+    for target in (f"/log/{DERIVATION}", f"/log/{DERIVATION.hash_part}"):
+        answer = await everything.site.get(target, Accept_Encoding="bzip2, identity")
+        assert (answer.status, answer.body) == (200, b"a line\n" * 100)
+        assert answer.headers["Content-Encoding"] is None
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
 async def test_what_the_small_ones_say(everything: Everything) -> None:
