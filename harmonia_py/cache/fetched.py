@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from harmonia_py.cache.asking import Nobody, Panel
@@ -112,7 +113,7 @@ class FetchedFiles:
             if fetch is None:
                 blob = await self._kept.open(key)
                 if blob is not None and (blob.size is not None or await _has_begun(blob)):
-                    return self._join(blob, None)
+                    return self._join(key, blob, None)
                 wanted = await want()
                 if wanted is None:
                     return None
@@ -125,7 +126,7 @@ class FetchedFiles:
                 return None
             blob = await self._kept.open(key)
             if blob is not None:
-                return self._join(blob, started.size)
+                return self._join(key, blob, started.size)
         raise StorageError("a file is neither there nor can it be begun")
 
     async def _begin(self, key: BlobKey, wanted: Wanted) -> Fetch | None:
@@ -190,21 +191,27 @@ class FetchedFiles:
         except TimeoutError:
             raise StorageError("too many downloads from upstreams are under way") from None
 
-    def _join(self, blob: Blob, size: int | None) -> Download:
+    def _join(self, key: BlobKey, blob: Blob, size: int | None) -> Download:
         if blob.size is None:
             self._counters.followed.add()
         else:
             self._counters.hits.add()
         # The hash of a file that grows has not been verified: any tag that is unique will do.
         etag = blob.metadata.get("file_hash", secrets.token_hex(16)).removeprefix("sha256:")
+        known = size if blob.size is None else blob.size
         return Download(
-            size=size if blob.size is None else blob.size,
+            size=known,
             etag=etag,
             pieces=blob.pieces,
             file=blob.file,
             redirect=blob.redirect,
+            whole=partial(self._whole, key) if known is None else None,
             release=blob.release,
         )
+
+    async def _whole(self, key: BlobKey) -> Download | None:
+        blob = await self._kept.whole(key)
+        return None if blob is None else self._join(key, blob, blob.size)
 
 
 async def _has_begun(blob: Blob) -> bool:

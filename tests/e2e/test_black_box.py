@@ -93,6 +93,27 @@ def test_a_download_that_is_cut_after_30_kilobytes_is_resumed(
     assert all(request.range is not None and request.status == 206 for request in rest)
 
 
+def test_so_is_one_through_a_mirror_of_what_is_just_being_compressed(daemon: Lab, tmp_path: Path) -> None:
+    """Neither cache knows the size of the file before it is whole."""
+    (tmp_path / "noise").write_bytes(os.urandom(6_000_000))
+    store_path = daemon.add(tmp_path / "noise")
+    far_keys, keys = daemon.secret_key("far-1"), daemon.secret_key("e2e-1")
+    client = daemon.client("client")
+    (tmp_path / "far").mkdir()
+    with Server(tmp_path / "far", daemon.env, settings_of(daemon, far_keys)) as far:
+        settings = settings_of(daemon, keys) | {
+            "daemon_socket": str(tmp_path / "nobody-listens"),
+            "real_nix_store": str(tmp_path / "nowhere" / "store"),
+            "upstream": [{"url": far.url, "public_keys": [far_keys.public]}],
+        }
+        with Server(tmp_path, daemon.env, settings) as server, CuttingProxy(server.port, cut_after=30_000) as proxy:
+            realise(client, proxy.url, keys.public, daemon.full(store_path))
+    assert client.real(store_path).read_bytes() == (tmp_path / "noise").read_bytes()
+    first, *rest = proxy.nar_requests
+    assert first.range is None
+    assert [request.status for request in rest] == [206]
+
+
 def test_a_compressed_nar_has_ranges_once_it_is_kept_and_is_never_coded(daemon: Lab, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(os.urandom(3_000_000))
     store_path = daemon.add(tmp_path / "noise")

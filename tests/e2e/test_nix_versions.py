@@ -9,6 +9,9 @@ from lab import Client, Lab
 from nix_versions import INSTALLED, VERSIONS, NixVersion
 from server import Server, settings_of
 
+from harmonia_py.nix.realisation import Realisation
+from harmonia_py.nix.signing import PublicKey
+
 PAIRS = [
     # The installed one with itself needs no folder and takes a second: it shows that the tests themselves are right.
     pytest.param(
@@ -91,10 +94,23 @@ def test_a_content_addressed_derivation_is_substituted_by_its_realisation(
     closure = lab.build_ca()
     build = ("nix-build", str(lab.root / "lab.nix"), "-A", "caTop" if agree else "caDep", "--no-out-link")
     with Server(tmp_path, lab.env, settings_of(lab, keys)) as server:
-        options = ("--option", "substituters", server.url, "--option", "trusted-public-keys", keys.public)
-        client.run(*build, "--max-jobs", "0", *options)
+        options = ("--option", "substituters", server.url, "--option", "require-sigs", "true", "--max-jobs", "0")
+        client.run(*build, *options, "--option", "trusted-public-keys", keys.public)
     assert (client.real(closure.dep) / "dep").read_text() == "dep\n"
     assert client.real(closure.top).exists() == agree
+    # With the paths the client has taken over who vouches for what they were realised from.
+    realisation = realisation_told_by(client, lab.full(closure.dep_derivation))
+    assert realisation.out_path == closure.dep
+    key = PublicKey.parse(keys.public)
+    assert [key.verify(realisation.fingerprint(), signature) for signature in realisation.signatures] == [True]
+
+
+def realisation_told_by(nix: Client, derivation: str) -> Realisation:
+    """The realisation of the output `out`: from Nix 2.13 on it must be named."""
+    [told] = json.loads(nix.nix("realisation", "info", "--json", derivation))
+    if "outPath" not in told:
+        [told] = json.loads(nix.nix("realisation", "info", "--json", f"{derivation}^out"))
+    return Realisation.parse_old(json.dumps(told))
 
 
 @pytest.mark.parametrize("version", [pytest.param(version, id=version.name) for version in VERSIONS])
