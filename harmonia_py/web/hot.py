@@ -7,7 +7,8 @@ to the framework.
 
 The protocol uses attributes of aiohttp's `RequestHandler` that its documentation does not promise: `_waiter`,
 `_messages`, `_paused`, `_close`, `_force_close`, `_keepalive_timeout`, `_next_keepalive_close_time`, `_request_count`,
-`_logging_enabled`, `_request_in_progress`, `_handle_request`, `_drain_helper`, `_process_keepalive`.
+`_logging_enabled`, `_request_in_progress`, `_handle_request`, `_drain_helper`, `_process_keepalive`, and `_version` of
+its `BaseRequest`.
 tests/web/test_hot.py holds both ways against each other, byte by byte.
 """
 
@@ -15,15 +16,16 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from harmonia_py.web.accepting import Acceptor
 from harmonia_py.web.access_log import AccessLog, Entry
 from harmonia_py.web.clients import Clients, client_of, peer_of
-from harmonia_py.web.errors import error_response
+from harmonia_py.web.errors import error_response, middleware
 from harmonia_py.web.figures import CLIENT, DOWNLOADS, HttpFigures, Sending, kind_of, path_of
 from harmonia_py.web.hot_answers import END, GET, SERVER, VERSION, AskedNarinfo, ReadyAnswers
 from harmonia_py.web.hot_file import FileTransfer, ReadyFile
@@ -32,6 +34,7 @@ from harmonia_py.web.transfer import Cut, DownloadResponse, Transfers
 
 _log = logging.getLogger(__name__)
 
+_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 _WITH_CONTENT: Final = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
 
 # Whoever sends headers byte by byte to keep connections busy learns as much as whoever is only slow.
@@ -331,6 +334,13 @@ class HotProtocol(web.RequestHandler):
     async def _handle_request(self, request: web.BaseRequest, start_time: float | None, handler: Any) -> Any:
         """As the framework does, but an answer that was cut is logged as well."""
         self._began = time.perf_counter()
+        # Not `version`, which keeps what it said first.
+        if request._version not in _SPOKEN:  # noqa: SLF001
+            # The framework would say that it speaks what the client says that it does: 0.9, 2.0.
+            request._version = HttpVersion10  # noqa: SLF001
+        if hdrs.EXPECT in request.headers:
+            # What it does not expect itself the framework answers before anything of ours is asked, and in its words.
+            handler = partial(middleware, handler=handler)
         try:
             return await super()._handle_request(request, start_time, handler)
         except Cut as cut:
