@@ -37,6 +37,12 @@ those in the file.
 
 """
 
+_URLS: Final = """\
+All of them take GET and HEAD; `path` on `/metrics` is the name. What each of them takes and answers, with all statuses
+and headers, is in [openapi.yaml](openapi.yaml), for programs and for whoever wants to know it exactly.
+
+"""
+
 # In the words of environ(7); the code that reads them is config.py, keys.py, listen.py and notify.py.
 _ENVIRONMENT: Final = {
     "CONFIG_FILE": "the configuration file",
@@ -137,7 +143,7 @@ def _number(name: str, info: Any) -> str:
 
 def urls() -> str:
     """Return the page of URLs: each with the first line of its handler's docstring."""
-    lines = [_MADE, "# URLs\n\n", "All of them take GET and HEAD; `path` on `/metrics` is the name.\n\n"]
+    lines = [_MADE, "# URLs\n\n", _URLS]
     lines.append("| URL | name | what it answers |\n|---|---|---|\n")
     for route in routes():
         said = (inspect.getdoc(route.handler) or "").partition("\n")[0]
