@@ -99,8 +99,9 @@ def test_a_content_addressed_derivation_is_substituted_by_its_realisation(
     assert (client.real(closure.dep) / "dep").read_text() == "dep\n"
     assert client.real(closure.top).exists() == agree
     # With the paths the client has taken over who vouches for what they were realised from.
-    realisation = realisation_told_by(client, lab.full(closure.dep_derivation))
-    assert realisation.out_path == closure.dep
+    derivation, out_path = (closure.top_derivation, closure.top) if agree else (closure.dep_derivation, closure.dep)
+    realisation = realisation_told_by(client, lab.full(derivation))
+    assert realisation.out_path == out_path
     key = PublicKey.parse(keys.public)
     assert [key.verify(realisation.fingerprint(), signature) for signature in realisation.signatures] == [True]
 

@@ -32,11 +32,17 @@ async def site(store: PlainStore) -> AsyncIterator[Site]:
 
 def patterns(store: PlainStore) -> list[str]:
     """Every URL that takes something from the client, with a brace for what it takes."""
-    (path, *_) = store.infos
+    ((path, info), *_) = store.infos.items()
     derivation = f"{'a' * 32}-x.drv"
     return [
         *("/{}", "/{}.narinfo", "/{}.narinfo?json", "/{}.ls", "/nar/{}", "/nar/{}.nar", "/nar/{}.nar.zst"),
-        *(f"/nar/{path}.nar?hash={{}}", f"/nar/{path}-{{}}.nar", "/log/{}", "/log/{}.drv", f"/log/{path}-{{}}"),
+        *(
+            f"/nar/{info.nar_hash.nix32}.nar?hash={{}}",
+            f"/nar/{path}-{{}}.nar",
+            "/log/{}",
+            "/log/{}.drv",
+            f"/log/{path}-{{}}",
+        ),
         *("/realisations/{}.doi", "/realisations/{}!out.doi", f"/realisations/sha256:{'0' * 64}!{{}}.doi"),
         *("/build-trace-v2/{}/out.doi", f"/build-trace-v2/{derivation}/{{}}.doi", "/debuginfo/{}", "/path/{}"),
         *(
