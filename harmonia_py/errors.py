@@ -15,7 +15,8 @@
     │   └── StorageFull
     └── StorePathChanged            a store path is not what the store says it is: vanished, or of another size
 
-Absence is never an exception: it is `None`. `web/errors.py` maps each leaf to a status.
+Absence is never an exception: it is `None`. `web/errors.py` maps each leaf to a status. A refinement that only one
+module raises and catches lives in that module.
 """
 
 

@@ -7,7 +7,8 @@ from harmonia_py.errors import HarmoniaError
 def _tree(kind: type[HarmoniaError], indent: str = "") -> list[str]:
     """The classes below `kind`, drawn as the module's docstring draws them."""
     lines = []
-    children = kind.__subclasses__()
+    # A refinement that only one module raises and catches lives there.
+    children = [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
     for child in children:
         last = child is children[-1]
         lines += [f"{indent}{'└──' if last else '├──'} {child.__name__}"]

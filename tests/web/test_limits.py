@@ -5,7 +5,7 @@ import itertools
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,9 @@ class TestHeaders:
                         break
                     writer.write(request[place : place + 1].encode())
                     await asyncio.sleep(0.01)
-                assert (await answer).startswith(b"HTTP/1.1 408 ")
+                # A byte that crosses the end of the connection turns what we were told into a reset.
+                with suppress(ConnectionResetError):
+                    assert (await answer).startswith(b"HTTP/1.1 408 ")
             finally:
                 writer.close()
             assert any(" 408 " in line for line in served.access_lines())
