@@ -1,6 +1,7 @@
 """Whose request it is: the address at the other end, or what a proxy that is trusted says of its own clients."""
 
 import asyncio
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -12,6 +13,7 @@ from harmonia_py.errors import FormatError
 from harmonia_py.web.rate_limit import RateLimiter
 
 UNIX: Final = "unix"
+GONE: Final = "gone"
 _FORWARDED_FOR: Final = "X-Forwarded-For"
 # An internet provider gives each customer so much of an IPv6 address.
 _IPV6_PREFIX: Final = 64
@@ -72,10 +74,15 @@ class Clients:
 
 
 def peer_of(transport: asyncio.BaseTransport | None) -> str:
-    """The address at the other end, or `unix`."""
-    peer = transport.get_extra_info("peername") if transport is not None else None
-    # A socket for both families shows IPv4 clients as IPv6 addresses.
-    return str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else UNIX
+    """The address at the other end, `unix`, or `gone` for a client that left before it was looked at."""
+    if transport is None:
+        return GONE
+    peer, sock = transport.get_extra_info("peername"), transport.get_extra_info("socket")
+    if isinstance(peer, tuple):
+        # A socket for both families shows IPv4 clients as IPv6 addresses.
+        return str(peer[0]).removeprefix("::ffff:")
+    # Who has no address any more must not get the trust that a Unix socket may have.
+    return UNIX if sock is not None and sock.family == socket.AF_UNIX else GONE
 
 
 def client_of(request: web.BaseRequest, clients: Clients) -> str:

@@ -24,7 +24,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from harmonia_py.web.accepting import Acceptor
 from harmonia_py.web.access_log import AccessLog, Entry
-from harmonia_py.web.clients import Clients, client_of, peer_of
+from harmonia_py.web.clients import GONE, Clients, client_of, peer_of
 from harmonia_py.web.errors import error_response, middleware
 from harmonia_py.web.figures import CLIENT, DOWNLOADS, HttpFigures, Sending, kind_of, path_of
 from harmonia_py.web.hot_answers import END, GET, SERVER, VERSION, AskedNarinfo, ReadyAnswers
@@ -135,6 +135,9 @@ class HotProtocol(web.RequestHandler):
         self._acceptor.opened()
         self._figures.connections.add()
         super().connection_made(transport)
+        if self._client == GONE:
+            # There is nobody to answer, and nobody whose requests could be counted.
+            self._wire.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of the file that was on its way. A look-up goes on: cancelled, it would cost a daemon connection."""
