@@ -119,7 +119,7 @@ class Campaign:
                     mine += told
                     self.statuses.update(told)
                 except Exception as error:  # noqa: BLE001  # whatever it is, it is told with its round
-                    self.wrong.append(f"round {number}: {type(error).__name__}: {error}")
+                    self.wrong.append(f"seed {SEED}, round {number}: {type(error).__name__}: {error}")
                     failed.set()
             return mine
 
