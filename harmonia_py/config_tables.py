@@ -35,20 +35,12 @@ class Zstd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     window_log: Annotated[int, msgspec.Meta(ge=10, le=31)] | None = None
 
 
-class KeptNars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `[cache]` table: compressed NARs, made once and kept.
-
-    Attributes:
-        directory: where; unset means `$CACHE_DIRECTORY`, else a place by custom.
-        max_size: bytes they may take together, as a number or as "200 GiB"; unset means as many as `min_free` allows.
-        min_free: bytes of the file system that stay free.
-        jobs: how many NARs a worker compresses at once.
-    """
+class _Room(msgspec.Struct, frozen=True):
+    """A directory and how much of it may be used; the tables that have one say what for."""
 
     directory: str | None = None
     max_size: int | str | None = None
     min_free: int | str = "2 GiB"
-    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -66,6 +58,19 @@ class KeptNars(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def min_free_bytes(self) -> int:
         """`min_free` as a number."""
         return parse_size("min_free", self.min_free)
+
+
+class KeptNars(_Room, frozen=True, forbid_unknown_fields=True):
+    """The `[cache]` table: compressed NARs, made once and kept.
+
+    Attributes:
+        directory: where; unset means `$CACHE_DIRECTORY`, else a place by custom.
+        max_size: bytes they may take together, as a number or as "200 GiB"; unset means as many as `min_free` allows.
+        min_free: bytes of the file system that stay free.
+        jobs: how many NARs a worker compresses at once.
+    """
+
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -200,7 +205,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(PublicKey.parse(text) for text in texts)
 
 
-class Mirror(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Mirror(_Room, frozen=True, forbid_unknown_fields=True):
     """The `[mirror]` table: how upstreams are asked, and what is kept of them.
 
     Attributes:
@@ -217,9 +222,6 @@ class Mirror(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         downloads: from upstreams, at once, per worker.
     """
 
-    directory: str | None = None
-    max_size: int | str | None = None
-    min_free: int | str = "2 GiB"
     budget: Seconds = 2.0
     negative_ttl: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0
     narinfo_ttl: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 86_400.0
@@ -227,23 +229,6 @@ class Mirror(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offline: bool = False
     recompress: Literal["zstd", "none"] = "none"
     downloads: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 32
-
-    def __post_init__(self) -> None:
-        """Check what types cannot say."""
-        for key in ("max_size", "min_free"):
-            value = getattr(self, key)
-            if value is not None:
-                parse_size(key, value)
-
-    @property
-    def max_bytes(self) -> int | None:
-        """`max_size` as a number."""
-        return None if self.max_size is None else parse_size("max_size", self.max_size)
-
-    @property
-    def min_free_bytes(self) -> int:
-        """`min_free` as a number."""
-        return parse_size("min_free", self.min_free)
 
 
 _SIZE: Final = re.compile(r"([0-9]{1,18})[ ]?(?:([KMGTP])(?:i?B)?|B)?", re.ASCII)
