@@ -1,7 +1,6 @@
 """The command line as people and units use it: the real program, its streams and its exit statuses."""
 
 import os
-import pty
 import re
 import socket
 import stat
@@ -13,6 +12,7 @@ from typing import Final
 
 import msgspec
 import pytest
+import terminal
 
 from harmonia_py import __version__, cli, keys
 from harmonia_py.config import Config
@@ -190,25 +190,8 @@ class TestServe:
 
 def on_a_terminal(directory: Path, *arguments: str, **changes: str) -> str:
     """What a person sees whose terminal standard error is."""
-    ours, theirs = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=directory, env=environment(**changes), stdout=theirs, stderr=theirs
-        )
-        os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                data = os.read(ours, 4096)
-            except OSError:  # the other side is closed
-                break
-            if not data:
-                break
-            seen += data
-        assert process.wait(TIME_LIMIT) == 1
-    finally:
-        os.close(ours)
-    return seen.decode()
+    command = [*COMMAND, *arguments]
+    return terminal.on_a_terminal(command, cwd=directory, env=environment(**changes), status=1)
 
 
 def test_an_error_has_colour_on_a_terminal_only(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import terminal
 import tomli_w
 from lab import Lab
 from server import Server, settings_of
@@ -157,29 +157,8 @@ def test_a_cache_that_is_not_public_and_counts_requests(daemon: Lab, tmp_path: P
 
 
 def on_a_terminal(directory: Path, *arguments: str, **changes: str) -> str:
-    ours, theirs = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=directory,
-            env=environment(**changes) | {"COLUMNS": "80"},
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                data = os.read(ours, 4096)
-            except OSError:  # the other side is closed
-                break
-            if not data:
-                break
-            seen += data
-        assert process.wait(TIME_LIMIT) == 1
-    finally:
-        os.close(ours)
-    return seen.decode()
+    command = [*COMMAND, *arguments]
+    return terminal.on_a_terminal(command, cwd=directory, env=environment(**changes) | {"COLUMNS": "80"}, status=1)
 
 
 def test_a_terminal_gets_colours_and_lines_that_fit(tmp_path: Path) -> None:
