@@ -100,7 +100,10 @@ class BinaryCache:
         realisation = await self._first(lambda source: source.realisation(output))
         if realisation is None or not await self._serves(realisation.out_path.hash_part):
             return None
-        return replace(realisation, signatures=self._with_ours(realisation.signatures, realisation.fingerprint()))
+        # Nix 2.34 forgets what a realisation depends on before it verifies; older ones do not.
+        bare = replace(realisation, dependent_realisations=())
+        messages = {realisation.fingerprint(), bare.fingerprint()}
+        return replace(realisation, signatures=self._with_ours(realisation.signatures, *messages))
 
     async def file(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
         """A file or directory inside a store path; None also where files are not shown."""
@@ -161,5 +164,6 @@ class BinaryCache:
         signatures = self._with_ours(info.signatures, info.fingerprint(self.cache_info.store_dir))
         return replace(narinfo, path_info=replace(info, signatures=signatures))
 
-    def _with_ours(self, signatures: tuple[Signature, ...], message: bytes) -> tuple[Signature, ...]:
-        return tuple(sorted({*signatures, *(key.sign(message) for key in self._secret_keys)}))
+    def _with_ours(self, signatures: tuple[Signature, ...], *messages: bytes) -> tuple[Signature, ...]:
+        ours = {key.sign(message) for key in self._secret_keys for message in messages}
+        return tuple(sorted({*signatures, *ours}))

@@ -103,7 +103,7 @@ def test_a_content_addressed_derivation_is_substituted_by_its_realisation(
     realisation = realisation_told_by(client, lab.full(derivation))
     assert realisation.out_path == out_path
     key = PublicKey.parse(keys.public)
-    assert [key.verify(realisation.fingerprint(), signature) for signature in realisation.signatures] == [True]
+    assert any(key.verify(realisation.fingerprint(), signature) for signature in realisation.signatures)
 
 
 def realisation_told_by(nix: Client, derivation: str) -> Realisation:

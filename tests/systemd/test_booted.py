@@ -126,9 +126,16 @@ def nar_of(machine: Machine, store_path: str) -> str:
 
 
 def public_key(machine: Machine) -> str:
-    found = re.search(r"extra-trusted-public-keys = (\S+)", machine.journal())
-    assert found is not None
-    return found[1]
+    """The key that the service which runs now has printed; the journal also has those before it, and lags behind."""
+    invocation = f"_SYSTEMD_INVOCATION_ID={machine.show('InvocationID')}"
+    deadline = time.monotonic() + TIME_LIMIT
+    while True:
+        said = machine.run("journalctl", invocation, "--output=cat", "--no-pager", check=False)
+        found = re.search(r"extra-trusted-public-keys = (\S+)", said)
+        if found is not None:
+            return found[1]
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
 
 
 def substitute(machine: Machine, store_path: str, key: str) -> None:
