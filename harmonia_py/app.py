@@ -58,7 +58,7 @@ _RETURNED_FROM_BYTES: Final = 1024 * 1024
 # glibc's M_ARENA_MAX. Each arena keeps a few pieces of a download; the threads that make them take turns anyway.
 _ARENA_MAX: Final = -8
 _ARENAS: Final = 2
-# Looking through the heap takes a millisecond.
+# Often enough that a quiet server is small, seldom enough that a busy one does not notice.
 _TRIM_SECONDS: Final = 10.0
 # A hash part as good as any to ask whether somebody answers.
 _NOBODYS: Final = HashPart.parse("0" * 32)
@@ -292,7 +292,7 @@ def _return_memory() -> None:
 
 
 async def _trim_memory() -> None:
-    """Now and then give back what lies between blocks in use, which adds up to ten MiB after many downloads."""
+    """Now and then give back what lies unused between blocks that are in use; it adds up over many downloads."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:
         await asyncio.sleep(_TRIM_SECONDS)

@@ -141,6 +141,19 @@ async def test_a_realisation_is_signed_as_well() -> None:
     assert key.public_key.verify(realisation.fingerprint(), signature)
 
 
+async def test_a_realisation_that_depends_on_others_is_signed_with_them_and_without() -> None:
+    """Nix 2.34 drops what a realisation depends on before it verifies, so our signature was no good there."""
+    key = SecretKey.generate("cache-1")
+    bare = Realisation(id=OUTPUT, out_path=PATH)
+    whole = replace(bare, dependent_realisations=((DrvOutput(OUTPUT.derivation, "lib"), PATH),))
+    signed = await cache_of(OneAnswer(realisation_answer=whole), keys=(key,)).realisation(OUTPUT)
+    assert signed is not None
+    assert signed.dependent_realisations == whole.dependent_realisations
+    assert len(signed.signatures) == 2
+    for form in (bare, whole):
+        assert sum(key.public_key.verify(form.fingerprint(), one) for one in signed.signatures) == 1
+
+
 async def test_a_path_that_is_gone_is_gone_for_the_next_who_asks() -> None:
     source = OneAnswer(narinfo_answer=NARINFO)
     cache = cache_of(source)
