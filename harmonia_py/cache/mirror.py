@@ -8,7 +8,7 @@ processes (`fetch`); what an upstream said is remembered, and kept beside the NA
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -20,17 +20,17 @@ from harmonia_py.cache.fetched import FetchedFiles
 from harmonia_py.cache.kept import KeptFiles, key_of
 from harmonia_py.cache.mirror_figures import MirrorCounters
 from harmonia_py.cache.origin import KEPT, STALE, SourcedNarInfo
+from harmonia_py.cache.realisations import MirroredRealisations
 from harmonia_py.cache.recoding import Recoding
 from harmonia_py.cache.remembered import NarinfoMemory, Remembered
 from harmonia_py.cache.source import Download, FileSlice, Pause
-from harmonia_py.cache.trust import parse_narinfo, parse_realisation
+from harmonia_py.cache.trust import parse_narinfo
 from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.cache.upstream import Upstream, read_document
 from harmonia_py.cache.wanted import Grudges, Hooks, WantedDocument, WantedNar, can_become
 from harmonia_py.errors import StorageError
-from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE, NarInfo, NarUrl
-from harmonia_py.nix.realisation import MAX_REALISATION_SIZE, DrvOutput, Realisation
+from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class Mirror:
         self._grudges = Grudges()
         self._recoding = None if recode is None else Recoding(kept, self.memory, recode)
         self._files = FetchedFiles(panel, kept, self.memory, self.counters, downloads=settings.downloads)
+        self._realisations = MirroredRealisations(panel, kept, self.memory)
         self._asking: dict[HashPart, asyncio.Task[Remembered | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -160,23 +161,12 @@ class Mirror:
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """What an upstream says, or said when none can tell now."""
-        key = BlobKey(f"{Hash.of(str(output).encode()).nix32}.doi")
-        if self.memory.is_absent(key):
+        found = await self._realisations.find(output)
+        if found is None:
             return None
-        try:
-            answer = await self._panel.ask(lambda upstream: self._question_realisation(upstream, output))
-        except Nobody:
-            kept = await self._kept.metadata(key)
-            if kept is not None:
-                return self._kept_realisation(kept, output)
-            if self._panel.unknown_is_not_found:
-                return None
-            raise
-        if answer is None:
-            self.memory.note_absent(key)
-            return None
-        realisation, data = answer.value
-        self._in_background(self._kept.note(key, {"realisation": data.decode(), "upstream": answer.upstream.name}))
+        realisation, metadata = found
+        if metadata is not None:
+            self._in_background(self._realisations.keep(output, metadata))
         return realisation
 
     async def keep(self, hash_part: HashPart, arrived: Callable[[int], object]) -> NarInfo | None:
@@ -259,24 +249,6 @@ class Mirror:
         """Whether the NAR is here at this moment, whatever was known a minute ago."""
         await self.memory.look(entry)
         return await self._kept.metadata(key_of(entry.url)) is not None
-
-    async def _question_realisation(self, upstream: Upstream, output: DrvOutput) -> tuple[Realisation, bytes] | None:
-        if isinstance(output.derivation, Hash):
-            url = f"realisations/{output}.doi"
-        else:
-            url = f"build-trace-v2/{output.derivation}/{output.output_name}.doi"
-        body = await upstream.open(url)
-        if body is None:
-            return None
-        with body:
-            data = await read_document(body, MAX_REALISATION_SIZE)
-        return parse_realisation(data, output, upstream.public_keys), data
-
-    def _kept_realisation(self, metadata: Mapping[str, str], output: DrvOutput) -> Realisation | None:
-        asked = self._panel.find(metadata.get("upstream", ""))
-        if asked is None:
-            return None
-        return parse_realisation(metadata.get("realisation", "").encode(), output, asked.upstream.public_keys)
 
     # Files
 
