@@ -6,32 +6,21 @@ proved right: of a wrong one every connection is cut.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from harmonia_py.cache.blobs import BlobWriter
+from harmonia_py.cache.unpack import FileCheck
 from harmonia_py.cache.upstream import Body, Resume
 from harmonia_py.errors import FormatError, HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 
 # An upstream that cuts a download this often does not get it done.
 _RESUMES: Final = 4
 _RESUME_SECONDS: Final = 0.25
-
-
-class Check(Protocol):
-    """What a file is held against as it comes; `FormatError` says what is wrong with it."""
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes, give those that follow from them of the file that is offered: often the same."""
-
-    def finish(self) -> Iterator[bytes]:
-        """That was all; give the last bytes."""
-
-    def metadata(self) -> Mapping[str, str]:
-        """What is kept with the offered file, when everything has proved right."""
 
 
 class Wanted(Protocol):
@@ -48,7 +37,7 @@ class Wanted(Protocol):
     def as_it_comes(self) -> bool:
         """Whether what is offered is the upstream's file, and not another one made of it."""
 
-    def check(self) -> Check:
+    def check(self) -> FileCheck:
         """What to hold it against; asked for when it is open."""
 
     @property
@@ -206,12 +195,11 @@ class Fetch:
         if not self.started.done():
             self.started.set_result(Started(size))
 
-    def _take(self, check: Check, data: bytes, size: int | None) -> None:
+    def _take(self, check: FileCheck, data: bytes, size: int | None) -> None:
         with upstreams_fault():
-            for portion in check.feed(data):
-                self._write(portion, size)
+            check.feed(data, partial(self._write, size))
 
-    def _write(self, portion: bytes, size: int | None) -> None:
+    def _write(self, size: int | None, portion: bytes) -> None:
         self._written += len(portion)
         if size is not None and self._written >= size:
             if self._written > size:
@@ -223,11 +211,10 @@ class Fetch:
             self._written_first = True
             self._loop.call_soon_threadsafe(self._start, size)
 
-    def _finish(self, check: Check) -> None:
+    def _finish(self, check: FileCheck) -> None:
         with upstreams_fault():
-            for portion in check.finish():
-                self._writer.write(portion)
-        self._writer.write(self._held)
+            last = check.finish()
+        self._writer.write(self._held + last)
         self._writer.commit(check.metadata())
 
     async def _in_thread(self, call: Callable[..., None], *arguments: object) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Final
 
-from harmonia_py.cache.fetch import Check, Stream, upstreams_fault
+from harmonia_py.cache.fetch import Stream, upstreams_fault
 from harmonia_py.cache.source import Pause
+from harmonia_py.cache.unpack import FileCheck
 from harmonia_py.errors import UpstreamProtocolError, UpstreamUnreachable
 
 _FIRST_PAUSE_SECONDS: Final = 0.001
@@ -25,7 +26,7 @@ class Passage:
         size: what the client is told of its length. Then the last byte comes when everything has proved right.
     """
 
-    def __init__(self, stream: Stream, check: Check, size: int | None) -> None:
+    def __init__(self, stream: Stream, check: FileCheck, size: int | None) -> None:
         self._stream = stream
         self._check = check
         self._size = size
@@ -58,9 +59,11 @@ class Passage:
                 break
             self._read_on()
             with upstreams_fault():
-                yield from self._check.feed(data)
+                yield from self._check.portions(data)
         with upstreams_fault():
-            yield from self._check.finish()
+            last = self._check.finish()
+        if last:
+            yield last
 
     def close(self) -> None:
         """Stop reading."""

@@ -11,7 +11,7 @@ from harmonia_py.cache.fetch import Fetch
 from harmonia_py.cache.kept import KeptFiles, NotKept, key_of
 from harmonia_py.cache.remembered import NarinfoMemory, Remembered
 from harmonia_py.cache.source import FileSlice
-from harmonia_py.cache.unpack import NarCheck
+from harmonia_py.cache.unpack import FileCheck, NarCheck
 from harmonia_py.cache.upstream import Body, Resume
 from harmonia_py.errors import HarmoniaError, UpstreamError
 from harmonia_py.nix.narinfo import NarUrl
@@ -100,7 +100,7 @@ class _KeptNar:
         """See `Wanted`."""
         return self._entry.narinfo.path_info.nar_size
 
-    def check(self) -> NarCheck:
+    def check(self) -> FileCheck:
         """See `Wanted`."""
         facts = self._facts
         path_info = self._entry.narinfo.path_info

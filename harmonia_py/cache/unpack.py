@@ -9,7 +9,8 @@ import hashlib
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 import brotli
@@ -146,8 +147,71 @@ class Unpacker:
         return not self._started
 
 
-class NarCheck:
-    """Reads the file of a NAR, holds it against what is known of it, and gives the file that is offered here.
+Sink = Callable[[bytes], None]
+"""Takes the next bytes of the file that is offered."""
+
+
+def _discard(_: bytes) -> None:
+    return
+
+
+class FileCheck(ABC):
+    """Holds a file against what is known of it as it comes, and gives the file that is offered here: often the same.
+
+    Nothing can be forgotten: what is fed is verified before `feed` returns, and whoever draws `portions` and stops
+    before their end is told so by the next call.
+    """
+
+    def __init__(self) -> None:
+        self._in_order = True
+
+    def feed(self, data: bytes, sink: Sink = _discard) -> None:
+        """Take the next bytes of the file, hand the sink the next ones of the offered file, a megabyte at a time.
+
+        Raises:
+            FormatError: it is not the right file. What was given before is worthless.
+        """
+        for portion in self.portions(data):
+            sink(portion)
+
+    def portions(self, data: bytes) -> Iterator[bytes]:
+        """The same for whoever cannot take them as they come; it has to be drawn to its end before anything else."""
+        self._assert_order()
+        self._in_order = False
+        return self._drawn(data)
+
+    def finish(self) -> bytes:
+        """Say that this was all, and take the last bytes.
+
+        Raises:
+            FormatError: it is not the right file.
+        """
+        self._assert_order()
+        return self._last()
+
+    @abstractmethod
+    def metadata(self) -> Mapping[str, str]:
+        """What is kept with the offered file, when everything has proved right."""
+
+    @abstractmethod
+    def _portions(self, data: bytes) -> Iterator[bytes]:
+        """See `portions`."""
+
+    @abstractmethod
+    def _last(self) -> bytes:
+        """See `finish`."""
+
+    def _drawn(self, data: bytes) -> Iterator[bytes]:
+        yield from self._portions(data)
+        self._in_order = True
+
+    def _assert_order(self) -> None:
+        if not self._in_order:
+            raise RuntimeError("the portions before were not drawn to their end, or proved to be wrong")
+
+
+class NarCheck(FileCheck):
+    """The check of a NAR's file.
 
     Args:
         path_info: has the NarHash and NarSize that count.
@@ -165,6 +229,7 @@ class NarCheck:
         file_size: int | None,
         offered: str | None = None,
     ) -> None:
+        super().__init__()
         self._path_info = path_info
         self._unpacker = Unpacker(compression)
         self._expected_hash = file_hash
@@ -185,12 +250,7 @@ class NarCheck:
         elif offered == "none":
             self._out_digest = self._nar_digest
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes of the file, give the next ones of the offered file.
-
-        Raises:
-            FormatError: it is not the file of that NAR. What was given before is worthless.
-        """
+    def _portions(self, data: bytes) -> Iterator[bytes]:
         if self._as_it_comes:
             # First, so that nobody waits for the computing.
             yield self._out(data)
@@ -207,12 +267,7 @@ class NarCheck:
             if not self._as_it_comes:
                 yield self._out(portion if self._compressor is None else self._compressor.compress(portion))
 
-    def finish(self) -> Iterator[bytes]:
-        """Say that this was all, give the last bytes.
-
-        Raises:
-            FormatError: it is not the file of that NAR.
-        """
+    def _last(self) -> bytes:
         if self._expected_size not in (None, self._size):
             raise FormatError("it is shorter than its FileSize")
         if self._expected_hash is not None and self._expected_hash.digest != self._digest.digest():
@@ -221,8 +276,7 @@ class NarCheck:
             raise FormatError("its NAR is shorter than its NarSize")
         if self._nar_digest.digest() != self._path_info.nar_hash.digest:
             raise FormatError("its NAR has another NarHash")
-        if self._compressor is not None:
-            yield self._out(self._compressor.flush())
+        return b"" if self._compressor is None else self._out(self._compressor.flush())
 
     def metadata(self) -> dict[str, str]:
         """What is kept with the offered file, and what `verify` holds it against later."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from harmonia_py.cache.blobs import BlobKey
 from harmonia_py.cache.source import FileSlice, Pause, Piece
-from harmonia_py.cache.unpack import NarCheck
+from harmonia_py.cache.unpack import FileCheck, NarCheck
 from harmonia_py.cache.wanted import DocumentCheck
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
@@ -99,7 +99,7 @@ def _check_other(
     """The same for what an upstream had in another form, and for logs and listings, of which only the hash is known."""
     try:
         file_hash = Hash.parse(metadata["file_hash"], "sha256")
-        check: NarCheck | DocumentCheck = DocumentCheck()
+        check: FileCheck = DocumentCheck()
         if "nar_hash" in metadata:
             name, _, hash_part = key.partition("?hash=")
             info = PathInfo(
@@ -114,10 +114,8 @@ def _check_other(
     try:
         for portion in _portions(pieces, read):
             report(len(portion))
-            for _ in check.feed(bytes(portion)):
-                pass
-        for _ in check.finish():
-            pass
+            check.feed(bytes(portion))
+        check.finish()
     except FormatError as error:
         return Rotten(key, str(error))
     return None if check.metadata()["file_hash"] == str(file_hash) else Rotten(key, "it has another hash")

@@ -8,7 +8,7 @@ from typing import Final
 
 from harmonia_py.cache.asking import Answer, Asked, Nobody, Outcome, Panel
 from harmonia_py.cache.remembered import Remembered
-from harmonia_py.cache.unpack import NarCheck, Unpacker
+from harmonia_py.cache.unpack import FileCheck, NarCheck, Unpacker
 from harmonia_py.cache.upstream import Body, Resume, Upstream
 from harmonia_py.errors import FormatError, UpstreamError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
@@ -102,7 +102,7 @@ class WantedNar:
         known = narinfo.file_size if self._offered == narinfo.compression else None
         return known or narinfo.path_info.nar_size
 
-    def check(self) -> NarCheck:
+    def check(self) -> FileCheck:
         """See `Wanted`."""
         narinfo = self._narinfo
         return NarCheck(narinfo.path_info, narinfo.compression, narinfo.file_hash, narinfo.file_size, self._offered)
@@ -209,7 +209,7 @@ class WantedDocument:
         """Nobody knows."""
         return 0
 
-    def check(self) -> "DocumentCheck":
+    def check(self) -> FileCheck:
         """See `Wanted`."""
         return DocumentCheck(self._compression)
 
@@ -235,20 +235,16 @@ class WantedDocument:
         """See `Wanted`."""
 
 
-class DocumentCheck:
+class DocumentCheck(FileCheck):
     """Decodes a document, and computes its hash, which becomes its validator."""
 
     def __init__(self, compression: str = "none") -> None:
+        super().__init__()
         self._unpacker = Unpacker(compression)
         self._digest = hashlib.sha256()
         self._size = 0
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes, and give what they decode to.
-
-        Raises:
-            FormatError: they do not decode, or to far too much.
-        """
+    def _portions(self, data: bytes) -> Iterator[bytes]:
         for portion in self._unpacker.feed(data):
             self._size += len(portion)
             if self._size > _MAX_DOCUMENT_BYTES:
@@ -256,15 +252,10 @@ class DocumentCheck:
             self._digest.update(portion)
             yield portion
 
-    def finish(self) -> Iterator[bytes]:
-        """That was all.
-
-        Raises:
-            FormatError: it ends too early.
-        """
+    def _last(self) -> bytes:
         if not self._unpacker.is_whole:
             raise FormatError("it ends too early")
-        return iter(())
+        return b""
 
     def metadata(self) -> Mapping[str, str]:
         """What is kept with it."""

@@ -3,8 +3,7 @@
 import asyncio
 import re
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
@@ -94,18 +93,13 @@ class _Reading:
             raise FormatError("it does not end")
         if self._check is not None:
             for portion in self._outer.feed(data):
-                _drain(self._check.feed(portion))
+                self._check.feed(portion)
 
     def finish(self) -> None:
         if self._check is not None:
             if not self._outer.is_whole:
                 raise FormatError("its encoding ends in the middle")
-            _drain(self._check.finish())
-
-
-def _drain(portions: Iterator[bytes]) -> None:
-    """Let a check run to its end; what it gives is for those who keep the file."""
-    deque(portions, maxlen=0)
+            self._check.finish()
 
 
 async def _read(answer: Answer, stream: AsyncIterator[bytes], narinfo: NarInfo) -> Downloaded:
