@@ -72,6 +72,8 @@ def test_stays_what_it_was(server: Server, daemon: Lab) -> None:
     # The first downloads start threads, and make a file that is kept.
     for target in (f"/nar/{path.hash_part}.nar", url_of(server, path)) * 2:
         assert server.get(target).status == 200
+        # Waits until the file is kept, which the first one did not.
+        assert server.get(target, {"Range": "bytes=0-0"}).status == 206
         download_together(server, target, 16384, 4)
     before = await_return(worker, Held.by(worker))
     for target in (f"/nar/{path.hash_part}.nar", url_of(server, path)):
@@ -118,9 +120,10 @@ def test_stays_what_it_was_also_for_two_gigabytes(server: Server, daemon: Lab) -
     figures["identity, fifty lag"] = download_together(server, identity, 65536, 32)
     figures["identity, fifty whole"] = whole_together(server, identity)
     # Compressing takes some twenty MiB, for as long as it lasts.
-    assert server.get(url_of(server, path)).status == 200
-    await_return(worker, before, descriptors=4, threads=40)
     kept = url_of(server, path)
+    assert server.get(kept).status == 200
+    assert server.get(kept, {"Range": "bytes=0-0"}).status == 206
+    await_return(worker, before, descriptors=4, threads=40)
     figures["zstd, fifty lag"] = download_together(server, kept, 16384, 16)
     figures["zstd, fifty whole"] = whole_together(server, kept)
     figures["after"] = await_return(worker, before, descriptors=4, threads=40).memory
