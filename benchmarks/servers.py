@@ -124,9 +124,14 @@ def harmonia_py(closure: Closure, daemon_socket: Path, tree: Path, name: str = "
             Path(folder).mkdir()
         # Not the installed command: the working directory says which tree is measured.
         command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
-        return _running(name, command, port, directory, environment=os.environ | kept, working_directory=tree)
+        return _running(name, command, port, directory, environment=_as_installed() | kept, working_directory=tree)
 
     return Contender(name, start, lambda _: [closure.store.real_store])
+
+
+def _as_installed() -> dict[str, str]:
+    """The environment, in which Python keeps what it compiled: whatever installs a program compiles it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def peer(name: str, url: str) -> Contender:

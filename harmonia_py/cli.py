@@ -1,6 +1,7 @@
 """The command line: `harmonia-py [VERB]`; without a verb it serves."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -247,6 +248,8 @@ def _load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # What imports make stays: looking for garbage among it would be a tenth of the start. The supervisor ends this.
+    gc.disable()
     # The web framework takes most of the time that the imports take; verbs that do not serve do without.
     from harmonia_py import serve  # noqa: PLC0415  # as said
 

@@ -145,9 +145,10 @@ class Supervisor:
             WorkerFailed: one of them did not get that far; the others have been stopped.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        gc.collect()
-        # Objects made so far are never collected, so their pages stay shared with the workers.
+        # Objects made so far are never collected, so their pages stay shared with the workers. To collect first would
+        # take as long as a tenth of the imports, and find a few hundred KiB.
         gc.freeze()
+        gc.enable()
         for _ in range(self._count):
             self._spawn()
         for worker in list(self._workers.values()):
