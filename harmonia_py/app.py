@@ -15,6 +15,8 @@ from harmonia_py.cache.compressed import CompressedNars
 from harmonia_py.cache.compressed_figures import CompressedCounters
 from harmonia_py.cache.compressing import Compressing
 from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
+from harmonia_py.cache.import_figures import ImportCounters
+from harmonia_py.cache.importing import Importing
 from harmonia_py.cache.kept import KeptFiles, unit_of
 from harmonia_py.cache.mirror import Mirror
 from harmonia_py.cache.mirror_figures import MirrorCounters
@@ -39,6 +41,7 @@ from harmonia_py.store.explore import StoreExplorer
 from harmonia_py.store.figures import DaemonFigures
 from harmonia_py.store.files import StoreFiles
 from harmonia_py.store.given_roots import read_roots
+from harmonia_py.store.importing import DaemonWriter
 from harmonia_py.store.local import LocalStore
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
@@ -76,6 +79,7 @@ class OpenCache:
         mirror: what upstreams have, when there are any.
         mirrored: where that is kept, when there is a place.
         panel: the upstreams, when there are any.
+        importing: adds what is mirrored to the local store, when it should.
         explorer: answers what people ask about the local store.
     """
 
@@ -88,6 +92,7 @@ class OpenCache:
         self.mirror: Mirror | None = None
         self.mirrored: DiskBlobs | None = None
         self.panel: Panel | None = None
+        self.importing: Importing | None = None
         self.explorer: StoreExplorer | None = None
         self._metrics = metrics
         self._policy: Policy | None = None
@@ -121,6 +126,7 @@ class OpenCache:
                 self._checks.append(Check("nix-store", _no_store))
             if config.upstream:
                 sources.append(await self._open_mirror(config, housekeeping=housekeeping))
+                self._open_importing(config, secret_keys, choice, housekeeping=housekeeping)
             self.cache = BinaryCache(
                 cache_info=CacheInfo(config.store_dir, config.want_mass_query, config.priority),
                 sources=sources,
@@ -150,6 +156,8 @@ class OpenCache:
             await self.local.idle()
         if self.mirror is not None:
             await self.mirror.idle()
+        if self.importing is not None:
+            await self.importing.idle()
         await self.aclose()
 
     async def _open_store(self, config: Config, choice: StoreChoice, *, housekeeping: bool) -> Source:
@@ -247,6 +255,30 @@ class OpenCache:
         )
         self.mirror = await self._resources.enter_async_context(mirror)
         return mirror
+
+    def _open_importing(
+        self, config: Config, secret_keys: list[SecretKey], choice: StoreChoice, *, housekeeping: bool
+    ) -> None:
+        if not config.mirror.import_ or self.mirror is None or self.mirrored is None:
+            return
+        if choice.way is not Way.DAEMON:
+            if housekeeping:
+                _log.warning("mirror.import: nothing is imported, as no nix-daemon is asked")
+            return
+        writer = DaemonWriter(Path(config.daemon_socket), config.store_dir, request_timeout=config.daemon_timeout)
+        self._resources.push_async_callback(writer.aclose)
+        self.importing = Importing(
+            KeptFiles(self.mirrored),
+            self.mirror.memory,
+            writer,
+            read_slice,
+            store_dir=config.store_dir,
+            secret_keys=secret_keys,
+            counters=ImportCounters.on(self._metrics),
+            prepare_thread=_give_way,
+        )
+        self._resources.push_async_callback(self.importing.aclose)
+        self.mirror.on_kept = self.importing.want
 
     async def _open_blobs(self, config: Config, *, housekeeping: bool) -> DiskBlobs | None:
         limits = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)

@@ -292,7 +292,7 @@ def _flatten(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
         upstream = dict(flat["upstream"])
         flat["upstream"] = [upstream] if upstream.pop("enabled", True) is not False else []
     for table, struct in _TABLES.items():
-        _refuse_unknown(file, table, flat.get(table), struct.__struct_fields__)
+        _refuse_unknown(file, table, flat.get(table), struct.__struct_encode_fields__)
     return flat
 
 

@@ -220,6 +220,7 @@ class Mirror(_Room, frozen=True, forbid_unknown_fields=True):
         offline: never ask an upstream: serve what is kept.
         recompress: re-code what is kept, in the background; "none" leaves it as the upstream had it.
         downloads: from upstreams, at once, per worker.
+        import_: whether what is kept is added to the local store as well, where the nix-daemon trusts who signed it.
     """
 
     budget: Seconds = 2.0
@@ -229,6 +230,7 @@ class Mirror(_Room, frozen=True, forbid_unknown_fields=True):
     offline: bool = False
     recompress: Literal["zstd", "none"] = "none"
     downloads: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 32
+    import_: bool = msgspec.field(name="import", default=False)
 
 
 _SIZE: Final = re.compile(r"([0-9]{1,18})[ ]?(?:([KMGTP])(?:i?B)?|B)?", re.ASCII)

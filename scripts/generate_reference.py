@@ -87,7 +87,7 @@ def _struct(struct: type[msgspec.Struct]) -> str:
     for field in msgspec.structs.fields(struct):
         if _table_of(field.type) is None:
             default = _default(field)
-            lines.append(f"| `{field.name}` | {_kind(field.type)} | {default} | {said[field.name]} |\n")
+            lines.append(f"| `{field.encode_name}` | {_kind(field.type)} | {default} | {said[field.name]} |\n")
     return "".join(lines)
 
 

@@ -58,6 +58,9 @@ class MirrorSettings:
 class Mirror:
     """See the module's docstring.
 
+    Attributes:
+        on_kept: called with the hash part of a path whenever its NAR has been kept, or is asked for.
+
     Args:
         panel: the upstreams.
         kept: where files are kept.
@@ -78,6 +81,7 @@ class Mirror:
         recode: SliceReader | None = None,
     ) -> None:
         self.counters = counters or MirrorCounters()
+        self.on_kept: Callable[[HashPart], object] = lambda _: None
         self.memory = NarinfoMemory(panel, kept, store_dir, negative_ttl=settings.negative_ttl)
         self._panel = panel
         self._kept = kept
@@ -148,7 +152,10 @@ class Mirror:
         """
         if url.compression not in COMPRESSIONS or url.nar_hash is None:
             return None
-        return await self._files.serve(key_of(url), lambda: self._want_nar(url))
+        download = await self._files.serve(key_of(url), lambda: self._want_nar(url))
+        if download is not None:
+            self.on_kept(url.hash_part)
+        return download
 
     async def listing(self, hash_part: HashPart) -> Download | None:
         """The listing that an upstream has of the path."""
@@ -271,6 +278,7 @@ class Mirror:
     async def _arrived(self, entry: Remembered) -> None:
         await self.memory.look(entry)
         await self.memory.keep(entry)
+        self.on_kept(entry.url.hash_part)
         if self._recoding is not None:
             self._in_background(self._recoding.recode(entry))
 

@@ -169,6 +169,16 @@ MIRROR_DOWNLOADS: Final = Family(
 MIRROR_FAILURES: Final = Family(
     "harmonia_mirror_failures_total", "counter", "Files that were begun and could not be fetched to their end."
 )
+MIRROR_IMPORTS: Final = Family(
+    "harmonia_mirror_imports_total",
+    "counter",
+    "Mirrored paths that were added to the local store (imported), or were not: the nix-daemon trusts none of their "
+    "keys (untrusted), what they refer to did not come (incomplete), or another reason (failed).",
+    ("result",),
+)
+MIRROR_IMPORT_QUEUE: Final = Family(
+    "harmonia_mirror_import_queue", "gauge", "Mirrored paths that are to be added to the local store."
+)
 
 BUILD_INFO: Final = Family("harmonia_build_info", "gauge", "Always 1; the version of harmonia-py.", ("version",))
 WORKERS: Final = Family("harmonia_workers", "gauge", "Worker processes that run.")
@@ -217,6 +227,8 @@ COUNTED: Final = (
     MIRROR_NARINFOS,
     MIRROR_DOWNLOADS,
     MIRROR_FAILURES,
+    MIRROR_IMPORTS,
+    MIRROR_IMPORT_QUEUE,
 )
 FAMILIES: Final = (
     HTTP_REQUESTS,

@@ -6,13 +6,13 @@ closed. Only a daemon's own error, DaemonRefused, leaves it usable.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
 
 from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable, FormatError
 from harmonia_py.nix.handshake import Exchange, Session, greet, introduce
-from harmonia_py.nix.wire import Parser
+from harmonia_py.nix.wire import END_OF_FRAMES, Parser, write_frames
 from harmonia_py.nix.worker import set_options
 
 Value = TypeVar("Value")
@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self.on_close: Callable[[], None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.get_running_loop().create_future()
+        self._paused: asyncio.Future[None] | None = None
         self._buffer = b""
         self._need = 0
         self._answered = False
@@ -80,27 +81,57 @@ class Connection(asyncio.Protocol):
             DaemonProtocolError: the reply does not parse.
             DaemonRefused: the daemon answered with an error; the connection can be used again.
         """
-        if self.closed or self._transport is None:
-            self.hung_up = True
-            raise DaemonUnreachable("the connection to the nix-daemon has ended")
-        if self._waiter is not None:
-            raise RuntimeError("one exchange at a time")
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Value] = loop.create_future()
-        self._waiter, self._parser, self._answered = waiter, exchange.reply, False
-        self._need = next(exchange.reply)
-        timer = loop.call_later(time_limit, self._expire)
+        waiter, transport = self._begin(exchange)
+        timer = asyncio.get_running_loop().call_later(time_limit, self._expire)
         try:
-            self._transport.write(exchange.request)
+            transport.write(exchange.request)
             return await waiter
         except asyncio.CancelledError:
-            if not waiter.cancelled():
-                waiter.exception()  # otherwise asyncio would complain that nobody looked
+            _look_at(waiter)
             raise
         finally:
             timer.cancel()
             if self._waiter is waiter:  # cancelled in the middle
                 self.close()
+
+    async def ask_with(
+        self, exchange: Exchange[Value], data: AsyncIterator[bytes], stall_limit: float, time_limit: float
+    ) -> Value:
+        """The same for a request that `data` follows in frames, sent no faster than the daemon takes them.
+
+        The connection can be used again after a reply, and after DaemonRefused when all of `data` had been sent. An
+        exception of `data` closes it: the daemon then has the beginning of something that it forgets.
+
+        Args:
+            exchange: whose request announces the data.
+            data: portions of any size.
+            stall_limit: seconds that the daemon may take nothing.
+            time_limit: seconds that it may take for the reply once it has all of it.
+
+        Raises:
+            DaemonError: as `ask`.
+        """
+        waiter, transport = self._begin(exchange)
+        in_step = False
+        try:
+            transport.write(exchange.request)
+            async for portion in data:
+                transport.write(write_frames(portion))
+                await self._drained(stall_limit)
+                if waiter.done():  # refused, or lost
+                    return await waiter
+            transport.write(END_OF_FRAMES)
+            timer = asyncio.get_running_loop().call_later(time_limit, self._expire)
+            try:
+                await asyncio.wait([waiter])
+            finally:
+                timer.cancel()
+            in_step = True
+            return await waiter
+        finally:
+            if not in_step:
+                self.close()
+            _look_at(waiter)
 
     def close(self) -> None:
         """End the connection at once. The daemon's process sees it, and its temporary roots end with it."""
@@ -141,6 +172,16 @@ class Connection(asyncio.Protocol):
             self._buffer = buffer[start:] if start else buffer
             self._need = need
 
+    def pause_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self._paused = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        if self._paused is not None and not self._paused.done():
+            self._paused.set_result(None)
+        self._paused = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
         # It was killed, perhaps in the middle of a reply: who asks again in a moment is told.
@@ -150,6 +191,27 @@ class Connection(asyncio.Protocol):
         self._end(error)
         if not self._lost.done():
             self._lost.set_result(None)
+
+    def _begin(self, exchange: Exchange[Value]) -> tuple[asyncio.Future[Value], asyncio.WriteTransport]:
+        if self.closed or self._transport is None:
+            self.hung_up = True
+            raise DaemonUnreachable("the connection to the nix-daemon has ended")
+        if self._waiter is not None:
+            raise RuntimeError("one exchange at a time")
+        waiter: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+        self._waiter, self._parser, self._answered = waiter, exchange.reply, False
+        self._need = next(exchange.reply)
+        return waiter, self._transport
+
+    async def _drained(self, stall_limit: float) -> None:
+        """Return when more may be written, or the connection has ended."""
+        if self._paused is None:
+            return
+        timer = asyncio.get_running_loop().call_later(stall_limit, self._expire)
+        try:
+            await self._paused
+        finally:
+            timer.cancel()
 
     def _expire(self) -> None:
         self._end(DaemonUnreachable("the nix-daemon did not answer in time"))
@@ -172,6 +234,7 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
+        self.resume_writing()
         if self._transport is not None:
             self._transport.abort()
         if self.on_close is not None:
@@ -194,6 +257,12 @@ async def _connect(socket_path: Path) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+
+
+def _look_at(waiter: asyncio.Future[Any]) -> None:
+    # Otherwise asyncio would complain that nobody did.
+    if waiter.done() and not waiter.cancelled():
+        waiter.exception()
 
 
 def _close(connection: Connection | None) -> None:

@@ -1,0 +1,28 @@
+"""The port `StoreWriter`: a store that takes paths."""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
+
+from harmonia_py.errors import DaemonRefused
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.store_path import StorePath
+
+
+class SignatureRefused(DaemonRefused):
+    """The store trusts none of the keys that vouch for a path."""
+
+
+class StoreWriter(Protocol):
+    """A store of this machine. Its methods raise `DaemonError` when it cannot tell or does not want to."""
+
+    async def missing(self, store_paths: Iterable[StorePath]) -> set[StorePath]:
+        """Those that are not valid at this moment."""
+
+    async def add(self, path_info: PathInfo, nar: AsyncIterator[bytes]) -> None:
+        """Add a path with its NAR, which is taken as fast as the store can; nothing happens when it is valid already.
+
+        What `nar` raises gives the path up. It is protected from the garbage collector for a minute at most.
+
+        Raises:
+            SignatureRefused: no key that the store trusts has signed it, and it is not content-addressed.
+        """

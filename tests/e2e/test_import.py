@@ -1,0 +1,156 @@
+"""What is mirrored comes into the store of this machine, through its nix-daemon, and only what that daemon trusts."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Keys, Lab
+from nginx import Nginx
+from server import Server, settings_of
+
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.store_path import StorePath
+
+TIME_LIMIT = 30.0
+
+
+@pytest.fixture
+def keys(lab: Lab) -> Keys:
+    return lab.secret_key("upstream-1")
+
+
+@pytest.fixture
+def upstream(lab: Lab, keys: Keys, tmp_path: Path) -> Iterator[Nginx]:
+    """Another cache that has the closure; the store of `lab` has lost it."""
+    directory = tmp_path / "upstream"
+    lab.nix("copy", "--to", f"file://{directory}?secret-key={keys.secret_file}", lab.full(lab.closure.top))
+    lab.nix_store("--delete", *(lab.full(path) for path in closure(lab)))
+    with Nginx(tmp_path, directory) as upstream:
+        yield upstream
+
+
+def closure(lab: Lab) -> list[StorePath]:
+    """References first."""
+    return [lab.closure.input0, lab.closure.input2, lab.closure.top]
+
+
+def configure(lab: Lab, *lines: str) -> None:
+    """Add to the `nix.conf` that the daemon reads when it starts."""
+    with (lab.root / "etc" / "nix.conf").open("a") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+def importing(lab: Lab, upstream: Nginx, keys: Keys, *ours: Keys, **settings: Any) -> dict[str, Any]:
+    table = {"url": upstream.url, "name": "up", "public_keys": [keys.public]}
+    return settings_of(lab, *ours) | {"upstream": [table], "mirror": {"import": True}} | settings
+
+
+def narinfo_of(server: Server, lab: Lab, store_path: StorePath) -> tuple[NarInfo, str]:
+    answer = server.get(f"/{store_path.hash_part}.narinfo")
+    assert answer.status == 200
+    return NarInfo.parse(answer.body, lab.store_dir), answer.headers["X-Harmonia-Source"]
+
+
+def is_served_from_the_store(server: Server, lab: Lab, store_path: StorePath) -> bool:
+    return narinfo_of(server, lab, store_path)[1] == "local"
+
+
+def download(server: Server, lab: Lab, store_path: StorePath) -> None:
+    """Fetch the NAR, as a client that has no use for what it refers to."""
+    narinfo, _ = narinfo_of(server, lab, store_path)
+    assert server.get(f"/{narinfo.url}").status == 200
+
+
+def until(condition: Callable[[], object], server: Server) -> None:
+    deadline = time.monotonic() + TIME_LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, server.output()
+        time.sleep(0.05)
+
+
+def imports(server: Server) -> dict[str, float]:
+    """How many imports had which result, over all workers."""
+    lines = server.get("/metrics").body.decode().splitlines()
+    named = [line.partition('{result="')[2] for line in lines if line.startswith("harmonia_mirror_imports_total{")]
+    return {line.partition('"')[0]: float(line.rpartition(" ")[2]) for line in named}
+
+
+def assert_imported(server: Server, lab: Lab, key_name: str, *paths: StorePath) -> None:
+    """They are valid, byte for byte what the upstream has, and served as any other path of the store."""
+    for path in paths:
+        until(partial(lab.is_valid, path), server)
+        until(partial(is_served_from_the_store, server, lab, path), server)
+        info = lab.path_infos(lab.full(path))[lab.full(path)]
+        assert any(signature.startswith(f"{key_name}:") for signature in info["signatures"])
+        assert not info.get("ultimate", False)
+    lab.nix_store("--verify", "--check-contents")
+    assert "FOOBAR" in (lab.real(lab.closure.top) / "foobar").read_text() or lab.closure.top not in paths
+
+
+@pytest.mark.parametrize("trusted_user", ["root", "nobody"])
+def test_what_a_client_gets_of_an_upstream_is_in_the_store_soon_after(
+    lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path, trusted_user: str
+) -> None:
+    """The daemon trusts the key; whether it trusts us does not matter."""
+    configure(lab, f"trusted-public-keys = {keys.public}", f"trusted-users = {trusted_user}")
+    lab.start_daemon()
+    with Server(tmp_path, lab.env, importing(lab, upstream, keys)) as server:
+        client = lab.client("client")
+        options = ("--option", "substituters", server.url, "--option", "trusted-public-keys", keys.public)
+        client.nix_store("--realise", lab.full(lab.closure.top), *options, "--max-jobs", "0")
+        assert_imported(server, lab, "upstream-1", *closure(lab))
+        assert imports(server) == {"imported": 3.0, "untrusted": 0.0, "incomplete": 0.0, "failed": 0.0}
+        # From now on neither the upstream nor what was kept is needed.
+        upstream.stop()
+        other = lab.client("other")
+        other.nix_store("--realise", lab.full(lab.closure.top), "--option", "substituters", server.url,
+                        "--option", "trusted-public-keys", keys.public, "--max-jobs", "0")  # fmt: skip
+        assert other.run("nix-store", "--dump", str(other.real(lab.closure.top))).stdout == lab.dump(lab.closure.top)
+
+
+@pytest.mark.parametrize("trusted_user", ["root", "nobody"])
+def test_what_the_daemon_does_not_trust_stays_outside_and_the_log_says_why_once(
+    lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path, trusted_user: str
+) -> None:
+    configure(lab, f"trusted-users = {trusted_user}")
+    lab.start_daemon()
+    with Server(tmp_path, lab.env, importing(lab, upstream, keys, workers=1)) as server:
+        for path in closure(lab):
+            download(server, lab, path)
+        until(lambda: imports(server)["untrusted"] == 3.0, server)
+        for path in closure(lab):
+            download(server, lab, path)
+            assert narinfo_of(server, lab, path)[1] == "kept"
+        assert not any(lab.is_valid(path) for path in closure(lab))
+        assert server.output().count("trusted-public-keys") == 1
+        assert "upstream-1" in server.output()
+
+
+def test_a_key_of_ours_that_the_daemon_trusts_vouches_for_what_is_mirrored(
+    lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path
+) -> None:
+    ours = lab.secret_key("ours-1")
+    configure(lab, f"trusted-public-keys = {ours.public}", "trusted-users = nobody")
+    lab.start_daemon()
+    with Server(tmp_path, lab.env, importing(lab, upstream, keys, ours)) as server:
+        for path in closure(lab):
+            download(server, lab, path)
+        assert_imported(server, lab, "ours-1", *closure(lab))
+        assert_imported(server, lab, "upstream-1", *closure(lab))
+
+
+def test_a_path_that_comes_before_what_it_refers_to_waits_for_it(
+    lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path
+) -> None:
+    """Also where another worker fetches the one than the other."""
+    configure(lab, f"trusted-public-keys = {keys.public}")
+    lab.start_daemon()
+    with Server(tmp_path, lab.env, importing(lab, upstream, keys, workers=4)) as server:
+        for path in reversed(closure(lab)):
+            assert not lab.is_valid(lab.closure.top)
+            download(server, lab, path)
+        assert_imported(server, lab, "upstream-1", *closure(lab))
+        assert imports(server)["failed"] == 0.0
