@@ -44,11 +44,17 @@ test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daem
 .PHONY: test-slow
 test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files
 	@scripts/install-nix
-	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/systemd --ignore=tests/release
+	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/systemd --ignore=tests/release --ignore=tests/container
 
 .PHONY: test-systemd
 test-systemd: $(TOOLS) ## Boot a machine in a folder and run the service there (as root, on Debian)
 	@.venv/bin/pytest $(EVERYTHING) tests/systemd $(ARGS)
+
+.PHONY: test-container
+test-container: $(TOOLS) ## Build the image of container/ and run it with podman (as root, on Debian; needs no registry)
+	@scripts/install-nix
+	@scripts/make-container-bases >/dev/null
+	@.venv/bin/pytest $(EVERYTHING) tests/container $(ARGS)
 
 .PHONY: test-browser
 test-browser: $(TOOLS) ## Look at the pages in Chromium; pictures go to .cache/screenshots
