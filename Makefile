@@ -53,7 +53,6 @@ test-systemd: $(TOOLS) ## Boot a machine in a folder and run the service there (
 .PHONY: test-container
 test-container: $(TOOLS) ## Build the image of container/ and run it with podman (as root, on Debian; needs no registry)
 	@scripts/install-nix
-	@scripts/make-container-bases >/dev/null
 	@.venv/bin/pytest $(EVERYTHING) tests/container $(ARGS)
 
 .PHONY: test-browser
