@@ -119,7 +119,8 @@ class Connection(asyncio.Protocol):
                 transport.write(write_frames(portion))
                 await self._drained(stall_limit)
                 if waiter.done():  # refused, or lost
-                    return await waiter
+                    await waiter
+                    raise DaemonProtocolError("the nix-daemon answers before it has all data")
             transport.write(END_OF_FRAMES)
             timer = asyncio.get_running_loop().call_later(time_limit, self._expire)
             try:
