@@ -14,8 +14,12 @@ import pytest
 import tomli_w
 from fault_upstream import KEY, OTHER_KEY, STORE_DIR, FaultUpstream, Package, body, package, signed, status
 from mirrors import kept
+from trees import File, nar
 
 import harmonia_py
+from harmonia_py.nix.content_address import ContentAddress, Method
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import PathInfo
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,23 @@ class TestExplain:
         assert "It would be served, not signed by us." in done.out
         await verbs.run("mirror", one.hash_part)
         assert "from upstream up" in (await verbs.run("explain", one.hash_part)).out
+
+    async def test_an_unsigned_path_is_served_for_its_contents(self, verbs: Verbs) -> None:
+        contents = b"hello"
+        data = nar(File(contents))
+        ca = ContentAddress(Method.TEXT, Hash.of(contents))
+        path = ca.store_path("hello", [], STORE_DIR)
+        info = PathInfo(store_path=path, nar_hash=Hash.of(data), nar_size=len(data), ca=ca)
+        git = ContentAddress(Method.GIT, Hash.of(contents))
+        unknown = replace(info, ca=git, store_path=git.store_path("hello", [], STORE_DIR))
+        one = package(nar=data, key=None)
+        verbs.upstream.serve(replace(one, path_info=info), replace(one, path_info=unknown))
+        done = await verbs.run("explain", path)
+        assert done.status == 0
+        assert f"proved by its content address {ca}, against which its NAR is held when it comes" in done.out
+        done = await verbs.run("explain", unknown.store_path)
+        assert done.status == 1
+        assert f"its content address is of a kind that cannot be verified here ({git})" in done.out
 
     async def test_what_would_not_and_why_not(self, verbs: Verbs) -> None:
         stranger, wrong, gone, ill, other_store = (package(number) for number in range(5))

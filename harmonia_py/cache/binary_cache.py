@@ -7,9 +7,11 @@ from typing import TypeVar
 
 from harmonia_py.cache.checks import Check, Failure, failures
 from harmonia_py.cache.explore import Explorer
+from harmonia_py.cache.origin import LOCAL, origin_of
 from harmonia_py.cache.policy import Policy
 from harmonia_py.cache.source import Download, Source
 from harmonia_py.cache.tree import BuildId, DebugFile, DebugFiles, Directory, File, Files
+from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -159,9 +161,13 @@ class BinaryCache:
 
     def _sign(self, narinfo: NarInfo) -> NarInfo:
         info = narinfo.path_info
+        store_dir = self.cache_info.store_dir
         if not self._secret_keys:
             return narinfo
-        signatures = self._with_ours(info.signatures, info.fingerprint(self.cache_info.store_dir))
+        # No signature covers the address that clients hold this NarHash against: with ours it would be believed alone.
+        if origin_of(narinfo) != LOCAL and rests_on_contents(info, store_dir):
+            return narinfo
+        signatures = self._with_ours(info.signatures, info.fingerprint(store_dir))
         return replace(narinfo, path_info=replace(info, signatures=signatures))
 
     def _with_ours(self, signatures: tuple[Signature, ...], *messages: bytes) -> tuple[Signature, ...]:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from harmonia_py.cache.trust import doubt, signed_by
+from harmonia_py.cache.trust import doubt, rests_on_contents, signed_by
 from harmonia_py.cache.upstream import Upstream, read_document
 from harmonia_py.errors import FormatError, UpstreamError
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE, NarInfo
@@ -56,6 +56,8 @@ def _judge(upstream: Upstream, data: bytes, hash_part: HashPart, store_dir: Stor
     if reason is not None:
         return Verdict(upstream.name, f"has {info.store_path}, but {reason}", good=False)
     key = signed_by(info.fingerprint(store_dir), info.signatures, upstream.public_keys)
-    proof = f"signed by {key}" if key is not None else "proved by its content address"
+    proof = f"signed by {key}" if key is not None else f"proved by its content address {info.ca}"
+    if key is None and rests_on_contents(info, store_dir):
+        proof += ", against which its NAR is held when it comes; we do not sign that"
     words = f"has {info.store_path} as {narinfo.compression}, {proof} (trusted keys: {trusted})"
     return Verdict(upstream.name, words, good=True)

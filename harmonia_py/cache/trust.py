@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.errors import FormatError, UpstreamProtocolError, UpstreamUntrusted
-from harmonia_py.nix.content_address import Method
+from harmonia_py.nix.content_address import ContentAddress, Method
+from harmonia_py.nix.content_check import content_check
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
@@ -43,14 +44,15 @@ def doubt(narinfo: NarInfo, keys: Sequence[PublicKey], store_dir: StoreDir) -> s
     info = narinfo.path_info
     if signed_by(info.fingerprint(store_dir), info.signatures, keys) is not None or is_its_own_proof(info, store_dir):
         return None
+    address = "" if info.ca is None else f"; its content address {_fault_of(info)}"
     trusted = ", ".join(key.name for key in keys) or "none"
     names = {signature.key_name for signature in info.signatures}
     if not names:
-        return f"it carries no signature (trusted keys: {trusted})"
+        return f"it carries no signature (trusted keys: {trusted}){address}"
     wrong = names & {key.name for key in keys}
     if wrong:
-        return f"its signature by {', '.join(sorted(wrong))} is wrong"
-    return f"it is signed by {', '.join(sorted(names))} (trusted keys: {trusted})"
+        return f"its signature by {', '.join(sorted(wrong))} is wrong{address}"
+    return f"it is signed by {', '.join(sorted(names))} (trusted keys: {trusted}){address}"
 
 
 def signed_by(message: bytes, signatures: Iterable[Signature], keys: Sequence[PublicKey]) -> str | None:
@@ -79,16 +81,39 @@ def parse_realisation(data: bytes, output: DrvOutput, keys: Sequence[PublicKey])
 
 
 def is_its_own_proof(info: PathInfo, store_dir: StoreDir) -> bool:
-    """Whether the store path follows from the NarHash, so that nobody needs to vouch for it.
+    """Whether the store path follows from the content address, so that nobody needs to vouch for it.
 
-    That is so for the content address of a NAR's SHA-256 without references to itself. The others are hashes of
-    something else; nothing of what the narinfo says about the NAR follows from them.
+    Its NAR must still turn out to have that address: `rests_on_contents`.
     """
     ca = info.ca
+    if not isinstance(ca, ContentAddress) or not ca.proves(info.store_path, info.references, store_dir):
+        return False
+    return ca.hash == info.nar_hash if _is_of_nar_hash(info) else content_check(info) is not None
+
+
+def rests_on_contents(info: PathInfo, store_dir: StoreDir) -> bool:
+    """Whether it is its own proof, and only what its NAR contains shows that its NarHash is the right one.
+
+    The address of a whole NAR's SHA-256 is the NarHash. Any other is a hash of something else, so until the NAR has
+    come, NarHash and NarSize are what an upstream says that nobody vouches for.
+    """
+    return not _is_of_nar_hash(info) and is_its_own_proof(info, store_dir)
+
+
+def _is_of_nar_hash(info: PathInfo) -> bool:
+    ca = info.ca
     return (
-        ca is not None
-        and ca.method is Method.NAR
-        and ca.hash == info.nar_hash
+        isinstance(ca, ContentAddress)
+        and (ca.method, ca.hash.algorithm) == (Method.NAR, "sha256")
         and info.store_path not in info.references
-        and ca.proves(info.store_path, info.references, store_dir)
     )
+
+
+def _fault_of(info: PathInfo) -> str:
+    """Why a content address proves nothing."""
+    ca = info.ca
+    if not isinstance(ca, ContentAddress) or ca.method is Method.GIT:
+        return f"is of a kind that cannot be verified here ({ca})"
+    if _is_of_nar_hash(info) and ca.hash != info.nar_hash:
+        return "contradicts its NarHash"
+    return "does not lead to its store path"

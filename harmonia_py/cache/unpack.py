@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import brotli
 
 from harmonia_py.errors import FormatError
+from harmonia_py.nix.content_check import content_check
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 
@@ -214,7 +215,7 @@ class NarCheck(FileCheck):
     """The check of a NAR's file.
 
     Args:
-        path_info: has the NarHash and NarSize that count.
+        path_info: has the NarHash and NarSize that count, and perhaps a content address, which counts as well.
         compression: of the file that comes.
         file_hash: of that file, when it is known.
         file_size: the same.
@@ -231,6 +232,7 @@ class NarCheck(FileCheck):
     ) -> None:
         super().__init__()
         self._path_info = path_info
+        self._contents = content_check(path_info)
         self._unpacker = Unpacker(compression)
         self._expected_hash = file_hash
         self._expected_size = file_size
@@ -264,6 +266,8 @@ class NarCheck(FileCheck):
                 raise FormatError("its NAR is longer than its NarSize")
             if self._nar_digest is not self._digest:
                 self._nar_digest.update(portion)
+            if self._contents is not None:
+                self._contents.update(portion)
             if not self._as_it_comes:
                 yield self._out(portion if self._compressor is None else self._compressor.compress(portion))
 
@@ -276,6 +280,8 @@ class NarCheck(FileCheck):
             raise FormatError("its NAR is shorter than its NarSize")
         if self._nar_digest.digest() != self._path_info.nar_hash.digest:
             raise FormatError("its NAR has another NarHash")
+        if self._contents is not None:
+            self._contents.finish()
         return b"" if self._compressor is None else self._out(self._compressor.flush())
 
     def metadata(self) -> dict[str, str]:

@@ -104,8 +104,9 @@ class WantedNar:
 
     def check(self) -> FileCheck:
         """See `Wanted`."""
-        narinfo = self._narinfo
-        return NarCheck(narinfo.path_info, narinfo.compression, narinfo.file_hash, narinfo.file_size, self._offered)
+        # What is served and kept is the first narinfo; of another upstream there is only the file.
+        narinfo, info = self._narinfo, self.entry.narinfo.path_info
+        return NarCheck(info, narinfo.compression, narinfo.file_hash, narinfo.file_size, self._offered)
 
     async def open(self, resume: Resume | None) -> Body | None:
         """See `Wanted`.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from harmonia_py.errors import FormatError
-from harmonia_py.nix.content_address import ContentAddress, Method
+from harmonia_py.nix.content_address import ContentAddress, Method, UnknownContentAddress, parse_content_address
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
 from harmonia_py.nix.signing import parse_signatures
@@ -134,10 +134,9 @@ class NarInfo:
     def to_json(self, store_dir: StoreDir) -> dict[str, Any]:
         """The JSON of "Store Object Info v3" in the Nix manual, with the base name as `storePath` beside it.
 
-        `downloadHash` and `downloadSize` are there when they are known.
+        `downloadHash` and `downloadSize` are there when they are known; a `ca` of an unknown kind is its text.
         """
         info = self.path_info
-        ca = None if info.ca is None else {"hash": info.ca.hash.sri, "method": _JSON_METHODS[info.ca.method]}
         value: dict[str, Any] = {
             "version": 3,
             "storeDir": str(store_dir),
@@ -145,7 +144,7 @@ class NarInfo:
             "narHash": info.nar_hash.sri,
             "narSize": info.nar_size,
             "references": [str(reference) for reference in info.references],
-            "ca": ca,
+            "ca": _json_address(info.ca),
             "deriver": None if info.deriver is None else str(info.deriver),
             "registrationTime": info.registration_time or None,
             "ultimate": info.ultimate,
@@ -175,7 +174,7 @@ class NarInfo:
                 references=_references(fields.get("References", "")),
                 deriver=_deriver(fields.get("Deriver")),
                 signatures=parse_signatures(signatures),
-                ca=ContentAddress.parse(fields["CA"]) if fields.get("CA") else None,
+                ca=parse_content_address(fields["CA"]) if fields.get("CA") else None,
             )
             return cls(
                 path_info=path_info,
@@ -186,6 +185,13 @@ class NarInfo:
             )
         except KeyError as error:
             raise FormatError(f"the narinfo has no field {error.args[0]}") from None
+
+
+def _json_address(ca: ContentAddress | UnknownContentAddress | None) -> dict[str, str] | str | None:
+    if isinstance(ca, ContentAddress):
+        return {"hash": ca.hash.sri, "method": _JSON_METHODS[ca.method]}
+    # Of an unknown kind there is only the text; null would say that the path has none.
+    return None if ca is None else str(ca)
 
 
 def _fields(data: bytes) -> tuple[dict[str, str], list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from harmonia_py.nix.content_address import ContentAddress
+from harmonia_py.nix.content_address import ContentAddress, UnknownContentAddress
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.signing import Signature
 from harmonia_py.nix.store_path import StoreDir, StorePath
@@ -36,7 +36,7 @@ class PathInfo:
     references: tuple[StorePath, ...] = ()
     deriver: StorePath | None = None
     signatures: tuple[Signature, ...] = ()
-    ca: ContentAddress | None = None
+    ca: ContentAddress | UnknownContentAddress | None = None
     registration_time: int = 0
     ultimate: bool = False
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Final, TypeVar
 
 from harmonia_py.errors import DaemonRefused, FormatError
-from harmonia_py.nix.content_address import ContentAddress
+from harmonia_py.nix.content_address import parse_content_address
 from harmonia_py.nix.handshake import Exchange, Session, read_log
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
@@ -123,7 +123,7 @@ def read_path_info(store_path: StorePath, store_dir: StoreDir) -> Parser[PathInf
         references=sorted_references(references),
         deriver=deriver,
         signatures=signatures,
-        ca=ContentAddress.parse(ca) if ca else None,
+        ca=parse_content_address(ca) if ca else None,
         registration_time=registration_time,
         ultimate=ultimate,
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from harmonia_py.errors import DaemonProtocolError, DaemonUnreachable, FormatError
-from harmonia_py.nix.content_address import ContentAddress
+from harmonia_py.nix.content_address import parse_content_address
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
 from harmonia_py.nix.realisation import DrvOutput, Realisation
@@ -285,7 +285,7 @@ def _path_info(rows: list[Row], store_dir: StoreDir) -> PathInfo:
         references=sorted_references(store_dir.parse_path(_text(row[-1])) for row in rows if row[-1] is not None),
         deriver=store_dir.parse_path(_text(deriver)) if deriver else None,
         signatures=parse_signatures(_text(signatures or "").split()),
-        ca=ContentAddress.parse(_text(ca)) if ca else None,
+        ca=parse_content_address(_text(ca)) if ca else None,
         registration_time=_number(registration_time),
         ultimate=bool(_number(ultimate)),
     )

@@ -10,7 +10,7 @@ from lab import Lab
 from strategies import content_addresses, names, store_paths
 
 from harmonia_py.errors import FormatError
-from harmonia_py.nix.content_address import ContentAddress, Method
+from harmonia_py.nix.content_address import ContentAddress, Method, UnknownContentAddress, parse_content_address
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StoreDir, StorePath
 
@@ -60,6 +60,7 @@ def test_a_nar_may_refer_to_itself() -> None:
     assert str(ca) == "fixed:r:sha256:1lr187v6dck1rjh2j6svpikcfz53wyl3qrlcbb405zlh13x0khhh"
     foo = StorePath.parse("n5wkd9frr45pa74if5gpz9j7mifg27fh-foo")
     bar = StorePath.parse("g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-bar")
+    assert ca.store_path("foo", [bar], STORE_DIR, to_itself=True) == foo
     assert ca.proves(foo, [foo, bar], STORE_DIR)
     assert not ca.proves(foo, [bar], STORE_DIR)
     assert not ca.proves(foo, [foo], STORE_DIR)
@@ -70,6 +71,8 @@ def test_flat_and_git_contents_have_no_references(method: Method) -> None:
     ca = ContentAddress(method, Hash.of(b"hello"))
     with pytest.raises(FormatError):
         ca.store_path("bar", [TEXT_FOO], STORE_DIR)
+    with pytest.raises(FormatError):
+        ca.store_path("bar", [], STORE_DIR, to_itself=True)
 
 
 def test_a_name_that_nix_refuses_makes_no_store_path() -> None:
@@ -96,6 +99,35 @@ def test_a_name_that_nix_refuses_makes_no_store_path() -> None:
 def test_what_is_no_content_address_is_refused(text: str) -> None:
     with pytest.raises(FormatError):
         ContentAddress.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fixed:r:blake3:0n1dz60yyk9j2vr35qgvs1fsdnl7d5kkwcnpgjysmgcjcg1qs5zh",
+        "text:blake3:0n1dz60yyk9j2vr35qgvs1fsdnl7d5kkwcnpgjysmgcjcg1qs5zh",
+        "fixed:tree:sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s",
+        "path:sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s",
+    ],
+)
+def test_an_address_of_an_unknown_kind_keeps_its_text(text: str) -> None:
+    ca = parse_content_address(text)
+    assert ca == UnknownContentAddress(text)
+    assert str(ca) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "x", "sha256:1b8m", "fixed:sha256", "fixed:r:sha256", "fixed:r:x", "fixed:git:x", "fixed:r:blake3:"),
+        *("fixed:r:sha256:0", "fixed:sha512:0", "text:sha1:kpcd173cq987hw957sx6m0868wv3x6d9"),
+        *("fixed:r:blake3:a b", "fixed:r:blake3:a\nSig: x", "fixed:r:blake3:a:b", "a:b:c:d:e", "fixed:r:blake3:é"),
+        "fixed:r:blake3:" + "0" * 513,
+    ],
+)
+def test_an_address_of_a_known_kind_has_to_parse_and_one_of_another_to_fit_a_line(text: str) -> None:
+    with pytest.raises(FormatError):
+        parse_content_address(text)
 
 
 @given(content_addresses)

@@ -147,7 +147,9 @@ def test_what_nix_accepts_is_read_as_nix_reads_it(text: str, read: Callable[[Nar
         _with("URL", "URL: nar/a b.nar"),
         _with("URL", "URL: nar/\x1b[0m.nar"),
         _with("Compression", "Compression: x z"),
-        _with("CA", "CA: path:sha256:1517mc63ihj3mpgzc3vgpj9snvhi1wj0ipsj916p9kddyl1780lk"),
+        _with("CA", "CA: fixed:r:sha256:1517mc63ihj3mpgzc3vgpj9snvhi1wj0ipsj916p9kddyl1780l"),
+        _with("CA", "CA: sha256:1517mc63ihj3mpgzc3vgpj9snvhi1wj0ipsj916p9kddyl1780lk"),
+        _with("CA", "CA: fixed:r:blake3:a b"),
         _with("StorePath", None),
         _with("StorePath", f"StorePath: {TOP}"),
         _with("StorePath", f"StorePath: /gnu/store/{TOP}"),
@@ -159,6 +161,13 @@ def test_what_nix_accepts_is_read_as_nix_reads_it(text: str, read: Callable[[Nar
 def test_what_nix_calls_corrupt_is_refused(text: str) -> None:
     with pytest.raises(FormatError):
         _parse(text)
+
+
+@pytest.mark.parametrize("ca", ["fixed:r:blake3:0wz6lg1xbk8c", "fixed:tree:sha256:00", "path:sha512-half:+/="])
+def test_a_content_address_of_a_later_nix_is_told_as_it_came(ca: str) -> None:
+    text = _with("CA", f"CA: {ca}")
+    assert _parse(text).format(STORE_DIR).decode() == text
+    assert _parse(text).to_json(STORE_DIR)["ca"] == ca
 
 
 @pytest.mark.parametrize("data", [b"\xff\n", b"A: " + bytes(MAX_NARINFO_SIZE) + b"\n", TEXT.encode("utf-16")])
