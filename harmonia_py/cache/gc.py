@@ -1,15 +1,14 @@
 """Which blobs go when the disk is full: a pure plan, and the loop that carries it out."""
 
 import asyncio
-import gc
-import heapq
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Self
 
 from harmonia_py.cache.blobs import BlobInfo, BlobKey, BlobStore
+from harmonia_py.cache.census import Census
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge, Metrics
@@ -23,6 +22,8 @@ _CHECK_SECONDS: Final = 10.0
 # Listing costs a system call per blob: seldom while the limit is far, in time for the fastest disk when it is near.
 _LONGEST_BETWEEN_LISTINGS_SECONDS: Final = 600.0
 _FASTEST_GROWTH_BYTES_PER_SECOND: Final = 500_000_000
+# So much of the plan is made at once, in a millisecond of a thread.
+_PORTION: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ def itself(key: BlobKey) -> str:
 
 
 def plan_eviction(
-    blobs: Iterable[BlobInfo],
+    census: Census,
     *,
     in_flight: Collection[BlobKey],
     limits: Limits,
@@ -57,21 +58,14 @@ def plan_eviction(
     neither. Never a unit with a blob that is `in_flight`, even if a limit cannot be kept without. The work is spread
     over the iteration.
     """
-    units: dict[str, list[BlobInfo]] = {}
-    for blob in blobs:
-        units.setdefault(unit_of(blob.key), []).append(blob)
-    # A heap instead of a sorted list: building it is linear, and mostly a few units are wanted.
-    heap = [
-        (max(blob.last_used for blob in unit), sum(blob.size for blob in unit), name) for name, unit in units.items()
-    ]
-    excess = _excess(sum(size for _, size, _ in heap), limits, free)
-    heapq.heapify(heap)
-    while heap and excess > 0:
-        _, size, name = heapq.heappop(heap)
-        unit = units[name]
-        if not any(blob.key in in_flight for blob in unit):
-            excess -= size
-            yield from sorted(unit, key=lambda blob: blob.size)
+    excess = _excess(census.bytes, limits, free)
+    if excess <= 0:
+        return
+    for unit in census.least_recently_used(unit_of, {unit_of(key) for key in in_flight}):
+        yield from unit
+        excess -= sum(blob.size for blob in unit)
+        if excess <= 0:
+            return
 
 
 def _excess(size: int, limits: Limits, free: int) -> int:
@@ -154,15 +148,29 @@ async def evict(
     unit_of: Callable[[BlobKey], str] = itself,
 ) -> None:
     """Look once, and delete what the plan says."""
-    with _without_collector():
-        infos = [info async for info in blobs.list()]
-        counters.blobs.set(len(infos))
-        counters.bytes.set(sum(info.size for info in infos))
-        # In a thread, because a plan over 100,000 blobs takes longer than a request should wait.
-        reading = in_flight()
-        plan = await asyncio.to_thread(
-            lambda: list(plan_eviction(infos, in_flight=reading, limits=limits, free=free, unit_of=unit_of))
-        )
+    census = Census()
+    try:
+        async for info in blobs.list():
+            census.add(info)
+        counters.blobs.set(len(census))
+        counters.bytes.set(census.bytes)
+        plan = plan_eviction(census, in_flight=in_flight(), limits=limits, free=free, unit_of=unit_of)
+        evicted = 0
+        while portion := await asyncio.to_thread(lambda: list(islice(plan, _PORTION))):
+            await _delete(blobs, portion, in_flight, counters)
+            evicted += len(portion)
+    finally:
+        await asyncio.to_thread(census.clear)
+    if evicted:
+        _log.info("evicted %d blobs, %d bytes are left", evicted, counters.bytes.value)
+
+
+async def _delete(
+    blobs: BlobStore,
+    plan: Iterable[BlobInfo],
+    in_flight: Callable[[], Collection[BlobKey]],
+    counters: EvictionCounters,
+) -> None:
     for info in plan:
         if info.key in in_flight():  # since the plan was made
             continue
@@ -171,23 +179,6 @@ async def evict(
         counters.bytes.add(-info.size)
         counters.evicted_blobs.add()
         counters.evicted_bytes.add(info.size)
-    if plan:
-        _log.info("evicted %d blobs of %d bytes", len(plan), sum(info.size for info in plan))
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Let Python's collector of cycles rest: it would look at hundreds of thousands of blobs again and again.
-
-    Each time it stops all threads, for a quarter of a second. Nothing here makes cycles.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _seconds_until_full(size: float, limits: Limits) -> float:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from harmonia_py.cache.blobs import Blob, BlobInfo, BlobKey
+from harmonia_py.cache.lasting import Watch
 from harmonia_py.cache.source import FileSlice, Piece
 from harmonia_py.errors import StorageError
 from harmonia_py.storage.descriptor import Descriptor
@@ -33,6 +34,10 @@ _STALL_SECONDS: Final = 120.0
 # Longer than a burst of requests for one blob, short enough that deleting it in another process soon frees the disk.
 _KEEP_OPEN_SECONDS: Final = 30.0
 _TICK_SECONDS: Final = 30.0
+# A blob that another process has finished is unknown for so long at most.
+_ARRIVAL_SECONDS: Final = 1.0
+# So many blobs are listed before others may run again: a millisecond.
+_BREATH: Final = 512
 
 
 class _OpenFile:
@@ -62,6 +67,9 @@ class DiskBlobs:
     Args:
         directory: made if it is not there; its file system must support `flock`.
         max_open: how many files stay open for the next request.
+
+    Attributes:
+        arrivals: whether a blob may have become whole, in whichever process.
     """
 
     def __init__(self, directory: Path, *, max_open: int = 256) -> None:
@@ -74,6 +82,7 @@ class DiskBlobs:
         self._ticker: asyncio.Task[None] | None = None
         self._asked: list[tuple[BlobKey, asyncio.Future[Mapping[str, str] | None]]] = []
         self._answering: asyncio.Task[None] | None = None
+        self.arrivals = Watch(lambda: self._in_thread(self._directory.last_arrival), seconds=_ARRIVAL_SECONDS)
 
     async def __aenter__(self) -> Self:
         """Make the directory, and remove what writers that died have left.
@@ -154,9 +163,11 @@ class DiskBlobs:
     async def list(self) -> AsyncIterator[BlobInfo]:
         """Every whole blob, directory by directory."""
         for part in await self._in_thread(self._directory.parts):
-            for info in await self._in_thread(partial(self._directory.scan, part)):
+            for number, info in enumerate(await self._in_thread(partial(self._directory.scan, part)), start=1):
                 last_used = self._uses.get(info.key, info.last_used)
                 yield info if last_used == info.last_used else BlobInfo(info.key, info.size, last_used)
+                if number % _BREATH == 0:
+                    await asyncio.sleep(0)
 
     async def free_bytes(self) -> int:
         """How much room an unprivileged process has on the file system."""

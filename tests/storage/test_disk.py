@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +54,26 @@ async def test_blobs_outlive_the_process_that_wrote_them(tmp_path: Path) -> None
         await put(blobs, KEY)
     async with DiskBlobs(tmp_path) as blobs:
         assert await fetch(blobs, KEY) == b"data"
+
+
+async def test_while_nothing_arrives_that_stands_and_no_longer(tmp_path: Path) -> None:
+    async with DiskBlobs(tmp_path) as one, DiskBlobs(tmp_path) as two:
+        os.utime(tmp_path / "growing", (1, 1))
+        standing = await one.arrivals.standing()
+        one.arrivals.look_again()
+        assert await one.arrivals.standing() is standing
+        await put(two, KEY)
+        one.arrivals.look_again()
+        assert await one.arrivals.standing() is not standing
+
+
+async def test_a_directory_that_somebody_has_emptied_has_no_arrivals(tmp_path: Path) -> None:
+    async with DiskBlobs(tmp_path) as blobs:
+        shutil.rmtree(tmp_path / "growing")
+        standing = await blobs.arrivals.standing()
+        await put(blobs, KEY)
+        blobs.arrivals.look_again()
+        assert await blobs.arrivals.standing() is not standing
 
 
 async def test_two_processes_see_each_others_blobs_at_once(tmp_path: Path) -> None:
@@ -252,15 +274,23 @@ def test_a_slice_is_read_in_portions_and_notices_that_its_file_is_shorter(tmp_pa
 
 
 @pytest.mark.slow
-async def test_a_hundred_thousand_blobs_are_listed_in_two_seconds(tmp_path: Path) -> None:
+async def test_a_hundred_thousand_blobs_are_listed_for_little_more_than_looking_at_them_takes(tmp_path: Path) -> None:
     async with DiskBlobs(tmp_path) as blobs:
         for number in range(100_000):
             path = blobs._directory._path(BlobKey(f"{number:052}.nar.zst"))
             path.parent.mkdir(exist_ok=True)
             path.touch()
-        started = asyncio.get_running_loop().time()
-        assert len([info async for info in blobs.list()]) == 100_000
-        assert asyncio.get_running_loop().time() - started < 2
+        ratios = []
+        for _ in range(5):
+            begun = time.process_time()
+            for part in (tmp_path / "blobs").iterdir():
+                for name in os.listdir(part):  # noqa: PTH208  # the least that anybody can do
+                    os.stat(f"{part}/{name}")  # noqa: PTH116
+            looked = time.process_time()
+            assert len([info async for info in blobs.list()]) == 100_000
+            ratios.append((time.process_time() - looked) / (looked - begun))
+        # Measured: 1.3 to 1.8, with everything from the names of the files to the event loop.
+        assert min(ratios) < 2.5, ratios
 
 
 async def test_a_reader_that_is_still_in_a_thread_when_the_blob_is_released_never_sees_another_file(
