@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, Self
@@ -18,6 +19,7 @@ from harmonia_py.cache.gc import EvictionCounters, Limits, keep_within_limits
 from harmonia_py.cache.import_figures import ImportCounters
 from harmonia_py.cache.importing import Importing
 from harmonia_py.cache.kept import KeptFiles, unit_of
+from harmonia_py.cache.lasting import Lasting
 from harmonia_py.cache.mirror import Mirror
 from harmonia_py.cache.mirror_figures import MirrorCounters
 from harmonia_py.cache.policy import BuiltHere, ClosureOf, Policy, SignedBy
@@ -27,6 +29,7 @@ from harmonia_py.config import Config
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart
@@ -139,6 +142,7 @@ class OpenCache:
                 upstreams=[upstream.label for upstream in config.upstream],
                 policy=self._policy,
                 outputs_of=Derivations(config.store_dir, config.real_store).outputs,
+                lasting=self._lasting(),
             )
         except BaseException:
             await self.aclose()
@@ -174,7 +178,13 @@ class OpenCache:
         compressing = Compressing(
             read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=_give_way
         )
-        self.compressed = CompressedNars(self.local, self.blobs, compressing, CompressedCounters.on(self._metrics))
+        self.compressed = CompressedNars(
+            self.local,
+            self.blobs,
+            compressing,
+            CompressedCounters.on(self._metrics),
+            arrivals=None if self.blobs is None else self.blobs.arrivals,
+        )
         return await self._resources.enter_async_context(self.compressed)
 
     def _local_store(self, config: Config, choice: StoreChoice) -> LocalStore:
@@ -210,6 +220,12 @@ class OpenCache:
         )
         self._resources.callback(local.close)
         return local
+
+    def _lasting(self) -> list[Callable[[NarInfo], Lasting | None]]:
+        if self.local is None or isinstance(self._policy, ClosureOf):
+            # What upstreams say and what roots need changes without a sign.
+            return []
+        return [self.local.lasting, *([self.compressed.lasting] if self.compressed is not None else [])]
 
     def _open_policy(self, config: Config) -> Policy | None:
         table = config.policy

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from harmonia_py.cache.checks import Check, Failure, failures
 from harmonia_py.cache.explore import Explorer
+from harmonia_py.cache.lasting import Lasting, together
 from harmonia_py.cache.origin import LOCAL, origin_of
 from harmonia_py.cache.policy import Policy
 from harmonia_py.cache.source import Download, Source
@@ -48,6 +49,7 @@ class BinaryCache:
         upstreams: Sequence[str] = (),
         policy: Policy | None = None,
         outputs_of: Callable[[StorePath], Awaitable[Sequence[StorePath]]] | None = None,
+        lasting: Sequence[Callable[[NarInfo], Lasting | None]] = (),
     ) -> None:
         self.cache_info = cache_info
         self.explorer = explorer
@@ -59,6 +61,8 @@ class BinaryCache:
         self._debug_files = debug_files
         self._checks = tuple(checks)
         self._sources = tuple(sources)
+        # Who knows how long a narinfo of a source is right; all of them have to, and without any nobody does.
+        self._lasting = tuple(lasting)
         self._secret_keys = tuple(secret_keys)
 
     @property
@@ -73,8 +77,14 @@ class BinaryCache:
 
     async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
         """The narinfo of a path, with the signatures its source knows and one by each of our keys."""
+        return (await self.lasting_narinfo(hash_part))[0]
+
+    async def lasting_narinfo(self, hash_part: HashPart) -> tuple[NarInfo | None, Lasting | None]:
+        """The same, and how long it is right, when that is known."""
         narinfo = await self._served(hash_part)
-        return None if narinfo is None else self._sign(narinfo)
+        if narinfo is None:
+            return None, None
+        return self._sign(narinfo), together(lasting(narinfo) for lasting in self._lasting)
 
     async def nar(self, url: NarUrl) -> Download | None:
         """The NAR that one of our narinfos named; also by a name it had in the past."""

@@ -20,6 +20,7 @@ from harmonia_py.cache.blobs import Blob, BlobKey, BlobStore, BlobWriter
 from harmonia_py.cache.compressed_figures import CompressedCounters
 from harmonia_py.cache.compressing import SMALL_NAR_BYTES, Compressing
 from harmonia_py.cache.kept import FileFacts, KeptFiles, Mismatch, NotKept, key_of
+from harmonia_py.cache.lasting import Lasting, Watch
 from harmonia_py.cache.source import Download, Pause, Piece, Source
 from harmonia_py.cache.zstd import NarCompressor, NarMismatch
 from harmonia_py.errors import HarmoniaError, StorageError, StorePathChanged
@@ -64,6 +65,7 @@ class CompressedNars:
         blobs: where files are kept; None when there is no place, and then every download is compressed anew.
         compressing: how, and how many at once. It is closed with this source.
         counters: what is counted; nobody else sees it unless it is given.
+        arrivals: whether a file may have been finished, in whichever process.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class CompressedNars:
         blobs: BlobStore | None,
         compressing: Compressing,
         counters: CompressedCounters | None = None,
+        *,
+        arrivals: Watch | None = None,
     ) -> None:
         self.counters = counters or CompressedCounters()
         self._inner = inner
-        self._kept = KeptFiles(blobs)
+        self._kept = KeptFiles(blobs, arrivals)
         self._compressing = compressing
         self._running: dict[BlobKey, asyncio.Task[HarmoniaError | None]] = {}
         self._mismatched: dict[BlobKey, float] = {}
@@ -106,6 +110,12 @@ class CompressedNars:
             file_hash=facts.file_hash if facts is not None else None,
             file_size=facts.file_size if facts is not None else None,
         )
+
+    def lasting(self, narinfo: NarInfo) -> Lasting | None:
+        """How long what this source says in `narinfo` of the file is right; None when nobody knows."""
+        url = NarUrl(narinfo.path_info.store_path.hash_part, narinfo.path_info.nar_hash, "zstd")
+        hash_, size = narinfo.file_hash, narinfo.file_size
+        return self._kept.lasting(key_of(url), None if hash_ is None or size is None else FileFacts(hash_, size))
 
     async def nar(self, url: NarUrl) -> Download | None:
         """The kept file, or the file as it grows, or whatever the inner source says of another URL.

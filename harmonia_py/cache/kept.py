@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from harmonia_py.cache.blobs import Blob, BlobKey, BlobStore, BlobWriter
+from harmonia_py.cache.lasting import Lasting, Standing, Watch
 from harmonia_py.cache.zstd import NarCompressor, NarMismatch
 from harmonia_py.errors import FormatError, StorageError, StorageFull
 from harmonia_py.nix.hashes import Hash
@@ -47,6 +48,12 @@ class FileFacts:
 
     file_hash: Hash
     file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    facts: FileFacts | None
+    lasting: Lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +97,17 @@ def metadata_of(compressor: NarCompressor) -> dict[str, str]:
 
 
 class KeptFiles:
-    """A blob store that may fail, or not be there at all: then its methods raise `NotKept`, or know nothing."""
+    """A blob store that may fail, or not be there at all: then its methods raise `NotKept`, or know nothing.
 
-    def __init__(self, blobs: BlobStore | None) -> None:
+    Args:
+        blobs: the blob store.
+        arrivals: whether a blob may have become whole there; without it, what is absent is looked for each time.
+    """
+
+    def __init__(self, blobs: BlobStore | None, arrivals: Watch | None = None) -> None:
         self._blobs = blobs
-        self._facts: dict[BlobKey, tuple[float, FileFacts]] = {}
+        self._watch = arrivals
+        self._facts: dict[BlobKey, _Known] = {}
         self._rests_until = 0.0
         self._silent_until = 0.0
         if blobs is None:
@@ -142,25 +155,51 @@ class KeptFiles:
 
     async def facts(self, key: BlobKey) -> FileFacts | None:
         """Hash and size of a whole file."""
-        expires, facts = self._facts.get(key, (0.0, None))
-        if facts is not None and expires > time.monotonic():
-            return facts
+        known = self._facts.get(key)
+        if known is not None and known.lasting.holds(time.monotonic()):
+            return known.facts
+        # What becomes whole while the question is under way counts as later.
+        standing = await self._arrivals()
+        known = self._facts.get(key)
+        if known is not None and known.lasting.holds(time.monotonic()):
+            return known.facts
         self._facts.pop(key, None)
         try:
             metadata = await self._ask(lambda blobs: blobs.metadata(key))
             if metadata is None:
+                if standing is not None and key not in self._facts:
+                    self._remember(key, None, standing)
                 return None
             facts = FileFacts(Hash.parse(metadata["file_hash"], "sha256"), int(metadata["file_size"]))
         except (NotKept, KeyError, ValueError, FormatError):
             return None
-        self.learn(key, facts)
+        self._remember(key, facts)
         return facts
 
     def learn(self, key: BlobKey, facts: FileFacts) -> None:
-        """Remember what is known of a file."""
+        """Remember what is known of a file that has just become whole."""
+        self._remember(key, facts)
+        if self._watch is not None:
+            self._watch.look_again()
+
+    def lasting(self, key: BlobKey, facts: FileFacts | None) -> Lasting | None:
+        """How long `facts`, which this object gave, are right; None when that is not known any more."""
+        known = self._facts.get(key)
+        return known.lasting if known is not None and known.facts == facts else None
+
+    def _remember(self, key: BlobKey, facts: FileFacts | None, *standings: Standing) -> None:
         while len(self._facts) >= _MAX_FACTS:
             del self._facts[next(iter(self._facts))]
-        self._facts[key] = (time.monotonic() + _FACTS_SECONDS, facts)
+        self._facts[key] = _Known(facts, Lasting(time.monotonic() + _FACTS_SECONDS, standings))
+
+    async def _arrivals(self) -> Standing | None:
+        """What stands while no file becomes whole; None where that cannot be told."""
+        if self._watch is None:
+            return None
+        try:
+            return await self._watch.standing()
+        except StorageError:
+            return None
 
     async def mark(self, key: BlobKey, error: NarMismatch) -> None:
         """Remember that the NAR of this file is wrong: an empty blob, for every process, also after a restart."""

@@ -11,9 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from time import monotonic, time_ns
+from time import monotonic
 from typing import Final
 
+from harmonia_py.cache.lasting import Lasting, Watch
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
@@ -23,8 +24,6 @@ from harmonia_py.store.metadata import StoreMetadata
 CHECK_SECONDS: Final = 1.0
 # Signatures are added to a path without a trace in the store directory; they are seen after this time.
 KNOWN_SECONDS: Final = 60.0
-# The kernel's clock for files ticks every few milliseconds: what changes twice within one tick shows one change.
-_TICK_SECONDS: Final = 0.1
 # About one KiB each.
 MAX_KNOWN: Final = 10_000
 
@@ -32,8 +31,7 @@ MAX_KNOWN: Final = 10_000
 @dataclass(frozen=True, slots=True)
 class _Known:
     info: PathInfo
-    generation: int
-    expires: float
+    lasting: Lasting
 
 
 class KnownPaths:
@@ -54,8 +52,7 @@ class KnownPaths:
         self._threads = threads
         self._clock = clock
         self._known: OrderedDict[HashPart, _Known] = OrderedDict()
-        self._generation = 0
-        self._check_at = 0.0
+        self._watch = Watch(self._modified, seconds=CHECK_SECONDS, clock=clock)
 
     async def path_info(self, hash_part: HashPart) -> PathInfo | None:
         """The facts about the valid path with this hash part; None when there is none.
@@ -64,27 +61,29 @@ class KnownPaths:
             DaemonError: whoever is asked cannot tell.
             StorageError: the store directory is not there.
         """
-        if self._clock() >= self._check_at:
-            self._generation = await self._modified()
-            self._check_at = self._clock() + CHECK_SECONDS
-        known = self._known.get(hash_part)
-        if known is not None and known.generation == self._generation and known.expires > self._clock():
-            return known.info
         # What is deleted while the question is under way counts as deleted after it.
-        generation = self._generation
+        standing = await self._watch.standing()
+        known = self._known.get(hash_part)
+        # By what stands, not until when: a disk that takes longer than that to answer has answered all the same.
+        if known is not None and standing in known.lasting.standings and known.lasting.expires > self._clock():
+            return known.info
         info = await self._metadata.path_info(hash_part)
         self._known.pop(hash_part, None)
         if info is not None:
-            self._known[hash_part] = _Known(info, generation, self._clock() + KNOWN_SECONDS)
+            self._known[hash_part] = _Known(info, Lasting(self._clock() + KNOWN_SECONDS, (standing,)))
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
         return info
 
+    def lasting(self, info: PathInfo) -> Lasting | None:
+        """How long `info`, which this object gave, is right; None when that is not known any more."""
+        known = self._known.get(info.store_path.hash_part)
+        # The same object: one that is merely equal may have come from elsewhere.
+        return known.lasting if known is not None and known.info is info else None
+
     async def _modified(self) -> int:
         loop = asyncio.get_running_loop()
         try:
-            modified = (await loop.run_in_executor(self._threads, os.stat, self._real_store)).st_mtime_ns
+            return (await loop.run_in_executor(self._threads, os.stat, self._real_store)).st_mtime_ns
         except OSError as error:
             raise StorageError(f"the store directory cannot be read: {error}") from error
-        # Of a change just now nobody can tell whether it was the last of its tick, so what follows is no generation.
-        return modified if abs(time_ns() - modified) > _TICK_SECONDS * 1e9 else -time_ns()

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from harmonia_py.cache.lasting import Lasting
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import StorePathChanged
 from harmonia_py.nix.listing import format_listing
@@ -75,6 +76,10 @@ class LocalStore:
             file_hash=info.nar_hash,
             file_size=info.nar_size,
         )
+
+    def lasting(self, narinfo: NarInfo) -> Lasting | None:
+        """How long what the store says in `narinfo`, which came from here, is right; None when nobody knows."""
+        return self._known.lasting(narinfo.path_info)
 
     async def nar(self, url: NarUrl) -> Download | None:
         """The uncompressed NAR, protected from the garbage collector until the download is released."""

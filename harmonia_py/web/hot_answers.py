@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from harmonia_py.cache.access import Tokens
+from harmonia_py.cache.lasting import Lasting
 from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.store_path import HashPart
@@ -21,7 +22,7 @@ from harmonia_py.web.hot_file import ReadyFile
 # What every answer says of the program; its version and libraries are nobody's business.
 SERVER: Final = "harmonia-py"
 
-# For so long an answer is given without asking again: a collected path stops being offered within this time.
+# For so long an answer is given without asking again of which nobody knows how long it is right.
 READY_SECONDS: Final = 2.0
 # A narinfo takes about one KiB; this bounds a worker's memory, not what it can serve.
 MAX_READY: Final = 8192
@@ -62,7 +63,7 @@ class AskedNarinfo:
 class _Ready:
     head: bytes
     tail: bytes
-    expires: float
+    lasting: Lasting
 
 
 class ReadyAnswers:
@@ -70,7 +71,7 @@ class ReadyAnswers:
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         self._tokens = tokens
-        # By the coding and what follows `GET /`. Answers of a kind live equally long, so the oldest expires first.
+        # By the coding and what follows `GET /`; the oldest expires first, or nearly so.
         self._narinfos: OrderedDict[tuple[str | None, bytes], _Ready] = OrderedDict()
         self._files: OrderedDict[bytes, tuple[float, ReadyFile]] = OrderedDict()
         self._purge: asyncio.TimerHandle | None = None
@@ -79,16 +80,19 @@ class ReadyAnswers:
         self._date = b""
         self._date_second = 0
 
-    def add(self, target: str, coding: str | None, response: web.Response) -> None:
-        """Remember the 200 that was made for `target` and a client that selects `coding`, not yet prepared."""
+    def add(self, target: str, coding: str | None, response: web.Response, lasting: Lasting | None = None) -> None:
+        """Remember the 200 that was made for `target` and a client that selects `coding`, not yet prepared.
+
+        Without `lasting` it is given for `READY_SECONDS`.
+        """
         body = response.body
         assert isinstance(body, bytes)
         head, tail = _headers(response.headers, len(body))
         now = time.monotonic()
         key = (coding, target.encode())
-        self._narinfos[key] = _Ready(head, tail + body, now + READY_SECONDS)
+        self._narinfos[key] = _Ready(head, tail + body, lasting or Lasting(now + READY_SECONDS, ()))
         self._narinfos.move_to_end(key)
-        while len(self._narinfos) > MAX_READY or next(iter(self._narinfos.values())).expires <= now:
+        while len(self._narinfos) > MAX_READY or next(iter(self._narinfos.values())).lasting.expires <= now:
             self._narinfos.popitem(last=False)
 
     def add_file(self, target: str, headers: Mapping[str, str], file: FileSlice, download: Download) -> None:
@@ -123,7 +127,7 @@ class ReadyAnswers:
         if end < 0 or (headers not in self._blocks and not self._is_harmless(headers)):
             return None
         narinfo = self._narinfos.get((self._blocks[headers], target))
-        if narinfo is not None and narinfo.expires > time.monotonic():
+        if narinfo is not None and narinfo.lasting.holds(time.monotonic()):
             return b"".join((narinfo.head, self.date(), narinfo.tail))
         if target.endswith(_NARINFO):
             return self._asked(target, self._blocks[headers])

@@ -24,7 +24,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     """The narinfo of a store path; 404 when it is not here or the hash part is none."""
     hash_part = HashPart.parse(request.match_info["hash_part"])
     cache = cache_of(request)
-    narinfo = await cache.narinfo(hash_part)
+    narinfo, lasting = await cache.lasting_narinfo(hash_part)
     if narinfo is None:
         return not_found()
     store_dir = cache.cache_info.store_dir
@@ -33,20 +33,22 @@ async def get(request: web.Request) -> web.StreamResponse:
     data, etag, headers = _represent(narinfo, store_dir)
     response = await respond_bytes(request, data, etag=etag, headers=headers)
     if response.status == HTTPStatus.OK and request.method == hdrs.METH_GET and not request.query_string:
-        request.app[SERVING].answers.add(f"{hash_part}.narinfo", selected_by(request), response)
+        target = f"{hash_part}.narinfo"
+        request.app[SERVING].remember(cache, target, selected_by(request), response, lasting)
     return response
 
 
 async def answer(serving: Serving, transfers: Transfers, hash_part: HashPart, wanted: str | None) -> web.Response:
     """The same for a plain GET of a client that would have the coding `wanted`, without the framework's request."""
-    narinfo = await serving.cache.narinfo(hash_part)
+    cache = serving.cache
+    narinfo, lasting = await cache.lasting_narinfo(hash_part)
     if narinfo is None:
         return not_found()
-    data, etag, headers = _represent(narinfo, serving.cache.cache_info.store_dir)
+    data, etag, headers = _represent(narinfo, cache.cache_info.store_dir)
     name = select_coding(serving.rules, headers, len(data), wanted)
     headers[hdrs.ETAG] = quoted(etag, name)
     response = web.Response(body=await encode(serving.rules, transfers, data, name), headers=headers)
-    serving.answers.add(f"{hash_part}.narinfo", wanted, response)
+    serving.remember(cache, f"{hash_part}.narinfo", wanted, response, lasting)
     return response
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from harmonia_py.cache.access import Tokens
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.lasting import Lasting
 from harmonia_py.metrics.board import Board
 from harmonia_py.web.clients import Clients
 from harmonia_py.web.coding import Coding
@@ -33,6 +34,18 @@ class Serving:
         self.cache = cache
         self.rules = rules or Rules()
         self.answers = ReadyAnswers(self.rules.tokens)
+
+    def remember(
+        self,
+        cache: BinaryCache,
+        target: str,
+        coding: str | None,
+        response: web.Response,
+        lasting: Lasting | None,
+    ) -> None:
+        """Let `response`, made from what `cache` says, be given again; unless that is not the cache here any more."""
+        if cache is self.cache:
+            self.answers.add(target, coding, response, lasting)
 
     def replace(self, cache: BinaryCache, rules: Rules | None = None) -> None:
         """Serve `cache` from the next request on, by `rules` or as before."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -161,4 +161,59 @@ async def test_a_store_whose_clock_is_ahead_is_remembered_all_the_same(daemon: L
         for _ in range(3):
             assert await world.ask(daemon.closure.top) is not None
             world.now += known_paths.CHECK_SECONDS
+        assert len(world.metadata.asked) == 1
+
+
+async def test_what_is_known_lasts_while_nothing_leaves_the_store(daemon: Lab) -> None:
+    async with opened(daemon) as world:
+        path = daemon.add(Path(__file__))
+        os.utime(daemon.real_store, (1, 1))
+        info = await world.ask(path)
+        assert info is not None
+        lasting = world.known.lasting(info)
+        assert lasting is not None
+        assert lasting.holds(world.now + known_paths.CHECK_SECONDS * 0.9)
+        assert not lasting.holds(world.now + known_paths.CHECK_SECONDS)
+        world.now += known_paths.CHECK_SECONDS
+        await world.ask(path)
+        assert lasting.holds(world.now), "nothing has changed"
+        await asyncio.to_thread(daemon.delete, path)
+        world.now += known_paths.CHECK_SECONDS
+        await world.ask(path)
+        assert not lasting.holds(world.now)
+        assert world.known.lasting(info) is None
+
+
+async def test_nothing_lasts_longer_than_signatures_may_go_unseen(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        info = await world.ask(daemon.closure.top)
+        assert info is not None
+        lasting = world.known.lasting(info)
+        assert lasting is not None
+        assert lasting.expires == world.now + known_paths.KNOWN_SECONDS
+
+
+async def test_an_equal_path_info_from_elsewhere_does_not_last(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        info = await world.ask(daemon.closure.top)
+        assert info is not None
+        assert world.known.lasting(replace(info)) is None
+
+
+async def test_a_disk_that_answers_late_does_not_have_everything_asked_again(daemon: Lab) -> None:
+    assert daemon.closure is not None
+    async with opened(daemon) as world:
+        path = daemon.closure.top
+        await world.ask(path)
+
+        async def late() -> None:
+            world.now += known_paths.CHECK_SECONDS
+            asking = asyncio.create_task(world.ask(path))
+            await asyncio.sleep(0)  # it has looked at the clock, and waits for the disk
+            world.now += 2 * known_paths.CHECK_SECONDS
+            await asking
+
+        await late()
         assert len(world.metadata.asked) == 1

@@ -2,13 +2,17 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from math import inf
 
 import pytest
 from serving import ABSENT, PATH, Answer, FakeSource, Served, eventually, read_answer
 
 from harmonia_py import errors
+from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.lasting import Lasting, Standing
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart
+from harmonia_py.web import hot_answers
 
 TARGET = f"/{PATH.hash_part}.narinfo"
 
@@ -159,3 +163,63 @@ async def test_every_answer_is_counted_once() -> None:
         count = 'harmonia_http_requests_total{method="GET",path="narinfo",status='
         assert next(line for line in lines if line.startswith(f'{count}"200"')).endswith(" 2")
         assert next(line for line in lines if line.startswith(f'{count}"404"')).endswith(" 1")
+
+
+def cache_that_lasts(served: Served, source: FakeSource, lasting: Lasting | None) -> BinaryCache:
+    """One whose narinfos are right for as long as `lasting`."""
+    return BinaryCache(
+        cache_info=served.cache.cache_info, sources=[source], secret_keys=(), lasting=[lambda _: lasting]
+    )
+
+
+async def test_a_narinfo_is_ready_while_nothing_has_changed_and_not_a_moment_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hot_answers, "READY_SECONDS", 0.0)
+    source, standing = FakeSource(), Standing(inf)
+    async with Served(source) as served:
+        served.serving.replace(cache_that_lasts(served, source, Lasting(inf, (standing,))))
+        reader, writer = await served.connect()
+        for _ in range(3):
+            await exchange(reader, writer, TARGET)
+        assert len(source.asked) == 1
+        standing.until = 0.0
+        for _ in range(3):
+            await exchange(reader, writer, TARGET)
+        assert len(source.asked) == 4
+        standing.until = inf
+        await exchange(reader, writer, TARGET)
+        assert len(source.asked) == 4, "what was found to stand once more was asked for again"
+        writer.close()
+
+
+async def test_a_narinfo_of_which_nobody_knows_how_long_it_is_right_is_not_ready_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hot_answers, "READY_SECONDS", 0.0)
+    source = FakeSource()
+    async with Served(source) as served:
+        served.serving.replace(cache_that_lasts(served, source, None))
+        reader, writer = await served.connect()
+        for _ in range(3):
+            await exchange(reader, writer, TARGET)
+        assert len(source.asked) == 3
+        writer.close()
+
+
+@pytest.mark.parametrize("headers", [(), ("X-Not-Harmless: 1",)])
+async def test_what_was_looked_up_before_a_reload_is_not_ready_after_it(headers: tuple[str, ...]) -> None:
+    """A narinfo found in the cache of before, with the signatures of before, was given for two seconds after."""
+    before, after = SlowSource(), FakeSource()
+    lasting = Lasting(inf, ())
+    async with Served(before) as served:
+        served.serving.replace(cache_that_lasts(served, before, lasting))
+        reader, writer = await served.connect()
+        answer = asyncio.create_task(exchange(reader, writer, TARGET, *headers))
+        await eventually(lambda: before.asked)
+        served.serving.replace(cache_that_lasts(served, after, lasting))
+        before.go.set()
+        assert (await answer)[1].status == 200
+        await exchange(reader, writer, TARGET)
+        writer.close()
+        assert after.asked, "the answer of the cache of before was given"
