@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.origin import SourcedNarInfo
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import DaemonUnreachable
 from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.path_info import PathInfo
@@ -130,6 +132,21 @@ async def test_without_a_key_nothing_is_added() -> None:
     cache = cache_of(OneAnswer(narinfo_answer=NARINFO))
     assert await cache.narinfo(PATH.hash_part) == NARINFO
     assert cache.public_keys == ()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+async def test_what_only_contents_prove_is_signed_when_it_is_in_the_store_and_not_when_an_upstream_says_it(
+    *, mirrored: bool
+) -> None:
+    ca = ContentAddress(Method.TEXT, Hash.of(b"contents"))
+    info = PathInfo(store_path=ca.store_path("text", [], STORE_DIR), nar_hash=Hash.of(b"nar"), nar_size=3, ca=ca)
+    narinfo = NarInfo(path_info=info, url="nar/x.nar", compression="none")
+    if mirrored:
+        narinfo = SourcedNarInfo(path_info=info, url="nar/x.nar", compression="none", origin="upstream up")
+    key = SecretKey.generate("a-1")
+    answer = await cache_of(OneAnswer(narinfo_answer=narinfo), keys=(key,)).narinfo(info.store_path.hash_part)
+    assert answer is not None
+    assert bool(answer.path_info.signatures) != mirrored
 
 
 async def test_a_realisation_is_signed_as_well() -> None:

@@ -1,5 +1,6 @@
 """One cache in front of others: real upstreams, the real server, stock Nix clients."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +116,47 @@ def test_a_closure_comes_through_and_the_second_time_without_the_upstream(
         realise(third, server.url, our_key.public, top)
         assert_has_the_closure(third, lab)
     assert nginx.requests() == asked
+
+
+def content_addressed(lab: Lab, root: Path) -> list[str]:
+    """A path of every kind that Nix 2.8 makes, as full paths."""
+    (root / "file").write_bytes(b"hello" * 10_000)
+    (root / "tree").mkdir()
+    (root / "tree" / "program").write_bytes(b"#!/bin/sh\n")
+    (root / "tree" / "program").chmod(0o755)
+    added = [
+        lab.nix_store("--add-fixed", *recursive, algorithm, str(root / name)).strip()
+        for recursive, name in (((), "file"), (("--recursive",), "tree"))
+        for algorithm in ("md5", "sha1", "sha256", "sha512")
+    ]
+    expression = 'builtins.toFile "b" "see ${builtins.toFile "a" "hello"}"'
+    text: str = json.loads(lab.nix("eval", "--impure", "--json", "--expr", expression))
+    return [*added, text, lab.full(lab.build_ca().top)]
+
+
+def test_what_nobody_has_signed_comes_through_when_its_contents_prove_it(
+    lab: Lab, upstream_key: Keys, our_key: Keys, tmp_path: Path
+) -> None:
+    paths = content_addressed(lab, tmp_path)
+    directory = tmp_path / "cache"
+    lab.nix("copy", "--to", f"file://{directory}?compression=xz", *paths)
+    with Nginx(tmp_path, directory) as nginx:
+        settings = mirror_settings(lab, nginx.url, upstream_key.public, our_key)
+        with Server(tmp_path, lab.env, settings) as server:
+            for name in ("first", "second"):
+                client = lab.client(name)
+                for path in paths:
+                    realise(client, server.url, "", path)
+                    store_path = lab.store_dir.parse_path(path)
+                    assert client.run("nix-store", "--dump", str(client.real(store_path))).stdout == lab.dump(
+                        store_path
+                    )
+                    info = until_kept(server, lab, store_path).path_info
+                    # Ours is where the NarHash follows from the path, and so from nothing that an upstream says.
+                    follows = info.ca is not None and str(info.ca) == f"fixed:r:{info.nar_hash}"
+                    assert bool(info.signatures) == (follows and store_path not in info.references)
+                client.nix_store("--verify", "--check-contents")
+                nginx.stop()
 
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from lab import Client, Lab
+from nginx import Nginx
 from nix_versions import INSTALLED, VERSIONS, NixVersion
 from server import Server, settings_of
 
@@ -106,6 +107,68 @@ def test_a_content_addressed_derivation_is_substituted_by_its_realisation(
     # Of our two signatures one is for the form that this version of Nix keeps.
     assert sum(key.verify(realisation.fingerprint(), signature) for signature in realisation.signatures) == 1
     assert {signature.key_name for signature in realisation.signatures} == {key.name}
+
+
+@pytest.mark.parametrize("version", [pytest.param(version, id=version.name) for version in VERSIONS])
+@pytest.mark.slow
+def test_what_refers_to_itself_comes_through_a_mirror_though_nobody_has_signed_it(
+    version: NixVersion, tmp_path: Path
+) -> None:
+    """The versions name it by different hashes; a mirror knows both."""
+    if version.missing is not None:
+        pytest.skip(version.missing)
+    root = tmp_path / "lab"
+    root.mkdir()
+    with Lab(root) as lab:
+        lab.env = version.wrap(lab.env, tmp_path)
+        top = lab.build_ca().top
+        lab.nix("copy", "--to", f"file://{tmp_path / 'cache'}?compression=xz", lab.full(top))
+        upstream = {"name": "up", "public_keys": [lab.secret_key("other-1").public]}
+        nowhere = {"daemon_socket": str(root / "no.socket"), "real_nix_store": str(root / "no" / "store")}
+        client = lab.client("client")
+        client.env = version.wrap(client.env, tmp_path)
+        with Nginx(tmp_path, tmp_path / "cache") as nginx:
+            settings = settings_of(lab) | nowhere | {"upstream": [upstream | {"url": nginx.url}]}
+            with Server(tmp_path, lab.env, settings) as server:
+                client.nix("copy", "--from", server.url, lab.full(top))
+        assert client.run("nix-store", "--dump", str(client.real(top))).stdout == lab.dump(top)
+
+
+@pytest.mark.parametrize("options", [("--hash-algo", "blake3"), ("--hash-algo", "sha1", "--mode", "git")])
+@pytest.mark.slow
+def test_a_content_address_of_a_new_kind_reaches_the_clients_that_know_it_and_stops_the_others(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """One such path made the daemon's answer unreadable, and the cache answered 502."""
+    newest = VERSIONS[-1]
+    if newest.missing is not None:
+        pytest.skip(newest.missing)
+    root = tmp_path / "lab"
+    root.mkdir()
+    features = ("--option", "experimental-features", "nix-command blake3-hashes git-hashing")
+    with Lab(root) as lab:
+        lab.env = newest.wrap(lab.env, tmp_path)
+        configuration = root / "etc" / "nix.conf"
+        configuration.write_text(
+            f"{configuration.read_text()}extra-experimental-features = blake3-hashes git-hashing\n"
+        )
+        (root / "file").write_bytes(b"hello")
+        full = lab.nix("store", "add", *options, str(root / "file")).strip()
+        (told,) = lab.path_infos(full).values()
+        lab.start_daemon()
+        keys = lab.secret_key("e2e-1")
+        with Server(tmp_path, lab.env, settings_of(lab, keys)) as server:
+            store_path = lab.store_dir.parse_path(full)
+            assert f"\nCA: {told['ca']}\n" in server.get(f"/{store_path.hash_part}.narinfo").body.decode()
+            copy = ("copy", "--from", server.url, full, "--option", "trusted-public-keys", keys.public, *features)
+            for version in (INSTALLED, newest):
+                client = lab.client(f"client-{version.name}")
+                client.env = version.wrap(client.env, tmp_path)
+                done = client.run("nix", *copy, check=False)
+                if version is newest:
+                    assert (done.returncode, client.real(store_path).read_bytes()) == (0, b"hello")
+                else:
+                    assert b"unknown hash algorithm" in done.stderr
 
 
 def realisation_told_by(nix: Client, derivation: str) -> Realisation:

@@ -91,6 +91,15 @@ async def test_a_row_that_does_not_parse_is_a_protocol_error(lab: Lab, store: Sq
         await store.path_info(lab.closure.top.hash_part)
 
 
+async def test_a_content_address_of_a_kind_that_only_a_later_nix_knows_is_told_as_it_is(
+    lab: Lab, store: SqliteStore
+) -> None:
+    change(lab, "update ValidPaths set ca = 'fixed:r:blake3:00'")
+    info = await store.path_info(lab.closure.top.hash_part)
+    assert info is not None
+    assert str(info.ca) == "fixed:r:blake3:00"
+
+
 async def test_what_nix_leaves_null_is_the_default(lab: Lab, store: SqliteStore) -> None:
     change(lab, "update ValidPaths set deriver = null, narSize = null, ultimate = null, sigs = null, ca = null")
     info = await store.path_info(lab.closure.top.hash_part)
