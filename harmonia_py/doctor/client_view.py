@@ -3,7 +3,6 @@
 import asyncio
 import re
 import secrets
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs
 
-from harmonia_py.doctor import cache_info, nar, narinfo
+from harmonia_py.doctor import cache_info, certificate, nar, narinfo
 from harmonia_py.doctor.absence import judge_absent, judge_malformed
 from harmonia_py.doctor.finding import Check, Finding, Verdict, shown
 from harmonia_py.doctor.remote import NoAnswer, Remote
@@ -37,7 +36,6 @@ _TELLING_NAR_BYTES: Final = 100_000
 _MOST_CANDIDATES: Final = 40
 _MOST_REFERENCES: Final = 10
 _HASH_PART_BYTES: Final = 20
-_SOON_DAYS: Final = 14
 _OURS: Final = re.compile(rb"harmonia-py \S+\s*")
 _SLOW: Final = "it hangs, or is far too slow: look at its load, and at the network between"
 
@@ -110,7 +108,7 @@ class ClientView:
         except OSError:
             return ()  # a proxy leads there; what is wrong besides was said already
         try:
-            return judge_certificate(writer.get_extra_info("peercert") or {}, time.time())
+            return certificate.judge(writer.get_extra_info("peercert") or {}, time.time())
         finally:
             writer.transport.abort()
 
@@ -222,18 +220,6 @@ class ClientView:
         except NoAnswer:
             return ()
         return judge_page(page.body, self._remote.url)
-
-
-def judge_certificate(certificate: dict[str, object], now: float) -> list[Finding]:
-    """How long a certificate, as the ssl module describes it, is still good."""
-    until = certificate.get("notAfter")
-    if not isinstance(until, str):
-        return []
-    days = int((ssl.cert_time_to_seconds(until) - now) // 86400)
-    if days >= _SOON_DAYS:
-        return [Finding.ok("certificate", f"good for {days} days")]
-    remedy = "renew it, and see that the server loads it (harmonia-py does on SIGHUP)"
-    return [Finding.warning("certificate", f"good for {days} days only", remedy)]
 
 
 def judge_page(page: bytes, url: str) -> list[Finding]:

@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from harmonia_py.cache.gc import Limits
 from harmonia_py.config import Config
 from harmonia_py.config_tables import Upstream
-from harmonia_py.doctor import cache_info, daemon, directories, listening, machine, mirrored, signing_keys, token_file
+from harmonia_py.doctor import (
+    cache_info,
+    certificate,
+    daemon,
+    directories,
+    limits,
+    listening,
+    machine,
+    mirrored,
+    policy,
+    signing_keys,
+    token_file,
+)
 from harmonia_py.doctor.finding import Check, Finding, in_thread
-from harmonia_py.errors import ConfigError
-from harmonia_py.listen import Certificate
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.store.daemon import DaemonStore
@@ -63,11 +74,13 @@ class LocalView:
         serving = [
             Check("signing key", self._look_at_keys, _SECONDS, _DISK_HANGS),
             Check("token_file", self._look_at_tokens, _SECONDS, _DISK_HANGS),
-            *(Check(key, partial(_look_at_directory, key, path, limits), _SECONDS, _DISK_HANGS)
-              for key, path, limits in _directories(config)),
+            *(Check(key, partial(_look_at_directory, key, path, room), _SECONDS, _DISK_HANGS)
+              for key, path, room in _directories(config)),
             Check("address", self._look_at_addresses, _SECONDS, "name resolution hangs: use numbers in `bind`"),
             Check("certificate", self._look_at_certificate, _SECONDS, _DISK_HANGS),
             Check("priority", self._look_at_priority, _SECONDS, ""),
+            Check("limits", self._look_at_limits, _SECONDS, ""),
+            Check("policy", self._look_at_policy, _SECONDS, _DISK_HANGS),
         ]  # fmt: skip
         of_machine = [Check("machine", self._look_at_machine, _SECONDS, _DISK_HANGS)]
         upstreams = [
@@ -96,11 +109,7 @@ class LocalView:
             names = await in_thread(lambda: directories.store_paths_in(config.real_store))
         except OSError as error:
             return [directories.explain_unreadable(config.real_store, error)]
-        metadata: StoreMetadata
-        if choice.way is Way.DATABASE:
-            metadata = SqliteStore(config.database, config.store_dir)
-        else:
-            metadata = DaemonStore(Path(config.daemon_socket), config.store_dir)
+        metadata = _metadata(config, choice.way)
         try:
             return await directories.look_at_store(config, metadata, names)
         finally:
@@ -122,20 +131,43 @@ class LocalView:
         chain, key = self._config.tls_cert_path, self._config.tls_key_path
         if chain is None or key is None:
             return ()
-        try:
-            await in_thread(lambda: Certificate(Path(chain), Path(key)))
-        except ConfigError as error:
-            return [Finding.failure("certificate", str(error), "mend the files, their permissions, or their names")]
-        return [Finding.ok("certificate", f"{chain} and its key belong together")]
+        host = urlsplit(self._config.base_url or "").hostname
+        return await in_thread(lambda: certificate.look_at(Path(chain), Path(key), host))
 
     async def _look_at_priority(self) -> Sequence[Finding]:
         return [cache_info.judge_priority(self._config.priority)]
+
+    async def _look_at_limits(self) -> Sequence[Finding]:
+        return limits.judge(self._config)
+
+    async def _look_at_policy(self) -> Sequence[Finding]:
+        config = self._config
+        if config.policy.serve == "everything":
+            return ()
+        findings = policy.judge(config, await in_thread(self.public_keys))
+        if config.policy.serve == "roots":
+            return [*findings, *await policy.look_at_roots(config)]
+        choice = await in_thread(lambda: choose_store(config))
+        if choice.way is Way.NONE:
+            return findings
+        metadata = _metadata(config, choice.way)
+        try:
+            names = await in_thread(lambda: directories.store_paths_in(config.real_store))
+            return [*findings, *await policy.look_at_paths(config, metadata, names)]
+        finally:
+            await metadata.aclose()
 
     async def _look_at_upstream(self, upstream: Upstream) -> Sequence[Finding]:
         return await mirrored.look_at(upstream, self._config.store_dir, self.candidates)
 
     async def _look_at_machine(self) -> Sequence[Finding]:
         return await in_thread(lambda: machine.look_at(self._config))
+
+
+def _metadata(config: Config, way: Way) -> StoreMetadata:
+    if way is Way.DATABASE:
+        return SqliteStore(config.database, config.store_dir)
+    return DaemonStore(Path(config.daemon_socket), config.store_dir)
 
 
 async def candidates_in(real_store: Path) -> Sequence[HashPart]:
@@ -151,18 +183,18 @@ def _directories(config: Config) -> list[tuple[str, Path, Limits]]:
     """Where NARs are kept."""
     found = []
     if config.compression != "none" or (config.upstream and config.mirror.directory is None):
-        limits = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)
-        found.append(("cache.directory", Path(config.cache.directory or "."), limits))
+        room = Limits(max_size=config.cache.max_bytes, min_free=config.cache.min_free_bytes)
+        found.append(("cache.directory", Path(config.cache.directory or "."), room))
     if config.upstream and config.mirror.directory is not None:
-        limits = Limits(max_size=config.mirror.max_bytes, min_free=config.mirror.min_free_bytes)
-        found.append(("mirror.directory", Path(config.mirror.directory), limits))
+        room = Limits(max_size=config.mirror.max_bytes, min_free=config.mirror.min_free_bytes)
+        found.append(("mirror.directory", Path(config.mirror.directory), room))
     return found
 
 
-async def _look_at_directory(key: str, path: Path, limits: Limits) -> Sequence[Finding]:
+async def _look_at_directory(key: str, path: Path, room: Limits) -> Sequence[Finding]:
     try:
         facts = await in_thread(lambda: directories.facts_of(key, path))
     except OSError as error:
         what = f"{path}: {(error.strerror or os.strerror(error.errno or 0)).lower()}"
         return [Finding.failure(key.replace(".", " "), what, f"name a directory that can be written as {key}")]
-    return directories.judge(facts, limits)
+    return directories.judge(facts, room)
