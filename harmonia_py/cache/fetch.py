@@ -11,12 +11,14 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from harmonia_py.cache.blobs import BlobWriter
-from harmonia_py.cache.unpack import FileCheck
-from harmonia_py.cache.upstream import Body, Resume
+from harmonia_py.cache.file_check import FileCheck
+from harmonia_py.cache.upstream import Body, Resume, Tap
 from harmonia_py.errors import FormatError, HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
+
+T = TypeVar("T")
 
 # An upstream that cuts a download this often does not get it done.
 _RESUMES: Final = 4
@@ -63,6 +65,8 @@ class Stream:
         self._body = body
         self._reopen = wanted.open
         self._validator = body.validator
+        self._tap: Tap | None = None
+        self._ended = False
         self._received = 0
         self._resumes = _RESUMES
 
@@ -84,7 +88,39 @@ class Stream:
             self._received += len(data)
             return data
 
+    async def pour(self, take: Callable[[bytes | memoryview], None], threads: Executor) -> bool:
+        """Let a thread hand the next bytes to `take`; False when there were none.
+
+        Raises:
+            UpstreamError: there is no way to go on.
+            HarmoniaError: what `take` raised.
+        """
+        if self._ended:
+            return False
+        if self._tap is None:
+            data = await self.read()
+            if data:
+                await in_thread(threads, take, data)
+                # Not before the first bytes are on their way to the client, who waits for them.
+                self._tap = self._body.tap()
+            return bool(data)
+        try:
+            if await in_thread(threads, self._tap.run, partial(self._count, take)):
+                await self._tap.wait()
+            elif self.size is not None and self._received < self.size:
+                raise UpstreamUnreachable("the download ended too early")  # noqa: TRY301  # resumed like any other
+            else:
+                self._ended = True
+        except UpstreamUnreachable as error:
+            await self._resume(error)
+        return True
+
+    def _count(self, take: Callable[[memoryview], None], data: memoryview) -> None:
+        self._received += len(data)
+        take(data)
+
     async def _resume(self, error: UpstreamUnreachable) -> None:
+        self._tap = None
         self._body.close()
         # Without a validator nothing says that the rest would be the rest of the same file.
         if self._validator is None and self._received:
@@ -174,7 +210,7 @@ class Fetch:
     async def _run(self) -> bool:
         body = await self._wanted.open(None)
         if body is None:
-            await self._in_thread(self._writer.abort)
+            await in_thread(self._threads, self._writer.abort)
             self.started.set_result(None)
             return False
         stream = Stream(body, self._wanted)
@@ -183,11 +219,11 @@ class Fetch:
             if not self._wanted.as_it_comes:
                 size = None
             check = self._wanted.check()
-            while data := await stream.read():
-                await self._in_thread(self._take, check, data, size)
+            while await stream.pour(partial(self._take, check, size), self._threads):
+                pass
         finally:
             stream.close()
-        await self._in_thread(self._finish, check)
+        await in_thread(self._threads, self._finish, check)
         self._start(size)
         return True
 
@@ -195,16 +231,16 @@ class Fetch:
         if not self.started.done():
             self.started.set_result(Started(size))
 
-    def _take(self, check: FileCheck, data: bytes, size: int | None) -> None:
+    def _take(self, check: FileCheck, size: int | None, data: bytes | memoryview) -> None:
         with upstreams_fault():
             check.feed(data, partial(self._write, size))
 
-    def _write(self, size: int | None, portion: bytes) -> None:
+    def _write(self, size: int | None, portion: bytes | memoryview) -> None:
         self._written += len(portion)
         if size is not None and self._written >= size:
             if self._written > size:
                 raise UpstreamProtocolError("its file is longer than it said")
-            portion, self._held = portion[:-1], portion[-1:]
+            portion, self._held = portion[:-1], bytes(portion[-1:])
         self._writer.write(portion)
         if not self._written_first:
             # At once, before what was written is looked at: the first client waits for nothing else.
@@ -217,14 +253,15 @@ class Fetch:
         self._writer.write(self._held + last)
         self._writer.commit(check.metadata())
 
-    async def _in_thread(self, call: Callable[..., None], *arguments: object) -> None:
-        # Shielded, so that the writer is not aborted while a thread still writes.
-        running = asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+
+async def in_thread(threads: Executor, call: Callable[..., T], *arguments: object) -> T:
+    """What `call` returns; a thread that is inside it is waited for also by who is cancelled, lest two be inside."""
+    running = asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from harmonia_py.cache.blobs import Blob
 from harmonia_py.cache.compressing import SliceReader
 from harmonia_py.cache.fetch import Fetch
+from harmonia_py.cache.file_check import FileCheck
 from harmonia_py.cache.kept import KeptFiles, NotKept, key_of
 from harmonia_py.cache.remembered import NarinfoMemory, Remembered
 from harmonia_py.cache.source import FileSlice
-from harmonia_py.cache.unpack import FileCheck, NarCheck
+from harmonia_py.cache.unpack import NarCheck
 from harmonia_py.cache.upstream import Body, Resume
 from harmonia_py.errors import HarmoniaError, UpstreamError
 from harmonia_py.nix.narinfo import NarUrl

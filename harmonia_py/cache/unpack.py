@@ -9,12 +9,12 @@ import hashlib
 import lzma
 import sys
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import brotli
 
+from harmonia_py.cache.file_check import FileCheck
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.content_check import content_check
 from harmonia_py.nix.hashes import Hash
@@ -117,7 +117,7 @@ class Unpacker:
         self._current = None if self._make is None else self._make()
         self._started = False
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
         """What comes out, a megabyte at a time. Whoever has enough stops asking.
 
         Raises:
@@ -127,88 +127,30 @@ class Unpacker:
             yield data
             return
         try:
-            while data or (self._started and not self._current.needs_input):
-                if not self._started:
-                    # Streams of xz may have zeros between them; no stream begins with one.
-                    data = data.lstrip(b"\0")
-                    if not data:
-                        return
-                out = self._current.decompress(data, _OUTPUT_BYTES)
-                self._started, data = True, b""
-                if self._current.eof:
-                    data, self._current, self._started = self._current.unused_data, self._make(), False
-                if out:
-                    yield out
+            yield from self._decompressed(bytes(data))
         except _ERRORS as error:
             raise FormatError(f"it does not decompress: {error}") from None
+
+    def _decompressed(self, data: bytes) -> Iterator[bytes]:
+        assert self._make is not None
+        assert self._current is not None
+        while data or (self._started and not self._current.needs_input):
+            if not self._started:
+                # Streams of xz may have zeros between them; no stream begins with one.
+                data = data.lstrip(b"\0")
+                if not data:
+                    return
+            out = self._current.decompress(data, _OUTPUT_BYTES)
+            self._started, data = True, b""
+            if self._current.eof:
+                data, self._current, self._started = self._current.unused_data, self._make(), False
+            if out:
+                yield out
 
     @property
     def is_whole(self) -> bool:
         """Whether what was fed so far ends where a stream ends."""
         return not self._started
-
-
-Sink = Callable[[bytes], None]
-"""Takes the next bytes of the file that is offered."""
-
-
-def _discard(_: bytes) -> None:
-    return
-
-
-class FileCheck(ABC):
-    """Holds a file against what is known of it as it comes, and gives the file that is offered here: often the same.
-
-    Nothing can be forgotten: what is fed is verified before `feed` returns, and whoever draws `portions` and stops
-    before their end is told so by the next call.
-    """
-
-    def __init__(self) -> None:
-        self._in_order = True
-
-    def feed(self, data: bytes, sink: Sink = _discard) -> None:
-        """Take the next bytes of the file, hand the sink the next ones of the offered file, a megabyte at a time.
-
-        Raises:
-            FormatError: it is not the right file. What was given before is worthless.
-        """
-        for portion in self.portions(data):
-            sink(portion)
-
-    def portions(self, data: bytes) -> Iterator[bytes]:
-        """The same for whoever cannot take them as they come; it has to be drawn to its end before anything else."""
-        self._assert_order()
-        self._in_order = False
-        return self._drawn(data)
-
-    def finish(self) -> bytes:
-        """Say that this was all, and take the last bytes.
-
-        Raises:
-            FormatError: it is not the right file.
-        """
-        self._assert_order()
-        return self._last()
-
-    @abstractmethod
-    def metadata(self) -> Mapping[str, str]:
-        """What is kept with the offered file, when everything has proved right."""
-
-    @abstractmethod
-    def _portions(self, data: bytes) -> Iterator[bytes]:
-        """See `portions`."""
-
-    @abstractmethod
-    def _last(self) -> bytes:
-        """See `finish`."""
-
-    def _drawn(self, data: bytes) -> Iterator[bytes]:
-        yield from self._portions(data)
-        self._in_order = True
-
-    def _assert_order(self) -> None:
-        if not self._in_order:
-            raise RuntimeError("the portions before were not drawn to their end, or proved to be wrong")
 
 
 class NarCheck(FileCheck):
@@ -252,10 +194,11 @@ class NarCheck(FileCheck):
         elif offered == "none":
             self._out_digest = self._nar_digest
 
-    def _portions(self, data: bytes) -> Iterator[bytes]:
+    def _portions(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
         if self._as_it_comes:
             # First, so that nobody waits for the computing.
-            yield self._out(data)
+            self._count_out(data)
+            yield data
         self._size += len(data)
         if self._expected_size is not None and self._size > self._expected_size:
             raise FormatError("it is longer than its FileSize")
@@ -267,9 +210,11 @@ class NarCheck(FileCheck):
             if self._nar_digest is not self._digest:
                 self._nar_digest.update(portion)
             if self._contents is not None:
-                self._contents.update(portion)
+                self._contents.update(bytes(portion))
             if not self._as_it_comes:
-                yield self._out(portion if self._compressor is None else self._compressor.compress(portion))
+                out = portion if self._compressor is None else self._compressor.compress(portion)
+                self._count_out(out)
+                yield out
 
     def _last(self) -> bytes:
         if self._expected_size not in (None, self._size):
@@ -282,7 +227,9 @@ class NarCheck(FileCheck):
             raise FormatError("its NAR has another NarHash")
         if self._contents is not None:
             self._contents.finish()
-        return b"" if self._compressor is None else self._out(self._compressor.flush())
+        last = b"" if self._compressor is None else self._compressor.flush()
+        self._count_out(last)
+        return last
 
     def metadata(self) -> dict[str, str]:
         """What is kept with the offered file, and what `verify` holds it against later."""
@@ -294,8 +241,7 @@ class NarCheck(FileCheck):
             "file_size": str(self._out_size),
         }
 
-    def _out(self, data: bytes) -> bytes:
+    def _count_out(self, data: bytes | memoryview) -> None:
         if self._out_digest is not self._digest and self._out_digest is not self._nar_digest:
             self._out_digest.update(data)
         self._out_size += len(data)
-        return data

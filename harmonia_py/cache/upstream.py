@@ -11,6 +11,31 @@ from typing import Protocol, Self
 from harmonia_py.errors import UpstreamProtocolError
 from harmonia_py.nix.signing import PublicKey
 
+Take = Callable[[memoryview], None]
+"""Takes bytes, in memory that is used again when it returns."""
+
+
+class Tap(Protocol):
+    """The rest of a body for threads: what comes fast is not worth a way through the event loop for each portion."""
+
+    def run(self, take: Take) -> bool:
+        """Hand over what has arrived, and never wait; False when that was the end. A thread calls it.
+
+        Raises:
+            UpstreamUnreachable: the connection was cut.
+        """
+
+    async def wait(self) -> None:
+        """Until there may be more.
+
+        Raises:
+            UpstreamUnreachable: nothing came for too long.
+        """
+
+
+def _no_tap() -> Tap | None:
+    return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
@@ -23,7 +48,8 @@ class Body:
         encoding: `Content-Encoding`, when there is one.
         max_age: seconds that the upstream allows its answer to be believed, when it says so.
         read: the next bytes; none at the end. It raises `UpstreamUnreachable` when the connection is cut before.
-        close: called once.
+        tap: everything that `read` has not given, for threads; None when it goes on with `read`.
+        close: called once, and not while a thread is inside the tap.
     """
 
     size: int | None
@@ -33,6 +59,7 @@ class Body:
     max_age: float | None
     read: Callable[[], Awaitable[bytes]]
     close: Callable[[], None]
+    tap: Callable[[], Tap | None] = _no_tap
 
     def __enter__(self) -> Self:
         return self

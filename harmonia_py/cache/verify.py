@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from harmonia_py.cache.blobs import BlobKey
+from harmonia_py.cache.file_check import FileCheck
 from harmonia_py.cache.source import FileSlice, Pause, Piece
-from harmonia_py.cache.unpack import FileCheck, NarCheck
+from harmonia_py.cache.unpack import NarCheck
 from harmonia_py.cache.wanted import DocumentCheck
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.cache.asking import Answer, Asked, Nobody, Outcome, Panel
+from harmonia_py.cache.file_check import FileCheck
 from harmonia_py.cache.remembered import Remembered
-from harmonia_py.cache.unpack import FileCheck, NarCheck, Unpacker
+from harmonia_py.cache.unpack import NarCheck, Unpacker
 from harmonia_py.cache.upstream import Body, Resume, Upstream
 from harmonia_py.errors import FormatError, UpstreamError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
@@ -245,7 +246,7 @@ class DocumentCheck(FileCheck):
         self._digest = hashlib.sha256()
         self._size = 0
 
-    def _portions(self, data: bytes) -> Iterator[bytes]:
+    def _portions(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
         for portion in self._unpacker.feed(data):
             self._size += len(portion)
             if self._size > _MAX_DOCUMENT_BYTES:

@@ -21,6 +21,7 @@ from harmonia_py.cache.upstream import Body, Resume
 from harmonia_py.errors import UpstreamProtocolError, UpstreamUnreachable
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.upstream.addresses import Guard
+from harmonia_py.upstream.tap import SocketTap, tap
 
 # Downloads have a limit of their own, below this: who asks for a narinfo never waits for a NAR to end.
 _CONNECTIONS: Final = 128
@@ -98,7 +99,7 @@ class HttpUpstream:
         for _ in range(_MAX_REDIRECTS + 1):
             response = await self._get(target, headers)
             if response.status not in _REDIRECTS:
-                return _body(response, resume)
+                return _body(response, resume, self._place.stall_timeout)
             location = response.headers.get(hdrs.LOCATION, "")
             response.release()
             try:
@@ -129,11 +130,11 @@ def _range_headers(resume: Resume) -> dict[str, str]:
     return headers
 
 
-def _body(response: aiohttp.ClientResponse, resume: Resume | None) -> Body | None:
+def _body(response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout: float) -> Body | None:
     """What the headers say; the connection is given back unless there is something to read."""
     try:
         if response.status not in _ABSENT:
-            return _readable(response, resume)
+            return _readable(response, resume, stall_timeout)
     except BaseException:
         response.release()
         raise
@@ -141,7 +142,7 @@ def _body(response: aiohttp.ClientResponse, resume: Resume | None) -> Body | Non
     return None
 
 
-def _readable(response: aiohttp.ClientResponse, resume: Resume | None) -> Body:
+def _readable(response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout: float) -> Body:
     _check_status(response)
     start, size = 0, response.content_length
     if response.status == HTTPStatus.PARTIAL_CONTENT:
@@ -149,14 +150,16 @@ def _readable(response: aiohttp.ClientResponse, resume: Resume | None) -> Body:
             raise UpstreamProtocolError("a part of a file came where all of it was asked for")
         start, size = _content_range(response.headers.get(hdrs.CONTENT_RANGE, ""))
     encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    reader = _Reader(response, stall_timeout)
     return Body(
         size=size,
         start=start,
         validator=_validator(response.headers),
         encoding=encoding if encoding not in ("", "identity") else None,
         max_age=_max_age(response.headers),
-        read=_Reader(response).read,
-        close=response.close,
+        read=reader.read,
+        tap=reader.tap,
+        close=reader.close,
     )
 
 
@@ -172,14 +175,29 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
 class _Reader:
     """Reads a response, and gives its connection back at the end."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, stall_timeout: float) -> None:
         self._response = response
+        self._stall_timeout = stall_timeout
+        self._read = 0
+        self._tap: SocketTap | None = None
 
     async def read(self) -> bytes:
         try:
-            return await self._response.content.readany()
+            data = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise _translated(error) from error
+        self._read += len(data)
+        return data
+
+    def tap(self) -> SocketTap | None:
+        left = (self._response.content_length or 0) - self._read
+        self._tap = tap(self._response, left, self._stall_timeout)
+        return self._tap
+
+    def close(self) -> None:
+        if self._tap is not None:
+            self._tap.close()
+        self._response.close()
 
 
 def _translated(error: Exception) -> UpstreamUnreachable | UpstreamProtocolError:

@@ -104,6 +104,6 @@ class TestNothingIsForgotten:
     def test_the_sink_gets_the_offered_file(self) -> None:
         one = package(compression="xz")
         check = NarCheck(one.path_info, "xz", None, None, "none")
-        out: list[bytes] = []
+        out: list[bytes | memoryview] = []
         check.feed(one.file, out.append)
         assert (b"".join(out), check.finish()) == (one.nar, b"")

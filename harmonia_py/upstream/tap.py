@@ -1,0 +1,141 @@
+"""The rest of a large body, read by threads straight from its socket.
+
+What comes through the framework is copied four times and handed from the event loop to a thread in portions, which
+costs more than hashing it: a gigabyte per second of NAR wants a thread that receives into one buffer, again and again.
+That works where the socket has the bytes themselves: without TLS, and where the length is known. For the rest of the
+body nobody else reads from the connection, which is not used again.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from typing import Final
+
+import aiohttp
+from aiohttp import hdrs
+
+from harmonia_py.cache.upstream import Take
+from harmonia_py.errors import UpstreamUnreachable
+
+# Below this, taking over costs more than it saves, and the connection may as well be used again.
+_WORTH_BYTES: Final = 1024 * 1024
+# What is received at once: it stays in the processor's cache until it is written and hashed.
+_BUFFER_BYTES: Final = 256 * 1024
+# A thread gives way to the next download after this much.
+_TURN_BYTES: Final = 4 * 1024 * 1024
+# A thread is woken for a buffer full, or after this time for whatever is there: readers look as often.
+_GATHER_SECONDS: Final = 0.016
+
+_buffers = threading.local()
+
+
+class SocketTap:
+    """A `Tap`: what is left of a response, on a duplicate of its socket.
+
+    Args:
+        sock: not blocking; None when everything is buffered.
+        buffered: what the framework had read already.
+        left: number of bytes on the socket.
+        stall_timeout: seconds without a byte after which the connection is dead.
+    """
+
+    def __init__(self, sock: socket.socket | None, buffered: bytes, left: int, stall_timeout: float) -> None:
+        self._socket = sock
+        self._buffered = buffered
+        self._left = left
+        self._stall_timeout = stall_timeout
+
+    def run(self, take: Take) -> bool:
+        """Hand over what has arrived; False when that was the end."""
+        if self._buffered:
+            data, self._buffered = self._buffered, b""
+            take(memoryview(data))
+        view = memoryview(_buffer())
+        stop = max(0, self._left - _TURN_BYTES)
+        while self._left > stop and (count := self._receive(view[: self._left])):
+            self._left -= count
+            take(view[:count])
+        return self._left > 0
+
+    def _receive(self, view: memoryview) -> int:
+        """The number of bytes that came; 0 when there are none for now."""
+        assert self._socket is not None
+        try:
+            count = self._socket.recv_into(view)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise UpstreamUnreachable(f"no connection: {error}") from error
+        if not count:
+            raise UpstreamUnreachable("the download ended too early")
+        return count
+
+    async def wait(self) -> None:
+        """Until there is more.
+
+        Raises:
+            UpstreamUnreachable: nothing came for too long.
+        """
+        assert self._socket is not None
+        for size, seconds in ((min(_BUFFER_BYTES, self._left), _GATHER_SECONDS), (1, self._stall_timeout)):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+            if await _is_readable(self._socket, seconds):
+                return
+        raise UpstreamUnreachable("no connection: nothing came for too long")
+
+    def close(self) -> None:
+        """Called once, when no thread is inside."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+def tap(response: aiohttp.ClientResponse, left: int, stall_timeout: float) -> SocketTap | None:
+    """Take over what is left of a body; None where that cannot be, or is not worth it.
+
+    Args:
+        response: in the middle of its body.
+        left: number of bytes that nobody has read.
+        stall_timeout: as in `SocketTap`.
+    """
+    connection = response.connection
+    if connection is None or connection.protocol is None or left < _WORTH_BYTES or response.content.exception():
+        return None
+    transport = connection.transport
+    if transport is None or transport.get_extra_info("sslcontext") is not None or transport.is_closing():
+        return None
+    if hdrs.TRANSFER_ENCODING in response.headers:
+        return None
+    # When the framework's buffer is empty its parser is, too: nothing is between us and the socket.
+    buffered = b"".join(iter(response.content.read_nowait, b""))
+    if len(buffered) == left:
+        return SocketTap(None, buffered, 0, stall_timeout)
+    connection.protocol.pause_reading()
+    original: socket.socket = transport.get_extra_info("socket")
+    sock = socket.socket(fileno=os.dup(original.fileno()))
+    sock.setblocking(False)
+    return SocketTap(sock, buffered, left - len(buffered), stall_timeout)
+
+
+def _buffer() -> bytearray:
+    """One for each thread, because a turn leaves nothing in it."""
+    found: bytearray | None = getattr(_buffers, "buffer", None)
+    if found is None:
+        found = _buffers.buffer = bytearray(_BUFFER_BYTES)
+    return found
+
+
+async def _is_readable(sock: socket.socket, seconds: float) -> bool:
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _set, readable)
+    try:
+        await asyncio.wait([readable], timeout=seconds)
+        return readable.done()
+    finally:
+        loop.remove_reader(sock)
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
