@@ -55,6 +55,17 @@ test-container: $(TOOLS) ## Build the image of container/ and run it with podman
 	@scripts/install-nix
 	@.venv/bin/pytest $(EVERYTHING) tests/container $(ARGS)
 
+# The soak's own network is that of the machine it boots; what it imports of the tests is in tests/.
+SOAK := PYTHONPATH=tests:. .venv/bin/python -m soak
+
+.PHONY: test-soak
+test-soak: $(TOOLS) ## Soak that service for a minute and a half: everything asked and done at once (as root, on Debian)
+	@$(SOAK) --seconds 90 $(ARGS)
+
+.PHONY: soak
+soak: $(TOOLS) ## The same for half an hour (ARGS="--seconds 600 --seed 7 --json FILE")
+	@$(SOAK) --seconds 1800 $(ARGS)
+
 .PHONY: test-browser
 test-browser: $(TOOLS) ## Look at the pages in Chromium; pictures go to .cache/screenshots
 	@scripts/install-nix

@@ -8,6 +8,8 @@
         machine.journal()                                    # what the service said
         machine.main_pid(); machine.workers()                # process ids, as they are there
     machine.kill(process, "STOP")
+    machine.share                                        # a folder that is /share there
+    machine.leader                                       # its first process, as it is here: /proc/LEADER/ns/net
 
 `folder` is what `scripts/make-machine` makes. Nothing in it changes: what the machine writes is in memory. Its network
 is a loopback of its own.
@@ -51,21 +53,21 @@ class Machine:
 
     def __init__(self, folder: Path, root: Path) -> None:
         self._folder = folder
-        self._share = root / "share"
+        self.share = root / "share"
         self._console = root / "console"
 
     def __enter__(self) -> Self:
         skip = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(PROJECT / "harmonia_py", self._share / "harmonia_py", ignore=skip)
-        shutil.copytree(PROJECT / "systemd", self._share / "systemd")
-        command = self._share / "harmonia-py"
+        shutil.copytree(PROJECT / "harmonia_py", self.share / "harmonia_py", ignore=skip)
+        shutil.copytree(PROJECT / "systemd", self.share / "systemd")
+        command = self.share / "harmonia-py"
         command.write_text(_COMMAND)
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
                 [
                     *("systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit"),
                     *("--private-network", "--volatile=overlay", "--console=read-only", "--kill-signal=SIGRTMIN+3"),
-                    *(f"--directory={self._folder}", f"--bind={self._share}:/share"),
+                    *(f"--directory={self._folder}", f"--bind={self.share}:/share"),
                 ],
                 env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 stdin=subprocess.DEVNULL,
@@ -102,7 +104,7 @@ class Machine:
             assert time.monotonic() < deadline, f"the machine does not boot:\n{console}"
             children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
             if children:
-                self._leader = children[0]
+                self.leader: str = children[0]
                 if self.run("systemctl", "is-system-running", check=False).strip() in {"running", "degraded"}:
                     return
             time.sleep(0.1)
@@ -110,7 +112,7 @@ class Machine:
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
             [
-                *("nsenter", f"--target={self._leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"),
+                *("nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"),
                 *("--root", "--wd", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"),
                 *command,
             ],
@@ -134,7 +136,7 @@ class Machine:
         self.run("sh", "-ec", 'mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1"', "sh", path, text)
 
     def copy(self, file: Path, path: str) -> None:
-        shutil.copy(file, self._share / file.name)
+        shutil.copy(file, self.share / file.name)
         self.run("install", "-D", "-m", "755", f"/share/{file.name}", path)
 
     def drop_in(self, name: str, text: str | None = None) -> None:
