@@ -5,7 +5,7 @@ from typing import Final
 from hypothesis import strategies as st
 
 from harmonia_py.nix import base32
-from harmonia_py.nix.content_address import ContentAddress, Method
+from harmonia_py.nix.content_address import ContentAddress, Method, UnknownContentAddress
 from harmonia_py.nix.hashes import DIGEST_SIZES, Hash
 from harmonia_py.nix.narinfo import SUFFIXES, NarInfo, NarUrl
 from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
@@ -38,6 +38,9 @@ content_addresses = st.one_of(
     st.builds(ContentAddress, st.sampled_from([Method.FLAT, Method.NAR, Method.GIT]), hashes()),
     st.builds(ContentAddress, st.just(Method.TEXT), hashes("sha256")),
 )
+unknown_content_addresses = st.from_regex(
+    r"(fixed|fixed:r|fixed:tree|text|blob):blake3:[0-9A-Za-z+/=]{1,60}", fullmatch=True
+).map(UnknownContentAddress.parse)
 key_names = st.from_regex(r"[0-9A-Za-zé.\-_/+=!]{1,20}", fullmatch=True)
 signatures = st.builds(Signature, key_names, st.binary(min_size=64, max_size=64))
 signature_tuples = st.lists(signatures, max_size=3, unique=True).map(lambda items: tuple(sorted(items)))
@@ -51,7 +54,7 @@ path_infos = st.builds(
     references=st.lists(store_paths, max_size=4).map(sorted_references),
     deriver=st.none() | derivations,
     signatures=signature_tuples,
-    ca=st.none() | content_addresses,
+    ca=st.none() | content_addresses | unknown_content_addresses,
 )
 nar_urls = st.one_of(
     st.builds(NarUrl, hash_parts, hashes("sha256"), st.sampled_from(sorted(SUFFIXES))),
