@@ -180,6 +180,7 @@ def _add_top(verbs: Verbs) -> None:
         default="http://localhost:5000",
         help="the server (default: http://localhost:5000)",
     )
+    top.add_argument("--token-file", metavar="FILE", type=Path, help="with the token that opens the server")
     top.add_argument("--once", action="store_true", help="print the figures of one interval and end")
     top.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object for each interval")
     top.add_argument(
@@ -295,6 +296,10 @@ def _check_config(options: argparse.Namespace) -> int:
     keys.read_secret_keys(settings.key_files, os.environ)
     if settings.token_file is not None:
         tokens.read_tokens(Path(settings.token_file), os.environ)
+    if settings.upstream:
+        from harmonia_py import upstreams  # noqa: PLC0415  # as `serve`
+
+        upstreams.check_upstreams(settings)
     print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
     print(config.format_toml(settings), end="")  # noqa: T201
     return 0
@@ -333,7 +338,13 @@ def _explain(options: argparse.Namespace) -> int:
 def _top(options: argparse.Namespace) -> int:
     from harmonia_py import top  # noqa: PLC0415  # as above
 
-    return top.top(options.url, interval=options.interval, once=options.once, as_json=options.as_json)
+    return top.top(
+        options.url,
+        token_file=options.token_file,
+        interval=options.interval,
+        once=options.once,
+        as_json=options.as_json,
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

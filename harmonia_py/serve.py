@@ -24,6 +24,7 @@ from harmonia_py.metrics.board import Board, Metrics
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.rules import clients_of, limits_of, rules_of
 from harmonia_py.store_choice import StoreChoice, choose_store
+from harmonia_py.upstreams import check_upstreams
 from harmonia_py.web.access_log import AccessLog
 from harmonia_py.web.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
@@ -137,6 +138,7 @@ class _Settings:
 
 
 def _read_settings(file: Path | None, config: Config) -> _Settings:
+    check_upstreams(config)
     opened_by = tokens.read_tokens(Path(config.token_file), os.environ) if config.token_file is not None else None
     return _Settings(config, _secret_keys(file, config), choose_store(config), opened_by)
 

@@ -7,7 +7,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from http.client import HTTPException
+from pathlib import Path
 from typing import Final, Self
 
 from rich.columns import Columns
@@ -20,6 +22,7 @@ from rich.table import Table
 
 from harmonia_py.errors import FormatError, HarmoniaError
 from harmonia_py.metrics.exposition import Sample, parse_metrics
+from harmonia_py.upstream.credentials import read_authorization
 
 _TIMEOUT_SECONDS: Final = 10.0
 # A server's figures are a quarter of a MiB; more than this are somebody else's.
@@ -45,8 +48,8 @@ class Reading:
             self._by_name.setdefault(sample.name, []).append(sample)
 
     @classmethod
-    def of(cls, url: str) -> Self:
-        """Ask the server whose URL, or that of whose `/metrics`, is `url`.
+    def of(cls, url: str, authorization: str | None = None) -> Self:
+        """Ask the server whose URL, or that of whose `/metrics`, is `url`; `authorization` goes to no other.
 
         Raises:
             NoFigures: it does not say.
@@ -55,9 +58,15 @@ class Reading:
             raise NoFigures(f"{url}: is not a URL that begins with http:// or https://")
         url = url.rstrip("/").removesuffix("/metrics") + "/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310  # checked above
+            request = urllib.request.Request(url)  # noqa: S310  # checked above
+            if authorization is not None:
+                request.add_unredirected_header("Authorization", authorization)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310  # checked above
                 text = response.read(_MAX_BYTES).decode()
             reading = cls(parse_metrics(text), time.monotonic())
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise NoFigures(f"{url}: {_explain(error)}") from error
         except (OSError, HTTPException, ValueError, FormatError) as error:
             raise NoFigures(f"{url}: {getattr(error, 'reason', None) or error}") from error
         if not reading.all("harmonia_build_info"):
@@ -226,14 +235,15 @@ def _quantile(buckets: Sequence[tuple[float, float]], quantile: float) -> float 
     return lower
 
 
-def top(url: str, *, interval: float, once: bool, as_json: bool) -> int:
+def top(url: str, *, token_file: Path | None, interval: float, once: bool, as_json: bool) -> int:
     """Show the figures of the server at `url` until interrupted, or once; the exit status.
 
     Raises:
         NoFigures: the server does not answer; also later, when it has gone.
+        ConfigError: the file of the token cannot be read.
     """
     console = Console(highlight=False)
-    views = _views(url, interval)
+    views = _views(url, interval, token_file)
     if as_json:
         for view in views:
             print(json.dumps(asdict(view)), flush=True)  # noqa: T201  # what a script reads
@@ -248,11 +258,12 @@ def top(url: str, *, interval: float, once: bool, as_json: bool) -> int:
     return 0
 
 
-def _views(url: str, interval: float) -> Iterator[View]:
-    before = Reading.of(url)
+def _views(url: str, interval: float, token_file: Path | None) -> Iterator[View]:
+    authorization = None if token_file is None else read_authorization("", None, token_file)
+    before = Reading.of(url, authorization)
     while True:
         time.sleep(interval)
-        after = Reading.of(url)
+        after = Reading.of(url, authorization)
         yield compare(before, after, time.time())
         before = after
 
@@ -325,6 +336,12 @@ def _upstreams(upstreams: Sequence[Upstream]) -> Table:
         state = "[red]left alone[/]" if one.left_alone else ""
         table.add_row(escape(one.name), f"{one.requests:,.1f}", f"{one.errors:,.1f}", _bytes(one.received_bytes), state)
     return table
+
+
+def _explain(error: urllib.error.HTTPError) -> str:
+    if error.code == HTTPStatus.UNAUTHORIZED:
+        return "it is not public: --token-file FILE opens it, with the token of one whom it knows"
+    return str(error)
 
 
 def _printable(text: str) -> str:

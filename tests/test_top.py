@@ -16,6 +16,7 @@ from lab import Lab
 from rich.console import Console
 from server import Server, settings_of
 
+from harmonia_py.cache.access import TokenHash
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.metrics.exposition import format_metrics, parse_metrics
@@ -61,6 +62,50 @@ class TestServer:
         assert len(view["workers"]) == 2
         assert view["resident_bytes"] > 30_000_000
         assert 0 < view["uptime"] < TIME_LIMIT
+
+    def test_a_server_that_is_not_public_wants_the_token_in_a_file(self, daemon: Lab, tmp_path: Path) -> None:
+        token, line = TokenHash.generate("somebody")
+        (tmp_path / "hashes").write_text(f"{line}\n")
+        file = tmp_path / "token"
+        file.write_text(f"{token}\n")
+        with Server(tmp_path, daemon.env, settings_of(daemon) | {"token_file": f"{tmp_path}/hashes"}) as server:
+            done = command(server.url, "--token-file", str(file), "--once", "--json", "--interval", "0.2")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert len(json.loads(done.stdout)["workers"]) == 2
+            done = command(server.url, "--once")
+            assert done.returncode == 1
+            assert done.stderr.endswith("/metrics: it is not public: --token-file FILE opens it, "
+                                        "with the token of one whom it knows\n")  # fmt: skip
+            file.write_text("no token at all\x00")
+            done = command(server.url, "--token-file", str(file), "--once")
+            assert (done.returncode, done.stderr) == (1, f"error: {file}: holds no token\n")
+
+
+def test_a_token_goes_to_no_other_server_than_the_one_that_was_named() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the library's name
+            asked.append((self.headers["Host"], self.headers["Authorization"]))
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{server.server_port}/elsewhere")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's name
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(NoFigures):
+                Reading.of(f"http://127.0.0.1:{server.server_port}", "Bearer secret")
+        finally:
+            server.shutdown()
+            thread.join(TIME_LIMIT)
+    assert asked[0] == (f"127.0.0.1:{server.server_port}", "Bearer secret")
+    assert len(asked) > 1
+    assert {secret for _, secret in asked[1:]} == {None}
 
 
 def test_nobody_there_is_one_clear_line() -> None:
