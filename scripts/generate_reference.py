@@ -60,7 +60,7 @@ _ENVIRONMENT: Final = {
 }
 _SIGNALS: Final = {
     "SIGTERM, SIGINT": "Stop. Transfers that run get `shutdown_timeout` seconds to finish.",
-    "SIGHUP": "Read configuration, keys, tokens, certificates and upstreams' credentials again. No connection is dropped.",
+    "SIGHUP": "Read configuration, keys, tokens, certificates, upstreams' secrets again. No connection is dropped.",
 }
 _STATUSES: Final = {
     "0": "It did what was asked.",
