@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fault_upstream import KEY, OTHER_KEY, Connection, body, hang, refuse, signed, status
+import trees
+from fault_upstream import KEY, OTHER_KEY, STORE_DIR, Connection, body, hang, package, refuse, signed, status
 from faulty_cache import CACHE_INFO, FaultyCache, bad, faulty_cache, look, ranged
 from lab import Lab
 from nginx import Nginx
 from server import Server, settings_of
 
 from harmonia_py.doctor import client_view, nar
+from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.signing import PublicKey
 
@@ -239,6 +241,20 @@ class TestSignature:
         async with faulty_cache() as cache:
             cache.say(signed(cache.package, OTHER_KEY).narinfo_text)
             assert await look_at(cache) == [("signature", "failure", "by other-1, by none of upstream-1")]
+
+    @pytest.mark.parametrize("genuine", [True, False])
+    async def test_none_where_the_contents_prove_the_path_or_belie_it(self, *, genuine: bool) -> None:
+        """Clients need no signature then, and hold the contents against the content address as well."""
+        ca = ContentAddress(Method.TEXT, Hash.of(b"good"))
+        data = trees.nar(trees.File(b"good" if genuine else b"evil"))
+        unsigned = package(nar=data, compression="zstd", key=None)
+        info = replace(unsigned.path_info, store_path=ca.store_path("x", [], STORE_DIR), ca=ca)
+        async with FaultyCache(replace(unsigned, path_info=info)) as cache:
+            found = await look(cache.url, cache.package.hash_part)
+        assert "not needed: the store path is that of its content" in [one.what for one in found]
+        assert [check for check, _, what in bad(found) if "not those of its content address" in what] == [
+            *(() if genuine else ("NAR",))
+        ]
 
     async def test_without_keys_nobody_can_tell(self) -> None:
         async with faulty_cache() as cache:
