@@ -4,9 +4,11 @@ import asyncio
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from harmonia_py.cache.asking import OnUnknown, Panel
+from harmonia_py.cache.breaker import Breaker
 from harmonia_py.cache.mirror import MirrorSettings
 from harmonia_py.cache.upstream_figures import UpstreamFigures
 from harmonia_py.config import Config
@@ -16,9 +18,12 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.upstream.credentials import read_authorization
 
+# What another worker has learnt of an upstream is on `/metrics` so soon.
+_SHOW_SECONDS: Final = 1.0
+
 
 async def open_panel(config: Config, resources: AsyncExitStack, metrics: Metrics) -> Panel:
-    """All upstreams, counted on `metrics`; `resources` closes them.
+    """All upstreams, counted on `metrics`, whose board their breakers share; `resources` closes them.
 
     Raises:
         ConfigError: a file that the configuration names cannot be read.
@@ -32,14 +37,35 @@ async def open_panel(config: Config, resources: AsyncExitStack, metrics: Metrics
             )
         )
     timeouts = {upstream.label: upstream.timeout for upstream in config.upstream if upstream.timeout is not None}
-    return Panel(
+    urls = {upstream.label: upstream.url for upstream in config.upstream}
+    panel = Panel(
         opened,
         budget=config.mirror.budget,
         on_unknown=OnUnknown(config.mirror.on_unknown),
         timeouts=timeouts,
         offline=config.mirror.offline,
         figures=lambda name: UpstreamFigures.on(metrics, name),
+        # By its URL: another one under the same name begins anew.
+        breakers=lambda name: Breaker(metrics.board.shared.row(f"breaker {urls[name]}")),
     )
+    showing = asyncio.create_task(_show_breakers(panel))
+    resources.push_async_callback(_cancel, showing)
+    return panel
+
+
+async def _show_breakers(panel: Panel) -> None:
+    try:
+        while True:
+            panel.show_breakers()
+            await asyncio.sleep(_SHOW_SECONDS)
+    finally:
+        for asked in panel.all:  # perhaps a reload has removed it
+            asked.figures.breaker_open.set(0)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def mirror_settings(config: Config) -> MirrorSettings:

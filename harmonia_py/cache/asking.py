@@ -43,7 +43,7 @@ class OnUnknown(Enum):
 
 @dataclass(slots=True)
 class Asked:
-    """An upstream, how long it gets at most for an answer, and how it has fared in this process."""
+    """An upstream, how long it gets at most for an answer, and how it has fared."""
 
     upstream: Upstream
     figures: UpstreamFigures
@@ -97,6 +97,7 @@ class Panel:
         timeouts: seconds, by the names of those who get less than their share of the budget.
         offline: nobody is ever asked, and that nobody can tell means "not found".
         figures: where the conversations with the upstream of that name are counted.
+        breakers: the breaker of the upstream of that name.
     """
 
     def __init__(
@@ -108,12 +109,14 @@ class Panel:
         timeouts: Mapping[str, float] = MappingProxyType({}),
         offline: bool = False,
         figures: Callable[[str], UpstreamFigures] = lambda _: UpstreamFigures(),
+        breakers: Callable[[str], Breaker] = lambda _: Breaker(),
     ) -> None:
         self.offline = offline
         self.all = []
         for upstream in upstreams:
             counted = CountedUpstream(upstream, figures(upstream.name))
-            self.all.append(Asked(counted, counted.figures, timeouts.get(upstream.name)))
+            breaker = breakers(upstream.name)
+            self.all.append(Asked(counted, counted.figures, timeouts.get(upstream.name), breaker))
         self._tiers = tiers(self.all)
         self._budget = budget
         self._on_unknown = on_unknown
@@ -125,6 +128,12 @@ class Panel:
             return True
         now = time.monotonic()
         return is_not_found(self._on_unknown, [asked.breaker.is_open(now) for asked in self.all])
+
+    def show_breakers(self) -> None:
+        """Bring the figures up to date with what other processes have learnt."""
+        now = time.monotonic()
+        for asked in self.all:
+            asked.figures.breaker_open.set(asked.breaker.is_open(now))
 
     def find(self, name: str) -> Asked | None:
         """The upstream with this name."""
@@ -185,13 +194,14 @@ class Panel:
         self, asked: Asked, question: Callable[[Upstream], Awaitable[T | None]], seconds: float
     ) -> Answer[T] | Outcome:
         """Ask one upstream, unless its breaker is open, and note how it fared."""
-        if self.offline or not asked.breaker.admit(time.monotonic()):
+        permit = None if self.offline else asked.breaker.admit(time.monotonic(), seconds)
+        if permit is None:
             return Outcome.UNKNOWN
         try:
             async with asyncio.timeout(seconds):
                 value = await question(asked.upstream)
         except asyncio.CancelledError:
-            asked.breaker.abandoned()
+            asked.breaker.abandoned(permit)
             raise
         except TimeoutError:
             asked.figures.unreachable.add()  # what was cancelled has not said so itself

@@ -1,0 +1,118 @@
+"""Numbers that all workers read and change: what one has learnt, the others know at once.
+
+They are in memory that the supervisor maps before it forks. A row is changed by whoever has the lock, a record lock of
+`fcntl(2)`: the kernel takes it from a process that ends, however it ends, so nobody can die with it. Nobody waits long
+for a process that has it and stands still: then a change is not made, and whoever asked for it must bear that.
+
+Such a lock belongs to a process and not to a thread: only the event loop changes numbers.
+"""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import mmap
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+Numbers = tuple[float, ...]
+
+# In each row, after the digest of its name.
+NUMBERS: Final = 3
+_COLUMNS: Final = 1 + NUMBERS
+_WORD: Final = 8
+# Of a supervisor's whole life; a row is never given back.
+_ROWS: Final = 1024
+# A change takes some ten microseconds, but whoever makes it may have to wait for a processor.
+_PATIENCE_SECONDS: Final = 0.02
+_HELD: Final = frozenset({errno.EACCES, errno.EAGAIN})
+
+
+class _Lock:
+    """Held by one process at a time; a file that nobody else knows."""
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("harmonia-lock")
+        weakref.finalize(self, os.close, self._fd)
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Whether it could be had."""
+        if not self._acquire():
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def _acquire(self) -> bool:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _HELD:
+                    raise
+            else:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            os.sched_yield()
+
+
+class Row:
+    """A few numbers under a name."""
+
+    __slots__ = ("_cells", "_lock", "_start")
+
+    def __init__(self, cells: "memoryview[float]", start: int, lock: _Lock | None) -> None:
+        self._cells = cells
+        self._start = start
+        self._lock = lock
+
+    @classmethod
+    def alone(cls) -> "Row":
+        """One that no other process sees."""
+        return cls(memoryview(bytearray(NUMBERS * _WORD)).cast("d"), 0, None)
+
+    def read(self) -> Numbers:
+        """The numbers, each whole; while another process changes them, some may be old and some new."""
+        return tuple(self._cells[self._start : self._start + NUMBERS])
+
+    def change(self, change: Callable[[Numbers], Numbers]) -> None:
+        """Put what `change` makes of the numbers in their place, the last one first; see above for when it is not."""
+        with nullcontext(True) if self._lock is None else self._lock.held() as held:
+            if held:
+                before = self.read()
+                for column, number in reversed(list(enumerate(change(before)))):
+                    if number != before[column]:
+                        self._cells[self._start + column] = number
+
+
+class SharedNumbers:
+    """The rows. Make it before the fork."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(mmap.mmap(-1, _ROWS * _COLUMNS * _WORD))
+        self._names = self._memory.cast("Q")
+        self._cells: memoryview[float] = self._memory.cast("d")
+        self._lock = _Lock()
+
+    def row(self, name: str) -> Row:
+        """The row with this name, with zeros at first."""
+        tag = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=_WORD).digest(), "little") or 1
+        with self._lock.held() as held:
+            for row in range(_ROWS if held else 0):
+                at = (tag + row) % _ROWS * _COLUMNS
+                if self._names[at] in (0, tag):
+                    self._names[at] = tag
+                    return Row(self._cells, at + 1, self._lock)
+        _log.warning("%s: this worker shares nothing that it learns", name)
+        return Row.alone()
