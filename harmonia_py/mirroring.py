@@ -47,7 +47,11 @@ async def _mirror(config: Config, paths: list[str], *, closure: bool, store_path
             )
         ahead = _Ahead(opened, console, config.mirror.downloads, closure=closure)
         await ahead.fetch(wanted)
-    console.print(f"{ahead.kept} store paths kept, {len(ahead.failures)} failed")
+        added = ""
+        if opened.importing is not None:
+            await opened.importing.idle()
+            added = f", {opened.importing.counters.imported.value:.0f} added to the local store"
+    console.print(f"{ahead.kept} store paths kept{added}, {len(ahead.failures)} failed")
     for failure in ahead.failures:
         console.print(f"[bold red]failed[/]  {failure}", highlight=False)
     return 1 if ahead.failures else 0

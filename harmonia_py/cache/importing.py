@@ -90,7 +90,7 @@ class Importing:
         self._read = read
         self._store_dir = store_dir
         self._secret_keys = tuple(secret_keys)
-        self._counters = counters or ImportCounters()
+        self.counters = counters or ImportCounters()
         self._threads = ThreadPoolExecutor(1, "import", initializer=prepare_thread)
         self._queue = ImportQueue()
         self._wanted = asyncio.Event()
@@ -103,7 +103,7 @@ class Importing:
     def want(self, hash_part: HashPart) -> None:
         """Import the path when it is kept, once everything that it refers to is valid."""
         if self._queue.want(hash_part, time.monotonic()):
-            self._counters.queued.set(len(self._queue))
+            self.counters.queued.set(len(self._queue))
             self._idle.clear()
             self._wanted.set()
 
@@ -115,7 +115,7 @@ class Importing:
         """Give up what is being imported."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        self._counters.queued.set(0)
+        self.counters.queued.set(0)
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _run(self) -> None:
@@ -124,7 +124,7 @@ class Importing:
             hash_part = self._queue.next(time.monotonic())
             if hash_part is not None:
                 await self._import(hash_part)
-                self._counters.queued.set(len(self._queue))
+                self.counters.queued.set(len(self._queue))
                 continue
             self._idle.set()
             await self._sleep(self._queue.seconds_to_next(time.monotonic()))
@@ -153,7 +153,7 @@ class Importing:
             self._wait(())
         except HarmoniaError as error:
             self._say(f"{hash_part}: not imported: {error}")
-            self._counters.failed.add()
+            self.counters.failed.add()
             self._decide(_FAILED_SECONDS)
             if isinstance(error, DaemonRefused):
                 await asyncio.sleep(_REFUSED_SECONDS)
@@ -161,7 +161,7 @@ class Importing:
     async def _import_kept(self, entry: Remembered) -> None:
         info = self._signed(entry.narinfo.path_info)
         if self._is_untrusted(info):
-            self._counters.untrusted.add()
+            self.counters.untrusted.add()
             self._decide(_UNTRUSTED_SECONDS)
             return
         missing = await self._store.missing({info.store_path, *info.references})
@@ -179,7 +179,7 @@ class Importing:
             return
         if added:
             self._untrusted.pop(_key_names(info), None)
-            self._counters.imported.add()
+            self.counters.imported.add()
             self._decide(_VALID_SECONDS, valid=True)
 
     async def _add(self, entry: Remembered, info: PathInfo) -> bool:
@@ -230,7 +230,7 @@ class Importing:
         while len(self._untrusted) >= _MAX_UNTRUSTED:
             del self._untrusted[next(iter(self._untrusted))]
         self._untrusted[names] = now + _UNTRUSTED_SECONDS
-        self._counters.untrusted.add()
+        self.counters.untrusted.add()
         self._decide(_UNTRUSTED_SECONDS)
 
     def _decide(self, seconds: float, *, valid: bool = False) -> None:
@@ -238,7 +238,7 @@ class Importing:
 
     def _wait(self, references: Sequence[HashPart]) -> None:
         if not self._queue.wait(references, time.monotonic()):
-            self._counters.incomplete.add()
+            self.counters.incomplete.add()
         for reference in references:
             self.want(reference)
 

@@ -187,7 +187,10 @@ class Mirror:
             HarmoniaError: it cannot be had or kept.
         """
         narinfo = await self.narinfo(hash_part)
-        if narinfo is None or narinfo.origin in (KEPT, STALE):
+        if narinfo is None:
+            return None
+        if narinfo.origin in (KEPT, STALE):
+            self.on_kept(hash_part)
             return narinfo
         info = narinfo.path_info
         key = key_of(NarUrl(hash_part, info.nar_hash, narinfo.compression))
