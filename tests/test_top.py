@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab import Lab
 from rich.console import Console
@@ -192,6 +192,7 @@ def drawn(metrics: Metrics, url: str) -> str:
     return captured.get()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_names_that_a_server_sends_cannot_move_the_cursor_or_pass_for_markup(name: str) -> None:
     metrics = Metrics.alone()

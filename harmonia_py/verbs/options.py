@@ -1,0 +1,57 @@
+"""Options that several verbs have, and the configuration that they lead to."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from harmonia_py import config
+
+Verbs = Any  # argparse keeps the type of add_subparsers() private
+
+_SETTINGS: Final = ("bind", "workers", "sign_key_paths", "priority", "log_level", "log_format", "access_log")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Those that stand for settings."""
+    parser.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
+    parser.add_argument(
+        "-b", "--bind", metavar="ADDRESS", action="append", help="host:port or unix:/path; may be repeated"
+    )
+    parser.add_argument("-w", "--workers", metavar="N", type=int, help="number of processes")
+    parser.add_argument(
+        "--sign-key", metavar="FILE", action="append", dest="sign_key_paths", help="a secret key; may be repeated"
+    )
+    add_upstream(parser)
+    parser.add_argument("--priority", metavar="N", type=int, help="clients ask the cache with the smaller number first")
+    parser.add_argument(
+        "--log-level", choices=["error", "warn", "info", "debug"], help="the least severe messages to log"
+    )
+    parser.add_argument("--log-format", choices=["text", "json"], help="plain lines, or one JSON object a line")
+    parser.add_argument(
+        "--no-access-log", action="store_const", const=False, dest="access_log", help="do not log requests"
+    )
+
+
+def add_upstream(parser: argparse.ArgumentParser) -> None:
+    """`--upstream`."""
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        action="append",
+        help="ask this cache for what the store does not have; may be repeated; its key must be known",
+    )
+
+
+def load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
+    """The configuration file, if there is one, and what is in effect.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
+    file = config.find_file(options.config, os.environ)
+    # A verb need not have every option.
+    given: dict[str, Any] = {name: value for name in _SETTINGS if (value := getattr(options, name, None)) is not None}
+    if getattr(options, "upstream", None):
+        given["upstream"] = [{"url": url} for url in options.upstream]
+    return file, config.load(file, os.environ, given)
