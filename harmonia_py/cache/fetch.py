@@ -6,23 +6,21 @@ proved right: of a wrong one every connection is cut.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from harmonia_py.cache.blobs import BlobWriter
 from harmonia_py.cache.file_check import FileCheck
-from harmonia_py.cache.upstream import Body, Resume, Tap
+from harmonia_py.cache.stream import Stream, in_thread
+from harmonia_py.cache.upstream import Body, Resume
 from harmonia_py.errors import FormatError, HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 
-T = TypeVar("T")
-
-# An upstream that cuts a download this often does not get it done.
-_RESUMES: Final = 4
-_RESUME_SECONDS: Final = 0.25
+# What is no larger and comes at once is verified before its first byte is sent.
+_SMALL_BYTES: Final = 256 * 1024
 
 
 class Wanted(Protocol):
@@ -53,114 +51,19 @@ class Wanted(Protocol):
         """The offered file is kept."""
 
 
-class Stream:
-    """A file of an upstream, resumed where the connection is cut.
-
-    Attributes:
-        size: number of bytes of all of it, when the upstream says it.
-    """
-
-    def __init__(self, body: Body, wanted: Wanted) -> None:
-        self.size = body.size
-        self._body = body
-        self._reopen = wanted.open
-        self._validator = body.validator
-        self._tap: Tap | None = None
-        self._ended = False
-        self._received = 0
-        self._resumes = _RESUMES
-
-    async def read(self) -> bytes:
-        """The next bytes; none at the end.
-
-        Raises:
-            UpstreamError: there is no way to go on.
-        """
-        while True:
-            try:
-                data = await self._body.read()
-            except UpstreamUnreachable as error:
-                await self._resume(error)
-                continue
-            if not data and self.size is not None and self._received < self.size:
-                await self._resume(UpstreamUnreachable("the download ended too early"))
-                continue
-            self._received += len(data)
-            return data
-
-    async def pour(self, take: Callable[[bytes | memoryview], None], threads: Executor) -> bool:
-        """Let a thread hand the next bytes to `take`; False when there were none.
-
-        Raises:
-            UpstreamError: there is no way to go on.
-            HarmoniaError: what `take` raised.
-        """
-        if self._ended:
-            return False
-        if self._tap is None:
-            data = await self.read()
-            if data:
-                await in_thread(threads, take, data)
-                # Not before the first bytes are on their way to the client, who waits for them.
-                self._tap = self._body.tap()
-            return bool(data)
-        try:
-            if await in_thread(threads, self._tap.run, partial(self._count, take)):
-                await self._tap.wait()
-            elif self.size is not None and self._received < self.size:
-                raise UpstreamUnreachable("the download ended too early")  # noqa: TRY301  # resumed like any other
-            else:
-                self._ended = True
-        except UpstreamUnreachable as error:
-            await self._resume(error)
-        return True
-
-    def _count(self, take: Callable[[memoryview], None], data: memoryview) -> None:
-        self._received += len(data)
-        take(data)
-
-    async def _resume(self, error: UpstreamUnreachable) -> None:
-        self._tap = None
-        self._body.close()
-        # Without a validator nothing says that the rest would be the rest of the same file.
-        if self._validator is None and self._received:
-            raise error
-        while self._resumes:
-            await asyncio.sleep(_RESUME_SECONDS * (1 + _RESUMES - self._resumes))
-            self._resumes -= 1
-            with suppress(UpstreamUnreachable):
-                body = await self._reopen(Resume(self._received, self._validator) if self._received else None)
-                if body is None:
-                    break
-                self._body = body
-                if body.validator != self._validator:
-                    break
-                if await self._skip(body):
-                    return
-                body.close()
-        self._body.close()
-        raise error
-
-    async def _skip(self, body: Body) -> bool:
-        """Leave out what is here already, where an upstream begins again at an earlier byte."""
-        left = self._received - body.start
-        while left > 0:
-            data = await body.read()
-            if not data or len(data) > left:
-                return False
-            left -= len(data)
-        return left == 0
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._body.close()
-
-
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What is known when the first bytes are there; None in its place means that the upstream does not have it."""
+    """What is known when the first bytes are there; None in its place means that the upstream does not have it.
+
+    Attributes:
+        size: of the offered file, when it is known.
+        whole: all of it, verified, when it is small and came at once.
+        file_hash: of `whole`.
+    """
 
     size: int | None
+    whole: bytes | None = None
+    file_hash: str = ""
 
 
 class Fetch:
@@ -184,6 +87,7 @@ class Fetch:
         self._written = 0
         self._written_first = False
         self._held = b""
+        self._whole = b""
 
     async def run(self) -> bool:
         """Fetch it, whoever leaves; False when the upstream does not have it.
@@ -213,7 +117,7 @@ class Fetch:
             await in_thread(self._threads, self._writer.abort)
             self.started.set_result(None)
             return False
-        stream = Stream(body, self._wanted)
+        stream = Stream(body, self._wanted.open)
         try:
             size = agreed_size(body, self._wanted.expected_size)
             if not self._wanted.as_it_comes:
@@ -224,19 +128,32 @@ class Fetch:
         finally:
             stream.close()
         await in_thread(self._threads, self._finish, check)
-        self._start(size)
+        self._start(Started(size))
         return True
 
-    def _start(self, size: int | None) -> None:
+    def _start(self, started: Started) -> None:
         if not self.started.done():
-            self.started.set_result(Started(size))
+            self.started.set_result(started)
 
     def _take(self, check: FileCheck, size: int | None, data: bytes | memoryview) -> None:
         with upstreams_fault():
-            check.feed(data, partial(self._write, size))
+            if not self._written and not self._whole and size is not None and len(data) == size <= _SMALL_BYTES:
+                self._take_whole(check, bytes(data))
+            else:
+                check.feed(data, partial(self._write, size))
+
+    def _take_whole(self, check: FileCheck, data: bytes) -> None:
+        # Verified in no time, it goes to who waits for it out of memory: most of what a small file costs is waiting for
+        # threads, and for a look at the growing file.
+        check.feed(data)
+        self._whole = data + check.finish()
+        started = Started(len(data), self._whole, check.metadata()["file_hash"])
+        self._loop.call_soon_threadsafe(self._start, started)
 
     def _write(self, size: int | None, portion: bytes | memoryview) -> None:
         self._written += len(portion)
+        if self._whole:
+            raise UpstreamProtocolError("its file is longer than it said")
         if size is not None and self._written >= size:
             if self._written > size:
                 raise UpstreamProtocolError("its file is longer than it said")
@@ -245,23 +162,13 @@ class Fetch:
         if not self._written_first:
             # At once, before what was written is looked at: the first client waits for nothing else.
             self._written_first = True
-            self._loop.call_soon_threadsafe(self._start, size)
+            self._loop.call_soon_threadsafe(self._start, Started(size))
 
     def _finish(self, check: FileCheck) -> None:
         with upstreams_fault():
-            last = check.finish()
-        self._writer.write(self._held + last)
+            last = self._whole or self._held + check.finish()
+        self._writer.write(last)
         self._writer.commit(check.metadata())
-
-
-async def in_thread(threads: Executor, call: Callable[..., T], *arguments: object) -> T:
-    """What `call` returns; a thread that is inside it is waited for also by who is cancelled, lest two be inside."""
-    running = asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
 
 
 @contextmanager

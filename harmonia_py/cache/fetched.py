@@ -14,12 +14,13 @@ from typing import Final
 
 from harmonia_py.cache.asking import Nobody, Panel
 from harmonia_py.cache.blobs import Blob, BlobKey
-from harmonia_py.cache.fetch import Fetch, Stream, Wanted, agreed_size
+from harmonia_py.cache.fetch import Fetch, Wanted, agreed_size
 from harmonia_py.cache.kept import KeptFiles, NotKept
 from harmonia_py.cache.mirror_figures import MirrorCounters
 from harmonia_py.cache.passing import Passage
 from harmonia_py.cache.remembered import NarinfoMemory
 from harmonia_py.cache.source import Download, Pause
+from harmonia_py.cache.stream import Stream
 from harmonia_py.errors import HarmoniaError, StorageError
 
 _log = logging.getLogger(__name__)
@@ -124,6 +125,9 @@ class FetchedFiles:
             started = await asyncio.shield(fetch.started)
             if started is None:
                 return None
+            if started.whole is not None:
+                self._counters.followed.add()
+                return Download.of_bytes(started.whole, started.file_hash.removeprefix("sha256:"))
             blob = await self._kept.open(key)
             if blob is not None:
                 return self._join(key, blob, started.size)
@@ -165,7 +169,7 @@ class FetchedFiles:
             body = await wanted.open(None)
             if body is None:
                 return None
-            stream = Stream(body, wanted)
+            stream = Stream(body, wanted.open)
             held.callback(stream.close)
             size = agreed_size(body, wanted.expected_size)
             if not wanted.as_it_comes:

@@ -22,7 +22,7 @@ class FileCheck(ABC):
         self._in_order = True
 
     def feed(self, data: bytes | memoryview, sink: Sink = _discard) -> None:
-        """Take the next bytes of the file, hand the sink the next ones of the offered file, a megabyte at a time.
+        """Take the next bytes of the file, hand the sink the next ones of the offered file, a little at a time.
 
         Raises:
             FormatError: it is not the right file. What was given before is worthless.

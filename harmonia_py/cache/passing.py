@@ -8,9 +8,10 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Final
 
-from harmonia_py.cache.fetch import Stream, upstreams_fault
+from harmonia_py.cache.fetch import upstreams_fault
 from harmonia_py.cache.file_check import FileCheck
 from harmonia_py.cache.source import Pause
+from harmonia_py.cache.stream import Stream
 from harmonia_py.errors import UpstreamProtocolError, UpstreamUnreachable
 
 _FIRST_PAUSE_SECONDS: Final = 0.001

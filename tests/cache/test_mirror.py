@@ -522,6 +522,31 @@ class TestWrongNars:
             if keeps:
                 assert kept(tmp_path) == leftovers(tmp_path) == []
 
+    async def test_what_is_small_and_wrong_is_refused_before_its_first_byte(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package(size=50_000, compression="none")
+        upstream.serve(one)
+        upstream.answers[f"/{one.path}"] = body(one.file[:-1] + b"x")
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            with pytest.raises(HarmoniaError):
+                await mirror.nar(one.our_url)
+
+    async def test_what_is_small_has_the_same_validator_at_once_and_later(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package(size=5000, compression="none")
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            at_once = await mirror.nar(one.our_url)
+            await settle(mirror)
+            later = await mirror.nar(one.our_url)
+            assert at_once is not None
+            assert later is not None
+            with at_once, later:
+                assert (at_once.etag, at_once.size) == (later.etag, later.size)
+                assert later.file is not None
+
     async def test_a_download_that_is_cut_is_resumed(self, upstream: FaultUpstream, tmp_path: Path) -> None:
         one = package(size=3_000_000)
         upstream.serve(one)

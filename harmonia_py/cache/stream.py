@@ -1,0 +1,136 @@
+"""The file of an upstream from its first byte to its last, over as many connections as it takes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+from harmonia_py.cache.upstream import Body, Resume, Tap
+from harmonia_py.errors import UpstreamUnreachable
+
+T = TypeVar("T")
+
+Reopen = Callable[[Resume | None], Awaitable[Body | None]]
+
+# An upstream that cuts a download this often does not get it done.
+_RESUMES: Final = 4
+_RESUME_SECONDS: Final = 0.25
+
+
+class Stream:
+    """A file of an upstream, resumed where the connection is cut.
+
+    Args:
+        body: of which nothing has been read.
+        reopen: opens it again, where it is told to go on.
+
+    Attributes:
+        size: number of bytes of all of it, when the upstream says it.
+    """
+
+    def __init__(self, body: Body, reopen: Reopen) -> None:
+        self.size = body.size
+        self._body = body
+        self._reopen = reopen
+        self._validator = body.validator
+        self._tap: Tap | None = None
+        self._ended = False
+        self._received = 0
+        self._resumes = _RESUMES
+
+    async def read(self) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            UpstreamError: there is no way to go on.
+        """
+        while True:
+            try:
+                data = await self._body.read()
+            except UpstreamUnreachable as error:
+                await self._resume(error)
+                continue
+            if not data and self.size is not None and self._received < self.size:
+                await self._resume(UpstreamUnreachable("the download ended too early"))
+                continue
+            self._received += len(data)
+            return data
+
+    async def pour(self, take: Callable[[bytes | memoryview], None], threads: Executor) -> bool:
+        """Let a thread hand the next bytes to `take`; False when there were none.
+
+        Raises:
+            UpstreamError: there is no way to go on.
+            HarmoniaError: what `take` raised.
+        """
+        if self._ended:
+            return False
+        if self._tap is None:
+            data = await self.read()
+            if data:
+                await in_thread(threads, take, data)
+                # Not before the first bytes are on their way to the client, who waits for them.
+                self._tap = self._body.tap()
+            return bool(data)
+        try:
+            if await in_thread(threads, self._tap.run, partial(self._count, take)):
+                await self._tap.wait()
+            elif self.size is not None and self._received < self.size:
+                raise UpstreamUnreachable("the download ended too early")  # noqa: TRY301  # resumed like any other
+            else:
+                self._ended = True
+        except UpstreamUnreachable as error:
+            await self._resume(error)
+        return True
+
+    def _count(self, take: Callable[[memoryview], None], data: memoryview) -> None:
+        self._received += len(data)
+        take(data)
+
+    async def _resume(self, error: UpstreamUnreachable) -> None:
+        self._tap = None
+        self._body.close()
+        # Without a validator nothing says that the rest would be the rest of the same file.
+        if self._validator is None and self._received:
+            raise error
+        while self._resumes:
+            await asyncio.sleep(_RESUME_SECONDS * (1 + _RESUMES - self._resumes))
+            self._resumes -= 1
+            with suppress(UpstreamUnreachable):
+                body = await self._reopen(Resume(self._received, self._validator) if self._received else None)
+                if body is None:
+                    break
+                self._body = body
+                if body.validator != self._validator:
+                    break
+                if await self._skip(body):
+                    return
+                body.close()
+        self._body.close()
+        raise error
+
+    async def _skip(self, body: Body) -> bool:
+        """Leave out what is here already, where an upstream begins again at an earlier byte."""
+        left = self._received - body.start
+        while left > 0:
+            data = await body.read()
+            if not data or len(data) > left:
+                return False
+            left -= len(data)
+        return left == 0
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._body.close()
+
+
+async def in_thread(threads: Executor, call: Callable[..., T], *arguments: object) -> T:
+    """What `call` returns; a thread that is inside it is waited for also by who is cancelled, lest two be inside."""
+    running = asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
