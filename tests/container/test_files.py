@@ -1,4 +1,4 @@
-"""What can be said of the container's files without an engine that builds them."""
+"""What can be said of the container's files without an engine that builds them; test_image.py has one."""
 
 import json
 import re
@@ -25,6 +25,14 @@ def test_every_file_that_is_copied_exists() -> None:
     for arguments in copied:
         for source in shlex.split(arguments)[:-1]:
             assert (PROJECT / source).exists(), source
+
+
+def test_what_is_copied_and_nothing_else_is_sent_to_the_engine() -> None:
+    copied = [arguments for name, arguments in instructions() if name == "COPY" and "--from" not in arguments]
+    sources = {source for arguments in copied for source in shlex.split(arguments)[:-1]}
+    lines = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert [line for line in lines if line.startswith("*")] == ["*", "**/__pycache__"]
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == sources
 
 
 def test_what_runs_is_nobody_and_can_be_asked_how_it_is() -> None:
