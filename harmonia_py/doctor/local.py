@@ -16,6 +16,7 @@ from harmonia_py.doctor import (
     certificate,
     daemon,
     directories,
+    importing,
     limits,
     listening,
     machine,
@@ -81,6 +82,7 @@ class LocalView:
             Check("priority", self._look_at_priority, _SECONDS, ""),
             Check("limits", self._look_at_limits, _SECONDS, ""),
             Check("policy", self._look_at_policy, _SECONDS, _DISK_HANGS),
+            Check("import", self._look_at_import, _SECONDS, _DISK_HANGS),
         ]  # fmt: skip
         of_machine = [Check("machine", self._look_at_machine, _SECONDS, _DISK_HANGS)]
         upstreams = [
@@ -159,6 +161,9 @@ class LocalView:
 
     async def _look_at_upstream(self, upstream: Upstream) -> Sequence[Finding]:
         return await mirrored.look_at(upstream, self._config.store_dir, self.candidates)
+
+    async def _look_at_import(self) -> Sequence[Finding]:
+        return await importing.look_at(self._config, self.public_keys, self._environment)
 
     async def _look_at_machine(self) -> Sequence[Finding]:
         return await in_thread(lambda: machine.look_at(self._config))

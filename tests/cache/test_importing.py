@@ -182,7 +182,11 @@ def twice_the_same_name() -> bytes:
     return string(b"nix-archive-1") + strings(b"(", b"type", b"directory") + head + link + head + folder + string(b")")
 
 
-@pytest.mark.parametrize("data", [deep(100), twice_the_same_name(), b"no archive at all" * 100], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    [deep(100), twice_the_same_name(), b"no archive at all" * 100],
+    ids=["too deep", "twice the same name", "no archive"],
+)
 async def test_an_archive_that_could_harm_an_old_nix_stays_outside_though_a_trusted_key_signed_it(
     lab: Lab, upstream: FaultUpstream, tmp_path: Path, data: bytes
 ) -> None:
