@@ -9,6 +9,7 @@ boot another.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--json", type=Path, help="the summary, as a file")
     options = parser.parse_args()
+    # `timeout` ends it so: what it has started ends as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     made = subprocess.run(
         [PROJECT / "scripts/make-machine"], stdout=subprocess.PIPE, text=True, check=False, timeout=_MAKE_LIMIT
     )

@@ -48,7 +48,8 @@ FAULTY: Final = "faulty"
 _EVERY: Final = {
     Happening.BUILD: 6.0,
     Happening.COLLECT: 13.0,
-    Happening.RELOAD: 9.0,
+    # What is wrong with what is remembered shall have time to show: a reload forgets it.
+    Happening.RELOAD: 15.0,
     Happening.SUBSTITUTE: 17.0,
     Happening.RESTART: 29.0,
     Happening.STOP_DAEMON: 47.0,

@@ -19,7 +19,7 @@ from soak.plan import FAULTY, NGINX
 from harmonia_py.cache.breaker import OPEN_SECONDS
 
 # docs/explanation/garbage.md: "gone for clients within seconds".
-GONE_SECONDS: Final = 5.0
+GONE_SECONDS: Final = 4.0
 # A worker that found no daemon has it again at the next question; those that waited for it are answered by then.
 DAEMON_RECOVERY_SECONDS: Final = 4.0
 # An upstream that failed is left alone; the next question shows that it is back. What was being fetched has ended.
