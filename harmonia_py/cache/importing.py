@@ -26,6 +26,7 @@ from harmonia_py.cache.kept import KeptFiles, NotKept, key_of
 from harmonia_py.cache.remembered import NarinfoMemory, Remembered
 from harmonia_py.cache.source import FileSlice
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter
+from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.cache.unpack import NarCheck
 from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable, HarmoniaError
 from harmonia_py.nix.nar_parser import Parser
@@ -99,6 +100,7 @@ class Importing:
         self._untrusted: dict[frozenset[str], float] = {}
         self._silent_until = 0.0
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(_tell)
 
     def want(self, hash_part: HashPart) -> None:
         """Import the path when it is kept, once everything that it refers to is valid."""
@@ -190,6 +192,9 @@ class Importing:
             self._decide(_ELSEWHERE_SECONDS)
             return False
         try:
+            if not await self._store.missing([info.store_path]):  # another process had the lock until now
+                self._decide(_VALID_SECONDS, valid=True)
+                return False
             blob = await self._kept.open(key_of(entry.url))
             if blob is None or blob.size is None:  # re-coded or evicted at this moment
                 if blob is not None:
@@ -211,7 +216,9 @@ class Importing:
     def _signed(self, info: PathInfo) -> PathInfo:
         """The path info as it is sent: what the store says of itself is not the upstream's to say."""
         message = info.fingerprint(self._store_dir)
-        ours = {key.sign(message) for key in self._secret_keys}
+        # As in what is served: with ours, a NarHash would be believed without the address that it is held against.
+        keys = () if rests_on_contents(info, self._store_dir) else self._secret_keys
+        ours = {key.sign(message) for key in keys}
         signatures = tuple(sorted({*info.signatures, *ours}))
         return replace(info, signatures=signatures, registration_time=0, ultimate=False)
 
@@ -283,6 +290,12 @@ def verified_nar(blob: Blob, entry: Remembered, read: SliceReader) -> Iterator[b
     held += check.finish()
     parser.close()
     yield held
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.error("nothing is imported any more", exc_info=error)
 
 
 def _key_names(info: PathInfo) -> frozenset[str]:

@@ -201,20 +201,27 @@ async def test_an_archive_that_could_harm_an_old_nix_stays_outside_though_a_trus
     assert not lab.real(hostile.path_info.store_path).exists()
 
 
+@pytest.mark.parametrize(("method", "signed_by_us"), [(Method.NAR, True), (Method.TEXT, False), (Method.FLAT, False)])
 async def test_a_content_addressed_path_that_nobody_signed_is_imported(
-    lab: Lab, upstream: FaultUpstream, tmp_path: Path
+    lab: Lab, upstream: FaultUpstream, *, tmp_path: Path, method: Method, signed_by_us: bool
 ) -> None:
-    data = nar(File(b"content-addressed"))
-    ca = ContentAddress(Method.NAR, Hash.of(data))
+    """Our signature is not given away where only the contents show that the NarHash is right."""
+    contents = b"content-addressed"
+    data = nar(File(contents))
+    ca = ContentAddress(method, Hash.of(data if method is Method.NAR else contents))
     info = replace(package(1, nar=data).path_info, store_path=ca.store_path("itself", (), STORE_DIR), ca=ca)
     unsigned = signed(replace(package(1, nar=data), path_info=info, file=COMPRESS["xz"](data)), None)
     upstream.serve(unsigned)
     async with mirror_of(upstream, directory=tmp_path / "kept") as mirror:
         await fetch_kept(mirror, unsigned)
-        async with importing_of(lab, mirror, tmp_path / "kept") as (importing, _):
+        async with importing_of(lab, mirror, tmp_path / "kept", SecretKey.generate("ours-1")) as (importing, _):
             importing.want(unsigned.hash_part)
             await importing.idle()
     assert valid(lab, unsigned) == [True]
+    path = lab.full(info.store_path)
+    told = lab.path_infos(path)[path]
+    assert told["ca"] == str(ca)
+    assert len(told.get("signatures", [])) == signed_by_us
 
 
 async def test_of_keys_that_the_daemon_does_not_trust_it_is_asked_once(
