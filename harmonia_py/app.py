@@ -268,6 +268,7 @@ class OpenCache:
             mirror_settings(config),
             counters=MirrorCounters.on(self._metrics),
             recode=read_slice if config.mirror.recompress == "zstd" else None,
+            texts=self._metrics.board.texts,
         )
         self.mirror = await self._resources.enter_async_context(mirror)
         return mirror

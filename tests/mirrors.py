@@ -12,6 +12,7 @@ from fault_upstream import KEY, STORE_DIR, FaultUpstream, Package
 from harmonia_py.cache.asking import OnUnknown, Panel
 from harmonia_py.cache.kept import KeptFiles
 from harmonia_py.cache.mirror import Mirror, MirrorSettings
+from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.slices import read_slice
@@ -28,6 +29,7 @@ async def mirror_of(
     offline: bool = False,
     stall_timeout: float = 5.0,
     recode: bool = False,
+    texts: SharedTexts | None = None,
     **settings: Any,
 ) -> AsyncIterator[Mirror]:
     """One over `upstreams`, which are named `up0`, `up1` and so on; without a directory it keeps nothing."""
@@ -45,7 +47,12 @@ async def mirror_of(
         panel = Panel(opened, budget=budget, on_unknown=OnUnknown(on_unknown), offline=offline)
         blobs = await stack.enter_async_context(DiskBlobs(directory)) if directory is not None else None
         mirror = Mirror(
-            panel, KeptFiles(blobs), STORE_DIR, MirrorSettings(**settings), recode=read_slice if recode else None
+            panel,
+            KeptFiles(blobs),
+            STORE_DIR,
+            MirrorSettings(**settings),
+            recode=read_slice if recode else None,
+            texts=texts,
         )
         yield await stack.enter_async_context(mirror)
 

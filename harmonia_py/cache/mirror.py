@@ -29,6 +29,7 @@ from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.cache.upstream import Upstream, read_document
 from harmonia_py.cache.wanted import Grudges, Hooks, WantedDocument, WantedNar, can_become
 from harmonia_py.errors import StorageError
+from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE, NarInfo, NarUrl
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
@@ -68,6 +69,7 @@ class Mirror:
         settings: see there.
         counters: what is counted; nobody else sees it unless it is given.
         recode: reads slices of files, when what is kept is to be re-coded to zstd.
+        texts: where narinfos are for all workers.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Mirror:
         *,
         counters: MirrorCounters | None = None,
         recode: SliceReader | None = None,
+        texts: SharedTexts | None = None,
     ) -> None:
         self.counters = counters or MirrorCounters()
         self.on_kept: Callable[[HashPart], object] = lambda _: None
-        self.memory = NarinfoMemory(panel, kept, store_dir, negative_ttl=settings.negative_ttl)
+        self.memory = NarinfoMemory(panel, kept, store_dir, negative_ttl=settings.negative_ttl, texts=texts)
         self._panel = panel
         self._kept = kept
         self._store_dir = store_dir

@@ -1,4 +1,4 @@
-"""What upstreams said: in memory for a while, and on disk beside each NAR that is kept.
+"""What upstreams said: in memory for a while, for this process and for all, and on disk beside each NAR that is kept.
 
 A narinfo is on disk only while its NAR is: one that leads to nothing would stop a client that could have gone on to the
 next cache. It is read back through the same doubts as when it came, because keys may have been withdrawn since.
@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from harmonia_py.cache.asking import Panel
 from harmonia_py.cache.blobs import BlobKey
 from harmonia_py.cache.kept import FileFacts, KeptFiles, key_of
 from harmonia_py.cache.origin import KEPT, SourcedNarInfo
 from harmonia_py.cache.trust import parse_narinfo
 from harmonia_py.errors import UpstreamError
+from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
@@ -85,13 +88,25 @@ def narinfo_key(hash_part: HashPart) -> BlobKey:
 
 
 class NarinfoMemory:
-    """The narinfos of one process, and those on disk that all share."""
+    """The narinfos of one process, and those in shared memory and on disk that all share.
 
-    def __init__(self, panel: Panel, kept: KeptFiles, store_dir: StoreDir, *, negative_ttl: float) -> None:
+    A client that was told a narinfo by one worker asks for the NAR wherever its next connection leads.
+    """
+
+    def __init__(
+        self,
+        panel: Panel,
+        kept: KeptFiles,
+        store_dir: StoreDir,
+        *,
+        negative_ttl: float,
+        texts: SharedTexts | None = None,
+    ) -> None:
         self._panel = panel
         self._kept = kept
         self._store_dir = store_dir
         self._negative_ttl = negative_ttl
+        self._texts = texts
         self._present: OrderedDict[HashPart, Remembered] = OrderedDict()
         self._absent: OrderedDict[str, float] = OrderedDict()
 
@@ -99,10 +114,10 @@ class NarinfoMemory:
         """What is remembered of a path, however old."""
         entry = self._present.get(hash_part)
         if entry is None:
-            entry = await self._load(hash_part)
+            entry = await self._load(hash_part) or self._recall(hash_part)
             if entry is None:
                 return None
-            self.remember(entry)
+            self._put(entry)
         elif entry.facts is None and entry.looked + _LOOK_SECONDS < time.monotonic():
             await self.look(entry)
         return entry
@@ -120,6 +135,12 @@ class NarinfoMemory:
 
     def remember(self, entry: Remembered) -> None:
         """Take in what an upstream said."""
+        self._put(entry)
+        if self._texts is not None:
+            text = msgspec.json.encode(self._facts_of(entry))
+            self._texts.put(narinfo_key(entry.narinfo.path_info.store_path.hash_part), text)
+
+    def _put(self, entry: Remembered) -> None:
         hash_part = entry.narinfo.path_info.store_path.hash_part
         self._absent.pop(hash_part, None)
         self._present[hash_part] = entry
@@ -130,6 +151,8 @@ class NarinfoMemory:
     def forget(self, hash_part: HashPart) -> None:
         """What was remembered has proved to be of no use."""
         self._present.pop(hash_part, None)
+        if self._texts is not None:
+            self._texts.remove(narinfo_key(hash_part))
 
     def note_absent(self, key: str) -> None:
         """No upstream has it: a path, by its hash part, or anything else that has a key."""
@@ -144,13 +167,27 @@ class NarinfoMemory:
 
     async def keep(self, entry: Remembered) -> None:
         """Write a narinfo beside its NAR, which is kept."""
-        metadata = {
+        await self._kept.note(narinfo_key(entry.narinfo.path_info.store_path.hash_part), self._facts_of(entry))
+
+    def _facts_of(self, entry: Remembered) -> dict[str, str]:
+        return {
             "narinfo": entry.narinfo.format(self._store_dir).decode(),
             "upstream": entry.upstream,
             "fetched": str(entry.fetched),
             "max_age": str(entry.max_age),
         }
-        await self._kept.note(narinfo_key(entry.narinfo.path_info.store_path.hash_part), metadata)
+
+    def _recall(self, hash_part: HashPart) -> Remembered | None:
+        """What another worker was told a while ago."""
+        text = None if self._texts is None else self._texts.get(narinfo_key(hash_part))
+        if text is None:
+            return None
+        try:
+            entry = self._parse(msgspec.json.decode(text, type=dict[str, str]), hash_part)
+        except (KeyError, ValueError, UpstreamError, msgspec.MsgspecError):
+            return None  # a reload has brought other keys, or other upstreams
+        entry.looked = time.monotonic()  # its narinfo would be on disk, and is not
+        return entry
 
     async def _load(self, hash_part: HashPart) -> Remembered | None:
         metadata = await self._kept.metadata(narinfo_key(hash_part))

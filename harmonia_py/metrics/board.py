@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.metrics.families import COUNTED, Family
-from harmonia_py.metrics.shared import SharedNumbers
+from harmonia_py.metrics.shared import SharedNumbers, SharedTexts
 
 _log = logging.getLogger(__name__)
 
@@ -121,12 +121,14 @@ class Board:
 
     Attributes:
         maker: the process that made it, which is the workers' parent.
-        shared: what all of them write, beside the slots.
+        shared: numbers that all of them write, beside the slots.
+        texts: the same of texts.
     """
 
     def __init__(self, workers: int) -> None:
         self.maker = os.getpid()
         self.shared = SharedNumbers()
+        self.texts = SharedTexts()
         self._places = max(2 * workers, _LEAST_PLACES)
         self._slots = self._places * _SLOTS_OF_A_PLACE
         self._memory = memoryview(mmap.mmap(-1, self._slots * _SLOT_BYTES))

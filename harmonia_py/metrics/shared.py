@@ -1,10 +1,11 @@
-"""Numbers that all workers read and change: what one has learnt, the others know at once.
+"""What one worker has learnt and the others know at once, in memory that the supervisor maps before it forks.
 
-They are in memory that the supervisor maps before it forks. A row is changed by whoever has the lock, a record lock of
-`fcntl(2)`: the kernel takes it from a process that ends, however it ends, so nobody can die with it. Nobody waits long
-for a process that has it and stands still: then a change is not made, and whoever asked for it must bear that.
+Numbers are changed by whoever has the lock, a record lock of `fcntl(2)`: the kernel takes it from a process that ends,
+however it ends, so nobody can die with it. Nobody waits long for a process that has it and stands still: then a change
+is not made, and whoever asked for it must bear that. Such a lock belongs to a process and not to a thread: only the
+event loop changes numbers.
 
-Such a lock belongs to a process and not to a thread: only the event loop changes numbers.
+Texts need no lock: each carries its digest, so what two have written at the same time is not read by anybody.
 """
 
 import errno
@@ -13,6 +14,7 @@ import hashlib
 import logging
 import mmap
 import os
+import struct
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,6 +31,13 @@ _COLUMNS: Final = 1 + NUMBERS
 _WORD: Final = 8
 # Of a supervisor's whole life; a row is never given back.
 _ROWS: Final = 1024
+
+_DIGEST_BYTES: Final = 16
+# Before each text: its digest, in which its name is, and its length.
+_HEAD: Final = struct.Struct(f"={_DIGEST_BYTES}sI")
+# A narinfo with seventy references has 4 KiB. Pages that are not used take no memory: 8 MiB at most, of all workers.
+_TEXT_BYTES: Final = 4096
+_TEXTS: Final = 2048
 # A change takes some ten microseconds, but whoever makes it may have to wait for a processor.
 _PATIENCE_SECONDS: Final = 0.02
 _HELD: Final = frozenset({errno.EACCES, errno.EAGAIN})
@@ -107,7 +116,7 @@ class SharedNumbers:
 
     def row(self, name: str) -> Row:
         """The row with this name, with zeros at first."""
-        tag = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=_WORD).digest(), "little") or 1
+        tag = _tag(name)
         with self._lock.held() as held:
             for row in range(_ROWS if held else 0):
                 at = (tag + row) % _ROWS * _COLUMNS
@@ -116,3 +125,44 @@ class SharedNumbers:
                     return Row(self._cells, at + 1, self._lock)
         _log.warning("%s: this worker shares nothing that it learns", name)
         return Row.alone()
+
+
+class SharedTexts:
+    """Short texts under names, each in its one place, which it may lose to another. Make it before the fork."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _TEXTS * _TEXT_BYTES)
+
+    def put(self, name: str, text: bytes) -> None:
+        """Let all processes know, unless it is too long; what they knew they forget in any case."""
+        if len(text) > _TEXT_BYTES - _HEAD.size:
+            self.remove(name)
+            return
+        start = _place(name)
+        head = _HEAD.pack(_digest(name, text), len(text))
+        self._memory[start : start + _HEAD.size + len(text)] = head + text
+
+    def get(self, name: str) -> bytes | None:
+        """What somebody has put under this name, if it is still there."""
+        start = _place(name)
+        slot = self._memory[start : start + _TEXT_BYTES]  # a copy, so that it does not change meanwhile
+        digest, length = _HEAD.unpack_from(slot)
+        text = slot[_HEAD.size : _HEAD.size + length]
+        return text if len(text) == length and digest == _digest(name, text) else None
+
+    def remove(self, name: str) -> None:
+        """Let nobody read it any more; perhaps another loses its place."""
+        start = _place(name)
+        self._memory[start : start + _HEAD.size] = bytes(_HEAD.size)
+
+
+def _place(name: str) -> int:
+    return _tag(name) % _TEXTS * _TEXT_BYTES
+
+
+def _digest(name: str, text: bytes) -> bytes:
+    return hashlib.blake2b(name.encode() + b"\0" + text, digest_size=_DIGEST_BYTES).digest()
+
+
+def _tag(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=_WORD).digest(), "little") or 1

@@ -32,6 +32,7 @@ from harmonia_py.cache.asking import Nobody
 from harmonia_py.cache.mirror import Mirror
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
@@ -262,6 +263,56 @@ class TestSeveral:
             await settle(mirror)
             assert await fetch(mirror, one) == one.file
         assert upstream.count("/nar/") == 1
+
+
+class TestWorkers:
+    """Two mirrors that share what two workers do: the directory, and the memory."""
+
+    async def test_what_one_was_told_the_other_need_not_ask(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package()
+        upstream.serve(one)
+        texts = SharedTexts()
+        async with (
+            mirror_of(upstream, directory=tmp_path, texts=texts) as first,
+            mirror_of(upstream, directory=tmp_path, texts=texts) as second,
+        ):
+            told = await first.narinfo(one.hash_part)
+            assert await fetch_kept(second, one) == one.file
+            again = await second.narinfo(one.hash_part)
+            assert told is not None
+            assert again is not None
+            assert (again.path_info, again.url) == (told.path_info, told.url)
+        assert (upstream.count(".narinfo"), upstream.count("/nar/")) == (1, 1)
+
+    async def test_what_one_has_forgotten_the_other_does_not_recall(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        texts = SharedTexts()
+        async with (
+            mirror_of(upstream, directory=tmp_path, texts=texts, narinfo_ttl=0.0) as first,
+            mirror_of(upstream, directory=tmp_path, texts=texts) as second,
+        ):
+            assert await first.narinfo(one.hash_part) is not None
+            del upstream.answers[f"/{one.hash_part}.narinfo"]
+            assert await first.narinfo(one.hash_part) is None
+            assert await second.nar(one.our_url) is None
+        assert upstream.count(".narinfo") == 3
+
+    async def test_what_is_too_long_is_asked_again(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        one = package()
+        references = tuple(sorted(package(number).path_info.store_path for number in range(1, 100)))
+        one = signed(replace(one, path_info=replace(one.path_info, references=references)), KEY)
+        upstream.serve(one)
+        texts = SharedTexts()
+        async with (
+            mirror_of(upstream, directory=tmp_path, texts=texts) as first,
+            mirror_of(upstream, directory=tmp_path, texts=texts) as second,
+        ):
+            assert await first.narinfo(one.hash_part) is not None
+            assert await fetch(second, one) == one.file
+        assert upstream.count(".narinfo") == 2
 
 
 class TestTrust:

@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 from fault_upstream import KEY, Connection, FaultUpstream, hang, package, status
 from server import Server
+from worker_clients import connect, worker_of
 
 from harmonia_py.cache.breaker import FAILURES
 
@@ -62,53 +63,8 @@ async def running(
         await asyncio.to_thread(server.stop)
 
 
-class Client:
-    """One connection that stays open, and so one worker."""
-
-    def __init__(self, server: Server) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        self._connection.connect()
-        self.worker = worker_of(server, self._connection.sock.getsockname()[1], server.port)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    async def narinfo(self, number: int) -> int:
-        return await asyncio.to_thread(self._get, f"/{package(number).hash_part}.narinfo")
-
-    def _get(self, path: str) -> int:
-        self._connection.request("GET", path)
-        response = self._connection.getresponse()
-        response.read()
-        return response.status
-
-
-def worker_of(server: Server, peer_port: int, own_port: int | None = None) -> int:
-    """The process of `server` that has the connection with this port at the other end."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            fields = line.split()
-            ports = [int(address.partition(":")[2], 16) for address in fields[1:3]]
-            if ports[1] != peer_port or own_port not in (None, ports[0]):
-                continue
-            for process in server.processes()[1:]:
-                with contextlib.suppress(OSError):
-                    links = [str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()]
-                    if f"socket:[{fields[9]}]" in links:
-                        return process
-        time.sleep(0.01)
-    raise AssertionError("nobody has this connection")
-
-
-async def connect(server: Server, stack: AsyncExitStack) -> list[Client]:
-    """Sixteen clients, of more than one worker."""
-    clients: list[Client] = []
-    while len(clients) < 16 or len({client.worker for client in clients}) < 2:
-        assert len(clients) < 200
-        clients.append(await asyncio.to_thread(Client, server))
-        stack.callback(clients[-1].close)
-    return clients
+def narinfo(number: int) -> str:
+    return f"/{package(number).hash_part}.narinfo"
 
 
 def breaker_open(server: Server) -> bool:
@@ -140,7 +96,7 @@ async def test_one_after_the_other_three_of_a_hundred_pay_over_all_workers(
         paid = []
         for number in range(100):
             begun = time.monotonic()
-            code = await clients[number % len(clients)].narinfo(number)
+            code = await clients[number % len(clients)].get(narinfo(number))
             paid.append(time.monotonic() - begun > NOTHING)
             # Once nobody is left to ask, work goes on without.
             assert code == (502 if number < FAILURES - 1 else 404)
@@ -157,10 +113,10 @@ async def test_who_asks_while_others_wait_pays_once_and_whoever_comes_then_nothi
     upstream.default = hang
     async with running(tmp_path, upstream, budget=BUDGET) as server, AsyncExitStack() as stack:
         clients = await connect(server, stack)
-        await asyncio.gather(*[client.narinfo(number) for number, client in enumerate(clients)])
+        await asyncio.gather(*[client.get(narinfo(number)) for number, client in enumerate(clients)])
         asked = len(upstream.requests)
         assert FAILURES <= asked <= len(clients)
-        codes = [await client.narinfo(100 + number) for number, client in enumerate(clients)]
+        codes = [await client.get(narinfo(100 + number)) for number, client in enumerate(clients)]
         assert codes == [404] * len(clients)
         assert len(upstream.requests) == asked
 
@@ -176,7 +132,7 @@ async def test_a_probe_whose_worker_is_killed_is_followed_by_one_other(upstream:
     async with running(tmp_path, upstream, budget=4.0, quick=True) as server:
 
         async def ask(number: int) -> int:
-            return (await asyncio.to_thread(server.get, f"/{package(number).hash_part}.narinfo")).status
+            return (await asyncio.to_thread(server.get, narinfo(number))).status
 
         assert [await ask(number) for number in range(FAILURES)] == [502] * (FAILURES - 1) + [404]
         await until_breaker(server, is_open=True)

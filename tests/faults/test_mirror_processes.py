@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from fault_upstream import KEY, Connection, FaultUpstream, Package, package
 from mirrors import kept
 from server import Server
+from worker_clients import connect
 
 SIZE = 6_000_000
 
@@ -121,6 +122,18 @@ async def test_twenty_clients_over_four_workers_cause_one_download(
         assert all(data == one.file for data in await asyncio.gather(*clients))
         await until_kept(server, one)
     assert upstream.count("/nar/") == 1
+
+
+async def test_what_one_worker_was_told_no_other_asks_again(upstream: FaultUpstream, tmp_path: Path) -> None:
+    one = package()
+    upstream.serve(one)
+    async with running(tmp_path, settings(upstream)) as server, AsyncExitStack() as stack:
+        clients = await connect(server, stack)
+        for client in clients:
+            assert await client.get(f"/{one.hash_part}.narinfo") == 200
+        for client in clients:
+            assert await client.get(f"/{one.our_url}") == 200
+    assert (upstream.count(".narinfo"), upstream.count("/nar/")) == (1, 1)
 
 
 async def test_the_fastest_and_the_slowest_client_get_all_of_it(
