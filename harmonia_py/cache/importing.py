@@ -144,6 +144,7 @@ class Importing:
             entry = await self._memory.find(hash_part)
             if entry is not None:
                 await self._memory.look(entry)
+                entry = replace(entry)  # as it is now, whoever looks again meanwhile
             if entry is None or entry.facts is None:
                 self._queue.drop()
                 return

@@ -125,13 +125,14 @@ class NarinfoMemory:
     async def look(self, entry: Remembered) -> None:
         """See whether the NAR is kept; as zstd rather than otherwise."""
         entry.looked = time.monotonic()
-        original = entry.narinfo.compression
-        for compression in dict.fromkeys(("zstd", original)):
-            entry.compression = compression
-            entry.facts = await self._kept.facts(key_of(entry.url))
-            if entry.facts is not None:
-                return
-        entry.compression = original
+        info = entry.narinfo.path_info
+        compression, facts = "", None
+        for compression in dict.fromkeys(("zstd", entry.narinfo.compression)):
+            facts = await self._kept.facts(key_of(NarUrl(info.store_path.hash_part, info.nar_hash, compression)))
+            if facts is not None:
+                break
+        # Together: others read the entry while this waits for the disk.
+        entry.compression, entry.facts = compression, facts
 
     def remember(self, entry: Remembered) -> None:
         """Take in what an upstream said."""

@@ -114,6 +114,23 @@ class TestNarinfos:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
 
+    async def test_while_its_file_is_looked_for_nobody_is_told_the_name_of_another(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        """A kept xz file was offered as zstd for as long as the look at the disk took."""
+        one = package(compression="xz")
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            await fetch_kept(mirror, one)
+            entry = await mirror.memory.find(one.hash_part)
+            assert entry is not None
+            mirror._kept._facts.clear()
+            looking = asyncio.create_task(mirror.memory.look(entry))
+            while not looking.done():
+                assert entry.published().url == str(one.our_url)
+                await asyncio.sleep(0)
+            assert entry.facts is not None
+
 
 class TestUnknown:
     @pytest.mark.parametrize(
