@@ -4,6 +4,7 @@ Source: `src/libstore/filetransfer.cc` of Nix for the meaning of statuses; RFC 9
 """
 
 import email.utils
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ _BUFFER_BYTES: Final = 512 * 1024
 _ABSENT: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.FORBIDDEN})
 _BUSY: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +97,14 @@ class HttpUpstream:
         """See `Upstream.open`. The answer's headers are read; a 404, 410 or 403 is None."""
         headers = {} if resume is None else _range_headers(resume)
         # The URL is the upstream's: nothing in it is decoded or encoded, because its query may be a signature.
-        target = self._base.join(URL(url, encoded=True))
+        target = _joined(self._base, url)
         for _ in range(_MAX_REDIRECTS + 1):
             response = await self._get(target, headers)
             if response.status not in _REDIRECTS:
                 return _body(response, resume, self._place.stall_timeout)
             location = response.headers.get(hdrs.LOCATION, "")
             response.release()
-            try:
-                target = target.join(URL(location, encoded=True))
-            except ValueError:
-                raise UpstreamProtocolError("a redirect leads nowhere") from None
+            target = _joined(target, location)
         raise UpstreamProtocolError("too many redirects")
 
     async def _get(self, target: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
@@ -121,6 +120,18 @@ class HttpUpstream:
             return await self._session.get(target, headers=headers, allow_redirects=False, proxy=proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translated(error) from error
+
+
+def _joined(base: URL, text: str) -> URL:
+    """Where a URL of an upstream leads."""
+    try:
+        target = base.join(URL(text, encoded=True))
+        # Host and port are not looked at before they are asked for.
+        if target.host:
+            target.origin()
+    except ValueError:
+        raise UpstreamProtocolError("a URL leads nowhere") from None
+    return target
 
 
 def _range_headers(resume: Resume) -> dict[str, str]:
@@ -210,12 +221,10 @@ def _translated(error: Exception) -> UpstreamUnreachable | UpstreamProtocolError
 
 def _content_range(text: str) -> tuple[int, int | None]:
     """The first byte and the size of the whole, of `bytes 10-99/100`."""
-    unit, _, rest = text.partition(" ")
-    part, _, size = rest.partition("/")
-    start = part.partition("-")[0]
-    if unit != "bytes" or not start.isdecimal() or not (size.isdecimal() or size == "*"):
+    match = _CONTENT_RANGE.fullmatch(text)
+    if match is None:
         raise UpstreamProtocolError("a part of a file came without saying which")
-    return int(start), None if size == "*" else int(size)
+    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
@@ -240,7 +249,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return float(text[:6])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
