@@ -60,6 +60,19 @@ class Connection:
             left -= self._receive(self._view)
         return length
 
+    def first_byte(self, target: str) -> float:
+        """Seconds until the first byte of a body is there, which is then read to its end."""
+        start = time.perf_counter()
+        headers, body = self._begin(target)
+        count = len(body) or self._receive(self._view)
+        seconds = time.perf_counter() - start
+        length = _content_length(headers)
+        if length is None:
+            raise BenchmarkError(f"{target}: no Content-Length")
+        while count < length:
+            count += self._receive(self._view)
+        return seconds
+
     def begin(self, target: str) -> None:
         """Ask, read the first bytes of the answer, and leave the rest where it is."""
         self._begin(target)
@@ -122,6 +135,12 @@ def get_each(address: Address, targets: Sequence[str]) -> float:
         for target in targets:
             connection.get(target)
         return time.perf_counter() - start
+
+
+def first_bytes(address: Address, targets: Sequence[str]) -> list[float]:
+    """Seconds until the first byte of each target's body, one after the other over one connection."""
+    with Connection(address) as connection:
+        return [connection.first_byte(target) for target in targets]
 
 
 def drain_all(address: Address, targets: Sequence[str], connections: int) -> tuple[float, int]:

@@ -27,11 +27,12 @@ def copy(bench: Bench) -> Iterator[Sample]:
                 for target in targets:
                     bench.check_time()
                     with Watch(target.server.tree) as watch:
-                        seconds = _copy(bench, target.server)
+                        seconds = copy_closure(bench, target.server)
                     yield Sample(case, target.server.name, seconds, watch.cpu_seconds, watch.peak_pss)
 
 
-def _copy(bench: Bench, server: Server) -> float:
+def copy_closure(bench: Bench, server: Server) -> float:
+    """Seconds that `nix copy --from` takes for the whole closure, into a store with nothing in it."""
     options = ("--option", "trusted-public-keys", bench.closure.public_key.strip())
     return _in_empty_store(bench, "nix", "copy", "--from", server.url, *options, bench.closure.root)
 

@@ -76,8 +76,8 @@ class Contender:
     restarts: bool = True
 
 
-def nginx(closure: Closure, name: str = "nginx") -> Contender:
-    """Nginx with a file cache: the practical limit."""
+def nginx(closure: Closure, name: str = "nginx", *, limit: str = "") -> Contender:
+    """Nginx with a file cache: the practical limit; `limit` is the `limit_rate` of each connection."""
 
     def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
         port = _free_port()
@@ -90,6 +90,7 @@ def nginx(closure: Closure, name: str = "nginx") -> Contender:
                 directory=directory,
                 port=port,
                 root=closure.file_cache(setting.form),
+                limit=f"limit_rate {limit};" if limit else "",
             )
         )
         command = ["nginx", "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(configuration)]
@@ -108,30 +109,49 @@ def harmonia_py(closure: Closure, daemon_socket: Path, tree: Path, name: str = "
     """This project, as it is in `tree`, on the store that the file caches were made from."""
 
     def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
-        port = _free_port()
-        configuration = directory / "harmonia.toml"
-        configuration.write_text(
-            f'bind = "127.0.0.1:{port}"\n'
+        return _harmonia_py(
+            name,
+            directory,
+            tree,
             f"workers = {setting.workers}\n"
             f'real_nix_store = "{closure.store.real_store}"\n'
             f'daemon_socket = "{daemon_socket}"\n'
             f'sign_key_paths = ["{closure.secret_key}"]\n'
             f'compression = "{setting.form}"\n'
-            f"access_log = {str(setting.access_log).lower()}\n"
+            f"access_log = {str(setting.access_log).lower()}\n",
         )
-        kept = {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
-        for folder in kept.values():
-            Path(folder).mkdir()
-        # Not the installed command: the working directory says which tree is measured.
-        command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
-        return _running(name, command, port, directory, environment=_as_installed() | kept, working_directory=tree)
 
     return Contender(name, start, lambda _: [closure.store.real_store])
 
 
-def _as_installed() -> dict[str, str]:
-    """The environment, in which Python keeps what it compiled: whatever installs a program compiles it."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+def mirror(closure: Closure, upstream: str, tree: Path, name: str = "harmonia-py") -> Contender:
+    """This project as a mirror of one upstream, with nothing kept yet."""
+
+    def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        return _harmonia_py(
+            name,
+            directory,
+            tree,
+            f"workers = {setting.workers}\n"
+            'real_nix_store = "/nowhere/store"\n'
+            'daemon_socket = "/nowhere/socket"\n'
+            f"access_log = {str(setting.access_log).lower()}\n"
+            f'[[upstream]]\nurl = "{upstream}"\npublic_keys = ["{closure.public_key.strip()}"]\n',
+        )
+
+    return Contender(name, start)
+
+
+def _harmonia_py(name: str, directory: Path, tree: Path, settings: str) -> AbstractContextManager[Server]:
+    port = _free_port()
+    configuration = directory / "harmonia.toml"
+    configuration.write_text(f'bind = "127.0.0.1:{port}"\n{settings}')
+    kept = {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
+    for folder in kept.values():
+        Path(folder).mkdir()
+    # Not the installed command: the working directory says which tree is measured.
+    command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
+    return _running(name, command, port, directory, environment=os.environ | kept, working_directory=tree)
 
 
 def peer(name: str, url: str) -> Contender:
@@ -239,6 +259,7 @@ http {{
   tcp_nopush on;
   keepalive_requests 1000000000;
   {access_log}
+  {limit}
   types {{ text/x-nix-narinfo narinfo; application/x-nix-nar nar zst; }}
   client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy;

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from benchmarks import BenchmarkError
-from benchmarks.client import Address, Connection, drain_all, get_each
+from benchmarks.client import Address, Connection, drain_all, first_bytes, get_each
 
 
 @contextmanager
@@ -76,3 +76,10 @@ def test_an_answer_other_than_200_stops_the_benchmark() -> None:
         pytest.raises(BenchmarkError, match="404"),
     ):
         drain_all(address, ["/a"] * 10, 2)
+
+
+def test_the_time_to_a_first_byte_is_taken_of_each_and_the_rest_is_read() -> None:
+    with answering(PLAIN, 100) as address:
+        seconds = first_bytes(address, ["/a", "/b", "/c"])
+    assert len(seconds) == 3
+    assert all(0 < each < 10 for each in seconds)
