@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from harmonia_py.cache.source import Pause, Piece
-from harmonia_py.web.transfer import in_memory
+from harmonia_py.web.pieces import in_memory
 
 if sys.version_info >= (3, 14):
     from compression import zstd

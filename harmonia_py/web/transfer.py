@@ -7,47 +7,34 @@ blocks the event loop on the disk. Where there is no plain socket (TLS), the pie
 """
 
 import asyncio
-import errno
 import os
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from harmonia_py.cache.source import FileSlice, Pause, Piece
-from harmonia_py.errors import StorageError, StorePathChanged
+from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.web.figures import HttpFigures, Sending
 from harmonia_py.web.limits import Limits, Pace, unsent_bytes
+from harmonia_py.web.pieces import close_pieces, gather, in_memory
+from harmonia_py.web.pump import ClientGone, Full, Outcome, Pump
 
-# A thread gives way to the next transfer after this much, so that a few threads serve many fast clients evenly.
-TURN_BYTES: Final = 32 * 1024 * 1024
 # More threads than cores: they wait for the disk.
 THREADS: Final = 16
-# What passes through memory at once when the kernel cannot copy for us.
-COPY_BYTES: Final = 256 * 1024
-
 # So that a look is not a hair too early.
 _TICK_SECONDS: Final = 0.01
-
-# What sendfile says when it is the file and not the socket that fails.
-_FILE_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EBADF, errno.EOVERFLOW, errno.ENOMEM, errno.ESTALE})
 
 # For SO_LINGER: whether closing waits, and for how many seconds; not at all means a reset.
 _RESET: Final = struct.pack("ii", 1, 0)
 _NO_RESET: Final = struct.pack("ii", 0, 0)
 
 T = TypeVar("T")
-
-
-class ClientGone(ConnectionError):
-    """The client closed the connection, or took nothing for too long."""
 
 
 class DownloadResponse(web.StreamResponse):
@@ -67,88 +54,6 @@ class Cut(ConnectionError):
         super().__init__(status)
         self.status = status
         self.sending = sending
-
-
-@dataclass(frozen=True, slots=True)
-class _Full:
-    """The socket takes no more for now."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """Enough for one turn; there is more."""
-
-
-_Outcome = _Full | _Turn | Pause | None
-
-
-class _Pump:
-    """One transfer over a plain socket. One thread at a time calls `run`."""
-
-    def __init__(self, sock: socket.socket, pieces: Iterator[Piece], *, chunked: bool) -> None:
-        self.sent = 0
-        self.first_byte: float | None = None
-        self._socket = sock
-        self._pieces = pieces
-        self._chunked = chunked
-        # What is to be sent, in this order, before the generator is resumed.
-        self._bytes = memoryview(b"")
-        self._slice: FileSlice | None = None
-        self._trailer = b""
-
-    def run(self) -> _Outcome:
-        """Send until there is nothing left (None), the socket is full, the turn is over, or there is a pause."""
-        stop = self.sent + TURN_BYTES
-        while self.sent < stop:
-            try:
-                busy = self._send()
-            except BlockingIOError:
-                return _Full()
-            except OSError as error:
-                raise ClientGone from error
-            if not busy:
-                piece = next(self._pieces, None)
-                if piece is None or isinstance(piece, Pause):
-                    return piece
-                if self.first_byte is None:
-                    self.first_byte = time.perf_counter()
-                self._take(piece)
-        return _Turn()
-
-    def _send(self) -> bool:
-        """Hand the kernel as much as it takes of what there is; False when there was nothing."""
-        if self._bytes:
-            count = self._socket.send(self._bytes)
-            self._bytes = self._bytes[count:]
-            self.sent += count
-        elif self._slice is not None:
-            try:
-                count = os.sendfile(self._socket.fileno(), self._slice.fd, self._slice.offset, self._slice.size)
-            except OSError as error:
-                if error.errno in _FILE_ERRORS:
-                    raise StorageError(f"a file cannot be read while it is being sent: {error}") from error
-                raise
-            if count == 0:
-                raise StorePathChanged("a file became shorter while it was being sent")
-            self.sent += count
-            left = self._slice.size - count
-            self._slice = FileSlice(self._slice.fd, self._slice.offset + count, left) if left else None
-        elif self._trailer:
-            self._bytes, self._trailer = memoryview(self._trailer), b""
-        else:
-            return False
-        return True
-
-    def _take(self, piece: bytes | FileSlice) -> None:
-        size = piece.size if isinstance(piece, FileSlice) else len(piece)
-        if size == 0:
-            return
-        head = b"%x\r\n" % size if self._chunked else b""
-        self._trailer = b"\r\n" if self._chunked else b""
-        if isinstance(piece, FileSlice):
-            self._bytes, self._slice = memoryview(head), piece
-        else:
-            self._bytes = memoryview(head + piece if head else piece)
 
 
 class Transfers:
@@ -173,7 +78,7 @@ class Transfers:
         parts = in_memory(pieces)
         data: list[bytes] = []
         try:
-            while (pause := await self.in_thread(lambda: _gather(parts, data))) is not None:  # noqa: ASYNC110  # no event
+            while (pause := await self.in_thread(lambda: gather(parts, data))) is not None:  # noqa: ASYNC110  # no event
                 await asyncio.sleep(pause.seconds)
         finally:
             self._close_when_done(None, None, parts)
@@ -199,14 +104,14 @@ class Transfers:
         if transport.get_extra_info("sslcontext") is not None:
             await self._send_through_transport(writer, transport, pieces, sending)
             return
-        running: asyncio.Future[_Outcome] | None = None
+        running: asyncio.Future[Outcome] | None = None
         sock: socket.socket | None = None
-        pump: _Pump | None = None
+        pump: Pump | None = None
         pace = Pace(self.limits)
         try:
             await self._flush(writer, transport)
             sock = _duplicate(transport)
-            pump = _Pump(sock, pieces, chunked=chunked)
+            pump = Pump(sock, pieces, chunked=chunked)
             while True:
                 running = asyncio.get_running_loop().run_in_executor(self.threads, pump.run)
                 outcome = await asyncio.shield(running)
@@ -216,7 +121,7 @@ class Transfers:
                     return
                 if isinstance(outcome, Pause):
                     await asyncio.sleep(outcome.seconds)
-                elif isinstance(outcome, _Full):
+                elif isinstance(outcome, Full):
                     await self._until_writable(sock, pump.sent, pace)
                 if transport.is_closing():
                     raise ClientGone
@@ -228,19 +133,19 @@ class Transfers:
             self._close_when_done(running, sock, pieces)
 
     def _close_when_done(
-        self, running: asyncio.Future[_Outcome] | None, sock: socket.socket | None, pieces: Iterator[Piece]
+        self, running: asyncio.Future[Outcome] | None, sock: socket.socket | None, pieces: Iterator[Piece]
     ) -> None:
         """Close what a transfer held, once no thread uses it; closing a generator may wait for the disk."""
 
-        def close(done: asyncio.Future[_Outcome] | None = None) -> None:
+        def close(done: asyncio.Future[Outcome] | None = None) -> None:
             if done is not None and not done.cancelled():
                 done.exception()
             if sock is not None:
                 sock.close()
             try:
-                self.threads.submit(_close, pieces)
+                self.threads.submit(close_pieces, pieces)
             except RuntimeError:  # the threads have ended, and so will the process
-                _close(pieces)
+                close_pieces(pieces)
 
         if running is None or running.done():
             close(running)
@@ -317,33 +222,6 @@ class Transfers:
             raise ClientGone from None
 
 
-def in_memory(pieces: Iterator[Piece]) -> Generator[bytes | Pause, None, None]:
-    """`pieces` with slices of files read into memory, a little at a time; closing it closes `pieces`."""
-    try:
-        for piece in pieces:
-            if not isinstance(piece, FileSlice):
-                yield piece
-                continue
-            offset, stop = piece.offset, piece.offset + piece.size
-            while offset < stop:
-                data = os.pread(piece.fd, min(COPY_BYTES, stop - offset), offset)
-                if not data:
-                    raise StorePathChanged("a file became shorter while it was being sent")
-                offset += len(data)
-                yield data
-    finally:
-        _close(pieces)
-
-
-def _gather(parts: Iterator[bytes | Pause], data: list[bytes]) -> Pause | None:
-    """Append to `data` what comes, up to a pause or, then it is None, to the end."""
-    for part in parts:
-        if isinstance(part, Pause):
-            return part
-        data.append(part)
-    return None
-
-
 @contextmanager
 def reset_unless_finished(transport: asyncio.Transport) -> Iterator[None]:
     """For an answer that ends with its connection: if anything else ends that, the client sees a reset.
@@ -375,9 +253,3 @@ def _descriptor(transport: asyncio.Transport) -> int:
 def _set(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _close(pieces: Iterator[Piece]) -> None:
-    close = getattr(pieces, "close", None)
-    if close is not None:
-        close()
