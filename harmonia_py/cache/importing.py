@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BUFFER_BYTES: Final = 256 * 1024
+# Parsing is done in Python: of many small files a megabyte takes long, and others wait for the interpreter meanwhile.
+_PARSED_BYTES: Final = 32 * 1024
 # A path that is valid may be collected, and be wanted again.
 _VALID_SECONDS: Final = 600.0
 # A file that has rotted, a store that is full: somebody mends it, or nobody does.
@@ -284,7 +286,9 @@ def verified_nar(blob: Blob, entry: Remembered, read: SliceReader) -> Iterator[b
         assert isinstance(piece, FileSlice)
         for data in read(piece, buffer):
             for portion in check.portions(bytes(data)):
-                parser.feed(portion)
+                for start in range(0, len(portion), _PARSED_BYTES):
+                    parser.feed(portion[start : start + _PARSED_BYTES])
+                    time.sleep(0)
                 if held:
                     yield held
                 held = portion
