@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from typing import Final
 
 import aiohttp
@@ -22,8 +23,8 @@ from harmonia_py.errors import UpstreamUnreachable
 _WORTH_BYTES: Final = 1024 * 1024
 # What is received at once: it stays in the processor's cache until it is written and hashed.
 _BUFFER_BYTES: Final = 256 * 1024
-# A thread gives way to the next download after this much.
-_TURN_BYTES: Final = 4 * 1024 * 1024
+# A thread gives way to the next download after this time: a megabyte of xz takes fifty times as long as one as it is.
+_TURN_SECONDS: Final = 0.02
 # A thread is woken for a buffer full, or after this time for whatever is there: readers look as often.
 _GATHER_SECONDS: Final = 0.016
 
@@ -52,8 +53,8 @@ class SocketTap:
             data, self._buffered = self._buffered, b""
             take(memoryview(data))
         view = memoryview(_buffer())
-        stop = max(0, self._left - _TURN_BYTES)
-        while self._left > stop and (count := self._receive(view[: self._left])):
+        stop = time.monotonic() + _TURN_SECONDS
+        while self._left and time.monotonic() < stop and (count := self._receive(view[: self._left])):
             self._left -= count
             take(view[:count])
         return self._left > 0
