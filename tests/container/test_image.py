@@ -29,6 +29,22 @@ CONFIGURATION: Final = "/etc/harmonia-py/harmonia.toml"
 UPSTREAM_PORT: Final = 8000
 NO_SUCH_PROGRAM: Final = 127
 
+# What starts compose.yaml, in a network of its own with all that leads to others, where port 5000 is nobody's.
+COMPOSE: Final = """
+set -eu
+ip link set lo up
+mkdir -p /var/lib/cni /run/netns
+mount -t tmpfs tmpfs /var/lib/cni
+mount -t tmpfs tmpfs /run/netns
+trap 'podman-compose --project-name tested down --volumes >&2' EXIT
+podman-compose --project-name tested up --detach >&2
+for _ in $(seq 50); do
+    podman healthcheck run tested_harmonia-py_1 >&2 && break
+    sleep 0.1
+done
+"$@"
+"""
+
 # What pip and apt are told on this machine about where things come from, they are told while the image is built.
 OF_THIS_MACHINE: Final = ("/etc/pip.conf", "/etc/ssl/certs")
 
@@ -250,6 +266,20 @@ def test_nix_substitutes_from_the_composed_mirror_also_when_the_upstream_is_gone
         container.wait_for(lambda: container.logs().count('"reloaded"') == settings["workers"])
     with composed(engine, image, file) as container:
         substitute(lab, container, "second", key)
+
+
+def test_compose_starts_it_as_it_is(engine: Engine, image: str) -> None:
+    """With its own network, its published port and its volumes; the upstream that it names cannot be reached."""
+    engine.run("podman", "tag", image, "localhost/harmonia-py")
+    try:
+        code = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:5000/ready', timeout=20).read())"
+        told = engine.run(
+            *("env", "-C", PROJECT / "container", "unshare", "--net", "--mount", "--propagation", "private"),
+            *("sh", "-c", COMPOSE, "sh", sys.executable, "-c", code),
+        )
+        assert told == "b'OK\\n'\n"
+    finally:
+        engine.run("podman", "untag", "localhost/harmonia-py")
 
 
 @pytest.mark.usefixtures("volumes")
