@@ -279,7 +279,7 @@ def test_compose_starts_it_as_it_is(engine: Engine, image: str) -> None:
         )
         assert told == "b'OK\\n'\n"
     finally:
-        engine.run("podman", "untag", "localhost/harmonia-py")
+        engine.run("podman", "image", "rm", "localhost/harmonia-py")
 
 
 @pytest.mark.usefixtures("volumes")
