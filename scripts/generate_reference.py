@@ -43,7 +43,7 @@ and headers, is in [openapi.yaml](openapi.yaml), for programs and for whoever wa
 
 """
 
-# In the words of environ(7); the code that reads them is config.py, keys.py, listen.py and notify.py.
+# In the words of environ(7); the code that reads them is config_file.py, keys.py, listen.py and notify.py.
 _ENVIRONMENT: Final = {
     "CONFIG_FILE": "the configuration file",
     "SIGN_KEY_PATHS": "files with secret keys, separated by spaces, besides those in the file; also SIGN_KEY_PATH",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harmonia_py import config
+from harmonia_py import config, config_file
 from harmonia_py.config import Config
 from harmonia_py.config_tables import KeptNars, Zstd
 from harmonia_py.errors import ConfigError
@@ -35,7 +35,7 @@ def write(tmp_path: Path) -> Write:
 def load(
     file: Path | None = None, environment: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    return config.load(file, SYSTEMD | dict(environment or {}), overrides or {})
+    return config_file.load(file, SYSTEMD | dict(environment or {}), overrides or {})
 
 
 def default(**settings: Any) -> Config:
@@ -245,17 +245,17 @@ class TestEnvironment:
         assert load(file, {"RUST_LOG": "debug"}, {"log_level": "warn"}).log_level == "warn"
 
     def test_the_first_directory_that_systemd_names_is_the_state_directory(self) -> None:
-        assert config.load(None, {"STATE_DIRECTORY": "/one:/two"}, {}).state_directory == "/one"
+        assert config_file.load(None, {"STATE_DIRECTORY": "/one:/two"}, {}).state_directory == "/one"
 
     def test_without_systemd_a_user_keeps_state_at_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.geteuid", lambda: 1000)
-        assert config.load(None, {"HOME": "/home/me"}, {}).state_directory == "/home/me/.local/state/harmonia-py"
+        assert config_file.load(None, {"HOME": "/home/me"}, {}).state_directory == "/home/me/.local/state/harmonia-py"
         environment = {"HOME": "/home/me", "XDG_STATE_HOME": "/xdg"}
-        assert config.load(None, environment, {}).state_directory == "/xdg/harmonia-py"
+        assert config_file.load(None, environment, {}).state_directory == "/xdg/harmonia-py"
 
     def test_without_systemd_root_keeps_state_in_var(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("os.geteuid", lambda: 0)
-        assert config.load(None, {}, {}).state_directory == "/var/lib/harmonia-py"
+        assert config_file.load(None, {}, {}).state_directory == "/var/lib/harmonia-py"
 
 
 class TestFindFile:
@@ -264,25 +264,25 @@ class TestFindFile:
         monkeypatch.chdir(tmp_path)
 
     def test_there_may_be_none(self) -> None:
-        assert config.find_file(None, {}) is None
-        assert config.find_file(None, {"CONFIG_FILE": ""}) is None
+        assert config_file.find_file(None, {}) is None
+        assert config_file.find_file(None, {"CONFIG_FILE": ""}) is None
 
     def test_settings_toml_where_it_starts_is_taken(self) -> None:
         Path("settings.toml").touch()
-        assert config.find_file(None, {}) == Path("settings.toml")
+        assert config_file.find_file(None, {}) == Path("settings.toml")
 
     def test_the_command_line_wins_over_the_environment_and_that_over_settings_toml(self) -> None:
         for name in ("settings.toml", "environment.toml", "named.toml"):
             Path(name).touch()
         environment = {"CONFIG_FILE": "environment.toml"}
-        assert config.find_file(None, environment) == Path("environment.toml")
-        assert config.find_file("named.toml", environment) == Path("named.toml")
+        assert config_file.find_file(None, environment) == Path("environment.toml")
+        assert config_file.find_file("named.toml", environment) == Path("named.toml")
 
     def test_a_file_that_was_named_must_be_there(self) -> None:
         with pytest.raises(ConfigError, match=r"^nowhere\.toml: no such configuration file$"):
-            config.find_file("nowhere.toml", {})
+            config_file.find_file("nowhere.toml", {})
         with pytest.raises(ConfigError, match=r"^nowhere\.toml: no such configuration file$"):
-            config.find_file(None, {"CONFIG_FILE": "nowhere.toml"})
+            config_file.find_file(None, {"CONFIG_FILE": "nowhere.toml"})
 
 
 class TestStoreLayouts:
@@ -319,7 +319,7 @@ configurations = st.builds(
 
 @given(configurations)
 def test_what_check_config_prints_loads_to_the_same_configuration(settings: Config) -> None:
-    printed = tomllib.loads(config.format_toml(settings))
+    printed = tomllib.loads(config_file.format_toml(settings))
     assert msgspec.convert(printed, Config) == settings
 
 

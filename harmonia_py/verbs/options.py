@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from harmonia_py import config
+from harmonia_py import config_file
+from harmonia_py.config import Config
 
 Verbs = Any  # argparse keeps the type of add_subparsers() private
 
@@ -43,15 +44,15 @@ def add_upstream(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(options: argparse.Namespace) -> tuple[Path | None, config.Config]:
+def load(options: argparse.Namespace) -> tuple[Path | None, Config]:
     """The configuration file, if there is one, and what is in effect.
 
     Raises:
         ConfigError: what is wrong with it.
     """
-    file = config.find_file(options.config, os.environ)
+    file = config_file.find_file(options.config, os.environ)
     # A verb need not have every option.
     given: dict[str, Any] = {name: value for name in _SETTINGS if (value := getattr(options, name, None)) is not None}
     if getattr(options, "upstream", None):
         given["upstream"] = [{"url": url} for url in options.upstream]
-    return file, config.load(file, os.environ, given)
+    return file, config_file.load(file, os.environ, given)

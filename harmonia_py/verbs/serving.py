@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harmonia_py import config, keys, listen, log_format, tokens
+from harmonia_py import config_file, keys, listen, log_format, tokens
+from harmonia_py.config import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.verbs.options import Verbs, add_settings, load
 
@@ -49,13 +50,13 @@ def _serve(options: argparse.Namespace) -> int:
     return serve.serve(file, settings, listeners, lambda: _reload(options))
 
 
-def _reload(options: argparse.Namespace) -> config.Config:
+def _reload(options: argparse.Namespace) -> Config:
     settings = load(options)[1]
     _set_up_log(settings)
     return settings
 
 
-def _set_up_log(settings: config.Config) -> None:
+def _set_up_log(settings: Config) -> None:
     log_format.set_up(
         level=settings.log_level, json_lines=settings.log_format == "json", access_log=settings.access_log
     )
@@ -83,5 +84,5 @@ def _check_config(options: argparse.Namespace) -> int:
 
         upstreams.check_upstreams(settings)
     print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
-    print(config.format_toml(settings), end="")  # noqa: T201
+    print(config_file.format_toml(settings), end="")  # noqa: T201
     return 0

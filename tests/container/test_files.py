@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab import Lab
 
-from harmonia_py import config
+from harmonia_py import config_file
 
 PROJECT = Path(__file__).parent.parent.parent
 FOLDER = PROJECT / "container"
@@ -53,7 +53,7 @@ def test_each_base_has_a_tag_and_the_pythons_are_the_same() -> None:
 
 
 def test_the_configuration_is_one_and_the_compose_file_mounts_it() -> None:
-    loaded = config.load(FOLDER / "harmonia.toml", {}, {})
+    loaded = config_file.load(FOLDER / "harmonia.toml", {}, {})
     assert [one.url for one in loaded.upstream] == ["https://cache.nixos.org"]
     compose = (FOLDER / "compose.yaml").read_text()
     for source, target in re.findall(r"^ +- (\./[^:]+):([^:]+):ro$", compose, re.MULTILINE):

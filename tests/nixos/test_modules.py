@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from lab import Lab
 
-from harmonia_py import config, serve
+from harmonia_py import config, config_file, serve
 
 PROJECT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
@@ -104,7 +104,7 @@ def test_the_settings_become_the_file_that_the_daemon_reads(nix: Lab) -> None:
     upstreams = ["https://cache.nixos.org", {"url": "http://one.example", "public_keys": [_key()], "priority": 10}]
     file = built_file(nix, {"settings": settings, "upstreams": upstreams})
     assert tomllib.loads(file.read_text()) == settings | {"upstream": [{"url": upstreams[0]}, upstreams[1]]}
-    loaded = config.load(file, {}, {})
+    loaded = config_file.load(file, {}, {})
     assert loaded.priority == 12
     assert [one.label for one in loaded.upstream] == ["cache.nixos.org", "one.example"]
 
