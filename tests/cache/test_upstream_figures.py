@@ -58,6 +58,7 @@ class TestServer:
     def server(self, daemon: Lab, tmp_path: Path) -> Iterator[Server]:
         settings = settings_of(daemon, daemon.secret_key("test-1"))
         settings["upstream"] = [{"url": "http://127.0.0.1:1", "public_keys": [daemon.secret_key("up-1").public]}]
+        settings["mirror"] = {"import": True}
         with Server(tmp_path, daemon.env, settings) as server:
             yield server
 
