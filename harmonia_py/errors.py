@@ -77,7 +77,7 @@ class StorageError(HarmoniaError):
 
 
 class StorageFull(StorageError):
-    """No space is left where blobs are kept."""
+    """No space is left where blobs are kept, or nothing may be written there any more."""
 
 
 class StorePathChanged(HarmoniaError):

@@ -116,10 +116,11 @@ class BlobStore(Protocol):
     async def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
         """The metadata of a whole blob, or None. Does not count as a use."""
 
-    async def put(self, key: BlobKey, expected_size: int) -> BlobWriter | None:
+    async def put(self, key: BlobKey, expected_size: int, *, replace: bool = False) -> BlobWriter | None:
         """Begin to write a blob of at most about `expected_size` bytes; None when it is there or being written.
 
-        The choice is made once over all processes: of many who ask at the same time one gets a writer.
+        The choice is made once over all processes: of many who ask at the same time one gets a writer. With `replace`
+        the blob that is there stays there until the new one is committed, and for good when it never is.
 
         Raises:
             StorageFull: there is no room for so much.

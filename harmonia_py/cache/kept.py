@@ -44,10 +44,17 @@ class NotKept(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the narinfo says of a kept file."""
+    """What is known of a kept file.
+
+    Attributes:
+        file_hash: of all of it.
+        file_size: number of bytes.
+        ca: the content address that its NAR was held against, as text, where that is another hash than the NarHash.
+    """
 
     file_hash: Hash
     file_size: int
+    ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +147,9 @@ class KeptFiles:
             return None
 
     async def note(self, key: BlobKey, metadata: Mapping[str, str]) -> None:
-        """Keep a few facts under a key, instead of those that were there; it may fail, and then the log says so."""
+        """Keep a few facts under a key; those that were there stay when it fails, and then the log says so."""
         with suppress(NotKept):
-            await self._ask(lambda blobs: blobs.delete(key))
-            writer = await self.put(key, 0)
+            writer = await self._ask(lambda blobs: blobs.put(key, 0, replace=True))
             if writer is not None:
                 await self._ask(lambda _: asyncio.to_thread(writer.commit, metadata))
 
@@ -170,7 +176,8 @@ class KeptFiles:
                 if standing is not None and key not in self._facts:
                     self._remember(key, None, standing)
                 return None
-            facts = FileFacts(Hash.parse(metadata["file_hash"], "sha256"), int(metadata["file_size"]))
+            file_hash = Hash.parse(metadata["file_hash"], "sha256")
+            facts = FileFacts(file_hash, int(metadata["file_size"]), metadata.get("ca"))
         except (NotKept, KeyError, ValueError, FormatError):
             return None
         self._remember(key, facts)

@@ -17,7 +17,7 @@ from harmonia_py.cache.asking import Panel
 from harmonia_py.cache.blobs import BlobKey
 from harmonia_py.cache.kept import FileFacts, KeptFiles, key_of
 from harmonia_py.cache.origin import KEPT, SourcedNarInfo
-from harmonia_py.cache.trust import parse_narinfo
+from harmonia_py.cache.trust import parse_narinfo, rests_on_contents
 from harmonia_py.errors import UpstreamError
 from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # A narinfo takes some 2 KiB of memory, an absent path 100 bytes.
 _MAX_PRESENT: Final = 8192
 _MAX_ABSENT: Final = 65_536
-# Another process may have kept a NAR meanwhile; so often is looked.
+# Another process may have kept a NAR meanwhile, or evicted it; so often is looked.
 _LOOK_SECONDS: Final = 10.0
 
 
@@ -118,7 +118,7 @@ class NarinfoMemory:
             if entry is None:
                 return None
             self._put(entry)
-        elif entry.facts is None and entry.looked + _LOOK_SECONDS < time.monotonic():
+        elif entry.looked + _LOOK_SECONDS < time.monotonic():
             await self.look(entry)
         return entry
 
@@ -128,7 +128,12 @@ class NarinfoMemory:
         info = entry.narinfo.path_info
         compression, facts = "", None
         for compression in dict.fromkeys(("zstd", entry.narinfo.compression)):
-            facts = await self._kept.facts(key_of(NarUrl(info.store_path.hash_part, info.nar_hash, compression)))
+            key = key_of(NarUrl(info.store_path.hash_part, info.nar_hash, compression))
+            facts = await self._kept.facts(key)
+            if facts is not None and rests_on_contents(info, self._store_dir) and facts.ca != str(info.ca):
+                # It came when somebody vouched for its NarHash, without this address: it has to come once more.
+                await self._kept.forget(key)
+                facts = None
             if facts is not None:
                 break
         # Together: others read the entry while this waits for the disk.

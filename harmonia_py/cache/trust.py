@@ -5,6 +5,7 @@ upstream's to say, and ours to say otherwise. Source: `ValidPathInfo::checkSigna
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from harmonia_py.cache.unpack import COMPRESSIONS
 from harmonia_py.errors import FormatError, UpstreamProtocolError, UpstreamUntrusted
@@ -31,6 +32,8 @@ def parse_narinfo(data: bytes, hash_part: HashPart, keys: Sequence[PublicKey], s
         raise UpstreamProtocolError(f"its narinfo of {hash_part}: {error}") from None
     if narinfo.path_info.store_path.hash_part != hash_part:
         raise UpstreamProtocolError(f"asked for {hash_part}, it told of {narinfo.path_info.store_path}")
+    # To Nix a FileSize of 0 is one that is not known; no file has it.
+    narinfo = replace(narinfo, file_size=narinfo.file_size or None)
     reason = doubt(narinfo, keys, store_dir)
     if reason is not None:
         raise UpstreamUntrusted(f"{narinfo.path_info.store_path}: {reason}")

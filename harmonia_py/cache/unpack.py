@@ -234,7 +234,8 @@ class NarCheck(FileCheck):
 
     def metadata(self) -> dict[str, str]:
         """What is kept with the offered file, and what `verify` holds it against later."""
-        return {
+        address = {} if self._contents is None else {"ca": str(self._path_info.ca)}
+        return address | {
             "store_path": self._path_info.store_path,
             "nar_hash": str(self._path_info.nar_hash),
             "nar_size": str(self._path_info.nar_size),

@@ -127,6 +127,8 @@ class WantedNar:
             unknown = unknown or answer is Outcome.UNKNOWN
         if unknown:
             raise Nobody(f"no upstream gives the NAR of {self.entry.narinfo.path_info.store_path}")
+        # Collected there: a narinfo that leads to nothing is the worst that a cache can have.
+        self._hooks.forget(self.entry)
         return None
 
     def blame(self, error: UpstreamError) -> None:

@@ -102,8 +102,8 @@ class BlobDirectory:
                 found.append(error)
         return found
 
-    def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
-        """Begin to write a blob, unless it is there or being written."""
+    def put(self, key: BlobKey, expected_size: int, *, replace: bool = False) -> FileWriter | None:
+        """Begin to write a blob, unless it is being written, or there and not to be replaced."""
         if self.free_bytes() < expected_size:
             raise StorageFull("there is no room for a blob of this size")
         with translated("begin a blob"):
@@ -112,7 +112,7 @@ class BlobDirectory:
             for _ in range(_ATTEMPTS):
                 fd = os.open(self._growing / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
                 try:
-                    claim = self._claim(fd, key)
+                    claim = self._claim(fd, key, replace=replace)
                 except BaseException:
                     os.close(fd)
                     raise
@@ -123,7 +123,7 @@ class BlobDirectory:
                     return None
         raise StorageError("cannot begin a blob: too many want its name")
 
-    def _claim(self, fd: int, key: BlobKey) -> FileWriter | bool:
+    def _claim(self, fd: int, key: BlobKey, *, replace: bool) -> FileWriter | bool:
         """A writer if this growing file is ours to write, else whether another attempt may succeed."""
         growing = self._growing / key
         if not try_lock(fd):
@@ -133,7 +133,7 @@ class BlobDirectory:
         if _is_touched(fd):  # by a writer that died; it may still have readers, so it is not reused
             growing.unlink()
             return True
-        if self.metadata(key) is None:
+        if replace or self.metadata(key) is None:
             return FileWriter(fd, growing, self._path(key))
         growing.unlink()
         return False

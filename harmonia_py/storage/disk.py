@@ -148,9 +148,12 @@ class DiskBlobs:
             self._answering = asyncio.create_task(self._answer())
         return await answer
 
-    async def put(self, key: BlobKey, expected_size: int) -> FileWriter | None:
+    async def put(self, key: BlobKey, expected_size: int, *, replace: bool = False) -> FileWriter | None:
         """Begin to write a blob."""
-        return await self._in_thread(partial(self._directory.put, key, expected_size), undo=_abort)
+        file = self._files.pop(key, None) if replace else None
+        if file is not None:
+            self._drop(file)
+        return await self._in_thread(partial(self._directory.put, key, expected_size, replace=replace), undo=_abort)
 
     async def delete(self, key: BlobKey) -> None:
         """Remove a whole blob."""

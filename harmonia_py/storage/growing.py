@@ -23,7 +23,8 @@ from harmonia_py.storage.metadata import sidecar_of, write_metadata
 
 # One second after the epoch, the time that Nix gives every file of a store: no file that is being written has it.
 WHOLE_MTIME_NS: Final = 1_000_000_000
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What takes nothing more and still has what it has; a file system becomes read-only when its disk fails.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # Short at first, because most NARs are small and take milliseconds; then below what a person or a socket notices.
 _FIRST_PAUSE_SECONDS: Final = 0.001
 _LONGEST_PAUSE_SECONDS: Final = 0.016

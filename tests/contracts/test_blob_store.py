@@ -66,6 +66,31 @@ async def test_metadata_may_be_long(blobs: BlobStore) -> None:
     assert await blobs.metadata(KEY) == {"narinfo": "x" * 300_000}
 
 
+async def test_a_blob_that_is_replaced_is_there_all_the_while(blobs: BlobStore) -> None:
+    await put(blobs, KEY, b"old", name="old")
+    opened = await blobs.open(KEY)
+    assert opened is not None
+    opened.release()
+    for data, metadata in ((b"newer", {"name": "new"}), (b"", {"name": "x" * 5000}), (b"last", {})):
+        before = await blobs.metadata(KEY)
+        given_up = await blobs.put(KEY, 10, replace=True)
+        assert given_up is not None
+        assert await blobs.put(KEY, 10, replace=True) is None
+        await asyncio.to_thread(given_up.write, b"what nobody will see")
+        await asyncio.to_thread(given_up.abort)
+        writer = await blobs.put(KEY, 10, replace=True)
+        assert writer is not None
+        assert await blobs.metadata(KEY) == before
+        await asyncio.to_thread(writer.write, data)
+        await asyncio.to_thread(writer.commit, metadata)
+        assert await blobs.metadata(KEY) == metadata
+        blob = await blobs.open(KEY)
+        assert blob is not None
+        with blob:
+            assert await read_all(blob.pieces(0, None)) == data
+    assert [info.key async for info in blobs.list()] == [KEY]
+
+
 async def test_a_blob_is_not_whole_before_it_is_committed(blobs: BlobStore) -> None:
     writer = await blobs.put(KEY, 10)
     assert writer is not None

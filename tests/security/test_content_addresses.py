@@ -129,6 +129,34 @@ async def test_a_file_of_another_upstream_is_held_against_the_address_that_was_t
     assert not [name for name in kept(tmp_path) if forged.hash_part in name]
 
 
+@pytest.mark.parametrize("genuine", [True, False])
+async def test_what_came_under_a_withdrawn_key_comes_once_more_before_it_stands_on_its_address(
+    upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, genuine: bool
+) -> None:
+    """Who had the key could have a NAR kept without its address, and give the address when the key was withdrawn."""
+    one = (GENUINE if genuine else FORGED)["text"]
+    upstream.serve(signed(replace(one, path_info=replace(one.path_info, ca=None)), KEY))
+    async with mirror_of(upstream, directory=tmp_path) as mirror:
+        assert await fetch_kept(mirror, one) == one.file
+    monkeypatch.setattr("mirrors.KEY", OTHER_KEY)
+    upstream.serve(one)
+    async with mirror_of(upstream, directory=tmp_path) as mirror:
+        narinfo = await mirror.narinfo(one.hash_part)
+        assert narinfo is not None
+        assert narinfo.origin == "upstream up0"
+        if genuine:
+            assert await fetch_kept(mirror, one) == one.file
+            narinfo = await mirror.narinfo(one.hash_part)
+            assert narinfo is not None
+            assert narinfo.origin == "kept"
+        else:
+            with pytest.raises(HarmoniaError):
+                await fetch(mirror, one)
+            await settle(mirror)
+    assert upstream.count("/nar/") == 2
+    assert bool([name for name in kept(tmp_path) if ".nar" in name and "narinfo" not in name]) is genuine
+
+
 @pytest.mark.parametrize("forged", [GENUINE["text"], GENUINE["flat"], GENUINE["to itself"]])
 async def test_a_mirrors_key_is_not_lent_to_a_nar_hash_that_nobody_vouches_for(
     upstream: FaultUpstream, tmp_path: Path, forged: Package
