@@ -71,27 +71,34 @@ def soak(world: World, seconds: float, seed: int, clients: int) -> Report:
         SlowClient(world, tally, f"{seed} slow"),
     ]
     began = time.monotonic()
-    for client in load:
-        client.start()
     try:
+        for client in load:
+            client.start()
         for upto in _slices(began, began + seconds):
             due = [event for event in events if upto - _PROGRESS_SECONDS <= began + event.at < upto]
             conductor.run(due, began, upto)
             print(progress(time.monotonic() - began, tally, watch.samples), flush=True)
             if tally.stop.is_set():
                 break
-    finally:
-        tally.stop.set()
-        for client in load:
-            client.join()
-        conductor.end()
+        _end(tally, load, conductor)
         ended = time.monotonic()
         loaded = list(watch.samples)
         if tally.wrong is None:
             settle(world, tally, watch)
+            print(f"settled after {time.monotonic() - ended:.0f} s", flush=True)
+    finally:
+        _end(tally, load, conductor)
         watch.end()
     grown = growth(loaded) if tally.wrong is None else []
     return Report(ended - began, seed, tally, loaded, watch.samples[-1], list(watch.lines), grown)
+
+
+def _end(tally: Tally, load: Sequence[Client], conductor: Conductor) -> None:
+    tally.stop.set()
+    for client in load:
+        if client.ident is not None:
+            client.join()
+    conductor.end()
 
 
 def settle(world: World, tally: Tally, watch: Watch) -> None:
