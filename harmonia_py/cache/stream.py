@@ -1,6 +1,7 @@
 """The file of an upstream from its first byte to its last, over as many connections as it takes."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -17,6 +18,38 @@ Reopen = Callable[[Resume | None], Awaitable[Body | None]]
 # An upstream that cuts a download this often does not get it done.
 _RESUMES: Final = 4
 _RESUME_SECONDS: Final = 0.25
+# One that is asked for the rest has so long to begin: as long as a connection may stand still.
+_REOPEN_SECONDS: Final = 30.0
+# Of each minute that is spent waiting for it, so much has to come. A modem is ten times as fast. A byte now and then
+# would hold one of the downloads that run at once for days.
+_PACE_SECONDS: Final = 60.0
+_PACE_BYTES: Final = 16 * 1024
+
+
+class _Pace:
+    """Whether a file comes fast enough to wait for the rest of it."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def came(self, count: int) -> None:
+        """So many bytes came."""
+        self._bytes += count
+
+    def waited(self, seconds: float) -> None:
+        """For so long nobody did anything but wait for them.
+
+        Raises:
+            UpstreamUnreachable: for so few bytes that is too long.
+        """
+        self._seconds += seconds
+        if self._seconds < _PACE_SECONDS:
+            return
+        is_slow = self._bytes < _PACE_BYTES
+        self._seconds, self._bytes = 0.0, 0
+        if is_slow:
+            raise UpstreamUnreachable("the download is too slow")
 
 
 class Stream:
@@ -39,6 +72,7 @@ class Stream:
         self._ended = False
         self._received = 0
         self._resumes = _RESUMES
+        self._pace = _Pace()
 
     async def read(self) -> bytes:
         """The next bytes; none at the end.
@@ -48,7 +82,7 @@ class Stream:
         """
         while True:
             try:
-                data = await self._body.read()
+                data = await self._next(self._body)
             except UpstreamUnreachable as error:
                 await self._resume(error)
                 continue
@@ -76,7 +110,9 @@ class Stream:
             return bool(data)
         try:
             if await in_thread(threads, self._tap.run, partial(self._count, take)):
+                begun = time.monotonic()
                 await self._tap.wait()
+                self._pace.waited(time.monotonic() - begun)
             elif self.size is not None and self._received < self.size:
                 raise UpstreamUnreachable("the download ended too early")  # noqa: TRY301  # resumed like any other
             else:
@@ -87,7 +123,16 @@ class Stream:
 
     def _count(self, take: Callable[[memoryview], None], data: memoryview) -> None:
         self._received += len(data)
+        self._pace.came(len(data))
         take(data)
+
+    async def _next(self, body: Body) -> bytes:
+        begun = time.monotonic()
+        data = await body.read()
+        self._pace.came(len(data))
+        if data:
+            self._pace.waited(time.monotonic() - begun)
+        return data
 
     async def _resume(self, error: UpstreamUnreachable) -> None:
         self._tap = None
@@ -98,8 +143,9 @@ class Stream:
         while self._resumes:
             await asyncio.sleep(_RESUME_SECONDS * (1 + _RESUMES - self._resumes))
             self._resumes -= 1
-            with suppress(UpstreamUnreachable):
-                body = await self._reopen(Resume(self._received, self._validator) if self._received else None)
+            with suppress(UpstreamUnreachable, TimeoutError):
+                async with asyncio.timeout(_REOPEN_SECONDS):
+                    body = await self._reopen(Resume(self._received, self._validator) if self._received else None)
                 if body is None:
                     break
                 self._body = body
@@ -107,7 +153,7 @@ class Stream:
                     break
                 if await self._skip(body):
                     return
-                body.close()
+            self._body.close()
         self._body.close()
         raise error
 
@@ -115,7 +161,7 @@ class Stream:
         """Leave out what is here already, where an upstream begins again at an earlier byte."""
         left = self._received - body.start
         while left > 0:
-            data = await body.read()
+            data = await self._next(body)
             if not data or len(data) > left:
                 return False
             left -= len(data)
