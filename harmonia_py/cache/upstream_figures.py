@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from harmonia_py.cache.upstream import Body, Resume, Upstream
+from harmonia_py.cache.upstream import Body, Resume, Take, Tap, Upstream
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge, Metrics
@@ -86,19 +86,66 @@ class CountedUpstream:
             self.figures.absent.add()
             return None
         self.figures.found.add()
-        return replace(body, read=_CountedRead(body, self.figures))
+        counted = _CountedBody(body, self.figures)
+        return replace(body, read=counted.read, tap=counted.tap, close=counted.close)
 
 
-@dataclass(frozen=True, slots=True)
-class _CountedRead:
-    body: Body
-    figures: UpstreamFigures
+class _CountedBody:
+    def __init__(self, body: Body, figures: UpstreamFigures) -> None:
+        self._body = body
+        self._figures = figures
+        self._tap: _CountedTap | None = None
 
-    async def __call__(self) -> bytes:
+    async def read(self) -> bytes:
         try:
-            data = await self.body.read()
+            data = await self._body.read()
         except UpstreamError as error:
-            self.figures.failed(error)
+            self._figures.failed(error)
             raise
-        self.figures.received_bytes.add(len(data))
+        self._figures.received_bytes.add(len(data))
         return data
+
+    def tap(self) -> Tap | None:
+        tap = self._body.tap()
+        self._tap = None if tap is None else _CountedTap(tap, self._figures)
+        return self._tap
+
+    def close(self) -> None:
+        if self._tap is not None:
+            self._tap.settle()
+        self._body.close()
+
+
+class _CountedTap:
+    """A `Tap`. What threads have taken is counted by the event loop, which alone changes figures."""
+
+    def __init__(self, tap: Tap, figures: UpstreamFigures) -> None:
+        self._tap = tap
+        self._figures = figures
+        self._taken = 0
+        self._error: UpstreamError | None = None
+
+    def run(self, take: Take) -> bool:
+        def counted(data: memoryview) -> None:
+            self._taken += len(data)
+            take(data)
+
+        try:
+            return self._tap.run(counted)
+        except UpstreamError as error:
+            self._error = error
+            raise
+
+    async def wait(self) -> None:
+        self.settle()
+        try:
+            await self._tap.wait()
+        except UpstreamError as error:
+            self._figures.failed(error)
+            raise
+
+    def settle(self) -> None:
+        self._figures.received_bytes.add(self._taken)
+        if self._error is not None:
+            self._figures.failed(self._error)
+        self._taken, self._error = 0, None

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_upstream import OTHER_KEY, FaultUpstream, hang, package, signed, status
+from fault_upstream import OTHER_KEY, FaultUpstream, file_with_ranges, hang, package, signed, status
 from lab import Lab
-from mirrors import fetch, mirror_of
+from mirrors import fetch, fetch_kept, mirror_of
 from server import Server, settings_of
 
 from harmonia_py.cache.asking import Nobody
@@ -31,6 +31,20 @@ async def test_answers_and_bytes_are_counted(tmp_path: Path) -> None:
             assert (figures.found.value, figures.absent.value) == (2, 1)
             assert figures.received_bytes.value == len(one.file) + len(one.narinfo_text)
             assert figures.unreachable.value == figures.malformed.value == figures.untrusted.value == 0
+
+
+@pytest.mark.parametrize("cuts", [0, 2])
+async def test_bytes_that_threads_read_from_the_socket_are_counted_as_well(tmp_path: Path, cuts: int) -> None:
+    """Of large NARs only the first portion was counted."""
+    async with FaultUpstream() as upstream:
+        one = package(1, size=6_000_000, compression="none")
+        upstream.serve(one)
+        upstream.answers[f"/{one.path}"] = file_with_ranges(one.file, cuts=cuts, cut_after=2_000_000)
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await fetch_kept(mirror, one) == one.file
+            figures = figures_of(mirror)
+            assert figures.received_bytes.value == len(one.file) + len(one.narinfo_text)
+            assert figures.unreachable.value == cuts
 
 
 async def test_what_fails_is_counted_by_what_it_is(tmp_path: Path) -> None:
