@@ -12,7 +12,7 @@ from typing import Final
 
 from harmonia_py.nix.store_path import HashPart
 
-# Closures of systems have some thousand paths. What finds no place is wanted again by the next download of it.
+# Closures of systems have some thousand paths. What finds no place is wanted again when it is next asked for.
 _MAX_PATHS: Final = 10_000
 # What has been decided is not looked at again for a while, however often it is wanted.
 _MAX_DECIDED: Final = 65_536

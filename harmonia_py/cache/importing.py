@@ -6,7 +6,7 @@ upstream and with ours; whether they are worth anything is for the store to deci
 imports a path.
 
 Whatever is not imported is served as before, from what is kept. What is wanted is remembered in memory alone; a path
-that was forgotten is wanted again by its next download.
+that was forgotten is wanted again when it is next asked for.
 """
 
 import asyncio

@@ -60,7 +60,7 @@ class Mirror:
     """See the module's docstring.
 
     Attributes:
-        on_kept: called with the hash part of a path whenever its NAR has been kept, or is asked for.
+        on_kept: called with the hash part of a path when its NAR has been kept, and when it is asked for after that.
 
     Args:
         panel: the upstreams.
@@ -122,6 +122,12 @@ class Mirror:
         Raises:
             Nobody: no upstream can tell, there is no copy, and the client had better ask again.
         """
+        found = await self._find(hash_part)
+        if found is not None and found.origin in (KEPT, STALE):
+            self.on_kept(hash_part)
+        return found
+
+    async def _find(self, hash_part: HashPart) -> SourcedNarInfo | None:
         if self.memory.is_absent(hash_part):
             return None
         entry = await self.memory.find(hash_part)
@@ -190,10 +196,7 @@ class Mirror:
             HarmoniaError: it cannot be had or kept.
         """
         narinfo = await self.narinfo(hash_part)
-        if narinfo is None:
-            return None
-        if narinfo.origin in (KEPT, STALE):
-            self.on_kept(hash_part)
+        if narinfo is None or narinfo.origin in (KEPT, STALE):
             return narinfo
         info = narinfo.path_info
         key = key_of(NarUrl(hash_part, info.nar_hash, narinfo.compression))

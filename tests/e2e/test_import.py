@@ -1,5 +1,7 @@
 """What is mirrored comes into the store of this machine, through its nix-daemon, and only what that daemon trusts."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,6 +63,10 @@ def narinfo_of(server: Server, lab: Lab, store_path: StorePath) -> tuple[NarInfo
 
 def is_served_from_the_store(server: Server, lab: Lab, store_path: StorePath) -> bool:
     return narinfo_of(server, lab, store_path)[1] == "local"
+
+
+def is_kept(server: Server, lab: Lab, store_path: StorePath) -> bool:
+    return narinfo_of(server, lab, store_path)[1] == "kept"
 
 
 def download(server: Server, lab: Lab, store_path: StorePath) -> None:
@@ -128,7 +134,7 @@ def test_what_the_daemon_does_not_trust_stays_outside_and_the_log_says_why_once(
         until(lambda: imports(server)["untrusted"] == 3.0, server)
         for path in closure(lab):
             download(server, lab, path)
-            assert narinfo_of(server, lab, path)[1] == "kept"
+            until(partial(is_kept, server, lab, path), server)
         assert not any(lab.is_valid(path) for path in closure(lab))
         assert server.output().count("trusted-public-keys") == 1
         assert "upstream-1" in server.output()
@@ -189,7 +195,7 @@ def test_what_was_imported_is_nobodys_root_and_comes_again_after_it_was_collecte
         assert_imported(server, lab, "upstream-1", *closure(lab))
         reload(server, settings)  # what it remembers of them, it forgets
         until(lambda: not collect(lab), server)
-        until(lambda: narinfo_of(server, lab, lab.closure.top)[1] == "kept", server)
+        until(partial(is_kept, server, lab, lab.closure.top), server)
         upstream.stop()
         download(server, lab, lab.closure.top)
         assert_imported(server, lab, "upstream-1", *closure(lab))
@@ -275,3 +281,23 @@ def test_a_daemon_of_each_version_takes_what_it_trusts_and_nothing_else(
                 until(lambda: imports(server)["untrusted"] == 3.0, server)
                 assert imports(server)["failed"] == 0.0
                 assert not any(lab.is_valid(path) for path in closure(lab))
+
+
+def test_a_worker_that_is_killed_midway_leaves_the_path_to_its_successor(lab: Lab, keys: Keys, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(bytes(100_000_000))
+    large = lab.add(file)
+    directory = tmp_path / "upstream"
+    lab.nix("copy", "--to", f"file://{directory}?compression=zstd&secret-key={keys.secret_file}", lab.full(large))
+    lab.delete(large)
+    lab.start_daemon()
+    nginx = Nginx(tmp_path, directory)
+    with nginx as upstream, Server(tmp_path, lab.env, importing(lab, upstream, keys, workers=1)) as server:
+        [_, worker] = server.processes()
+        download(server, lab, large)
+        until(lab.real(large).exists, server)  # the daemon writes
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: set(server.processes()[1:]) - {worker}, server)
+        assert not lab.is_valid(large)
+        download(server, lab, large)
+        assert_imported(server, lab, "upstream-1", large)
