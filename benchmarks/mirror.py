@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30, help="measure no longer than this (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes of each server (%(default)s)")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, of %(default)s")
+    parser.add_argument("--tree", type=Path, default=PROJECT, help="the tree that is measured (this one)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory for mirror.md (%(default)s)")
     options = parser.parse_args(arguments)
     begin, load = time.monotonic(), os.getloadavg()[0]
@@ -78,7 +79,7 @@ def _measure(options: argparse.Namespace, built: Closure, say: Callable[[str], N
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harmonia-bench-")))
         executor = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         socket = stack.enter_context(built.store.daemon(directory))
-        tree = servers.snapshot(PROJECT, directory / "tree")
+        tree = servers.snapshot(options.tree, directory / "tree")
         local = servers.harmonia_py(built, socket, tree, _LOCAL)
         bench = Bench(
             built,

@@ -72,18 +72,20 @@ class Fetch:
     Args:
         wanted: the file.
         writer: nobody else uses it.
-        threads: compute, and wait for the disk.
+        threads: compute and write.
+        committers: wait for the disk.
 
     Attributes:
         started: what is known when the first bytes are there; None when no upstream has it.
     """
 
-    def __init__(self, wanted: Wanted, writer: BlobWriter, threads: Executor) -> None:
+    def __init__(self, wanted: Wanted, writer: BlobWriter, threads: Executor, committers: Executor) -> None:
         self._loop = asyncio.get_running_loop()
         self.started: asyncio.Future[Started | None] = self._loop.create_future()
         self._wanted = wanted
         self._writer = writer
         self._threads = threads
+        self._committers = committers
         self._written = 0
         self._written_first = False
         self._held = b""
@@ -128,6 +130,7 @@ class Fetch:
         finally:
             stream.close()
         await in_thread(self._threads, self._finish, check)
+        await in_thread(self._committers, self._writer.commit, check.metadata())
         self._start(Started(size))
         return True
 
@@ -168,7 +171,6 @@ class Fetch:
         with upstreams_fault():
             last = self._whole or self._held + check.finish()
         self._writer.write(last)
-        self._writer.commit(check.metadata())
 
 
 @contextmanager

@@ -32,8 +32,10 @@ _RETRY_SECONDS: Final = 0.005
 _BEGIN_SECONDS: Final = 60.0
 # A download that has waited so long for its turn is told to come back.
 _TURN_SECONDS: Final = 60.0
-# They decompress, hash and write; a few more than cores, because some of them wait for the disk.
+# They decompress, hash and write; a few more than cores, because writing may wait for the disk.
 _THREADS: Final = 4
+# They wait for the disk alone: many files become durable about as fast as one, and nobody waits for that.
+_COMMITTERS: Final = 16
 
 Want = Callable[[], Awaitable[Wanted | None]]
 """Finds out what to fetch, when it has to be fetched; None when there is no such thing."""
@@ -59,6 +61,7 @@ class FetchedFiles:
         self._counters = counters
         self._turns = asyncio.Semaphore(downloads)
         self._threads = ThreadPoolExecutor(_THREADS, "mirror")
+        self._committers = ThreadPoolExecutor(_COMMITTERS, "keep")
         self._running: dict[BlobKey, Fetch] = {}
         self._tasks: dict[BlobKey, asyncio.Task[None]] = {}
         self._passing: set[asyncio.Future[None]] = set()
@@ -69,7 +72,8 @@ class FetchedFiles:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._threads, self._committers):
+            await asyncio.to_thread(threads.shutdown)
 
     async def idle(self) -> None:
         """Wait until nothing comes from an upstream."""
@@ -144,7 +148,7 @@ class FetchedFiles:
         except BaseException:
             self._turns.release()
             raise
-        fetch = self._running[key] = Fetch(wanted, writer, self._threads)
+        fetch = self._running[key] = Fetch(wanted, writer, self._threads, self._committers)
         self._tasks[key] = asyncio.create_task(self._run(key, fetch, wanted))
         return fetch
 

@@ -62,7 +62,7 @@ class Recoding:
                 if writer is None:
                     return
                 wanted = _KeptNar(entry, self._kept, self._read, self._threads)
-                if await Fetch(wanted, writer, self._threads).run():
+                if await Fetch(wanted, writer, self._threads, self._threads).run():
                     await self._memory.look(entry)
                     await self._kept.forget(key_of(source))
             except (NotKept, HarmoniaError) as error:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -589,6 +591,24 @@ class TestWrongNars:
             await settle(mirror)
             if keeps:
                 assert kept(tmp_path) == leftovers(tmp_path) == []
+
+    async def test_files_that_wait_for_the_disk_hold_up_no_other(
+        self, upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Four large NARs on their way to a slow disk once took every thread, and no other download went on."""
+        packages = [package(number, size=400_000, compression="none") for number in range(8)]
+        upstream.serve(*packages)
+        durable = threading.Event()
+        monkeypatch.setattr(os, "fdatasync", lambda _: durable.wait(30))
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            try:
+                async with asyncio.timeout(20):
+                    for one in packages:
+                        assert await fetch(mirror, one) == one.file
+            finally:
+                durable.set()
+            await settle(mirror)
+            assert len([name for name in kept(tmp_path) if ".nar" in name and "narinfo" not in name]) == len(packages)
 
     async def test_what_is_small_and_wrong_is_refused_before_its_first_byte(
         self, upstream: FaultUpstream, tmp_path: Path
