@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 
 # A request that got hold of a cache before a reload replaced it has begun its download after so long, or failed.
 _ANSWER_SECONDS: Final = 30.0
+# What was to be imported when a reload came is imported within this time, or when it is asked for again.
+_IMPORT_SECONDS: Final = 600.0
 # Compressing gives way to answering: this is added to the niceness of its threads.
 _NICENESS: Final = 10
 # glibc's M_MMAP_THRESHOLD, and from which size on a block of memory is to be one that the system gets back.
@@ -161,7 +163,8 @@ class OpenCache:
         if self.mirror is not None:
             await self.mirror.idle()
         if self.importing is not None:
-            await self.importing.idle()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.importing.idle(), _IMPORT_SECONDS)
         await self.aclose()
 
     async def _open_store(self, config: Config, choice: StoreChoice, *, housekeeping: bool) -> Source:
