@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +15,7 @@ from rich.markup import escape
 from harmonia_py.app import OpenCache
 from harmonia_py.cache.explain import Verdict, explain_upstream
 from harmonia_py.cache.kept import key_of
+from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.config import Config
 from harmonia_py.errors import ConfigError, FormatError, HarmoniaError
 from harmonia_py.keeping import open_cache, parse_path, progress_bar
@@ -135,52 +136,72 @@ def _hash_part(text: str, store_dir: StoreDir) -> HashPart:
     return parse_path(text, store_dir).hash_part
 
 
+class _Answer(NamedTuple):
+    """What a source says in words, whether it has the path, and whether we sign what it says of it."""
+
+    words: str
+    good: bool
+    signed: bool = True
+
+
 async def _explain(config: Config, text: str) -> int:
     hash_part = _hash_part(text, config.store_dir)
-    served = False
     async with open_cache(config) as opened:
         out = Console(highlight=False, soft_wrap=True, file=sys.stdout)
         out.print(f"[bold]{hash_part}[/]")
-        local, kept = await _local(opened, hash_part), await _kept(opened, hash_part)
-        for words, good in [local, kept, *await _upstreams(opened, config, hash_part)]:
-            out.print("  [green]yes[/]" if good else "  [red]no [/]", escape(words))
-            served = served or good
-        ours = f"signed by us with {len(config.key_files)} keys" if config.key_files else "not signed by us"
-        out.print(f"It would be served, {ours}." if served else "It would not be served.")
-    return 0 if served else 1
+        local, kept = await _local(opened, hash_part), await _kept(opened, config, hash_part)
+        # In the order in which they are asked.
+        answers = [local, kept, *await _upstreams(opened, config, hash_part)]
+        for answer in answers:
+            out.print("  [green]yes[/]" if answer.good else "  [red]no [/]", escape(answer.words))
+    served = next((answer for answer in answers if answer.good), None)
+    out.print("It would not be served." if served is None else f"It would be served, {_signed(config, served)}.")
+    return 1 if served is None else 0
 
 
-async def _local(opened: OpenCache, hash_part: HashPart) -> tuple[str, bool]:
+def _signed(config: Config, served: _Answer) -> str:
+    if not served.signed:
+        return "not signed by us: its content address is the proof, and no signature covers that"
+    count = len(config.key_files)
+    if not count:
+        return "not signed by us"
+    return "signed by us with one key" if count == 1 else f"signed by us with {count} keys"
+
+
+async def _local(opened: OpenCache, hash_part: HashPart) -> _Answer:
     if opened.local is None:
-        return "local store: there is none", False
+        return _Answer("local store: there is none", good=False)
     try:
         narinfo = await opened.local.narinfo(hash_part)
     except HarmoniaError as error:
-        return f"local store: cannot tell: {error}", False
+        return _Answer(f"local store: cannot tell: {error}", good=False)
     if narinfo is None:
-        return "local store: does not have it", False
+        return _Answer("local store: does not have it", good=False)
     info = narinfo.path_info
     names = ", ".join(signature.key_name for signature in info.signatures) or "nobody"
-    return f"local store: has {info.store_path}, signed by {names}", True
+    return _Answer(f"local store: has {info.store_path}, signed by {names}", good=True)
 
 
-async def _upstreams(opened: OpenCache, config: Config, hash_part: HashPart) -> list[tuple[str, bool]]:
+async def _upstreams(opened: OpenCache, config: Config, hash_part: HashPart) -> list[_Answer]:
     if opened.panel is None:
         return []
     if config.mirror.offline:
-        return [("upstreams: none is asked (mirror.offline)", False)]
+        return [_Answer("upstreams: none is asked (mirror.offline)", good=False)]
+    ordered = sorted(opened.panel.all, key=lambda asked: asked.upstream.priority)
     verdicts: list[Verdict] = await asyncio.gather(
-        *[explain_upstream(asked.upstream, hash_part, config.store_dir) for asked in opened.panel.all]
+        *[explain_upstream(asked.upstream, hash_part, config.store_dir) for asked in ordered]
     )
-    return [(f"upstream {verdict.upstream}: {verdict.words}", verdict.good) for verdict in verdicts]
+    return [
+        _Answer(f"upstream {verdict.upstream}: {verdict.words}", verdict.good, verdict.signed) for verdict in verdicts
+    ]
 
 
-async def _kept(opened: OpenCache, hash_part: HashPart) -> tuple[str, bool]:
+async def _kept(opened: OpenCache, config: Config, hash_part: HashPart) -> _Answer:
     if opened.mirror is None:
-        return "kept: nothing, as there is no upstream", False
+        return _Answer("kept: nothing, as there is no upstream", good=False)
     entry = await opened.mirror.memory.find(hash_part)
     if entry is None or entry.facts is None:
-        return "kept: nothing", False
+        return _Answer("kept: nothing", good=False)
     age = int(time.time() - entry.fetched)
     words = f"kept: {key_of(entry.url)}, {entry.facts.file_size} bytes, from upstream {entry.upstream}, {age} s ago"
-    return words, True
+    return _Answer(words, good=True, signed=not rests_on_contents(entry.narinfo.path_info, config.store_dir))

@@ -151,6 +151,14 @@ class TestExplain:
         done = await verbs.run("explain", path)
         assert done.status == 0
         assert f"proved by its content address {ca}, against which its NAR is held when it comes" in done.out
+        not_signed = "It would be served, not signed by us: its content address is the proof"
+        assert not_signed in done.out
+        assert (await verbs.run("mirror", path)).status == 0
+        verbs.upstream.answers.clear()
+        done = await verbs.run("explain", path)
+        assert "kept: nothing" not in done.out
+        assert not_signed in done.out
+        verbs.upstream.serve(replace(one, path_info=unknown))
         done = await verbs.run("explain", unknown.store_path)
         assert done.status == 1
         assert f"its content address is of a kind that cannot be verified here ({git})" in done.out

@@ -21,11 +21,13 @@ class Verdict:
         upstream: its name.
         words: what it has, and why that would or would not be served.
         good: whether it would.
+        signed: whether our signature is added to it then.
     """
 
     upstream: str
     words: str
     good: bool
+    signed: bool = True
 
 
 async def explain_upstream(upstream: Upstream, hash_part: HashPart, store_dir: StoreDir) -> Verdict:
@@ -57,7 +59,8 @@ def _judge(upstream: Upstream, data: bytes, hash_part: HashPart, store_dir: Stor
         return Verdict(upstream.name, f"has {info.store_path}, but {reason}", good=False)
     key = signed_by(info.fingerprint(store_dir), info.signatures, upstream.public_keys)
     proof = f"signed by {key}" if key is not None else f"proved by its content address {info.ca}"
-    if key is None and rests_on_contents(info, store_dir):
-        proof += ", against which its NAR is held when it comes; we do not sign that"
+    is_ours_to_sign = not rests_on_contents(info, store_dir)
+    if key is None and not is_ours_to_sign:
+        proof += ", against which its NAR is held when it comes"
     words = f"has {info.store_path} as {narinfo.compression}, {proof} (trusted keys: {trusted})"
-    return Verdict(upstream.name, words, good=True)
+    return Verdict(upstream.name, words, good=True, signed=is_ours_to_sign)
