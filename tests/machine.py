@@ -17,6 +17,7 @@ is a loopback of its own.
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,18 @@ BOOT_LIMIT: Final = 120.0
 TIME_LIMIT: Final = 60.0
 END_LIMIT: Final = 20.0
 
+# Machines that run at the same time do not share control groups: stopping a unit in one would end it in the others.
+_OWN_GROUPS: Final = """
+group=$1
+shift
+for mount in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+    if [ -e $mount/cgroup.procs ]; then
+        mkdir -p $mount/$group
+        echo $$ >$mount/$group/cgroup.procs
+    fi
+done
+exec "$@"
+"""
 _COMMAND: Final = """\
 #!/opt/harmonia-py/bin/python
 import sys
@@ -55,6 +68,7 @@ class Machine:
         self._folder = folder
         self.share = root / "share"
         self._console = root / "console"
+        self._group = f"harmonia-py-machine-{secrets.token_hex(4)}"
 
     def __enter__(self) -> Self:
         skip = shutil.ignore_patterns("__pycache__")
@@ -65,6 +79,7 @@ class Machine:
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
                 [
+                    *("sh", "-ec", _OWN_GROUPS, "sh", self._group),
                     *("systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit"),
                     *("--private-network", "--volatile=overlay", "--console=read-only", "--kill-signal=SIGRTMIN+3"),
                     *(f"--directory={self._folder}", f"--bind={self.share}:/share"),
@@ -95,6 +110,13 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._nspawn.pid, signal.SIGKILL)
             self._nspawn.wait(END_LIMIT)
+        self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        for mount in ("", "unified", "systemd"):
+            for folder, _, _ in os.walk(Path("/sys/fs/cgroup", mount, self._group), topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
 
     def _wait_until_booted(self) -> None:
         deadline = time.monotonic() + BOOT_LIMIT

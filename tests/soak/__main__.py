@@ -33,7 +33,7 @@ _PROGRESS_SECONDS: Final = 10.0
 # What a reload replaced is closed when it is idle, half a minute later or more.
 SETTLE_SECONDS: Final = 120.0
 # Of all processes: connections to the daemon and to upstreams, that are kept for the next who needs one.
-LEFT_OPEN: Final = 40
+LEFT_OPEN: Final = 64
 
 
 def main() -> int:

@@ -11,9 +11,10 @@ from watched import memory_of
 _MIB: Final = 1024 * 1024
 # Of each process. What allocators keep of what was freed moves by as much from one third to the next.
 MEMORY_MARGIN: Final = 8 * _MIB
-# Of all together: the load is random, so is how much is open.
-DESCRIPTORS_MARGIN: Final = 24
-THREADS_MARGIN: Final = 16
+# Of all together. What a reload replaces keeps up to 256 files open for half a minute more, and its threads; how many
+# there are of these is chance. What is left when all is over has a stricter limit, in `__main__.py`.
+DESCRIPTORS_MARGIN: Final = 256
+THREADS_MARGIN: Final = 64
 # Pools grow and modules are imported in the first moments.
 _WARM_UP: Final = 0.1
 _FEWEST: Final = 9

@@ -90,6 +90,17 @@ in rec {
 _DUMP: Final = 'cd /nix/store; for path; do nix-store --dump "$path" >"/share/soak/$path.nar"; done'
 _COPY: Final = 'to="$1"; shift; nix copy --to "$to" "$@"'
 
+# One by one: what systemd kills is a control group, which machines that run at the same time may share.
+_KILL: Final = """\
+import os, pathlib, signal
+for comm in pathlib.Path("/proc").glob("[0-9]*/comm"):
+    try:
+        if comm.read_text() == "nix-daemon\\n":
+            os.kill(int(comm.parent.name), signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+"""
+
 
 def enter_network_of(leader: str) -> None:
     """What this thread, and those that it starts, do on the network happens in the machine."""
@@ -243,7 +254,7 @@ class World:
     def kill_daemon(self) -> None:
         # What was protected before may be taken by collections until the download ends.
         with doubted(self.weather, Doubt.DAEMON, Doubt.ROOTS, recovery=DAEMON_RECOVERY_SECONDS):
-            self.machine.run("systemctl", "kill", "--signal=KILL", "nix-daemon.service")
+            self.machine.python(_KILL)
             # Its socket is systemd's: the next connection starts another, if it was not told to give up.
             self.machine.run("systemctl", "reset-failed", "nix-daemon.service", check=False)
 
