@@ -1,9 +1,7 @@
 """The composition root: the one module that knows every other, and how a configuration becomes a cache that works."""
 
 import asyncio
-import ctypes
 import logging
-import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -50,6 +48,7 @@ from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots import TempRoots
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.store_choice import StoreChoice, Way
+from harmonia_py.tuning import give_way, return_memory, trim_memory
 from harmonia_py.upstreams import mirror_settings, open_panel
 
 _log = logging.getLogger(__name__)
@@ -58,16 +57,6 @@ _log = logging.getLogger(__name__)
 _ANSWER_SECONDS: Final = 30.0
 # What was to be imported when a reload came is imported within this time, or when it is asked for again.
 _IMPORT_SECONDS: Final = 600.0
-# Compressing gives way to answering: this is added to the niceness of its threads.
-_NICENESS: Final = 10
-# glibc's M_MMAP_THRESHOLD, and from which size on a block of memory is to be one that the system gets back.
-_MMAP_THRESHOLD: Final = -3
-_RETURNED_FROM_BYTES: Final = 1024 * 1024
-# glibc's M_ARENA_MAX. Each arena keeps a few pieces of a download; the threads that make them take turns anyway.
-_ARENA_MAX: Final = -8
-_ARENAS: Final = 2
-# Often enough that a quiet server is small, seldom enough that a busy one does not notice.
-_TRIM_SECONDS: Final = 10.0
 # A hash part as good as any to ask whether somebody answers.
 _NOBODYS: Final = HashPart.parse("0" * 32)
 
@@ -119,9 +108,9 @@ class OpenCache:
             metrics: where this process counts.
             housekeeping: whether this process evicts what is kept too long; one of all that share a directory does.
         """
-        _return_memory()
+        return_memory()
         self = cls(metrics)
-        self._resources.push_async_callback(_cancel, asyncio.create_task(_trim_memory()))
+        self._resources.push_async_callback(_cancel, asyncio.create_task(trim_memory()))
         try:
             self._policy = self._open_policy(config)
             sources: list[Source] = []
@@ -179,7 +168,7 @@ class OpenCache:
             window_log=config.zstd.window_log,
         )
         compressing = Compressing(
-            read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=_give_way
+            read=read_slice, settings=settings, at_once=config.cache.jobs, prepare_thread=give_way
         )
         self.compressed = CompressedNars(
             self.local,
@@ -295,7 +284,7 @@ class OpenCache:
             store_dir=config.store_dir,
             secret_keys=secret_keys,
             counters=ImportCounters.on(self._metrics),
-            prepare_thread=_give_way,
+            prepare_thread=give_way,
         )
         self._resources.push_async_callback(self.importing.aclose)
         self.mirror.on_kept = self.importing.want
@@ -332,28 +321,6 @@ class OpenCache:
 
 async def _no_store() -> None:
     raise StorageError("there is no Nix store here")
-
-
-def _return_memory() -> None:
-    """Give back what a download or a compression needs for a moment, as soon as it has ended."""
-    # Left alone, glibc keeps blocks as large as any that was ever freed, 50 MiB and more, for each thread anew.
-    with suppress(AttributeError):  # musl has no such settings, and returns them anyway
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, _RETURNED_FROM_BYTES)
-        libc.mallopt(_ARENA_MAX, _ARENAS)
-
-
-async def _trim_memory() -> None:
-    """Now and then give back what lies unused between blocks that are in use; it adds up over many downloads."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    while trim is not None:
-        await asyncio.sleep(_TRIM_SECONDS)
-        await asyncio.to_thread(trim, 0)
-
-
-def _give_way() -> None:
-    # On Linux niceness belongs to a thread, whatever POSIX says.
-    os.nice(_NICENESS)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:
