@@ -21,7 +21,9 @@ from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.metrics.exposition import format_metrics, parse_metrics
 from harmonia_py.metrics.totals import read_figures
-from harmonia_py.top import NoFigures, Reading, _draw, compare
+from harmonia_py.top.reading import NoFigures, Reading
+from harmonia_py.top.screen import _draw
+from harmonia_py.top.view import compare
 
 TIME_LIMIT = 60
 

@@ -56,9 +56,9 @@ def add_doctor(verbs: Verbs) -> None:
 
 
 def _top(options: argparse.Namespace) -> int:
-    from harmonia_py import top  # noqa: PLC0415  # as above
+    from harmonia_py.top.screen import top  # noqa: PLC0415  # as above
 
-    return top.top(
+    return top(
         options.url,
         token_file=options.token_file,
         interval=options.interval,

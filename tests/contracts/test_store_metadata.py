@@ -13,7 +13,7 @@ from lab import Keys, Lab
 from nix_versions import INSTALLED, VERSIONS
 
 from harmonia_py.errors import DaemonRefused
-from harmonia_py.nix.content_address import Method
+from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput
@@ -160,7 +160,7 @@ async def test_a_content_addressed_path_has_its_content_address(
     (tmp_path / "tree").mkdir()
     store_path = any_lab.add(tmp_path / "tree")
     info = await info_of(metadata, store_path)
-    assert info.ca is not None
+    assert isinstance(info.ca, ContentAddress)
     assert info.ca.method is Method.NAR
     assert info.ca.proves(store_path, info.references, any_lab.store_dir)
     assert not info.ultimate
@@ -199,7 +199,7 @@ async def test_a_realisation_is_the_one_that_nix_tells(any_lab: Lab, metadata: S
         assert realisation.out_path == out_path
         assert json.loads(realisation.format_old()) == told
     top_info = await info_of(metadata, closure.top)
-    assert top_info.ca is not None
+    assert isinstance(top_info.ca, ContentAddress)
     assert top_info.ca.proves(closure.top, top_info.references, any_lab.store_dir)
 
 
