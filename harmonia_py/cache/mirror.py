@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from harmonia_py.cache.asking import Nobody, Panel
+from harmonia_py.cache.asking import Answer, Nobody, Panel
 from harmonia_py.cache.blobs import BlobKey
 from harmonia_py.cache.compressing import SliceReader
 from harmonia_py.cache.fetched import FetchedFiles
@@ -235,13 +235,28 @@ class Mirror:
         answer = await self._panel.ask(lambda upstream: self._question(upstream, hash_part))
         if answer is None:
             return None
+        entry = await self._entry(answer)
+        self.memory.remember(entry)
+        if entry.facts is not None:
+            self._in_background(self.memory.keep(entry))
+        return entry
+
+    async def _ask_for(self, url: NarUrl) -> Remembered | None:
+        """The narinfo of an upstream that has this very NAR; what is remembered of the path stays."""
+
+        async def question(upstream: Upstream) -> _Told | None:
+            told = await self._question(upstream, url.hash_part)
+            return told if told is not None and _offers(told.narinfo, url) else None
+
+        self.counters.narinfos_asked.add()
+        answer = await self._panel.ask(question)
+        return None if answer is None else await self._entry(answer)
+
+    async def _entry(self, answer: "Answer[_Told]") -> Remembered:
         told = answer.value
         max_age = self._settings.narinfo_ttl if told.max_age is None else told.max_age
         entry = Remembered(told.narinfo, answer.upstream.name, time.time(), max_age, told.narinfo.compression)
         await self.memory.look(entry)
-        self.memory.remember(entry)
-        if entry.facts is not None:
-            self._in_background(self.memory.keep(entry))
         return entry
 
     async def _question(self, upstream: Upstream, hash_part: HashPart) -> "_Told | None":
@@ -272,7 +287,10 @@ class Mirror:
         entry = await self.memory.find(url.hash_part)
         if entry is None:
             entry = await self._ask_once(url.hash_part)
-        if entry is None or not _offers(entry, url):
+        if entry is not None and not _offers(entry.narinfo, url):
+            # Built or compressed anew since this was heard, or another upstream's: clients remember for a month.
+            entry = await self._ask_for(url)
+        if entry is None:
             return None
         hash_part = url.hash_part
 
@@ -307,6 +325,5 @@ class _Told:
     max_age: float | None
 
 
-def _offers(entry: Remembered, url: NarUrl) -> bool:
-    narinfo = entry.narinfo
+def _offers(narinfo: NarInfo, url: NarUrl) -> bool:
     return narinfo.path_info.nar_hash == url.nar_hash and can_become(narinfo.compression, url.compression)
