@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,3 +125,27 @@ async def test_a_file_size_of_nought_is_one_that_is_not_known(upstream: FaultUps
     upstream.answers[f"/{one.hash_part}.narinfo"] = body(text)
     async with mirror_of(upstream, directory=tmp_path) as mirror:
         assert await fetch(mirror, one) == one.file
+
+
+@pytest.mark.parametrize("years", [-30, -1, 1, 30])
+async def test_a_clock_that_jumps_costs_a_question_and_no_more(
+    upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    one, other = package(1), package(2)
+    upstream.serve(one, other)
+    now = time.time
+    async with mirror_of(upstream, directory=tmp_path) as mirror:
+        await fetch_kept(mirror, one)
+        asked = upstream.count(".narinfo")
+        monkeypatch.setattr(time, "time", lambda: now() + years * 31_557_600)
+        for _ in range(3):
+            assert await mirror.narinfo(one.hash_part) is not None
+        assert upstream.count(".narinfo") == asked + 1
+        assert await fetch_kept(mirror, other) == other.file
+        monkeypatch.setattr(time, "time", now)
+        await upstream.stop()
+        for found in (one, other):
+            narinfo = await mirror.narinfo(found.hash_part)
+            assert narinfo is not None
+            assert narinfo.origin in ("kept", "stale")
+            assert await fetch(mirror, found) == found.file
