@@ -98,8 +98,7 @@ class Client(threading.Thread):
     # What it asks for
 
     def narinfo(self) -> None:
-        path = self.world.paths.choose(self.chance)
-        self.narinfo_of(path)
+        self.narinfo_of(self.world.paths.choose(self.chance, to_download=False))
 
     def nar(self) -> None:
         self.fetch(self.world.paths.choose(self.chance))

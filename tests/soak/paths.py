@@ -40,6 +40,11 @@ class Path:
         return self.store_path[:32]
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nobody shall download it: what was, keeps its temporary root for a minute and is not collected."""
+        return "-quiet-" in self.store_path and self.gone == float("inf")
+
+    @property
     def collected(self) -> tuple[float, float] | None:
         return None if self.collecting is None else (self.collecting, self.gone)
 
@@ -57,11 +62,12 @@ class Paths:
     def of(self, *origins: Origin) -> list[Path]:
         return [path for path in self.lasting if path.origin in origins]
 
-    def choose(self, chance: random.Random) -> Path:
+    def choose(self, chance: random.Random, *, to_download: bool = True) -> Path:
         """Any path; the doomed a third of the time."""
         with self._lock:
-            if self._doomed and chance.random() < 0.34:
-                return chance.choice(self._doomed)
+            doomed = [path for path in self._doomed if not (to_download and path.is_quiet)]
+        if doomed and chance.random() < 0.34:
+            return chance.choice(doomed)
         return chance.choice(self.lasting)
 
     def built(self, paths: Iterable[Path]) -> None:
