@@ -73,7 +73,7 @@ class Fetch:
         wanted: the file.
         writer: nobody else uses it.
         threads: compute and write.
-        committers: wait for the disk.
+        committers: wait for the disk, and are soon free.
 
     Attributes:
         started: what is known when the first bytes are there; None when no upstream has it.
@@ -125,8 +125,11 @@ class Fetch:
             if not self._wanted.as_it_comes:
                 size = None
             check = self._wanted.check()
-            while await stream.pour(partial(self._take, check, size), self._threads):
-                pass
+            take = partial(self._take, check, size)
+            # The first bytes, for which a client waits, pass by those who compute.
+            if await stream.pour(take, self._committers):
+                while await stream.pour(take, self._threads):
+                    pass
         finally:
             stream.close()
         await in_thread(self._threads, self._finish, check)

@@ -24,7 +24,7 @@ _WORTH_BYTES: Final = 1024 * 1024
 # What is received at once: it stays in the processor's cache until it is written and hashed.
 _BUFFER_BYTES: Final = 256 * 1024
 # A thread gives way to the next download after this time: a megabyte of xz takes fifty times as long as one as it is.
-_TURN_SECONDS: Final = 0.02
+_TURN_SECONDS: Final = 0.01
 # A thread is woken for a buffer full, or after this time for whatever is there: readers look as often.
 _GATHER_SECONDS: Final = 0.016
 
