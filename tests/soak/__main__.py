@@ -4,11 +4,12 @@
 
 It ends with status 1 at the first answer, line of the journal or process that the policy (`policy.py`) does not allow,
 and says what happened before; or when memory, descriptors or threads grew (`samples.py`). 77: this machine cannot
-boot another.
+boot another, or has no nginx.
 """
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,12 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--json", type=Path, help="the summary, as a file")
     options = parser.parse_args()
+    if shutil.which("nginx") is None:
+        print(
+            "soak: there is no nginx, which is an upstream here; on Debian: apt-get install nginx-light",
+            file=sys.stderr,
+        )
+        return _CANNOT
     # `timeout` ends it so: what it has started ends as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     made = subprocess.run(

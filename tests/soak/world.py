@@ -83,7 +83,10 @@ in rec {
     echo built tree '' { };
   half = make "half" "head -c 4000000 /dev/urandom > $out; head -c 4000000 /dev/zero >> $out; echo built half" { };
   keep = [ low top tree half (random "big" 12000000) (random "small" 300) (random "middle" 400000) ];
-  doomed = map (size: random "doomed-${salt}-${toString size}" size) [ 2000 150000 5000000 ]
+  # Of many files: one that is open would survive its path.
+  files = name: make name "mkdir $out; for i in $(seq 60); do head -c 100000 /dev/urandom > $out/$i; done" { };
+  doomed = [ (files "doomed-${salt}-files") ]
+    ++ map (size: random "doomed-${salt}-${toString size}" size) [ 2000 150000 ]
     ++ map (size: random "quiet-${salt}-${toString size}" size) [ 3000 90000 ];
   mirrored = builtins.genList (n: random "mirrored-${toString n}" (3000 + n * n * 1500)) 45;
 }
