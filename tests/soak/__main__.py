@@ -50,8 +50,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return _CANNOT
-    # `timeout` ends it so: what it has started ends as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # `timeout` ends it so, and a terminal that is closed: what it has started ends as well.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     made = subprocess.run(
         [PROJECT / "scripts/make-machine"], stdout=subprocess.PIPE, text=True, check=False, timeout=_MAKE_LIMIT
     )
