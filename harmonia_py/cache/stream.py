@@ -68,6 +68,7 @@ class Stream:
         self._body = body
         self._reopen = reopen
         self._validator = body.validator
+        self._encoding = body.encoding
         self._tap: Tap | None = None
         self._ended = False
         self._received = 0
@@ -149,13 +150,17 @@ class Stream:
                 if body is None:
                     break
                 self._body = body
-                if body.validator != self._validator:
+                if not self._is_same_file(body):
                     break
                 if await self._skip(body):
                     return
             self._body.close()
         self._body.close()
         raise error
+
+    def _is_same_file(self, body: Body) -> bool:
+        said = body.validator, body.encoding, self.size if body.size is None else body.size
+        return said == (self._validator, self._encoding, self.size)
 
     async def _skip(self, body: Body) -> bool:
         """Leave out what is here already, where an upstream begins again at an earlier byte."""

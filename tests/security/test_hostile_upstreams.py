@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blob_readers import read_all
 from fault_upstream import Connection, FaultUpstream, Speak, body, package, status
 from mirrors import fetch, kept, leftovers, mirror_of, settle
 
@@ -100,6 +101,41 @@ async def test_what_contradicts_itself_never_ends_and_is_never_kept(
     async with mirror_of(upstream, directory=tmp_path if keeps else None, stall_timeout=0.3) as mirror:
         with pytest.raises(HarmoniaError):
             await fetch(mirror, one)
+        await settle(mirror)
+        if keeps:
+            assert kept(tmp_path) == leftovers(tmp_path) == []
+
+
+OTHER_REST = {
+    "encoding": {"Content_Encoding": "gzip", "Content_Range": "bytes 500-999/1000"},
+    "length": {"Content_Range": "bytes 500-998/999"},
+    "tag": {"ETag": '"other"', "Content_Range": "bytes 500-999/1000"},
+    "place": {"Content_Range": "bytes 501-999/1000"},
+}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("headers", OTHER_REST.values(), ids=list(OTHER_REST))
+async def test_the_rest_of_another_file_is_not_put_behind_the_beginning_of_a_log(
+    upstream: FaultUpstream, tmp_path: Path, *, headers: dict[str, str], keeps: bool
+) -> None:
+    """No hash tells what a log should be: all that holds it together is what the upstream says of its parts."""
+    derivation = package(3).path_info.store_path
+
+    async def speak(connection: Connection) -> None:
+        if "range" in connection.request.headers:
+            start = int(headers["Content_Range"].split()[1].split("-")[0])
+            await connection.respond(b"y" * (1000 - start), 206, **({"ETag": '"tag"'} | headers))
+            return
+        await connection.respond(b"x" * 500, Content_Length="1000", ETag='"tag"')
+        connection.cut()
+
+    upstream.answers[f"/log/{derivation}"] = speak
+    async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+        found = await mirror.log(derivation)
+        assert found is not None
+        with found, pytest.raises(HarmoniaError):
+            await read_all(found.pieces(0, found.size))
         await settle(mirror)
         if keeps:
             assert kept(tmp_path) == leftovers(tmp_path) == []
