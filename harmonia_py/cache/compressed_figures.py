@@ -1,14 +1,14 @@
 """What is counted of compressing."""
 
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
 
 from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Metrics
+from harmonia_py.metrics.board import Counter
+from harmonia_py.metrics.figures import Figures, counted
 
 
 @dataclass(frozen=True, slots=True)
-class CompressedCounters:
+class CompressedCounters(Figures):
     """What has happened since the start, in this process.
 
     Attributes:
@@ -22,25 +22,11 @@ class CompressedCounters:
         file_bytes: compressed bytes of the files finished.
     """
 
-    hits: Counter = field(default_factory=Counter)
-    followed: Counter = field(default_factory=Counter)
-    misses: Counter = field(default_factory=Counter)
-    unkept: Counter = field(default_factory=Counter)
-    mismatches: Counter = field(default_factory=Counter)
-    failures: Counter = field(default_factory=Counter)
-    nar_bytes: Counter = field(default_factory=Counter)
-    file_bytes: Counter = field(default_factory=Counter)
-
-    @classmethod
-    def on(cls, metrics: Metrics) -> Self:
-        """Count them there."""
-        return cls(
-            hits=metrics.counter(families.COMPRESSED_DOWNLOADS, "hit"),
-            followed=metrics.counter(families.COMPRESSED_DOWNLOADS, "followed"),
-            misses=metrics.counter(families.COMPRESSED_DOWNLOADS, "miss"),
-            unkept=metrics.counter(families.COMPRESSED_DOWNLOADS, "unkept"),
-            mismatches=metrics.counter(families.COMPRESSED_FAILURES, "mismatch"),
-            failures=metrics.counter(families.COMPRESSED_FAILURES, "error"),
-            nar_bytes=metrics.counter(families.COMPRESSED_NAR_BYTES),
-            file_bytes=metrics.counter(families.COMPRESSED_FILE_BYTES),
-        )
+    hits: Counter = counted(families.COMPRESSED_DOWNLOADS, "hit")
+    followed: Counter = counted(families.COMPRESSED_DOWNLOADS, "followed")
+    misses: Counter = counted(families.COMPRESSED_DOWNLOADS, "miss")
+    unkept: Counter = counted(families.COMPRESSED_DOWNLOADS, "unkept")
+    mismatches: Counter = counted(families.COMPRESSED_FAILURES, "mismatch")
+    failures: Counter = counted(families.COMPRESSED_FAILURES, "error")
+    nar_bytes: Counter = counted(families.COMPRESSED_NAR_BYTES)
+    file_bytes: Counter = counted(families.COMPRESSED_FILE_BYTES)

@@ -3,15 +3,16 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Self
+from typing import Final
 
 from harmonia_py.cache.blobs import BlobInfo, BlobKey, BlobStore
 from harmonia_py.cache.census import Census
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Gauge, Metrics
+from harmonia_py.metrics.board import Counter, Gauge
+from harmonia_py.metrics.figures import Figures, counted, gauged
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def _excess(size: int, limits: Limits, free: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class EvictionCounters:
+class EvictionCounters(Figures):
     """What eviction has seen and done since the start.
 
     Attributes:
@@ -89,20 +90,10 @@ class EvictionCounters:
         evicted_bytes: their size together.
     """
 
-    blobs: Gauge = field(default_factory=Gauge)
-    bytes: Gauge = field(default_factory=Gauge)
-    evicted_blobs: Counter = field(default_factory=Counter)
-    evicted_bytes: Counter = field(default_factory=Counter)
-
-    @classmethod
-    def on(cls, metrics: Metrics, directory: str) -> Self:
-        """Count them there; `directory` is what the configuration calls the place of the blobs."""
-        return cls(
-            blobs=metrics.gauge(families.CACHE_BLOBS, directory),
-            bytes=metrics.gauge(families.CACHE_BYTES, directory),
-            evicted_blobs=metrics.counter(families.CACHE_EVICTED_BLOBS, directory),
-            evicted_bytes=metrics.counter(families.CACHE_EVICTED_BYTES, directory),
-        )
+    blobs: Gauge = gauged(families.CACHE_BLOBS)
+    bytes: Gauge = gauged(families.CACHE_BYTES)
+    evicted_blobs: Counter = counted(families.CACHE_EVICTED_BLOBS)
+    evicted_bytes: Counter = counted(families.CACHE_EVICTED_BYTES)
 
 
 async def keep_within_limits(

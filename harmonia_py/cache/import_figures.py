@@ -1,14 +1,14 @@
 """What is counted of imports."""
 
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
 
 from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Gauge, Metrics
+from harmonia_py.metrics.board import Counter, Gauge
+from harmonia_py.metrics.figures import Figures, counted, gauged
 
 
 @dataclass(frozen=True, slots=True)
-class ImportCounters:
+class ImportCounters(Figures):
     """What has become of paths since the start, in this process.
 
     Attributes:
@@ -19,19 +19,8 @@ class ImportCounters:
         queued: that are to be imported.
     """
 
-    imported: Counter = field(default_factory=Counter)
-    untrusted: Counter = field(default_factory=Counter)
-    incomplete: Counter = field(default_factory=Counter)
-    failed: Counter = field(default_factory=Counter)
-    queued: Gauge = field(default_factory=Gauge)
-
-    @classmethod
-    def on(cls, metrics: Metrics) -> Self:
-        """Count them there."""
-        return cls(
-            imported=metrics.counter(families.MIRROR_IMPORTS, "imported"),
-            untrusted=metrics.counter(families.MIRROR_IMPORTS, "untrusted"),
-            incomplete=metrics.counter(families.MIRROR_IMPORTS, "incomplete"),
-            failed=metrics.counter(families.MIRROR_IMPORTS, "failed"),
-            queued=metrics.gauge(families.MIRROR_IMPORT_QUEUE),
-        )
+    imported: Counter = counted(families.MIRROR_IMPORTS, "imported")
+    untrusted: Counter = counted(families.MIRROR_IMPORTS, "untrusted")
+    incomplete: Counter = counted(families.MIRROR_IMPORTS, "incomplete")
+    failed: Counter = counted(families.MIRROR_IMPORTS, "failed")
+    queued: Gauge = gauged(families.MIRROR_IMPORT_QUEUE)

@@ -1,14 +1,14 @@
 """What is counted of a mirror."""
 
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
 
 from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Metrics
+from harmonia_py.metrics.board import Counter
+from harmonia_py.metrics.figures import Figures, counted
 
 
 @dataclass(frozen=True, slots=True)
-class MirrorCounters:
+class MirrorCounters(Figures):
     """What has happened since the start, in this process.
 
     Attributes:
@@ -22,25 +22,11 @@ class MirrorCounters:
         failures: files that were begun and could not be finished.
     """
 
-    narinfos_asked: Counter = field(default_factory=Counter)
-    narinfos_remembered: Counter = field(default_factory=Counter)
-    narinfos_stale: Counter = field(default_factory=Counter)
-    hits: Counter = field(default_factory=Counter)
-    followed: Counter = field(default_factory=Counter)
-    fetched: Counter = field(default_factory=Counter)
-    passed: Counter = field(default_factory=Counter)
-    failures: Counter = field(default_factory=Counter)
-
-    @classmethod
-    def on(cls, metrics: Metrics) -> Self:
-        """Count them there."""
-        return cls(
-            narinfos_asked=metrics.counter(families.MIRROR_NARINFOS, "asked"),
-            narinfos_remembered=metrics.counter(families.MIRROR_NARINFOS, "remembered"),
-            narinfos_stale=metrics.counter(families.MIRROR_NARINFOS, "stale"),
-            hits=metrics.counter(families.MIRROR_DOWNLOADS, "hit"),
-            followed=metrics.counter(families.MIRROR_DOWNLOADS, "followed"),
-            fetched=metrics.counter(families.MIRROR_DOWNLOADS, "fetched"),
-            passed=metrics.counter(families.MIRROR_DOWNLOADS, "unkept"),
-            failures=metrics.counter(families.MIRROR_FAILURES),
-        )
+    narinfos_asked: Counter = counted(families.MIRROR_NARINFOS, "asked")
+    narinfos_remembered: Counter = counted(families.MIRROR_NARINFOS, "remembered")
+    narinfos_stale: Counter = counted(families.MIRROR_NARINFOS, "stale")
+    hits: Counter = counted(families.MIRROR_DOWNLOADS, "hit")
+    followed: Counter = counted(families.MIRROR_DOWNLOADS, "followed")
+    fetched: Counter = counted(families.MIRROR_DOWNLOADS, "fetched")
+    passed: Counter = counted(families.MIRROR_DOWNLOADS, "unkept")
+    failures: Counter = counted(families.MIRROR_FAILURES)

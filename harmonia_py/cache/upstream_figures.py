@@ -1,17 +1,17 @@
 """What is counted of the conversations with an upstream."""
 
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, replace
 
 from harmonia_py.cache.upstream import Body, Resume, Take, Tap, Upstream
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError
 from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Counter, Gauge, Metrics
+from harmonia_py.metrics.board import Counter, Gauge
+from harmonia_py.metrics.figures import Figures, counted, gauged
 from harmonia_py.nix.signing import PublicKey
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamFigures:
+class UpstreamFigures(Figures):
     """One upstream.
 
     Attributes:
@@ -24,26 +24,13 @@ class UpstreamFigures:
         breaker_open: 1 while it is not asked because it failed.
     """
 
-    found: Counter = field(default_factory=Counter)
-    absent: Counter = field(default_factory=Counter)
-    unreachable: Counter = field(default_factory=Counter)
-    malformed: Counter = field(default_factory=Counter)
-    untrusted: Counter = field(default_factory=Counter)
-    received_bytes: Counter = field(default_factory=Counter)
-    breaker_open: Gauge = field(default_factory=Gauge)
-
-    @classmethod
-    def on(cls, metrics: Metrics, upstream: str) -> Self:
-        """Count them there, under this name, which must not hold a password."""
-        return cls(
-            found=metrics.counter(families.UPSTREAM_REQUESTS, upstream, "found"),
-            absent=metrics.counter(families.UPSTREAM_REQUESTS, upstream, "absent"),
-            unreachable=metrics.counter(families.UPSTREAM_ERRORS, upstream, "unreachable"),
-            malformed=metrics.counter(families.UPSTREAM_ERRORS, upstream, "protocol"),
-            untrusted=metrics.counter(families.UPSTREAM_ERRORS, upstream, "untrusted"),
-            received_bytes=metrics.counter(families.UPSTREAM_BYTES, upstream),
-            breaker_open=metrics.gauge(families.UPSTREAM_BREAKER, upstream),
-        )
+    found: Counter = counted(families.UPSTREAM_REQUESTS, "found")
+    absent: Counter = counted(families.UPSTREAM_REQUESTS, "absent")
+    unreachable: Counter = counted(families.UPSTREAM_ERRORS, "unreachable")
+    malformed: Counter = counted(families.UPSTREAM_ERRORS, "protocol")
+    untrusted: Counter = counted(families.UPSTREAM_ERRORS, "untrusted")
+    received_bytes: Counter = counted(families.UPSTREAM_BYTES)
+    breaker_open: Gauge = gauged(families.UPSTREAM_BREAKER)
 
     def failed(self, error: UpstreamError) -> None:
         """Count a request that ended with `error`."""

@@ -7,11 +7,11 @@ from harmonia_py.metrics import families as of
 from harmonia_py.metrics.board import FAMILIES_BY_NAME, Board, SlotReading
 from harmonia_py.metrics.processes import ProcessFigures, max_fds, read_process
 
-Figures = dict[str, list[float]]
+Totals = dict[str, list[float]]
 """The numbers of each series by its name and labels, as `exposition.format_metrics` takes them."""
 
 
-def read_figures(board: Board) -> Figures:
+def read_figures(board: Board) -> Totals:
     """Everything that is known now. It looks into files of the kernel, so a thread does it."""
     readings = board.read()
     maker = read_process(board.maker)
@@ -24,9 +24,9 @@ def read_figures(board: Board) -> Figures:
     return {**add_up(readings, workers), **_of_processes(board.maker, maker, readings, workers)}
 
 
-def add_up(readings: list[SlotReading], living: Mapping[int, object]) -> Figures:
+def add_up(readings: list[SlotReading], living: Mapping[int, object]) -> Totals:
     """The counted figures; what a worker has counted stays when it ends, and its gauges go with it."""
-    totals: Figures = {}
+    totals: Totals = {}
     for reading in readings:
         for series, numbers in reading.series.items():
             family = FAMILIES_BY_NAME[series.partition("{")[0]]
@@ -40,8 +40,8 @@ def add_up(readings: list[SlotReading], living: Mapping[int, object]) -> Figures
 
 def _of_processes(
     maker: int, first: ProcessFigures | None, readings: list[SlotReading], workers: Mapping[int, ProcessFigures]
-) -> Figures:
-    figures: Figures = {
+) -> Totals:
+    figures: Totals = {
         of.BUILD_INFO.series(__version__): [1.0],
         of.WORKERS.series(): [float(len(workers))],
         of.PROCESS_MAX_FDS.series(): [float(max_fds())],

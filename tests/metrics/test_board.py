@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Board, Metrics
-from harmonia_py.metrics.totals import Figures, read_figures
+from harmonia_py.metrics.totals import Totals, read_figures
 
 BYTES = families.HTTP_SENT_BYTES
 
@@ -28,7 +28,7 @@ def in_a_child(work: Callable[[], object]) -> int:
     return pid
 
 
-def value(figures: Figures, series: str) -> float:
+def value(figures: Totals, series: str) -> float:
     (number,) = figures[series]
     return number
 
