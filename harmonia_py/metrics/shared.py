@@ -95,14 +95,15 @@ class Row:
         """The numbers, each whole; while another process changes them, some may be old and some new."""
         return tuple(self._cells[self._start : self._start + NUMBERS])
 
-    def change(self, change: Callable[[Numbers], Numbers]) -> None:
-        """Put what `change` makes of the numbers in their place, the last one first; see above for when it is not."""
+    def change(self, change: Callable[[Numbers], Numbers]) -> bool:
+        """Put what `change` makes of the numbers in their place, the last one first; False when it is not made."""
         with nullcontext(True) if self._lock is None else self._lock.held() as held:
             if held:
                 before = self.read()
                 for column, number in reversed(list(enumerate(change(before)))):
                     if number != before[column]:
                         self._cells[self._start + column] = number
+            return held
 
 
 class SharedNumbers:
