@@ -193,20 +193,25 @@ def frozen() -> Iterator[None]:
 
 @pytest.mark.usefixtures("frozen")
 async def test_a_plan_over_a_hundred_thousand_paths_stops_the_loop_for_no_more_than_a_moment() -> None:
-    census = census_of(
-        BlobInfo(BlobKey(f"{number:032}{suffix}"), 1000, number) for number in range(100_000) for suffix in ("-a", "-b")
-    )
     limits = Limits(max_size=100_000_000, min_free=0)
 
-    def plan_and_forget() -> int:
+    def plan_and_forget(census: Census) -> int:
         gone = sum(1 for _ in plan_eviction(census, in_flight=(), limits=limits, free=0, unit_of=lambda key: key[:32]))
         census.clear()
         return gone
 
-    planning = asyncio.create_task(asyncio.to_thread(plan_and_forget))
+    pauses = []
+    for _ in range(3):
+        census = census_of(
+            BlobInfo(BlobKey(f"{number:032}{suffix}"), 1000, number)
+            for number in range(100_000)
+            for suffix in ("-a", "-b")
+        )
+        planning = asyncio.create_task(asyncio.to_thread(plan_and_forget, census))
+        pauses.append(await longest_pause(planning))
+        assert await planning >= 100_000
     # Measured: 5 to 10 ms, which is the time after which Python gives another thread its turn. It was 40 and more.
-    assert await longest_pause(planning) < 0.1
-    assert await planning >= 100_000
+    assert min(pauses) < 0.05, pauses
 
 
 async def longest_pause(task: "asyncio.Task[Any]") -> float:
