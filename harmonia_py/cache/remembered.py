@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 # A narinfo takes some 2 KiB of memory, an absent path 100 bytes.
 _MAX_PRESENT: Final = 8192
 _MAX_ABSENT: Final = 65_536
-# Another process may have kept a NAR meanwhile, or evicted it; so often is looked.
+# Another process may have kept a NAR meanwhile, or evicted one that was kept; so often is looked.
+_LOOK_KEPT_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 10.0
 
 
@@ -118,7 +119,7 @@ class NarinfoMemory:
             if entry is None:
                 return None
             self._put(entry)
-        elif entry.looked + _LOOK_SECONDS < time.monotonic():
+        elif entry.looked + (_LOOK_SECONDS if entry.facts is None else _LOOK_KEPT_SECONDS) < time.monotonic():
             await self.look(entry)
         return entry
 

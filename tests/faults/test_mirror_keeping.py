@@ -104,7 +104,7 @@ async def test_what_was_evicted_is_not_said_to_be_kept(
 ) -> None:
     one = package()
     upstream.serve(one)
-    monkeypatch.setattr("harmonia_py.cache.remembered._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("harmonia_py.cache.remembered._LOOK_KEPT_SECONDS", 0.0)
     monkeypatch.setattr("harmonia_py.cache.kept._FACTS_SECONDS", 0.0)
     async with mirror_of(upstream, directory=tmp_path) as mirror:
         await fetch_kept(mirror, one)
