@@ -19,6 +19,7 @@ from harmonia_py.banner import banner
 from harmonia_py.cache.access import Tokens
 from harmonia_py.config import Config
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.lifelines import Lifelines
 from harmonia_py.listen import Certificate, Listener
 from harmonia_py.metrics.board import Board, Metrics
 from harmonia_py.nix.signing import SecretKey
@@ -29,7 +30,7 @@ from harmonia_py.web.access_log import AccessLog
 from harmonia_py.web.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
 from harmonia_py.web.state import Serving
-from harmonia_py.workers import Lifelines, Supervisor
+from harmonia_py.workers import Supervisor
 
 _log = logging.getLogger(__name__)
 

@@ -7,16 +7,15 @@ a supervisor that dies takes its workers with it, because they watch a pipe that
 import contextlib
 import gc
 import logging
-import mmap
 import os
 import signal
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.lifelines import Heartbeats, Lifelines
 
 _log = logging.getLogger(__name__)
 
@@ -27,63 +26,10 @@ START_TIMEOUT: Final = 30.0
 # What a worker gets beyond the time its transfers get, before it is killed.
 KILL_GRACE: Final = 5.0
 
-_BEAT: Final = struct.Struct("=d")
 # Between two signs of life of a healthy worker.
 _BEAT_SECONDS: Final = 1.0
-_MAX_WORKERS: Final = 1024
 
 _SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-
-
-class Heartbeats:
-    """When each worker showed last that its event loop turns, in memory that all processes share."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _MAX_WORKERS * _BEAT.size)
-
-    def reset(self, index: int) -> None:
-        """Another process has the place now, and has shown nothing."""
-        _BEAT.pack_into(self._memory, index * _BEAT.size, 0.0)
-
-    def beat(self, index: int) -> None:
-        """Show that this one turns."""
-        _BEAT.pack_into(self._memory, index * _BEAT.size, time.monotonic())
-
-    def last(self, index: int) -> float:
-        """When it was shown, by `time.monotonic`; 0 for never."""
-        (last,) = _BEAT.unpack_from(self._memory, index * _BEAT.size)
-        return float(last)
-
-
-@dataclass(frozen=True, slots=True)
-class Lifelines:
-    """What a worker gets from the supervisor.
-
-    Attributes:
-        index: 0 to the number of workers less one; a worker that is replaced passes it on.
-        ready_fd: where it says, once, that it serves.
-        supervisor_fd: at its end when the supervisor is gone.
-        heartbeats: where it shows that it is not stuck.
-        beat_seconds: how often it does.
-    """
-
-    index: int
-    ready_fd: int
-    supervisor_fd: int
-    heartbeats: Heartbeats
-    beat_seconds: float
-
-    def beat(self) -> None:
-        """Show that the event loop turns; to be called from it, every `beat_seconds`."""
-        self.heartbeats.beat(self.index)
-
-    def report_ready(self) -> None:
-        """Tell the supervisor, once. From now on SIGHUP arrives, also one that was sent before."""
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        # A worker that is one too many already is not listened to any more.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self.ready_fd, b"+")
-        os.close(self.ready_fd)
 
 
 @dataclass(slots=True)
