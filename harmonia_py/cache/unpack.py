@@ -27,8 +27,15 @@ else:
 
 # Larger blocks would each be mapped afresh by the allocator, which takes a third longer than decompressing alone.
 _OUTPUT_BYTES: Final = 256 * 1024
+# Zeros between streams, streams of nothing, frames to be skipped: they may go on for ever, and are no NAR.
+_PADDING_BYTES: Final = 1024 * 1024
 # `xz -9` wants 65 MiB to decompress. A header may ask for 4 GiB.
 _XZ_MEMORY_BYTES: Final = 256 * 1024 * 1024
+
+
+def _longest(nar_size: int) -> int:
+    """What a file of a NAR may take: what cannot be compressed grows by a hundredth, and the rest is padding."""
+    return nar_size + nar_size // 4 + _PADDING_BYTES
 
 
 class _Decompressor(Protocol):
@@ -203,6 +210,8 @@ class NarCheck(FileCheck):
         self._size += len(data)
         if self._expected_size is not None and self._size > self._expected_size:
             raise FormatError("it is longer than its FileSize")
+        if self._size > _longest(self._path_info.nar_size):
+            raise FormatError("it is far longer than its NAR")
         self._digest.update(data)
         for portion in self._unpacker.feed(data):
             self._nar_size += len(portion)

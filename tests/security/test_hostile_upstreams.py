@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from blob_readers import read_all
-from fault_upstream import Connection, FaultUpstream, Speak, body, package, status
+from fault_upstream import COMPRESS, Connection, FaultUpstream, Speak, body, package, status
 from mirrors import fetch, kept, leftovers, mirror_of, settle
 
 from harmonia_py.cache.upstream import Resume
@@ -104,6 +104,47 @@ async def test_what_contradicts_itself_never_ends_and_is_never_kept(
         await settle(mirror)
         if keeps:
             assert kept(tmp_path) == leftovers(tmp_path) == []
+
+
+# What stands for nothing and may come again and again, behind a file or in its place.
+PADDING = {
+    "xz": bytes(65536),
+    "zstd": b"\x50\x2a\x4d\x18" + (65536 - 8).to_bytes(4, "little") + bytes(65536 - 8),
+    "gzip": COMPRESS["gzip"](b"") * 3000,
+    "bzip2": COMPRESS["bzip2"](b"") * 4000,
+}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("compression", PADDING)
+async def test_a_file_that_has_no_end_is_given_up_long_before_the_disk_is_full(
+    upstream: FaultUpstream, tmp_path: Path, *, compression: str, behind: bool, keeps: bool
+) -> None:
+    """Nobody says how long the file is, and what is in it never gets longer than the NAR should be."""
+    one = replace(package(compression=compression), with_file_hash=False)
+    upstream.serve(one)
+    sent = 0
+
+    async def speak(connection: Connection) -> None:
+        nonlocal sent
+        head = one.file if behind else b""
+        await connection.respond(b"", Transfer_Encoding="chunked")
+        portion = PADDING[compression]
+        while sent < 100_000_000:
+            await connection.send(b"%x\r\n%b\r\n" % (len(head + portion), head + portion))
+            sent += len(portion)
+            head = b""
+        await connection.send(b"0\r\n\r\n")
+
+    upstream.answers[f"/{one.path}"] = speak
+    async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+        with pytest.raises(HarmoniaError):
+            await fetch(mirror, one)
+        await settle(mirror)
+        if keeps:
+            assert kept(tmp_path) == leftovers(tmp_path) == []
+    assert sent < 50_000_000
 
 
 OTHER_REST = {
