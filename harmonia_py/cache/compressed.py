@@ -240,7 +240,9 @@ class CompressedNars:
             self.counters.failures.add()
             _log.warning("%s: not compressed: %s", job.compressor.path_info.store_path, error)
         finally:
-            del self._running[job.key]
+            # One that has given its file up may be followed by another before it gets here.
+            if self._running.get(job.key) is asyncio.current_task():
+                del self._running[job.key]
             if not job.verified.done():
                 job.verified.set_exception(failure or StorageError("compressing was given up"))
                 job.verified.exception()  # often nobody waits for it

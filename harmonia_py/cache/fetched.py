@@ -63,7 +63,7 @@ class FetchedFiles:
         self._threads = ThreadPoolExecutor(_THREADS, "mirror")
         self._committers = ThreadPoolExecutor(_COMMITTERS, "keep")
         self._running: dict[BlobKey, Fetch] = {}
-        self._tasks: dict[BlobKey, asyncio.Task[None]] = {}
+        self._tasks: dict[Fetch, asyncio.Task[None]] = {}
         self._passing: set[asyncio.Future[None]] = set()
 
     async def aclose(self) -> None:
@@ -82,9 +82,9 @@ class FetchedFiles:
 
     async def settle(self, key: BlobKey) -> None:
         """Wait until a file that is being fetched by this process is kept or given up."""
-        task = self._tasks.get(key)
-        if task is not None:
-            await asyncio.wait([task])
+        fetch = self._running.get(key)
+        if fetch is not None:
+            await asyncio.wait([self._tasks[fetch]])
 
     async def serve(self, key: BlobKey, want: Want) -> Download | None:
         """The file that is kept under `key`, or that `want` finds; None when no upstream has it.
@@ -149,7 +149,7 @@ class FetchedFiles:
             self._turns.release()
             raise
         fetch = self._running[key] = Fetch(wanted, writer, self._threads, self._committers)
-        self._tasks[key] = asyncio.create_task(self._run(key, fetch, wanted))
+        self._tasks[fetch] = asyncio.create_task(self._run(key, fetch, wanted))
         return fetch
 
     async def _run(self, key: BlobKey, fetch: Fetch, wanted: Wanted) -> None:
@@ -162,7 +162,10 @@ class FetchedFiles:
             self._counters.failures.add()
             _log.warning("%s: not kept: %s", key, error)
         finally:
-            del self._running[key], self._tasks[key]
+            del self._tasks[fetch]
+            # One that has given its file up may be followed by another before it gets here.
+            if self._running.get(key) is fetch:
+                del self._running[key]
             self._turns.release()
 
     async def _pass(self, wanted: Wanted) -> Download | None:

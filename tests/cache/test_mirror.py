@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -530,6 +531,21 @@ class TestNars:
                 assert not idle.done()
                 assert await read_all(download.pieces(0, download.size)) == one.file
             await idle
+
+    async def test_who_begins_while_another_gives_up_takes_nothing_from_it(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        one, trouble = package(), []
+        upstream.serve(one)
+        upstream.answers[f"/{one.path}"] = status(404)
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: trouble.append(context))
+        async with mirror_of(upstream, directory=tmp_path, negative_ttl=0.0, downloads=4) as mirror:
+            for _ in range(10):
+                await asyncio.gather(*(fetch(mirror, one) for _ in range(30)), return_exceptions=True)
+            await settle(mirror)
+            gc.collect()
+            assert not trouble
+            assert mirror._files._turns._value == 4
 
     async def test_a_nar_nobody_waits_for_any_more_is_kept(self, upstream: FaultUpstream, tmp_path: Path) -> None:
         one = package(size=1_000_000)
