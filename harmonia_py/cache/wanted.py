@@ -246,15 +246,20 @@ class DocumentCheck(FileCheck):
         super().__init__()
         self._unpacker = Unpacker(compression)
         self._digest = hashlib.sha256()
+        self._taken = 0
         self._size = 0
 
     def _portions(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
+        self._taken += len(data)
         for portion in self._unpacker.feed(data):
             self._size += len(portion)
             if self._size > _MAX_DOCUMENT_BYTES:
                 raise FormatError("it is far too long")
             self._digest.update(portion)
             yield portion
+        # Streams of nothing may come for ever.
+        if self._taken > _MAX_DOCUMENT_BYTES:
+            raise FormatError("it is far too long")
 
     def _last(self) -> bytes:
         if not self._unpacker.is_whole:

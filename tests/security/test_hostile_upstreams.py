@@ -1,5 +1,6 @@
 """Upstreams whose answers are no HTTP, or contradict themselves: a client gets the right file or a clean failure."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -145,6 +146,33 @@ async def test_a_file_that_has_no_end_is_given_up_long_before_the_disk_is_full(
         if keeps:
             assert kept(tmp_path) == leftovers(tmp_path) == []
     assert sent < 50_000_000
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("encoding", [None, "xz", "zstd", "gzip"])
+async def test_a_log_that_has_no_end_is_given_up_as_well(
+    upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, encoding: str | None, keeps: bool
+) -> None:
+    monkeypatch.setattr("harmonia_py.cache.wanted._MAX_DOCUMENT_BYTES", 1_000_000)
+    derivation = package(3).path_info.store_path
+    portion = b"line\n" * 10_000 if encoding is None else PADDING[encoding]
+
+    async def speak(connection: Connection) -> None:
+        coded = {} if encoding is None else {"Content_Encoding": encoding}
+        await connection.respond(b"", Transfer_Encoding="chunked", **coded)
+        while True:
+            await connection.send(b"%x\r\n%b\r\n" % (len(portion), portion))
+
+    upstream.answers[f"/log/{derivation}"] = speak
+    async with asyncio.timeout(30), mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+        with pytest.raises(HarmoniaError):  # noqa: PT012  # from the first byte on
+            found = await mirror.log(derivation)
+            assert found is not None
+            with found:
+                await read_all(found.pieces(0, found.size))
+        await settle(mirror)
+        if keeps:
+            assert kept(tmp_path) == leftovers(tmp_path) == []
 
 
 OTHER_REST = {
