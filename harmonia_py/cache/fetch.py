@@ -15,7 +15,8 @@ from typing import Final, Protocol
 
 from harmonia_py.cache.blobs import BlobWriter
 from harmonia_py.cache.file_check import FileCheck
-from harmonia_py.cache.stream import Stream, in_thread
+from harmonia_py.cache.stream import Stream
+from harmonia_py.cache.threads import in_thread
 from harmonia_py.cache.upstream import Body, Resume
 from harmonia_py.errors import FormatError, HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 

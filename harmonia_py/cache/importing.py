@@ -12,11 +12,11 @@ that was forgotten is wanted again when it is next asked for.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from harmonia_py.cache.blobs import Blob, BlobKey
 from harmonia_py.cache.compressing import SliceReader
@@ -26,6 +26,7 @@ from harmonia_py.cache.kept import KeptFiles, NotKept, key_of
 from harmonia_py.cache.remembered import NarinfoMemory, Remembered
 from harmonia_py.cache.source import FileSlice
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter
+from harmonia_py.cache.threads import in_thread
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.cache.unpack import NarCheck
 from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable, HarmoniaError
@@ -35,8 +36,6 @@ from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _BUFFER_BYTES: Final = 256 * 1024
 # Parsing is done in Python: of many small files a megabyte takes long, and others wait for the interpreter meanwhile.
@@ -213,7 +212,7 @@ class Importing:
 
     async def _nar(self, blob: Blob, entry: Remembered) -> AsyncGenerator[bytes, None]:
         portions = verified_nar(blob, entry, self._read)
-        while portion := await self._in_thread(lambda: next(portions, b"")):
+        while portion := await in_thread(self._threads, next, portions, b""):
             yield portion
 
     def _signed(self, info: PathInfo) -> PathInfo:
@@ -257,16 +256,6 @@ class Importing:
         if now >= self._silent_until:
             self._silent_until = now + _SAY_SECONDS
             _log.warning("%s", message)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        # Shielded, so that nothing is released while a thread still reads.
-        running: Awaitable[T] = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        task = asyncio.ensure_future(running)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
 
 
 def verified_nar(blob: Blob, entry: Remembered, read: SliceReader) -> Iterator[bytes]:

@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
+from harmonia_py.cache.threads import in_thread
 from harmonia_py.cache.upstream import Body, Resume, Tap
 from harmonia_py.errors import UpstreamUnreachable
-
-T = TypeVar("T")
 
 Reopen = Callable[[Resume | None], Awaitable[Body | None]]
 
@@ -175,13 +174,3 @@ class Stream:
     def close(self) -> None:
         """Give the connection back."""
         self._body.close()
-
-
-async def in_thread(threads: Executor, call: Callable[..., T], *arguments: object) -> T:
-    """What `call` returns; a thread that is inside it is waited for also by who is cancelled, lest two be inside."""
-    running = asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
