@@ -9,7 +9,7 @@ from typing import Final
 from harmonia_py.cache.asking import Answer, Asked, Nobody, Outcome, Panel
 from harmonia_py.cache.file_check import FileCheck
 from harmonia_py.cache.remembered import Remembered
-from harmonia_py.cache.unpack import NarCheck, Unpacker
+from harmonia_py.cache.unpack import MADE_HERE, NarCheck, Unpacker
 from harmonia_py.cache.upstream import Body, Resume, Upstream
 from harmonia_py.errors import FormatError, UpstreamError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
@@ -174,7 +174,7 @@ class WantedNar:
 
 def can_become(compression: str, offered: str) -> bool:
     """Whether a file can be offered in another compression than it comes in."""
-    return offered in (compression, "none", "zstd")
+    return offered == compression or offered in MADE_HERE
 
 
 async def _open_plain(upstream: Upstream, url: str) -> Body | None:

@@ -1,5 +1,6 @@
 """URLs that a mirror has published go on to work for the month that clients remember them, whatever upstreams do."""
 
+import lzma
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,18 @@ async def test_of_two_upstreams_with_different_files_each_is_still_to_be_had(
         assert await fetch(mirror, OLD) == OLD.file
         await settle(mirror)
         assert await fetch(mirror, other) == other.file
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_an_upstream_that_has_gone_over_to_zstd_leaves_no_xz_url_behind(
+    upstream: FaultUpstream, tmp_path: Path, *, keeps: bool
+) -> None:
+    upstream.serve(compressed_anew(OLD, "zstd"))
+    async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+        file = await fetch_kept(mirror, OLD)
+        assert file is not None
+        assert lzma.decompress(file) == OLD.nar
+        assert await fetch(mirror, OLD) == file
 
 
 async def test_what_was_built_anew_is_fetched_where_the_old_is_remembered(
