@@ -93,6 +93,7 @@ class OpenCache:
         self._files: StoreFiles | None = None
         self._debug_files: StoreDebugFiles | None = None
         self._checks: list[Check] = []
+        self._evictions: list[asyncio.Task[None]] = []
         self._resources = AsyncExitStack()
 
     @classmethod
@@ -145,7 +146,9 @@ class OpenCache:
         await self._resources.aclose()
 
     async def aclose_when_idle(self) -> None:
-        """The same, once the downloads that were begun have ended."""
+        """The same, once the downloads that were begun have ended. From now on another cache evicts."""
+        for eviction in self._evictions:
+            eviction.cancel()
         await asyncio.sleep(_ANSWER_SECONDS)
         if self.local is not None:
             await self.local.idle()
@@ -315,6 +318,7 @@ class OpenCache:
                     unit_of=unit_of,
                 )
             )
+            self._evictions.append(eviction)
             self._resources.push_async_callback(_cancel, eviction)
         return blobs
 

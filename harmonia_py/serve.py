@@ -261,9 +261,10 @@ class _Worker:
             self._reload_wanted.clear()
             try:
                 settings = await asyncio.to_thread(self._read_again)
-                opened = await self._open_cache(settings)
                 if self._certificate is not None:
                     self._certificate.renew()
+                # Last: what is opened is served, or nobody would close it.
+                opened = await self._open_cache(settings)
             except HarmoniaError as error:
                 _log.error("not reloaded: %s", error)  # the message is meant for people
             except Exception:  # noqa: BLE001  # whatever it is, the next reload must find somebody who listens

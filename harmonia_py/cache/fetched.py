@@ -6,6 +6,7 @@ Over all processes one fetches a file, and whoever wants it meanwhile reads it a
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -68,6 +69,8 @@ class FetchedFiles:
 
     async def aclose(self) -> None:
         """Give up what is being fetched."""
+        # What has just been begun gets as far as to its end: a task that never ran gives nothing back.
+        await asyncio.sleep(0)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -113,12 +116,15 @@ class FetchedFiles:
             return None if wanted is None else await self._pass(wanted)
 
     async def _serve_kept(self, key: BlobKey, want: Want) -> Download | None:
+        deadline = time.monotonic() + _BEGIN_SECONDS
         for _ in range(_ATTEMPTS):
             fetch = self._running.get(key)
             if fetch is None:
                 blob = await self._kept.open(key)
                 if blob is not None and (blob.size is not None or await _has_begun(blob)):
                     return self._join(key, blob, None)
+                if time.monotonic() >= deadline:
+                    break
                 wanted = await want()
                 if wanted is None:
                     return None
@@ -235,6 +241,8 @@ async def _has_begun(blob: Blob) -> bool:
                 await asyncio.sleep(piece.seconds)
             return True
     except (StorageError, TimeoutError):
-        pass
-    blob.release()
-    return False
+        blob.release()
+        return False
+    except BaseException:
+        blob.release()
+        raise

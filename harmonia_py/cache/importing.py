@@ -208,7 +208,7 @@ class Importing:
                     await self._store.add(info, nar)
             return True
         finally:
-            await asyncio.to_thread(claim.abort)
+            await asyncio.shield(asyncio.to_thread(claim.abort))
 
     async def _nar(self, blob: Blob, entry: Remembered) -> AsyncGenerator[bytes, None]:
         portions = verified_nar(blob, entry, self._read)

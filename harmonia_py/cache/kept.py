@@ -148,10 +148,15 @@ class KeptFiles:
 
     async def note(self, key: BlobKey, metadata: Mapping[str, str]) -> None:
         """Keep a few facts under a key; those that were there stay when it fails, and then the log says so."""
-        with suppress(NotKept):
-            writer = await self._ask(lambda blobs: blobs.put(key, 0, replace=True))
+
+        async def write(blobs: BlobStore) -> None:
+            writer = await blobs.put(key, 0, replace=True)
             if writer is not None:
-                await self._ask(lambda _: asyncio.to_thread(writer.commit, metadata))
+                # Shielded: as long as nobody ends it, nobody else can write this one.
+                await asyncio.shield(asyncio.to_thread(writer.commit, metadata))
+
+        with suppress(NotKept):
+            await self._ask(write)
 
     async def forget(self, key: BlobKey) -> None:
         """Remove a file."""

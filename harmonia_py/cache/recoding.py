@@ -51,17 +51,18 @@ class Recoding:
 
     async def recode(self, entry: Remembered) -> None:
         """Make a zstd file of what is kept, verify it on the way, and remove what it was made of."""
-        if entry.compression == "zstd" or entry.facts is None:
-            return
         async with self._turn:
+            if entry.compression == "zstd" or entry.facts is None:
+                return
             source = entry.url
             info = entry.narinfo.path_info
             target = NarUrl(source.hash_part, info.nar_hash, "zstd")
+            # As it is now, whatever is found out about it meanwhile.
+            wanted = _KeptNar(entry, self._kept, self._read, self._threads)
             try:
                 writer = await self._kept.put(key_of(target), info.nar_size)
                 if writer is None:
                     return
-                wanted = _KeptNar(entry, self._kept, self._read, self._threads)
                 if await Fetch(wanted, writer, self._threads, self._threads).run():
                     await self._memory.look(entry)
                     await self._kept.forget(key_of(source))
@@ -111,7 +112,10 @@ class _KeptNar:
         """See `Wanted`."""
         assert resume is None
         blob = await self._kept.open(key_of(self._url))
-        if blob is None or blob.size is None:
+        if blob is None:
+            return None
+        if blob.size is None:
+            blob.release()
             return None
         portions = self._portions(blob)
 

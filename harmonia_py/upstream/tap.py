@@ -107,13 +107,17 @@ def tap(response: aiohttp.ClientResponse, left: int, stall_timeout: float) -> So
         return None
     if hdrs.TRANSFER_ENCODING in response.headers:
         return None
+    original: socket.socket = transport.get_extra_info("socket")
+    try:
+        sock = socket.socket(fileno=os.dup(original.fileno()))
+    except OSError:
+        return None  # no descriptor is left for it
     # When the framework's buffer is empty its parser is, too: nothing is between us and the socket.
     buffered = b"".join(iter(response.content.read_nowait, b""))
     if len(buffered) == left:
+        sock.close()
         return SocketTap(None, buffered, 0, stall_timeout)
     connection.protocol.pause_reading()
-    original: socket.socket = transport.get_extra_info("socket")
-    sock = socket.socket(fileno=os.dup(original.fileno()))
     sock.setblocking(False)
     return SocketTap(sock, buffered, left - len(buffered), stall_timeout)
 

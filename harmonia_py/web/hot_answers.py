@@ -92,8 +92,11 @@ class ReadyAnswers:
         key = (coding, target.encode())
         self._narinfos[key] = _Ready(head, tail + body, lasting or Lasting(now + READY_SECONDS, ()))
         self._narinfos.move_to_end(key)
-        while len(self._narinfos) > MAX_READY or next(iter(self._narinfos.values())).lasting.expires <= now:
+        while self._narinfos and (len(self._narinfos) > MAX_READY or self._oldest().expires <= now):
             self._narinfos.popitem(last=False)
+
+    def _oldest(self) -> Lasting:
+        return next(iter(self._narinfos.values())).lasting
 
     def add_file(self, target: str, headers: Mapping[str, str], file: FileSlice, download: Download) -> None:
         """Remember that the 200 for `target` is `file`. `download` keeps it open, and is ours from now on."""

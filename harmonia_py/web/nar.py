@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.web.body import IMMUTABLE, Headers, respond
 from harmonia_py.web.errors import not_found
@@ -41,12 +42,17 @@ async def get(request: web.Request) -> web.StreamResponse:
 
 async def _keep_ready(request: web.Request, url: NarUrl, sent: Mapping[str, str]) -> None:
     """Let the next one who asks for this file have it without the framework."""
-    again = await cache_of(request).nar(url)
+    serving = request.app[SERVING]
+    cache = serving.cache
+    try:
+        again = await cache.nar(url)
+    except HarmoniaError:
+        return  # the answer is on its way: an error now would be a second one
     if again is None:
         return
-    if again.file is None:
+    if again.file is None or cache is not serving.cache:
         again.release()
         return
     headers = {str(name): sent[name] for name in _OF_THE_FILE if name in sent}
     headers |= {str(hdrs.ETAG): f'"{again.etag}"', str(hdrs.ACCEPT_RANGES): "bytes"}
-    request.app[SERVING].answers.add_file(request.raw_path[1:], headers, again.file, again)
+    serving.answers.add_file(request.raw_path[1:], headers, again.file, again)

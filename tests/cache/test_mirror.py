@@ -32,6 +32,7 @@ from fault_upstream import (
 from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, settle
 
 from harmonia_py.cache.asking import Nobody
+from harmonia_py.cache.kept import key_of
 from harmonia_py.cache.mirror import Mirror
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import HarmoniaError
@@ -757,6 +758,28 @@ class TestRecoding:
             assert (narinfo.file_hash, narinfo.file_size) == (Hash.of(coded), len(coded))
             assert len(kept(tmp_path)) == 2
             assert await fetch_kept(mirror, one) == one.file
+
+    async def test_what_is_evicted_before_its_turn_is_not_re_coded_and_can_be_later(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        """The file that was to be made stayed begun, and nobody else could make it."""
+        one = package(size=100_000)
+        upstream.serve(one)
+        wanted = NarUrl(one.hash_part, one.path_info.nar_hash, "zstd")
+        async with mirror_of(upstream, directory=tmp_path, recode=True) as mirror:
+            recoding = mirror._recoding
+            assert recoding is not None
+            async with recoding._turn:
+                assert await fetch(mirror, one) == one.file
+                await mirror._files.idle()
+                (entry,) = [found for found in [await mirror.memory.find(one.hash_part)] if found is not None]
+                await mirror._kept.forget(key_of(entry.url))
+                await mirror.memory.look(entry)
+                assert entry.facts is None
+            await settle(mirror)
+            coded = await fetch(mirror, wanted)
+            assert coded is not None
+            assert zstd.decompress(coded) == one.nar
 
     async def test_what_has_rotted_is_not_re_coded(self, upstream: FaultUpstream, tmp_path: Path) -> None:
         one = package(size=3_000_000)

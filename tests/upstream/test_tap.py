@@ -1,6 +1,8 @@
 """Large bodies that threads read straight from their sockets."""
 
 import asyncio
+import errno
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator
@@ -49,6 +51,23 @@ async def drain(tap: Tap) -> bytes:
     while await asyncio.to_thread(tap.run, data.extend):
         await tap.wait()
     return bytes(data)
+
+
+async def test_where_no_descriptor_is_left_nothing_is_taken_over_and_nothing_lost(
+    server: FaultUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended a download that could have gone on."""
+
+    def no_more(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with opened(server, body(DATA)) as found:
+        data = await found.read()
+        monkeypatch.setattr(os, "dup", no_more)
+        assert found.tap() is None
+        while more := await found.read():
+            data += more
+    assert data == DATA
 
 
 async def test_it_gives_what_was_not_read_and_no_more(server: FaultUpstream) -> None:

@@ -207,6 +207,18 @@ async def test_a_narinfo_of_which_nobody_knows_how_long_it_is_right_is_not_ready
         writer.close()
 
 
+async def test_a_narinfo_that_is_not_right_for_another_moment_is_given_once() -> None:
+    """What took until then to be signed and encoded made the answers at hand look for the oldest of none."""
+    source = FakeSource()
+    async with Served(source) as served:
+        served.serving.replace(cache_that_lasts(served, source, Lasting(0.0, ())))
+        reader, writer = await served.connect()
+        for _ in range(2):
+            assert (await exchange(reader, writer, TARGET))[1].status == 200
+        assert len(source.asked) == 2
+        writer.close()
+
+
 @pytest.mark.parametrize("headers", [(), ("X-Not-Harmless: 1",)])
 async def test_what_was_looked_up_before_a_reload_is_not_ready_after_it(headers: tuple[str, ...]) -> None:
     """A narinfo found in the cache of before, with the signatures of before, was given for two seconds after."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from serving import PATH, Answer, FakeSource, Served, eventually, read_answer
 
+from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.source import Download, FileSlice
+from harmonia_py.errors import UpstreamUnreachable
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.web import hot_file
@@ -37,6 +39,26 @@ class FileSource(FakeSource):
         )
 
 
+class EvictedSource(FileSource):
+    """One whose file is gone as soon as somebody has it."""
+
+    async def nar(self, url: NarUrl) -> Download | None:
+        if self.asked:
+            raise UpstreamUnreachable("it was evicted, and no upstream answers")
+        return await super().nar(url)
+
+
+class GatedSource(FileSource):
+    """One that takes its time from the second question on."""
+
+    gate: asyncio.Event
+
+    async def nar(self, url: NarUrl) -> Download | None:
+        if self.asked:
+            await self.gate.wait()
+        return await super().nar(url)
+
+
 def url_of(source: FakeSource) -> str:
     return f"/nar/{Hash.of(source.nar_bytes).nix32}.nar?hash={PATH.hash_part}"
 
@@ -52,8 +74,10 @@ async def send_for_ever(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def served(tmp_path: Path, size: int, **options: float) -> AsyncIterator[Served]:
-    source = FileSource(nar_bytes=os.urandom(size))
+async def served(
+    tmp_path: Path, size: int, *, source_type: type[FileSource] = FileSource, **options: float
+) -> AsyncIterator[Served]:
+    source = source_type(nar_bytes=os.urandom(size))
     (tmp_path / "nar").write_bytes(source.nar_bytes)
     source.fd = os.open(tmp_path / "nar", os.O_RDONLY)
     try:
@@ -214,6 +238,32 @@ async def test_another_cache_after_a_reload_is_asked_again(tmp_path: Path) -> No
         assert server.source.released == 2
         await server.get(url_of(server.source))
         assert len(server.source.asked) > 2
+
+
+async def test_a_file_of_the_cache_before_a_reload_is_not_ready_after_it(tmp_path: Path) -> None:
+    async with served(tmp_path, 3 * MIB, source_type=GatedSource) as server:
+        assert isinstance(server.source, GatedSource)
+        server.source.gate = asyncio.Event()
+        assert (await server.get(url_of(server.source))).status == 200
+        server.serving.replace(BinaryCache(cache_info=server.cache.cache_info, sources=[], secret_keys=[]))
+        server.source.gate.set()
+        await eventually(lambda: server.source.released == 2)
+        assert (await server.get(url_of(server.source))).status == 404
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+async def test_an_answer_is_the_only_one_also_where_its_file_cannot_be_had_a_second_time(
+    tmp_path: Path, size: int
+) -> None:
+    """Evicted meanwhile: the failure to keep the file at hand was sent as an answer of its own, behind the good one."""
+    async with served(tmp_path, size, source_type=EvictedSource) as server:
+        reader, writer = await server.connect()
+        for target in (url_of(server.source), "/version"):
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        nar, version = await read_answer(reader), await read_answer(reader)
+        writer.close()
+        assert (nar.status, nar.body) == (200, server.source.nar_bytes)
+        assert (version.status, version.body) == (200, (await server.get("/version")).body)
 
 
 async def test_a_request_in_the_body_of_another_is_no_request(tmp_path: Path) -> None:
