@@ -49,7 +49,7 @@ from harmonia_py.store.roots import TempRoots
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.store_choice import StoreChoice, Way
 from harmonia_py.tuning import give_way, return_memory, trim_memory
-from harmonia_py.upstreams import mirror_settings, open_panel
+from harmonia_py.upstreams import mirror_settings, open_panel, show_breakers
 
 _log = logging.getLogger(__name__)
 
@@ -256,6 +256,7 @@ class OpenCache:
         else:
             self.mirrored = self.blobs
         self.panel = panel = await open_panel(config, self._resources, self._metrics)
+        self._resources.push_async_callback(_cancel, asyncio.create_task(show_breakers(panel)))
         mirror = Mirror(
             panel,
             KeptFiles(self.mirrored),

@@ -38,7 +38,7 @@ async def open_panel(config: Config, resources: AsyncExitStack, metrics: Metrics
         )
     timeouts = {upstream.label: upstream.timeout for upstream in config.upstream if upstream.timeout is not None}
     urls = {upstream.label: upstream.url for upstream in config.upstream}
-    panel = Panel(
+    return Panel(
         opened,
         budget=config.mirror.budget,
         on_unknown=OnUnknown(config.mirror.on_unknown),
@@ -48,12 +48,10 @@ async def open_panel(config: Config, resources: AsyncExitStack, metrics: Metrics
         # By its URL: another one under the same name begins anew.
         breakers=lambda name: Breaker(metrics.board.shared.row(f"breaker {urls[name]}")),
     )
-    showing = asyncio.create_task(_show_breakers(panel))
-    resources.push_async_callback(_cancel, showing)
-    return panel
 
 
-async def _show_breakers(panel: Panel) -> None:
+async def show_breakers(panel: Panel) -> None:
+    """Show on `/metrics`, until cancelled, which upstreams are left alone, whichever worker has found it out."""
     try:
         while True:
             panel.show_breakers()
@@ -61,11 +59,6 @@ async def _show_breakers(panel: Panel) -> None:
     finally:
         for asked in panel.all:  # perhaps a reload has removed it
             asked.figures.breaker_open.set(0)
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def mirror_settings(config: Config) -> MirrorSettings:

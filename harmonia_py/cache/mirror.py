@@ -198,9 +198,8 @@ class Mirror:
         narinfo = await self.narinfo(hash_part)
         if narinfo is None or narinfo.origin in (KEPT, STALE):
             return narinfo
-        info = narinfo.path_info
-        key = key_of(NarUrl(hash_part, info.nar_hash, narinfo.compression))
-        download = await self.nar(NarUrl(hash_part, info.nar_hash, narinfo.compression))
+        url = NarUrl(hash_part, narinfo.path_info.nar_hash, narinfo.compression)
+        download = await self.nar(url)
         if download is None:
             return None
         with download:
@@ -210,8 +209,8 @@ class Mirror:
                     await asyncio.sleep(piece.seconds)
                 else:
                     arrived(piece.size if isinstance(piece, FileSlice) else len(piece))
-        await self._files.settle(key)
-        if await self._kept.metadata(key) is None:
+        await self._files.settle(key_of(url))
+        if await self._kept.metadata(key_of(url)) is None:
             raise StorageError("the NAR cannot be kept")
         return narinfo
 
