@@ -3,21 +3,35 @@
     HarmoniaError
     ├── FormatError                 text or bytes from outside do not parse
     ├── ConfigError                 harmonia.toml, the environment or the command line is wrong
+    ├── AccessError                 the principal of a request may not do what it asks for
+    │   ├── NotAuthenticated        it has no credential, or one that is good for nothing
+    │   └── NotPermitted            its credential is good, but not for this
+    ├── PushRefused                 what is pushed cannot be taken, and sending it again would not help
+    │   ├── PushConflict            what has to be there first is not, or something else is in its place
+    │   ├── PushTooLarge            it is larger than what this cache takes
+    │   ├── SessionEnded            the session that it is part of has ended
+    │   └── LengthRequired          it does not say how long it is
+    ├── QuotaExceeded               the cache that it is for is full
     ├── DaemonError                 the nix-daemon, or the database that stands in for it, cannot tell
-    │   ├── DaemonUnreachable       nobody answers on the socket, or not in time
+    │   ├── DaemonUnreachable       no answer on the socket, or not in time
     │   ├── DaemonProtocolError     it answers something that is not the worker protocol
     │   └── DaemonRefused           it understood, and said no
     ├── UpstreamError               another cache cannot tell
-    │   ├── UpstreamUnreachable     nobody answers, or not in time, or it says that it cannot answer now
+    │   ├── UpstreamUnreachable     no answer, or not in time, or it says that it cannot answer now
     │   ├── UpstreamProtocolError   it answers something that no binary cache answers
     │   └── UpstreamUntrusted       what it said is not signed by a key we trust
     ├── StorageError                files that should be there cannot be read or written
-    │   └── StorageFull
+    │   ├── StorageFull
+    │   └── CatalogError            the catalog is damaged, or of a newer release
+    ├── Overloaded                  more is asked of this server than it does at once; later it can tell
     └── StorePathChanged            a store path is not what the store says it is: vanished, or of another size
 
-Absence is never an exception: it is `None`. `web/errors.py` maps each leaf to a status. A refinement that only one
-module raises and catches lives in that module.
+Absence is never an exception: it is `None`. The messages of `AccessError`, `PushRefused` and `QuotaExceeded` are for
+the client: one line that says what to do, and nothing of the machine. `web/http/errors.py` maps each leaf to its
+statuses. A refinement that only one module raises and catches lives in that module.
 """
+
+import os
 
 
 class HarmoniaError(Exception):
@@ -32,12 +46,48 @@ class ConfigError(HarmoniaError):
     """The message names the file, the key, and what is wrong with it."""
 
 
+class AccessError(HarmoniaError):
+    """The principal of a request may not do what it asks for; the client is told the message, if there is one."""
+
+
+class NotAuthenticated(AccessError):
+    """The request has no credential, or one that is good for nothing."""
+
+
+class NotPermitted(AccessError):
+    """The request has a good credential, which does not allow this."""
+
+
+class PushRefused(HarmoniaError):
+    """A push is refused for good, also when it is sent again; the client is told the message."""
+
+
+class PushConflict(PushRefused):
+    """Something that a push needs first is not here, or something else is in its place."""
+
+
+class PushTooLarge(PushRefused):
+    """A pushed file is larger than this cache takes."""
+
+
+class SessionEnded(PushRefused):
+    """The session that a push is part of has ended, or was never begun: what it was told holds no longer."""
+
+
+class LengthRequired(PushRefused):
+    """A pushed body does not say its length."""
+
+
+class QuotaExceeded(HarmoniaError):
+    """The cache that something is pushed to is full; the client is told the message."""
+
+
 class DaemonError(HarmoniaError):
     """The nix-daemon cannot tell."""
 
 
 class DaemonUnreachable(DaemonError):
-    """Nobody answers on the daemon's socket, or not in time."""
+    """The daemon does not answer on its socket, or not in time."""
 
 
 class DaemonProtocolError(DaemonError):
@@ -49,7 +99,13 @@ class DaemonRefused(DaemonError):
 
 
 class UpstreamError(HarmoniaError):
-    """An upstream cache cannot tell."""
+    """An upstream cache cannot tell.
+
+    Attributes:
+        status: of the HTTP answer that said so; None when there was no answer, or another one than a status.
+    """
+
+    status: int | None = None
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -69,7 +125,7 @@ class UpstreamProtocolError(UpstreamError):
 
 
 class UpstreamUntrusted(UpstreamError):
-    """What the upstream said carries no signature by a key that is trusted for it."""
+    """An answer of an upstream has no signature by a key that is trusted for it."""
 
 
 class StorageError(HarmoniaError):
@@ -80,5 +136,19 @@ class StorageFull(StorageError):
     """No space is left where blobs are kept, or nothing may be written there any more."""
 
 
+class CatalogError(StorageError):
+    """The catalog is damaged, or was used by a newer release; trying again does not help."""
+
+
+class Overloaded(HarmoniaError):
+    """More is asked of this server than it does at once. The client is told when to come back."""
+
+
 class StorePathChanged(HarmoniaError):
     """A store path is not what the store says it is: it vanished, or has another size."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """`file: what is wrong` in words: without the number and the quotes of Python's own text."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"

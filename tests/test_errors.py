@@ -1,7 +1,7 @@
 import inspect
 
 from harmonia_py import errors
-from harmonia_py.errors import HarmoniaError
+from harmonia_py.errors import HarmoniaError, describe_os_error
 
 
 def _tree(kind: type[HarmoniaError], indent: str = "") -> list[str]:
@@ -31,3 +31,14 @@ def test_every_error_says_what_it_means() -> None:
     for _, kind in inspect.getmembers(errors, inspect.isclass):
         assert issubclass(kind, HarmoniaError)
         assert kind.__doc__
+
+
+def test_what_the_system_says_is_told_in_words() -> None:
+    """`[Errno 13] Permission denied: '/x'` is Python's text, and no help to a person."""
+    assert describe_os_error(PermissionError(13, "Permission denied", "/x")) == "/x: Permission denied"
+    assert describe_os_error(OSError(28, "No space left on device")) == "No space left on device"
+    assert (
+        describe_os_error(FileNotFoundError(2, "No such file or directory", b"/x")) == "/x: No such file or directory"
+    )
+    assert describe_os_error(TimeoutError("timed out")) == "timed out"
+    assert describe_os_error(TimeoutError()) == "TimeoutError"

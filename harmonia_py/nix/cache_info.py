@@ -1,4 +1,4 @@
-"""`nix-cache-info`: what a binary cache says of itself.
+"""`nix-cache-info`: the facts of a binary cache for its clients.
 
 Source: `src/libstore/binary-cache-store.cc` of Nix. Clients keep it for days, older ones for ever.
 """

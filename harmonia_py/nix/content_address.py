@@ -20,7 +20,7 @@ _UNKNOWN: Final = re.compile(r"((?:[0-9a-z\-]{1,32}:){2,3})[0-9A-Za-z+/=_.\-]{1,
 
 
 class Method(Enum):
-    """How the contents were hashed; the value is the prefix in the text form."""
+    """The method by which contents were hashed; the value is the prefix in the text form."""
 
     TEXT = "text:"
     FLAT = "fixed:"

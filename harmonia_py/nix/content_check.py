@@ -26,11 +26,11 @@ class ContentCheck(Protocol):
         """Take the next bytes.
 
         Raises:
-            FormatError: it is seen already that they are wrong.
+            FormatError: the contents are surely wrong.
         """
 
     def finish(self) -> None:
-        """That was all.
+        """Say that the contents have ended.
 
         Raises:
             FormatError: these are not the contents that the address is of.
@@ -38,7 +38,7 @@ class ContentCheck(Protocol):
 
 
 def content_check(info: PathInfo) -> ContentCheck | None:
-    """What the NAR of a path has to pass beside its NarHash; None when there is nothing, or nothing that is known here.
+    """The check of a NAR's content address beside its NarHash; None when there is none, or none that is known here.
 
     A NarHash that is the content address itself needs no second look. Those of Git are of trees that Git hashes.
     """
@@ -60,11 +60,11 @@ class _NarCheck:
         self._digest = hashlib.new(expected.algorithm, usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
-        """See `ContentCheck`."""
+        """Add the next bytes of the NAR."""
         self._digest.update(data)
 
     def finish(self) -> None:
-        """See `ContentCheck`."""
+        """Raise `FormatError` when the hash is another one."""
         if self._digest.digest() != self._expected.digest:
             raise FormatError(_MISMATCH)
 
@@ -77,11 +77,11 @@ class _SelfReferenceCheck:
         self._modulo = modulo
 
     def update(self, data: bytes) -> None:
-        """See `ContentCheck`."""
+        """Add the next bytes of the NAR."""
         self._modulo.update(data)
 
     def finish(self) -> None:
-        """See `ContentCheck`."""
+        """Raise `FormatError` when neither form of the hash is the expected one."""
         if self._expected not in self._modulo.hashes():
             raise FormatError(_MISMATCH)
 
@@ -95,7 +95,7 @@ class _FileCheck:
         self._digest = hashlib.new(expected.algorithm, usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
-        """See `ContentCheck`."""
+        """Add the next bytes of the NAR; raise `FormatError` when it is not that of one file."""
         for event in self._parser.feed(data):
             if isinstance(event, Contents):
                 self._digest.update(event.data)
@@ -103,7 +103,7 @@ class _FileCheck:
                 raise FormatError("its content address is that of a file, and it is not one")
 
     def finish(self) -> None:
-        """See `ContentCheck`."""
+        """Raise `FormatError` when the NAR is incomplete, or the file has another hash."""
         self._parser.close()
         if self._digest.digest() != self._expected.digest:
             raise FormatError(_MISMATCH)

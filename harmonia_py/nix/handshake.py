@@ -1,4 +1,4 @@
-"""How a conversation with a nix-daemon begins, and the log that comes before every reply.
+"""The beginning of a conversation with a nix-daemon, and the log that comes before every reply.
 
 Source: `src/libstore/worker-protocol-connection.cc` and `src/libstore/daemon.cc` of Nix; "Nix daemon protocol" in the
 Nix manual. Versions 1.34 to 1.38 are spoken, that is Nix 2.8 and later, and Lix.
@@ -80,11 +80,11 @@ class Exchange(Generic[Value]):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What daemon and client agreed on.
+    """The agreement of daemon and client.
 
     Attributes:
         minor: of the protocol's version, 1.`minor`.
-        features: those that both have.
+        features: that both have.
         nix_version: as the daemon calls itself, such as `2.8.0`.
         trusted: whether the daemon trusts us; None when it does not say.
     """

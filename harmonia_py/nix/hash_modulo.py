@@ -61,7 +61,7 @@ class HashModulo:
         self._offset += stop
 
     def hashes(self) -> tuple[Hash, Hash]:
-        """That of all bytes so far with the places behind them, and that without, which Nix 2.17 to 2.34 has."""
+        """The hash of all bytes so far with the places behind them, and that without, which Nix 2.17 to 2.34 has."""
         digest = self._digest.copy()
         digest.update(self._pending)
         without = Hash("sha256", digest.digest())

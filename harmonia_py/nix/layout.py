@@ -1,4 +1,4 @@
-"""Where everything lies in a NAR, computed from the names and sizes of a tree, without its contents.
+"""The layout of a NAR: the offsets of everything in it, from the names and sizes of a tree, without its contents.
 
 Source: `src/libutil/archive.cc` of Nix. It is what makes a range of a NAR start at once, and its length known ahead.
 """
@@ -20,7 +20,7 @@ class FilePart(NamedTuple):
 
 
 class Layout:
-    """Where everything lies in the NAR of a tree: computed from names and sizes, without the contents.
+    """The offsets of everything in the NAR of a tree.
 
     What stands between two files of one directory is computed when it is asked for, so fifty thousand files take some
     five megabytes. Do not change the attributes.
@@ -110,7 +110,7 @@ class Layout:
         return between(self.sizes[index - 1], self.names[index], self.sizes[index], self.executables[index])
 
     def segments(self, start: int = 0, stop: int | None = None) -> Iterator[bytes | FilePart]:
-        """The bytes `start` up to `stop` of the NAR: those that are known, and the parts of files between them.
+        """The bytes `start` up to `stop` of the NAR: bytes that are known, and parts of files between them.
 
         Finding the start takes O(log n). Files without contents appear too, so that a reader can look at each.
         """

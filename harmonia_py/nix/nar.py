@@ -140,7 +140,7 @@ def encode(events: Iterable[Event | Contents]) -> Iterator[tuple[Event | None, b
 
 
 def between(before: int, name: bytes, size: int, executable: int) -> bytes:
-    """What stands between the contents of a file of `before` bytes and those of the file next to it."""
+    """The bytes between the contents of a file of `before` bytes and those of the file next to it."""
     return b"".join(
         (
             _END_OF_ENTRY[before % 8],
@@ -168,7 +168,7 @@ def check_target(target: bytes) -> bytes:
 
 
 def _start(name: bytes, previous: list[bytes]) -> bytes:
-    """What stands before a node with this name; it becomes the last one of the innermost directory."""
+    """The bytes before a node with this name, which becomes the last one of the innermost directory."""
     if not previous:
         if name:
             raise FormatError("the root of an archive has no name")
@@ -189,5 +189,5 @@ def enter(name: bytes, previous: list[bytes]) -> None:
 
 
 def end_of_node(previous: list[bytes], size: int) -> bytes:
-    """What ends a node behind contents or a target of `size` bytes; the root when no directory is open."""
+    """The bytes that end a node behind contents or a target of `size` bytes; the root when no directory is open."""
     return (_END_OF_ENTRY if previous else _END_OF_ROOT)[size % 8]

@@ -56,11 +56,16 @@ class Parser:
     """Reads a NAR that arrives in chunks of any size, as strictly as Nix since 2.25 does.
 
     It buffers a few kilobytes at most and never contents. After a `FormatError` it is of no further use.
+
+    Attributes:
+        offsets: where in the archive the contents begin of each `Regular` that the last `feed` returned.
     """
 
-    __slots__ = ("_pending", "_previous", "_remaining", "_size", "_step")
+    __slots__ = ("_offset", "_pending", "_previous", "_remaining", "_size", "_step", "offsets")
 
     def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self._offset = 0  # of the first byte that is fed next, or of the pending ones before it
         self._pending = b""
         self._previous: list[bytes] = []  # in every open directory, the last name
         self._remaining = 0  # bytes of contents still to come
@@ -76,6 +81,7 @@ class Parser:
         if self._pending:
             data = self._pending + data
         events: list[Event | Contents] = []
+        self.offsets = []
         position = 0
         while position < len(data):
             if self._remaining:
@@ -91,6 +97,7 @@ class Parser:
                 break
             position = following
         self._pending = data[position:]
+        self._offset += position
         return events
 
     def close(self) -> None:
@@ -146,6 +153,7 @@ class Parser:
             return end
         self._size = self._remaining = check_size(_unpack_size(size)[0])
         events.append(Regular(name, self._size, executable is not None))
+        self.offsets.append(self._offset + end)
         self._step = self._after_contents
         return end
 

@@ -1,4 +1,4 @@
-"""The narinfo: what a store knows of a path, and where this cache keeps its NAR.
+"""The narinfo: the path info of a store path, and the place of its NAR in a cache.
 
 Source: `src/libstore/nar-info.cc` of Nix. Nix's parser takes a value from the second byte after the colon up to the
 next line feed, so `References:` without its space, a blank line or a CRLF corrupt what follows: never emit one.
@@ -26,7 +26,7 @@ SUFFIXES: Final = {
     "lzip": ".lzip",
     "lz4": ".lz4",
 }
-_COMPRESSIONS: Final = {suffix: name for name, suffix in SUFFIXES.items()}
+COMPRESSIONS_BY_SUFFIX: Final = {suffix: name for name, suffix in SUFFIXES.items()}
 _NIX32: Final = "[0-9abcdfghijklmnpqrsvwxyz]"
 _NAR_FILE: Final = re.compile(
     rf"(?:({_NIX32}{{32}})(?:-({_NIX32}{{52}}))?|({_NIX32}{{52}}))\.nar(\.[0-9a-z]+)?", re.ASCII
@@ -41,11 +41,13 @@ _JSON_METHODS: Final = {Method.TEXT: "text", Method.FLAT: "flat", Method.NAR: "n
 
 # One line of references may be long: a system closure refers to thousands of paths. A whole narinfo never is.
 MAX_NARINFO_SIZE: Final = 4 * 1024 * 1024
+# Each cache that a path passes through may add one or two.
+MAX_SIGNATURES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class NarUrl:
-    """Where this cache publishes a NAR, relative to its own URL. Clients remember it for 30 days.
+    """The URL of a NAR, relative to that of this cache. Clients remember it for 30 days.
 
     Attributes:
         hash_part: of the store path whose NAR it is.
@@ -70,7 +72,7 @@ class NarUrl:
         if match is None:
             raise FormatError("not the URL of a NAR")
         hash_part, second_hash, first_hash, suffix = match.groups()
-        compression = _COMPRESSIONS.get(suffix or "")
+        compression = COMPRESSIONS_BY_SUFFIX.get(suffix or "")
         if compression is None:
             raise FormatError("unknown compression suffix")
         if hash_part is None:
@@ -93,7 +95,7 @@ class NarInfo:
     """A path info and the place of its NAR.
 
     Attributes:
-        path_info: what is signed.
+        path_info: which is signed.
         url: relative to the cache, as `str(NarUrl)`; an upstream's may be absolute.
         compression: of the file at `url`.
         file_hash: hash of that file, when it is known.
@@ -211,6 +213,8 @@ def _fields(data: bytes) -> tuple[dict[str, str], list[str]]:
             raise FormatError("a line of the narinfo has no field")
         if name == "Sig":
             signatures.append(value[1:])
+            if len(signatures) > MAX_SIGNATURES:
+                raise FormatError(f"the narinfo has more than {MAX_SIGNATURES} signatures")
         elif name in fields:
             raise FormatError(f"the narinfo has the field {name} twice")
         elif name in _FIELDS:

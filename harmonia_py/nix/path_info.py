@@ -1,4 +1,4 @@
-"""What a store knows of a valid path.
+"""`PathInfo`: the facts that a store has of a valid path.
 
 Source: `src/libstore/path-info.cc` of Nix.
 """
@@ -24,7 +24,7 @@ class PathInfo:
         nar_size: length of the uncompressed NAR in bytes.
         references: store paths it refers to, sorted, itself included when it does.
         deriver: the derivation that built it, if known.
-        signatures: those that parse; a store may hold arbitrary strings, which its adapter drops.
+        signatures: that parse; a store may hold arbitrary strings, which its adapter drops.
         ca: the content address, for a path that has one.
         registration_time: when the path became valid, in seconds since the epoch; 0 when unknown.
         ultimate: whether this store built the path itself.

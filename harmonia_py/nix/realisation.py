@@ -1,4 +1,4 @@
-"""Realisations: which store path an output of a content-addressed derivation turned out to be.
+"""Realisations: the store paths that outputs of content-addressed derivations turned out to be.
 
 Source: `src/libstore/realisation.cc` of Nix; "Build Trace" in the Nix manual. Two schemes exist, and neither key can be
 computed from the other without the closure of the derivation:
@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from harmonia_py import json_text
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.signing import Signature, parse_signatures
@@ -59,7 +60,7 @@ class DrvOutput:
         return cls(derivation, parse_name(output_name))
 
     def __str__(self) -> str:
-        """What `parse` reads; for a derivation's store path `<base name>^<output name>`."""
+        """The text that `parse` reads; for a derivation's store path `<base name>^<output name>`."""
         if isinstance(self.derivation, Hash):
             return f"{self.derivation.algorithm}:{self.derivation.base16}!{self.output_name}"
         return f"{self.derivation}^{self.output_name}"
@@ -67,13 +68,13 @@ class DrvOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Realisation:
-    """What a derivation's output was realised as.
+    """The realisation of a derivation's output.
 
     Attributes:
         id: the output.
         out_path: the store path that it is.
         signatures: those that parse, sorted.
-        dependent_realisations: what `out_path` refers to, sorted by `str` of the output; Nix up to 2.33 only.
+        dependent_realisations: of the references of `out_path`, sorted by `str` of the output; Nix up to 2.33 only.
     """
 
     id: DrvOutput
@@ -137,9 +138,8 @@ def _object(data: bytes | str) -> dict[str, Any]:
     if len(data) > MAX_REALISATION_SIZE:
         raise FormatError("the realisation is too long")
     try:
-        # json would guess UTF-16 and UTF-32 from bytes; it recurses into what is nested.
-        value = json.loads(data.decode() if isinstance(data, bytes) else data)
-    except (ValueError, RecursionError):
+        value = json_text.decode(data)
+    except FormatError:
         raise FormatError("the realisation is not JSON") from None
     if not isinstance(value, dict):
         raise FormatError("the realisation is no object")

@@ -50,7 +50,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """What a client puts into `trusted-public-keys`."""
+    """A public key, as clients put it into `trusted-public-keys`."""
 
     name: str
     data: bytes
@@ -124,7 +124,7 @@ class SecretKey:
 
 
 def parse_signatures(texts: Iterable[str]) -> tuple[Signature, ...]:
-    """Those of `texts` that parse, sorted, each once: stores may hold arbitrary strings as signatures."""
+    """The signatures in `texts` that parse, sorted, each once: stores may hold arbitrary strings as signatures."""
     signatures = set()
     for text in texts:
         try:

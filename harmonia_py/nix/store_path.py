@@ -70,7 +70,7 @@ class StorePath(str):
 
     @property
     def name(self) -> str:
-        """What follows the dash."""
+        """The text after the dash."""
         return self[HASH_PART_LENGTH + 1 :]
 
     @property

@@ -132,7 +132,7 @@ def read_strings(limit: int = MAX_COLLECTION_SIZE) -> Parser[list[str]]:
 
 
 def run(parser: Parser[Value], data: bytes) -> Value:
-    """What `parser` makes of exactly `data`.
+    """The value that `parser` reads from exactly `data`.
 
     Raises:
         FormatError: what the parser raises, or `data` is too short or too long.

@@ -1,4 +1,4 @@
-"""The worker protocol: what is asked of a nix-daemon and how its answers read.
+"""The worker protocol: the requests to a nix-daemon, and the parsers of its answers.
 
 Source: `src/libstore/worker-protocol.cc`, `remote-store.cc` and `daemon.cc` of Nix; "Nix daemon protocol" in the Nix
 manual. A conversation begins with the exchanges of `handshake.py`, then `set_options`; then it is one operation after
@@ -21,7 +21,6 @@ from harmonia_py.nix.wire import (
     MAX_COLLECTION_SIZE,
     Parser,
     read_bool,
-    read_count,
     read_list,
     read_string,
     read_strings,
@@ -47,10 +46,7 @@ class Operation(IntEnum):
     QUERY_ALL_VALID_PATHS = 23
     QUERY_PATH_INFO = 26
     QUERY_PATH_FROM_HASH_PART = 29
-    QUERY_VALID_DERIVERS = 33
-    NAR_FROM_PATH = 38
     ADD_TO_STORE_NAR = 39
-    QUERY_DERIVATION_OUTPUT_MAP = 41
     QUERY_REALISATION = 43
 
 
@@ -86,7 +82,7 @@ def query_path_from_hash_part(hash_part: HashPart, store_dir: StoreDir) -> Excha
 
 
 def query_path_info(store_path: StorePath, store_dir: StoreDir) -> Exchange[PathInfo | None]:
-    """What the store knows of `store_path`; None when it is not valid."""
+    """The path info of `store_path`; None when it is not valid."""
     request = write_u64(Operation.QUERY_PATH_INFO) + write_string(store_dir.join(store_path))
     return Exchange(request, _read_path_info_reply(store_path, store_dir))
 
@@ -140,31 +136,8 @@ def query_referrers(store_path: StorePath, store_dir: StoreDir) -> Exchange[list
     return _operation(Operation.QUERY_REFERRERS, payload, lambda: _read_paths(store_dir, _MAX_STORE_SIZE))
 
 
-def query_valid_derivers(store_path: StorePath, store_dir: StoreDir) -> Exchange[list[StorePath]]:
-    """The valid derivations that have `store_path` as an output."""
-    payload = write_string(store_dir.join(store_path))
-    return _operation(Operation.QUERY_VALID_DERIVERS, payload, lambda: _read_paths(store_dir))
-
-
-def query_derivation_output_map(derivation: StorePath, store_dir: StoreDir) -> Exchange[dict[str, StorePath | None]]:
-    """The outputs of a valid derivation by name; None for one whose path is not known before it is built.
-
-    A daemon of Nix 2.8 dies when it is asked this of anything but a derivation.
-    """
-    assert derivation.is_derivation
-
-    def read() -> Parser[dict[str, StorePath | None]]:
-        outputs = {}
-        for _ in range((yield from read_count())):
-            name = yield from read_string()
-            outputs[name] = yield from _read_optional_path(store_dir)
-        return outputs
-
-    return _operation(Operation.QUERY_DERIVATION_OUTPUT_MAP, write_string(store_dir.join(derivation)), read)
-
-
 def query_realisation(output: DrvOutput, session: Session, store_dir: StoreDir) -> Exchange[Realisation | None]:
-    """What `output` was realised as. Only for a session that `knows_realisation(output)`: others would lose step."""
+    """The realisation of `output`. Only for a session that `knows_realisation(output)`: others would lose step."""
     assert session.knows_realisation(output)
     if isinstance(output.derivation, StorePath):
         payload = write_string(store_dir.join(output.derivation)) + write_string(output.output_name)
@@ -187,14 +160,6 @@ def _read_new_realisation(output: DrvOutput, store_dir: StoreDir) -> Parser[Real
 def add_temp_root(store_path: StorePath, store_dir: StoreDir) -> Exchange[None]:
     """Keep `store_path` from being collected until this connection closes, be it valid or not."""
     return _operation(Operation.ADD_TEMP_ROOT, write_string(store_dir.join(store_path)), _read_one)
-
-
-def nar_from_path(store_path: StorePath, store_dir: StoreDir) -> Exchange[None]:
-    """After the reply the NAR follows: raw, without length or end, and with no way to tell an error.
-
-    The path must be known to be valid, and exactly its NAR size be read; on anything else the connection is lost.
-    """
-    return _operation(Operation.NAR_FROM_PATH, write_string(store_dir.join(store_path)), _read_nothing)
 
 
 def add_to_store_nar(info: PathInfo, store_dir: StoreDir) -> Exchange[None]:

@@ -113,24 +113,8 @@ def test_paths_come_as_sets() -> None:
     for exchange in (
         worker.query_all_valid_paths(STORE_DIR),
         worker.query_referrers(PATH, STORE_DIR),
-        worker.query_valid_derivers(PATH, STORE_DIR),
     ):
         assert run(exchange.reply, reply) == [PATH]
-
-
-def test_outputs_without_a_path_are_none() -> None:
-    reply = b"".join(
-        (
-            LAST,
-            write_u64(2),
-            write_string("dev"),
-            write_string(""),
-            write_string("out"),
-            write_string(STORE_DIR.join(PATH)),
-        )
-    )
-    exchange = worker.query_derivation_output_map(DERIVATION, STORE_DIR)
-    assert run(exchange.reply, reply) == {"dev": None, "out": PATH}
 
 
 def test_realisations_by_hash_are_json() -> None:
@@ -173,11 +157,9 @@ def _exchanges() -> list[Exchange[Any]]:
         worker.query_path_from_hash_part(PATH.hash_part, STORE_DIR),
         worker.query_path_info(PATH, STORE_DIR),
         worker.query_all_valid_paths(STORE_DIR),
-        worker.query_derivation_output_map(DERIVATION, STORE_DIR),
         worker.query_realisation(OLD_KEY, OLD, STORE_DIR),
         worker.query_realisation(NEW_KEY, NEW, STORE_DIR),
         worker.add_temp_root(PATH, STORE_DIR),
-        worker.nar_from_path(PATH, STORE_DIR),
     ]
 
 
