@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 
@@ -10,13 +11,22 @@ from harmonia_py.cache.source import FileSlice, Pause, Piece
 async def read_all(pieces: Iterator[Piece]) -> bytes:
     """All bytes of `pieces`."""
     data = bytearray()
-    async with asyncio.timeout(60):
-        while (piece := await asyncio.to_thread(_next, pieces)) is not None:
-            if isinstance(piece, Pause):
-                await asyncio.sleep(piece.seconds)
-            else:
-                data += piece
+    try:
+        async with asyncio.timeout(60):
+            while (piece := await asyncio.to_thread(_next, pieces)) is not None:
+                if isinstance(piece, Pause):
+                    await piece.wait()
+                else:
+                    data += piece
+    finally:
+        await asyncio.to_thread(_close, pieces)
     return bytes(data)
+
+
+def _close(pieces: Iterator[Piece]) -> None:
+    if isinstance(pieces, Generator):
+        with suppress(ValueError):  # a thread draws the next one still, and then the last reference is gone
+            pieces.close()
 
 
 def _next(pieces: Iterator[Piece]) -> bytes | Pause | None:

@@ -1,1 +1,1 @@
-"""Adapter: where blobs live."""
+"""Adapter: blobs and growing files in a directory, or blobs in a bucket."""

@@ -9,10 +9,10 @@ from harmonia_py.errors import StorageError
 
 
 class Descriptor:
-    """Owns a file descriptor. Who reads borrows a duplicate, which stays open until the reader has finished.
+    """Owns a file descriptor. A reader borrows a duplicate, which stays open until the reader has finished.
 
-    Without that, a transfer that is cancelled while its thread is inside the kernel would go on with a number that
-    meanwhile means another file, and send its bytes.
+    Without the duplicate, a thread whose transfer is cancelled while it is inside the kernel could go on with a number
+    that means another file by then, and send that file's bytes.
     """
 
     def __init__(self, fd: int) -> None:
@@ -22,7 +22,7 @@ class Descriptor:
 
     @property
     def fd(self) -> int:
-        """The descriptor itself, for whoever knows that the owner has not closed it."""
+        """The descriptor itself, for a caller that knows that the owner has not closed it."""
         return self._fd
 
     @contextmanager
@@ -42,7 +42,7 @@ class Descriptor:
             os.close(fd)
 
     def close(self) -> None:
-        """Called once. May take milliseconds, when it is the last descriptor of a deleted file."""
+        """Close the file; call it once. It takes milliseconds if this is the last descriptor of a deleted file."""
         with self._lock:
             self._open = False
             os.close(self._fd)

@@ -1,34 +1,42 @@
 """Blobs as files of a directory: what happens on the disk. Everything here blocks, and runs in threads.
 
-    blobs/<two hexadecimal digits>/<key>   whole blobs, spread by a digest of the key
-    growing/<key>                          blobs that are being written, each locked by its writer
+    <key>                                  blobs whose key has several components
+    blobs/<two hexadecimal digits>/<key>   blobs whose key has one component, spread by a digest of it
+    growing/.<random>                      blobs that are written at once, until they are whole
 
-A blob gets its place under `blobs` by a rename, when it is whole. The access time of its file is its last use.
+A blob gets its place by a rename, when it is whole. The access time of its file is its last use.
 """
 
 import hashlib
 import os
-import sys
+import stat
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.cache.blobs import BlobInfo, BlobKey
-from harmonia_py.errors import FormatError, StorageError, StorageFull
-from harmonia_py.storage.growing import WHOLE_MTIME_NS, FileWriter, is_at, is_locked, translated, try_lock
+from harmonia_py.contents.blobs import BlobInfo, BlobKey, SpooledFile
+from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.storage.directory_sync import DirectorySync
+from harmonia_py.storage.errors import translated
+from harmonia_py.storage.file_naming import FileNaming
 from harmonia_py.storage.metadata import read_metadata, sidecar_of
+from harmonia_py.storage.partial_files import PARTIAL
+from harmonia_py.storage.private import make_directory
+from harmonia_py.storage.spool import GROWING
+from harmonia_py.storage.unchanged import is_marked, is_right
 
-# Whoever loses the race for a name tries again; each round somebody gets further.
-_ATTEMPTS: Final = 100
+_BLOBS: Final = "blobs"
+# So many small blobs are written before the first becomes whole; each is an open file.
+_TEXTS: Final = 64
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_PROBE: Final = BlobKey("probe")
 
 
 @dataclass(frozen=True, slots=True)
 class WholeFile:
-    """A whole blob, opened; whoever has it closes `fd`."""
+    """A blob, opened; its owner closes `fd`."""
 
     key: BlobKey
     fd: int
@@ -36,64 +44,47 @@ class WholeFile:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class GrowingFile:
-    """A blob that is being written, opened for reading; `path` is where it will be when it is whole."""
-
-    fd: int
-    path: Path
-
-
 class BlobDirectory:
-    """The files of a `DiskBlobs`, used by many threads and processes at once."""
+    """The files of a `DiskBlobs`, used by many threads and processes at once.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: of the blobs.
+        names: makes a name durable while its file becomes so; None to do one after the other.
+        syncs: make small files durable at the same time; None to do one after the other.
+    """
+
+    def __init__(self, directory: Path, names: DirectorySync | None = None, syncs: Executor | None = None) -> None:
         self._directory = directory
-        self._blobs = directory / "blobs"
-        self._growing = directory / "growing"
+        self._blobs = directory / _BLOBS
+        self._naming = FileNaming(directory / GROWING, names, syncs)
 
     def prepare(self) -> None:
-        """Make the directory, see that it can be written and locked, and remove what dead writers have left.
+        """Make the directory.
 
         Raises:
             StorageError: it cannot be used.
         """
         with translated("prepare the directory of blobs"):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            probe = self.put(_PROBE, 0)
-            if probe is not None:
-                probe.abort()
-            for path in list(self._growing.glob("[!.]*")):
-                _remove_if_dead(path)
-            for sidecar in list(self._growing.glob(".*")):
-                if not self._growing.joinpath(sidecar.name[1:].removesuffix(".json")).exists():
-                    sidecar.unlink(missing_ok=True)
+            self._directory.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory)
+            make_directory(self._blobs)
 
-    def free_bytes(self) -> int:
-        """How much room an unprivileged process has on the file system."""
-        with translated("ask for free space"):
-            status = os.statvfs(self._directory)
-        # ramfs and some file systems in user space do not know their size: nothing is full that cannot say so.
-        return status.f_bavail * status.f_frsize if status.f_blocks else sys.maxsize
-
-    def open(self, key: BlobKey) -> WholeFile | GrowingFile | None:
+    def open(self, key: BlobKey) -> WholeFile | None:
         """The blob as it is now."""
-        path = self._path(key)
         with translated("open a blob"):
-            # Twice, because a growing file that is not there may have got its name after the first look.
-            return _open_whole(key, path) or _open_growing(self._growing / key, path) or _open_whole(key, path)
+            return _open_whole(key, self.path_of(key))
 
     def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
-        """The metadata of a whole blob."""
+        """The metadata of a blob."""
         with translated("read the metadata of a blob"):
-            file = _open_whole(key, self._path(key))
+            file = _open_whole(key, self.path_of(key))
         if file is None:
             return None
         os.close(file.fd)
         return file.metadata
 
     def metadata_of(self, keys: Sequence[BlobKey]) -> list[Mapping[str, str] | StorageError | None]:
-        """The same for many; an error stands in the place of its answer."""
+        """The metadata of many blobs, in the order of `keys`; for a blob that cannot be read, the error."""
         found: list[Mapping[str, str] | StorageError | None] = []
         for key in keys:
             try:
@@ -102,92 +93,112 @@ class BlobDirectory:
                 found.append(error)
         return found
 
-    def put(self, key: BlobKey, expected_size: int, *, replace: bool = False) -> FileWriter | None:
-        """Begin to write a blob, unless it is being written, or there and not to be replaced."""
-        if self.free_bytes() < expected_size:
-            raise StorageFull("there is no room for a blob of this size")
-        with translated("begin a blob"):
-            for directory in (self._blobs, self._growing):
-                directory.mkdir(exist_ok=True)  # each time: somebody may have emptied the cache while it runs
-            for _ in range(_ATTEMPTS):
-                fd = os.open(self._growing / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-                try:
-                    claim = self._claim(fd, key, replace=replace)
-                except BaseException:
-                    os.close(fd)
-                    raise
-                if isinstance(claim, FileWriter):
-                    return claim
-                os.close(fd)
-                if not claim:
-                    return None
-        raise StorageError("cannot begin a blob: too many want its name")
+    def put(
+        self, key: BlobKey, content: SpooledFile | bytes, metadata: Mapping[str, str], *, durable: bool = False
+    ) -> None:
+        """Give a whole file its name, once its bytes cannot be lost."""
+        with translated("keep a blob"):
+            self._naming.put(self.path_of(key), content, metadata, durable=durable)
 
-    def _claim(self, fd: int, key: BlobKey, *, replace: bool) -> FileWriter | bool:
-        """A writer if this growing file is ours to write, else whether another attempt may succeed."""
-        growing = self._growing / key
-        if not try_lock(fd):
-            return False
-        if not is_at(fd, growing):  # whoever had the lock before has renamed or removed it
-            return True
-        if _is_touched(fd):  # by a writer that died; it may still have readers, so it is not reused
-            growing.unlink()
-            return True
-        if replace or self.metadata(key) is None:
-            return FileWriter(fd, growing, self._path(key))
-        growing.unlink()
-        return False
+    def put_texts(self, texts: Sequence[tuple[BlobKey, bytes, Mapping[str, str]]]) -> list[StorageError | None]:
+        """Put small blobs; for each that cannot be kept, the error.
+
+        All are written before the disk is waited for, and it is waited for together. They appear in this order.
+        """
+        errors: list[StorageError | None] = []
+        for start in range(0, len(texts), _TEXTS):
+            some = texts[start : start + _TEXTS]
+            try:
+                with translated("keep blobs"):
+                    self._naming.put_together(
+                        [(self.path_of(key), content, metadata) for key, content, metadata in some]
+                    )
+                errors += [None] * len(some)
+            except StorageError:
+                errors += [self._put_alone(*text) for text in some]
+        return errors
+
+    def _put_alone(self, key: BlobKey, content: bytes, metadata: Mapping[str, str]) -> StorageError | None:
+        try:
+            self.put(key, content, metadata)
+        except StorageError as error:
+            return error
+        return None
+
+    def create(self) -> tuple[int, Path]:
+        """A new file, open and locked, under a name of its own from which `put` takes it."""
+        return self._naming.create()
 
     def delete(self, key: BlobKey) -> None:
-        """Remove a whole blob."""
-        path = self._path(key)
+        """Remove a blob."""
+        path = self.path_of(key)
         with translated("delete a blob"):
-            # In this order a crash in between leaves a blob without metadata, which nobody takes for whole.
+            # In this order a crash in between leaves a blob without metadata, which is not taken for whole.
             for name in (sidecar_of(path), path):
                 with suppress(FileNotFoundError):
                     name.unlink()
+
+    def delete_all(self, keys: Sequence[BlobKey]) -> list[StorageError | None]:
+        """Remove many blobs; in the order of `keys`, for a blob that cannot be removed, the error."""
+        found: list[StorageError | None] = []
+        for key in keys:
+            try:
+                self.delete(key)
+                found.append(None)
+            except StorageError as error:
+                found.append(error)
+        return found
 
     def write_last_uses(self, uses: Mapping[BlobKey, float]) -> None:
         """Write down when blobs were last used, in seconds since the epoch."""
         with translated("write down last uses"):
             for key, last_used in uses.items():
                 with suppress(FileNotFoundError):
-                    os.utime(self._path(key), ns=(int(last_used * 1e9), WHOLE_MTIME_NS))
-
-    def last_arrival(self) -> int:
-        """When the last blob was begun, became whole, or was given up, in nanoseconds since the epoch; 0 for never."""
-        with translated("look for new blobs"), suppress(FileNotFoundError):
-            return self._growing.stat().st_mtime_ns
-        return 0
+                    path = self.path_of(key)
+                    # Not the mark: another program may have written to the file since it was used.
+                    os.utime(path, ns=(int(last_used * 1e9), path.stat().st_mtime_ns))
 
     def parts(self) -> list[Path]:
         """The directories that `scan` takes one by one."""
         with translated("list blobs"):
-            return list(self._blobs.iterdir())
+            found = list(self._blobs.iterdir())
+            for top in self._directory.iterdir():
+                is_ours = top.name in (_BLOBS, GROWING, PARTIAL) or top.name.startswith(".")
+                if not is_ours and top.is_dir():
+                    found += [Path(path) for path, _, _ in os.walk(top)]
+            return found
 
     def scan(self, part: Path) -> list[BlobInfo]:
         """The blobs in one directory."""
+        prefix = "" if part.parent == self._blobs else f"{part.relative_to(self._directory)}/"
         with translated("list blobs"):
             fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return list(_scan(fd))
+                return list(_scan(fd, prefix))
             finally:
                 os.close(fd)
 
-    def _path(self, key: BlobKey) -> Path:
-        # Keys may all begin alike, so their own characters would not spread them: 100,000 blobs make 400 per directory.
-        return self._blobs / hashlib.blake2b(key.encode(), digest_size=1).hexdigest() / key
+    def path_of(self, key: BlobKey) -> Path:
+        """The path of the blob. Its first component must not be one of the names in the module's docstring."""
+        first, slash, _ = key.partition("/")
+        if not slash:
+            # Keys may all begin alike: their own characters would not spread them. Of 100,000 each directory has 400.
+            return self._blobs / hashlib.blake2b(key.encode(), digest_size=1).hexdigest() / key
+        if first in (_BLOBS, GROWING, PARTIAL):
+            raise StorageError(f"no blob can be kept below {first}/")
+        return self._directory / key
 
 
-def _scan(directory: int) -> Iterator[BlobInfo]:
+def _scan(directory: int, prefix: str) -> Iterator[BlobInfo]:
     for name in os.listdir(directory):
         try:
-            key = BlobKey.parse(name)
+            key = BlobKey.parse(prefix + name)
             # By name, which is shorter for the kernel than a path, and with other threads running meanwhile.
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except (FileNotFoundError, FormatError):  # deleted meanwhile, or a sidecar
             continue
-        yield BlobInfo(key, status.st_size, status.st_atime)
+        if stat.S_ISREG(status.st_mode):
+            yield BlobInfo(key, status.st_size, status.st_atime)
 
 
 def _open_whole(key: BlobKey, path: Path) -> WholeFile | None:
@@ -196,8 +207,11 @@ def _open_whole(key: BlobKey, path: Path) -> WholeFile | None:
     except FileNotFoundError:
         return None
     try:
-        size = os.fstat(fd).st_size
+        status = os.fstat(fd)
+        size = status.st_size
         metadata = read_metadata(fd, path, size)
+        if metadata is not None and not is_marked(status) and not is_right(fd, path.name, status, metadata):
+            metadata = None
     except BaseException:
         os.close(fd)
         raise
@@ -205,32 +219,3 @@ def _open_whole(key: BlobKey, path: Path) -> WholeFile | None:
         os.close(fd)
         return None
     return WholeFile(key, fd, size, metadata)
-
-
-def _open_growing(growing: Path, path: Path) -> GrowingFile | None:
-    try:
-        fd = os.open(growing, _READ)
-    except FileNotFoundError:
-        return None
-    alive = False
-    try:
-        alive = is_locked(fd)
-    finally:
-        if not alive:  # the rest of a writer that died, or one that has just ended
-            os.close(fd)
-    return GrowingFile(fd, path) if alive else None
-
-
-def _is_touched(fd: int) -> bool:
-    status = os.fstat(fd)
-    return status.st_size > 0 or status.st_mtime_ns == WHOLE_MTIME_NS
-
-
-def _remove_if_dead(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # NFS wants to write what it locks exclusively
-        try:
-            if try_lock(fd) and is_at(fd, path):
-                path.unlink()
-        finally:
-            os.close(fd)

@@ -1,49 +1,45 @@
-"""A `BlobStore` in a directory that every worker process opens: how the event loop sees `directory.py`.
+"""A `BlobStore` in a directory that every worker process opens: the part for the event loop, over `directory.py`.
 
-Files that were asked for stay open for a while, so that a blob many want costs neither a thread nor a system call.
+A file that was opened for a request stays open for a while, so that the next requests for the same blob cost neither a
+thread nor a system call.
 """
 
 import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
-from harmonia_py.cache.blobs import Blob, BlobInfo, BlobKey
-from harmonia_py.cache.lasting import Watch
 from harmonia_py.cache.source import FileSlice, Piece
+from harmonia_py.contents.blobs import IN_USE, Blob, BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.threads import Pool, Threads, in_thread
+from harmonia_py.runtime.together import Together
 from harmonia_py.storage.descriptor import Descriptor
-from harmonia_py.storage.directory import BlobDirectory, GrowingFile, WholeFile
-from harmonia_py.storage.growing import FileWriter, follow
+from harmonia_py.storage.directory import BlobDirectory, WholeFile
+from harmonia_py.storage.directory_sync import DirectorySync
+from harmonia_py.storage.unchanged import is_unchanged
 
-T = TypeVar("T")
-
-# They wait for the disk, not for the processor; more of them would only lengthen the disk's queue.
-_THREADS: Final = 4
-# A disk that has not answered by then will not answer in time for any client.
-_TIMEOUT_SECONDS: Final = 30.0
-# A blob that nobody adds to for so long has a writer that hangs; clients give up after 300 seconds.
-_STALL_SECONDS: Final = 120.0
 # Longer than a burst of requests for one blob, short enough that deleting it in another process soon frees the disk.
 _KEEP_OPEN_SECONDS: Final = 30.0
 _TICK_SECONDS: Final = 30.0
-# A blob that another process has finished is unknown for so long at most.
-_ARRIVAL_SECONDS: Final = 1.0
-# So many blobs are listed before others may run again: a millisecond.
+# Blobs that are listed before other tasks run again: a millisecond.
 _BREATH: Final = 512
 
 
 class _OpenFile:
-    """A whole blob that is open in this process, shared by all who read it."""
+    """A blob that is open in this process, shared by all requests that read it.
 
-    __slots__ = ("descriptor", "kept", "key", "metadata", "opened", "size", "users")
+    Attributes:
+        stays_open: whether the file stays open for the next request; otherwise its last user closes it.
+    """
+
+    __slots__ = ("descriptor", "key", "metadata", "opened", "size", "stays_open", "users")
 
     def __init__(self, whole: WholeFile) -> None:
         self.key = whole.key
@@ -52,7 +48,10 @@ class _OpenFile:
         self.descriptor = Descriptor(whole.fd)
         self.opened = time.monotonic()
         self.users = 0
-        self.kept = True
+        self.stays_open = True
+
+    def is_unchanged(self) -> bool:
+        return is_unchanged(self.descriptor.fd, self.size)
 
     def pieces(self, start: int, stop: int | None) -> Iterator[Piece]:
         with self.descriptor.borrowed() as fd:
@@ -65,35 +64,36 @@ class DiskBlobs:
     """A `BlobStore` in a directory. Enter it inside the event loop that uses it, after any fork.
 
     Args:
-        directory: made if it is not there; its file system must support `flock`.
-        max_open: how many files stay open for the next request.
-
-    Attributes:
-        arrivals: whether a blob may have become whole, in whichever process.
+        directory: made if it is not there. A `DiskSpool` whose files are put here must have the same one.
+        max_open: number of files that stay open for the next request.
     """
 
     def __init__(self, directory: Path, *, max_open: int = 256) -> None:
-        self._directory = BlobDirectory(directory)
+        self._namers = Threads(Pool.NAME)
+        self._syncers = Threads(Pool.SYNC)
+        self._directory = BlobDirectory(directory, DirectorySync(self._namers), self._syncers)
         self._max_open = max_open
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="blobs")
+        self._threads = Threads(Pool.BLOBS)
+        self._putters = Threads(Pool.PUT)
+        # Static narinfos come many at a time: one wait for the disk serves all of them.
+        self._texts = Together.in_thread(self._directory.put_texts, partial(in_thread, self._putters))
         self._files: OrderedDict[BlobKey, _OpenFile] = OrderedDict()
         self._readers: dict[BlobKey, int] = {}
         self._uses: dict[BlobKey, float] = {}
         self._ticker: asyncio.Task[None] | None = None
-        self._asked: list[tuple[BlobKey, asyncio.Future[Mapping[str, str] | None]]] = []
-        self._answering: asyncio.Task[None] | None = None
-        self.arrivals = Watch(lambda: self._in_thread(self._directory.last_arrival), seconds=_ARRIVAL_SECONDS)
+        self._metadata = Together.in_thread(self._directory.metadata_of, self._threads.in_time)
+        self._deletions = Together.in_thread(self._directory.delete_all, self._threads.in_time)
 
     async def __aenter__(self) -> Self:
-        """Make the directory, and remove what writers that died have left.
+        """Make the directory.
 
         Raises:
             StorageError: the directory cannot be written.
         """
         try:
-            await self._in_thread(self._directory.prepare)
+            await self._threads.in_time(self._directory.prepare)
         except BaseException:
-            self._threads.shutdown(wait=False)
+            await self._threads.aclose()
             raise
         self._ticker = asyncio.create_task(self._tick())
         return self
@@ -103,23 +103,29 @@ class DiskBlobs:
     ) -> None:
         assert self._ticker is not None
         self._ticker.cancel()
-        await asyncio.wait([self._ticker, *([self._answering] if self._answering is not None else [])])
+        await asyncio.wait([self._ticker])
+        await self._metadata.aclose()
+        await self._deletions.aclose()
         with suppress(StorageError):
             await self._write_last_uses()
         while self._files:
             self._drop(self._files.popitem()[1])
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), _TIMEOUT_SECONDS)
+        await self._texts.aclose()
+        await self._putters.aclose()
+        await self._namers.aclose()
+        await self._syncers.aclose()
+        await self._threads.aclose()
 
     async def open(self, key: BlobKey) -> Blob | None:
-        """The whole blob, from an open file if there is one; or the growing one."""
+        """The blob, from an open file if there is one."""
         file = self._files.get(key)
+        if file is not None and not file.is_unchanged():
+            self._drop(self._files.pop(key))
+            file = None
         if file is None:
-            opened = await self._in_thread(partial(self._directory.open, key), undo=_close)
+            opened = await self._threads.in_time(partial(self._directory.open, key), undo=_close)
             if opened is None:
                 return None
-            if isinstance(opened, GrowingFile):
-                return self._growing_blob(opened)
             file = self._keep_open(opened)
         file.users += 1
         self._readers[key] = self._readers.get(key, 0) + 1
@@ -132,66 +138,51 @@ class DiskBlobs:
             metadata=file.metadata,
             pieces=file.pieces,
             file=FileSlice(file.descriptor.fd, 0, file.size),
+            is_unchanged=file.is_unchanged,
             release=partial(self._release, file),
         )
 
     async def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
-        """The metadata of a whole blob."""
+        """The metadata of a blob."""
         file = self._files.get(key)
-        if file is not None:
+        if file is not None and file.is_unchanged():
             return file.metadata
-        # A closure's worth of questions comes at once, and a thread and back takes longer than the answer: those that
-        # come while others are being answered share the next thread.
-        answer: asyncio.Future[Mapping[str, str] | None] = asyncio.get_running_loop().create_future()
-        self._asked.append((key, answer))
-        if self._answering is None or self._answering.done():
-            self._answering = asyncio.create_task(self._answer())
-        return await answer
+        return await self._metadata.ask(key)
 
-    async def put(self, key: BlobKey, expected_size: int, *, replace: bool = False) -> FileWriter | None:
-        """Begin to write a blob."""
-        file = self._files.pop(key, None) if replace else None
-        if file is not None:
-            self._drop(file)
-        return await self._in_thread(partial(self._directory.put, key, expected_size, replace=replace), undo=_abort)
+    async def put(
+        self, key: BlobKey, content: SpooledFile | bytes, metadata: Mapping[str, str], *, durable: bool = False
+    ) -> None:
+        """Give the blob its name, once its bytes are durable."""
+        try:
+            if isinstance(content, bytes) and not durable:
+                await self._texts.ask((key, content, metadata))
+            else:
+                await in_thread(self._putters, partial(self._directory.put, key, content, metadata, durable=durable))
+        finally:
+            file = self._files.pop(key, None)  # the open file is not the one that has the name from now on
+            if file is not None:
+                self._drop(file)
 
     async def delete(self, key: BlobKey) -> None:
-        """Remove a whole blob."""
-        await self._in_thread(partial(self._directory.delete, key))
+        """Remove a blob."""
+        await self._deletions.ask(key)
         file = self._files.pop(key, None)
         if file is not None:
             self._drop(file)
         self._uses.pop(key, None)
 
     async def list(self) -> AsyncIterator[BlobInfo]:
-        """Every whole blob, directory by directory."""
-        for part in await self._in_thread(self._directory.parts):
-            for number, info in enumerate(await self._in_thread(partial(self._directory.scan, part)), start=1):
-                last_used = self._uses.get(info.key, info.last_used)
+        """Every blob, directory by directory."""
+        for part in await self._threads.in_time(self._directory.parts):
+            for number, info in enumerate(await self._threads.in_time(partial(self._directory.scan, part)), start=1):
+                last_used = IN_USE if info.key in self._readers else self._uses.get(info.key, info.last_used)
                 yield info if last_used == info.last_used else BlobInfo(info.key, info.size, last_used)
                 if number % _BREATH == 0:
                     await asyncio.sleep(0)
 
-    async def free_bytes(self) -> int:
-        """How much room an unprivileged process has on the file system."""
-        return await self._in_thread(self._directory.free_bytes)
-
-    def in_use(self) -> frozenset[BlobKey]:
-        """The blobs that somebody in this process is reading."""
-        return frozenset(self._readers)
-
-    def _growing_blob(self, growing: GrowingFile) -> Blob:
-        descriptor = Descriptor(growing.fd)
-
-        def pieces(start: int, stop: int | None) -> Iterator[Piece]:
-            with descriptor.borrowed() as fd:
-                yield from follow(fd, growing.path, start, stop, stall_seconds=_STALL_SECONDS)
-
-        return Blob(size=None, metadata={}, pieces=pieces, release=partial(self._close, descriptor))
-
     def _keep_open(self, opened: WholeFile) -> _OpenFile:
         file = self._files.get(opened.key)
-        if file is not None:  # two asked at the same time: the first one's file serves both
+        if file is not None:  # two requests opened it at the same time: the first one's file serves both
             self._close(Descriptor(opened.fd))
             return file
         file = self._files[opened.key] = _OpenFile(opened)
@@ -202,40 +193,20 @@ class DiskBlobs:
         readers = self._readers.pop(file.key) - 1
         if readers:
             self._readers[file.key] = readers
-        if not file.kept and not file.users:
+        if not file.stays_open and not file.users:
             self._close(file.descriptor)
 
     def _drop(self, file: _OpenFile) -> None:
-        file.kept = False
+        file.stays_open = False
         if not file.users:
             self._close(file.descriptor)
 
     def _close(self, descriptor: Descriptor) -> None:
         # Not in the event loop: closing the last descriptor of a deleted file frees its blocks, for milliseconds.
-        try:
-            self._threads.submit(descriptor.close)
-        except RuntimeError:  # the threads have ended; whoever still had this blob is the last to go
-            descriptor.close()
-
-    async def _answer(self) -> None:
-        while self._asked:
-            await asyncio.sleep(0)  # until everybody who is about to ask has asked
-            asked, self._asked = self._asked, []
-            found: Sequence[Mapping[str, str] | StorageError | None]
-            try:
-                found = await self._in_thread(partial(self._directory.metadata_of, [key for key, _ in asked]))
-            except StorageError as error:
-                found = [error] * len(asked)
-            for (_, answer), metadata in zip(asked, found, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(metadata, StorageError):
-                    answer.set_exception(metadata)
-                else:
-                    answer.set_result(metadata)
+        self._threads.later(descriptor.close)
 
     async def _tick(self) -> None:
-        """Now and then write down the last uses, and close files, in case their names mean others by now."""
+        """Now and then write the last uses, and close open files, which may have been deleted or replaced meanwhile."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             oldest = time.monotonic() - _KEEP_OPEN_SECONDS
@@ -246,32 +217,9 @@ class DiskBlobs:
 
     async def _write_last_uses(self) -> None:
         uses, self._uses = self._uses, {}
-        await self._in_thread(partial(self._directory.write_last_uses, uses))
-
-    async def _in_thread(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-        """Run `work` in a thread; when nobody is there any more to take its result, `undo` it."""
-        future = self._threads.submit(work)
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                return await asyncio.wrap_future(future)
-        except (asyncio.CancelledError, TimeoutError) as error:
-            if undo is not None:
-                future.add_done_callback(partial(_undo, undo))
-            if isinstance(error, TimeoutError):
-                raise StorageError("the disk does not answer in time") from error
-            raise
+        await self._threads.in_time(partial(self._directory.write_last_uses, uses))
 
 
-def _close(opened: WholeFile | GrowingFile | None) -> None:
+def _close(opened: WholeFile | None) -> None:
     if opened is not None:
         os.close(opened.fd)
-
-
-def _abort(writer: FileWriter | None) -> None:
-    if writer is not None:
-        writer.abort()
-
-
-def _undo(undo: Callable[[T], None], future: "Future[T]") -> None:
-    if not future.cancelled() and future.exception() is None:
-        undo(future.result())

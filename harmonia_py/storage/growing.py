@@ -1,47 +1,38 @@
-"""A blob while it is being written: one writer holds a lock on the file, any number of readers follow it.
+"""A file while it is being written: one writer holds a lock on it, any number of readers follow it.
 
 The lock is `flock(2)` on the growing file itself: it is held by one writer over all processes, and the kernel releases
-it when the writer's process dies. A reader never takes it for longer than a test.
+it when the writer's process dies. A reader takes it only for the moment of a test.
 
 The file's modification time is the mark that it is whole: any write sets it to now, and the writer sets it to
 `WHOLE_MTIME_NS` after the last byte. So one `fstat` tells a reader how far the file reaches and whether that is all,
 before the bytes are durable and the file gets its name.
+
+A reader shows that it is there by a lock of its own, on a range of bytes that no file has (`fcntl(2)`, open file
+description locks): the writer can test for it, and the kernel releases it when the last reader has closed the file.
 """
 
-import errno
 import fcntl
 import os
+import struct
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.cache.source import FileSlice, Pause, Piece
-from harmonia_py.errors import StorageError, StorageFull
-from harmonia_py.storage.metadata import sidecar_of, write_metadata
+from harmonia_py.contents.blobs import SpooledFile
+from harmonia_py.storage.errors import translated
+from harmonia_py.storage.growth import Growth, Look
 
 # One second after the epoch, the time that Nix gives every file of a store: no file that is being written has it.
 WHOLE_MTIME_NS: Final = 1_000_000_000
-# What takes nothing more and still has what it has; a file system becomes read-only when its disk fails.
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-# Short at first, because most NARs are small and take milliseconds; then below what a person or a socket notices.
-_FIRST_PAUSE_SECONDS: Final = 0.001
-_LONGEST_PAUSE_SECONDS: Final = 0.016
-
-
-@contextmanager
-def translated(action: str) -> Iterator[None]:
-    """Turn what the operating system says into this project's errors, at the edge where it enters."""
-    try:
-        yield
-    except OSError as error:
-        kind = StorageFull if error.errno in _FULL else StorageError
-        raise kind(f"cannot {action}: {error.strerror}") from error
+# The byte that readers lock: the last that a file could have.
+_FOLLOWED_BYTE: Final = (1 << 63) - 2
+# `struct flock` of Linux, where `off_t` has 64 bits.
+_FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 def try_lock(fd: int) -> bool:
-    """Take the writer's lock, unless somebody has it."""
+    """Take the writer's lock, unless another writer has it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -50,7 +41,7 @@ def try_lock(fd: int) -> bool:
 
 
 def is_locked(fd: int) -> bool:
-    """Whether a writer holds the lock. The test takes it for a moment, shared, lest readers mislead readers."""
+    """Whether a writer holds the lock. The test takes a shared lock, so that testing readers do not see each other."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -60,106 +51,97 @@ def is_locked(fd: int) -> bool:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether the open file is the one that is named `path`."""
+    """Whether the open file has the name `path`."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False))
     except FileNotFoundError:
         return False
 
 
-class FileWriter:
-    """The `BlobWriter` of a file: it owns the descriptor, and with it the lock."""
+def is_touched(fd: int) -> bool:
+    """Whether a writer has written to the file, or finished it."""
+    status = os.fstat(fd)
+    return status.st_size > 0 or status.st_mtime_ns == WHOLE_MTIME_NS
 
-    def __init__(self, fd: int, growing: Path, final: Path) -> None:
+
+def say_followed(fd: int) -> None:
+    """Tell the writer, until `fd` is closed, that the file has a reader."""
+    # On file systems without such locks a writer does not see readers in other processes, and may give the file up.
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _FOLLOWED_BYTE, 1, 0))
+
+
+def is_followed(fd: int) -> bool:
+    """Whether a reader, in any process, has called `say_followed`; True also where that cannot be told."""
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _FOLLOWED_BYTE, 1, 0))
+    except OSError:
+        return True
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+class FileWriter:
+    """The `SpoolWriter` of a file: it owns the descriptor, and with it the lock.
+
+    Args:
+        fd: locked by this writer.
+        path: of the growing file.
+        growth: shows the progress to readers in this process.
+    """
+
+    def __init__(self, fd: int, path: Path, growth: Growth) -> None:
         self._fd = fd
-        self._growing = growing
-        self._final = final
+        self._path = path
+        self._growth = growth
         self._size = 0
         self._open = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
         view = memoryview(data)
-        with translated("write a blob"):
+        with translated("write a file"):
             while view:
                 count = os.write(self._fd, view)
                 self._size += count
                 view = view[count:]
+        self._growth.note(self._size)
 
-    def commit(self, metadata: Mapping[str, str]) -> None:
-        """Let readers end, then make the blob durable, then give it its name."""
+    def finish(self) -> SpooledFile:
+        """Mark the file as whole, so that readers end."""
+        with translated("finish a file"):
+            os.utime(self._fd, ns=(time.time_ns(), WHOLE_MTIME_NS))
+        self._growth.note(self._size, whole=True)
+        return SpooledFile(str(self._path), self._fd, self._size)
+
+    def is_followed(self) -> bool:
+        """Whether a reader, in this process or another, has the file open."""
+        return self._growth.is_followed() or is_followed(self._fd)
+
+    def close(self) -> None:
+        """Remove the file, if it still has its name here, then release the lock: so readers find it gone."""
         if not self._open:
             return
-        try:
-            with translated("keep a blob"):
-                sidecar = write_metadata(self._fd, self._size, metadata)
-                now = time.time_ns()
-                os.utime(self._fd, ns=(now, WHOLE_MTIME_NS))
-                # Without it a power cut can leave a name with holes for bytes. Nobody waits: every reader has ended.
-                # The directory is not synced: a blob that loses its name is merely made again.
-                os.fdatasync(self._fd)
-                self._final.parent.mkdir(exist_ok=True)
-                if sidecar is not None:
-                    _write_durably(sidecar_of(self._growing), sidecar)
-                    sidecar_of(self._growing).rename(sidecar_of(self._final))
-                self._growing.rename(self._final)
-        except StorageError:
-            self.abort()
-            raise
-        self._close()
-
-    def abort(self) -> None:
-        """Remove the file, then release the lock: readers find it gone."""
-        if not self._open:
-            return
-        for path in (self._growing, sidecar_of(self._growing)):
-            with suppress(OSError):
-                path.unlink()
-        self._close()
-
-    def _close(self) -> None:
         self._open = False
+        with suppress(OSError):
+            if is_at(self._fd, self._path):
+                self._path.unlink()
         os.close(self._fd)
+        self._growth.note(self._size, closed=True)
+        self._growth.leave()
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fdatasync(file.fileno())
-
-
-def follow(fd: int, final: Path, start: int, stop: int | None, stall_seconds: float) -> Iterator[Piece]:
-    """What a growing file holds from `start` on, as it comes.
+def look(fd: int, path: Path) -> Look:
+    """The progress of a file that another process writes at `path`.
 
     Raises:
-        StorageError: its writer gave up, died, or added nothing for `stall_seconds`.
+        StorageError: it cannot be told.
     """
-    offset, pause, progress = start, _FIRST_PAUSE_SECONDS, time.monotonic()
-    while stop is None or offset < stop:
-        with translated("read a growing blob"):
-            size, whole = _grown(fd, final)
-        end = size if stop is None else min(stop, size)
-        if offset < end:
-            yield FileSlice(fd, offset, end - offset)
-            offset, pause, progress = end, _FIRST_PAUSE_SECONDS, time.monotonic()
-        elif whole:
-            return
-        elif time.monotonic() - progress > stall_seconds:
-            raise StorageError("whoever is writing this blob stands still")
-        else:
-            yield Pause(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-
-def _grown(fd: int, final: Path) -> tuple[int, bool]:
-    """How far the file reaches, and whether that is all of it."""
-    # The lock first: once it is free, nothing that `fstat` shows will change any more.
-    locked = is_locked(fd)
-    status = os.fstat(fd)
-    if status.st_mtime_ns == WHOLE_MTIME_NS:
-        return status.st_size, True
-    # Where that mark cannot be set, the name tells.
-    if not locked and not is_at(fd, final):
-        raise StorageError("whoever was writing this blob has given up")
-    return status.st_size, not locked
+    with translated("read a growing file"):
+        # The lock is tested first: once it is free, what `fstat` shows does not change any more.
+        closed = not is_locked(fd)
+        status = os.fstat(fd)
+        whole = status.st_mtime_ns == WHOLE_MTIME_NS
+        if closed and not whole:
+            # Where that mark cannot be set the name tells: a file that was given up has none, or that of a growing one.
+            whole = status.st_nlink > 0 and not is_at(fd, path)
+    return Look(status.st_size, whole, closed)

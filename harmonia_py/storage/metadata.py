@@ -16,7 +16,7 @@ import xattr
 _ATTRIBUTE: Final = "user.harmonia"
 # ext4 keeps all attributes of a file in one block of 4 KiB, and says ENOSPC beyond: larger documents go to a sidecar.
 _ATTRIBUTE_LIMIT: Final = 2048
-# No document is longer: narinfos, the largest thing anybody keeps here, are limited to 4 MiB.
+# No document is longer: narinfos, the largest values that are kept here, are limited to 4 MiB.
 _SIDECAR_LIMIT: Final = 8 * 1024 * 1024
 _NO_ATTRIBUTES: Final = frozenset({errno.ENOTSUP, errno.EPERM, errno.ENOSPC, errno.E2BIG, errno.ENOSYS})
 _ABSENT: Final = frozenset({errno.ENODATA, errno.ENOTSUP, errno.ENOENT, errno.ENOSYS})
@@ -31,7 +31,7 @@ _decoder: Final = msgspec.json.Decoder(_Document)
 
 
 def sidecar_of(path: Path) -> Path:
-    """The hidden file beside a blob; no key begins with a dot, so it is nobody's blob."""
+    """The hidden file beside a blob; no key begins with a dot, so it is never taken for a blob."""
     return path.with_name(f".{path.name}.json")
 
 

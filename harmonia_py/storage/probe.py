@@ -1,4 +1,4 @@
-"""Whether a directory takes new files, for whoever watches over the daemon."""
+"""Whether a directory takes new files: one of the checks behind the server's readiness."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.errors import StorageError, StorageFull
+from harmonia_py.errors import StorageError, StorageFull, describe_os_error
 
 # With less than this, hardly a NAR can be kept.
 MIN_FREE_BYTES: Final = 16 * 1024 * 1024
@@ -25,6 +25,6 @@ def probe(directory: Path) -> None:
             status = os.fstatvfs(file.fileno())
     except OSError as error:
         kind = StorageFull if error.errno in (ENOSPC, EDQUOT) else StorageError
-        raise kind(f"the cache directory cannot be written: {error}") from error
+        raise kind(f"the cache directory cannot be written: {describe_os_error(error)}") from error
     if status.f_bavail * status.f_frsize < MIN_FREE_BYTES:
         raise StorageFull("the file system of the cache directory is full")

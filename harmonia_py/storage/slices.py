@@ -1,4 +1,4 @@
-"""Files read through memory: for whoever must see the bytes that others send with `sendfile`."""
+"""Slices of files read into memory, for code that hashes or codes bytes instead of sending them with `sendfile`."""
 
 import os
 from collections.abc import Iterator
