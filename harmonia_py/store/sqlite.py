@@ -1,4 +1,4 @@
-"""The local store's facts, read from its database: for a store without a daemon.
+"""The local store's facts, read from its database: without a daemon, or beside one.
 
 Source: `src/libstore/schema.sql`, `ca-specific-schema.sql` and `local-store.cc` of Nix. Nothing is ever written. One
 thread with one connection does all the reading: a look-up takes microseconds, and the event loop must not wait for it.
@@ -8,19 +8,21 @@ import asyncio
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from harmonia_py.errors import DaemonProtocolError, DaemonUnreachable, FormatError
-from harmonia_py.nix.content_address import parse_content_address
-from harmonia_py.nix.hashes import Hash
-from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
+from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import parse_signatures
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.runtime.threads import Pool, Threads
+from harmonia_py.runtime.together import Together
+from harmonia_py.store.closure_query import closure
+from harmonia_py.store.metadata import Look, Looked
+from harmonia_py.store.rows import Row, path_info, text
 
 Value = TypeVar("Value")
 
@@ -65,8 +67,6 @@ _DEPENDENT_REALISATIONS: Final = """
 # From Nix 2.35 on.
 _BUILD_TRACE: Final = "select outputPath, signatures from BuildTraceV3 where drvPath = ? and outputName = ? order by id"
 
-Row = tuple[Any, ...]
-
 
 class SqliteStore:
     """A `StoreMetadata` over a store's `db.sqlite`.
@@ -80,31 +80,38 @@ class SqliteStore:
         self._store_dir = store_dir
         self._request_timeout = request_timeout
         self._reader = _Reader(database)
-        self._thread = ThreadPoolExecutor(1, "db.sqlite")
-        # More would only wait in the thread's queue, where a cancelled request cannot leave.
+        self._threads = Threads(Pool.STORE_DATABASE)
+        # More questions would only wait in the thread's queue, which a cancelled request cannot leave.
         self._turns = asyncio.Semaphore(2)
         self._closed = False
+        self._look_ups = Together.in_thread(self._look_up_all, lambda call: self._read(call, self._request_timeout))
 
     async def path_info(self, hash_part: HashPart) -> PathInfo | None:
         """The facts about the valid path with this hash part; None when there is none."""
-        # The dash: the hash part alone would also find a longer one in a database that is not Nix's.
-        prefix = f"{self._store_dir}/{hash_part}-"
+        found = await self._look_ups.ask((hash_part, None))
+        return None if found is None else found.info
 
-        def read() -> PathInfo | None:
-            rows = self._reader.query(_PATH_INFO, (prefix,))
-            return _path_info(rows, self._store_dir) if rows and str(rows[0][0]).startswith(prefix) else None
+    async def look_up(self, hash_part: HashPart, look: Look) -> Looked | None:
+        """As in `LooksUp`."""
+        return await self._look_ups.ask((hash_part, look))
 
-        return await self._read(read, self._request_timeout)
+    async def beneath(self, info: PathInfo, limit: int) -> Sequence[PathInfo]:
+        """Facts about at most `limit` of the paths in the closure of a path, the nearest ones."""
+        root = (info.store_path,)
+        found = await self._read(
+            lambda: closure(self._reader.query, root, self._store_dir, limit), self._request_timeout
+        )
+        return tuple(found.values())
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
-        """What `output` was realised as; None also when the store has no table for keys of this kind."""
+        """The realisation of `output`; None also when the store has no table for keys of this kind."""
         read = self._build_trace if isinstance(output.derivation, StorePath) else self._realisation
         return await self._read(lambda: read(output), self._request_timeout)
 
     async def all_paths(self) -> Sequence[StorePath]:
         """Every valid path."""
         return await self._read(
-            lambda: [self._store_dir.parse_path(_text(path)) for (path,) in self._reader.query(_ALL_PATHS)],
+            lambda: [self._store_dir.parse_path(text(path)) for (path,) in self._reader.query(_ALL_PATHS)],
             _ALL_PATHS_TIME_LIMIT,
         )
 
@@ -113,18 +120,49 @@ class SqliteStore:
         full_path = self._store_dir.join(store_path)
         return await self._read(
             lambda: [
-                self._store_dir.parse_path(_text(path)) for (path,) in self._reader.query(_REFERRERS, (full_path,))
+                self._store_dir.parse_path(text(path)) for (path,) in self._reader.query(_REFERRERS, (full_path,))
             ],
             self._request_timeout,
         )
+
+    async def closure(self, roots: Collection[StorePath]) -> dict[StorePath, PathInfo]:
+        """The valid ones of `roots`, and all that they refer to."""
+        return await self._read(lambda: closure(self._reader.query, roots, self._store_dir), _ALL_PATHS_TIME_LIMIT)
+
+    async def select(self, make: Callable[[list[Row]], Value], statement: str, *parameters: object) -> Value:
+        """The result of `make`, in the thread, for the rows that a statement finds; it may raise FormatError."""
+        return await self._read(lambda: make(self._reader.query(statement, parameters)), self._request_timeout)
 
     async def aclose(self) -> None:
         """Close the database and end the thread."""
         if self._closed:
             return
         self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
-        self._thread.shutdown(wait=False)
+        await self._threads.run(self._reader.close)
+        self._threads.give_up()
+
+    def _look_up_all(
+        self, questions: Sequence[tuple[HashPart, Look | None]]
+    ) -> Sequence[Looked | DaemonProtocolError | None]:
+        return [self._look_up(hash_part, look) for hash_part, look in questions]
+
+    def _look_up(self, hash_part: HashPart, look: Look | None) -> Looked | DaemonProtocolError | None:
+        info = self._path_info(hash_part)
+        if not isinstance(info, PathInfo):
+            return info
+        return Looked(info, None if look is None else look(info.store_path))
+
+    def _path_info(self, hash_part: HashPart) -> PathInfo | DaemonProtocolError | None:
+        # The dash: the hash part alone would also find a longer one in a database that is not Nix's.
+        prefix = f"{self._store_dir}/{hash_part}-"
+        rows = self._reader.query(_PATH_INFO, (prefix,))
+        if not rows or not str(rows[0][0]).startswith(prefix):
+            return None
+        try:
+            references = [self._store_dir.parse_path(text(row[-1])) for row in rows if row[-1] is not None]
+            return path_info(rows[0][:-1], references, self._store_dir)
+        except FormatError as error:  # the other questions of the call have answers
+            return DaemonProtocolError(f"{prefix}…: a row does not parse: {error}")
 
     def _realisation(self, output: DrvOutput) -> Realisation | None:
         if "Realisations" not in self._reader.tables():
@@ -135,13 +173,13 @@ class SqliteStore:
             return None
         id_, path, signatures = rows[0]
         dependencies = {
-            DrvOutput.parse(f"{derivation}!{name}"): self._store_dir.parse_path(_text(path))
+            DrvOutput.parse(f"{derivation}!{name}"): self._store_dir.parse_path(text(path))
             for derivation, name, path in self._reader.query(_DEPENDENT_REALISATIONS, (id_,))
         }
         return Realisation(
             id=output,
-            out_path=self._store_dir.parse_path(_text(path)),
-            signatures=parse_signatures(_text(signatures or "").split()),
+            out_path=self._store_dir.parse_path(text(path)),
+            signatures=parse_signatures(text(signatures or "").split()),
             dependent_realisations=tuple(sorted(dependencies.items(), key=lambda item: str(item[0]))),
         )
 
@@ -154,8 +192,8 @@ class SqliteStore:
         path, signatures = rows[0]
         return Realisation(
             id=output,
-            out_path=self._store_dir.parse_path(_text(path)),
-            signatures=parse_signatures(_text(signatures or "").split()),
+            out_path=self._store_dir.parse_path(text(path)),
+            signatures=parse_signatures(text(signatures or "").split()),
         )
 
     async def _read(self, read: Callable[[], Value], time_limit: float) -> Value:
@@ -168,7 +206,7 @@ class SqliteStore:
         if self._closed:
             self._turns.release()
             raise DaemonUnreachable("the store's database is closed")
-        future = loop.run_in_executor(self._thread, self._reader.read, read, time_limit)
+        future = loop.run_in_executor(self._threads, self._reader.read, read, time_limit)
         # A cancelled request leaves its turn to the thread, which ends in time by itself.
         future.add_done_callback(lambda _: self._turns.release())
         return await asyncio.shield(future)
@@ -185,7 +223,7 @@ class _Reader:
         self._deadline = math.inf
 
     def read(self, read: Callable[[], Value], time_limit: float) -> Value:
-        """What `read` makes of the database as it is at one moment."""
+        """The result of `read` over the database as it is at one moment."""
         self._deadline = time.monotonic() + time_limit
         try:
             for _ in range(_ATTEMPTS):
@@ -241,8 +279,8 @@ class _Reader:
         try:
             self._connection, self._immutable = self._connect("mode=ro"), False
         except sqlite3.OperationalError:
-            # Up to Nix 2.21 the files -wal and -shm are there only while somebody has the database open, and a reader
-            # that may not make them is refused. Without a log the database alone is complete, while nobody writes.
+            # Up to Nix 2.21 the files -wal and -shm are there only while a process has the database open, and a reader
+            # that may not make them is refused. Without a log the database alone is complete, until a process writes.
             if self._log_size() > 0:
                 raise
             self._connection, self._immutable = self._connect("mode=ro&immutable=1"), True
@@ -256,7 +294,7 @@ class _Reader:
         connection.text_factory = lambda data: data.decode(errors="surrogateescape")
         connection.set_progress_handler(lambda: time.monotonic() > self._deadline, _INSTRUCTIONS)
         try:
-            # What is wrong with a database shows at the first statement, not when it is opened.
+            # An error in the database shows at the first statement, not when it is opened.
             connection.execute("select 1 from ValidPaths limit 1").fetchone()
         except BaseException:
             connection.close()
@@ -274,33 +312,3 @@ class _Reader:
             return self._database.with_name(f"{self._database.name}-wal").stat().st_size
         except FileNotFoundError:
             return 0
-
-
-def _path_info(rows: list[Row], store_dir: StoreDir) -> PathInfo:
-    path, nar_hash, registration_time, deriver, nar_size, ultimate, signatures, ca, _ = rows[0]
-    return PathInfo(
-        store_path=store_dir.parse_path(_text(path)),
-        nar_hash=Hash.parse(_text(nar_hash), "sha256"),
-        nar_size=_number(nar_size),
-        references=sorted_references(store_dir.parse_path(_text(row[-1])) for row in rows if row[-1] is not None),
-        deriver=store_dir.parse_path(_text(deriver)) if deriver else None,
-        signatures=parse_signatures(_text(signatures or "").split()),
-        ca=parse_content_address(_text(ca)) if ca else None,
-        registration_time=_number(registration_time),
-        ultimate=bool(_number(ultimate)),
-    )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise FormatError("a column is not text")
-    return value
-
-
-def _number(value: object) -> int:
-    # NULL is what a store writes for a size it does not know.
-    if value is None:
-        return 0
-    if not isinstance(value, int) or not 0 <= value <= MAX_NAR_SIZE:
-        raise FormatError("a column is not a natural number")
-    return value

@@ -1,4 +1,4 @@
-"""What everything that knows a store's paths must do, whoever it asks."""
+"""What everything that knows a store's paths must do, whatever it asks."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StorePath
-from harmonia_py.store.daemon import DaemonStore
+from harmonia_py.store.daemon.store import DaemonStore
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.sqlite import SqliteStore
 

@@ -1,0 +1,1 @@
+"""NARs and documents as bytes: their intake, verification, compression and keeping."""

@@ -1,0 +1,52 @@
+"""The pieces of a download read through memory, for code that must see the bytes."""
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Final
+
+from harmonia_py.cache.source import FileSlice, Pause, Piece
+
+SliceReader = Callable[[FileSlice, bytearray], Iterator[memoryview]]
+"""Reads a slice of a file through a buffer. The core opens and reads no file: `wiring` passes this in."""
+
+# Large enough that a read, a hash and a compression cost more than calling them; it fits the processor's caches.
+BUFFER_BYTES: Final = 1024 * 1024
+
+
+def portions(
+    pieces: Iterator[Piece], read: SliceReader, size: int = BUFFER_BYTES
+) -> Generator[bytes | memoryview | Pause, None, None]:
+    """The bytes of `pieces`, each portion good until the next is drawn; closing this closes `pieces`.
+
+    Args:
+        pieces: of a download.
+        read: reads slices of files.
+        size: of the buffer, which need not be larger than the download.
+    """
+    buffer = bytearray(max(1, min(size, BUFFER_BYTES)))
+    try:
+        for piece in pieces:
+            if isinstance(piece, FileSlice):
+                yield from read(piece, buffer)
+            else:
+                yield piece
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()
+
+
+def whole_portions(
+    pieces: Iterator[Piece], read: SliceReader, size: int = BUFFER_BYTES
+) -> Generator[bytes | memoryview, None, None]:
+    """The bytes of a file that is whole, as `portions` gives them.
+
+    The thread that draws waits for bytes on their way from another machine.
+    """
+    found = portions(pieces, read, size)
+    try:
+        for portion in found:
+            if isinstance(portion, Pause):
+                portion.wait_in_thread()
+            else:
+                yield portion
+    finally:
+        found.close()

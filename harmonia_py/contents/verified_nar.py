@@ -1,0 +1,44 @@
+"""The NAR in a kept file, held against its hashes and parsed before a local store sees its end."""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from harmonia_py.contents.blobs import Blob
+from harmonia_py.contents.encoders import encoder
+from harmonia_py.contents.nar_check import NarCheck
+from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.nar_parser import Parser
+from harmonia_py.nix.path_info import PathInfo
+
+_BUFFER_BYTES: Final = 256 * 1024
+# Python parses the NAR: a megabyte of small files takes long, and other threads wait for the interpreter meanwhile.
+_PARSED_BYTES: Final = 32 * 1024
+
+
+def verified_nar(
+    blob: Blob, info: PathInfo, compression: str, file_hash: Hash, file_size: int, *, read: SliceReader
+) -> Iterator[bytes]:
+    """The NAR in a kept file. The last bytes come when all of it has proved right: before, it is no whole NAR.
+
+    Blocks; a thread draws it.
+
+    Raises:
+        FormatError: it is not what was kept, or a NAR that is not to be had.
+        StorageError: the file cannot be read.
+    """
+    parser = Parser()
+    check = NarCheck(info, compression, file_hash, file_size, encoder=encoder("none"))
+    held = b""
+    for data in whole_portions(blob.pieces(0, None), read, _BUFFER_BYTES):
+        for portion in check.portions(bytes(data)):
+            for start in range(0, len(portion), _PARSED_BYTES):
+                parser.feed(portion[start : start + _PARSED_BYTES])
+                time.sleep(0)
+            if held:
+                yield held
+            held = portion
+    held += check.finish()
+    parser.close()
+    yield held

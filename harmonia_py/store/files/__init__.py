@@ -1,0 +1,1 @@
+"""The files of store paths: NARs made from them, single files, build logs, derivations."""

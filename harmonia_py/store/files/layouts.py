@@ -1,0 +1,110 @@
+"""The layouts of the store paths that are being downloaded: scanning a tree of many files for every range is slow."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Final
+
+from harmonia_py.cache.source import Piece
+from harmonia_py.errors import StorageError, StorePathChanged
+from harmonia_py.nix.layout import Layout
+from harmonia_py.store.files.dump import dump, layout_of, read_error
+
+# A scan of a huge tree on a cold disk takes a minute; requests shall not queue for ever behind a dead one.
+_SCAN_SECONDS: Final = 300.0
+
+Identity = tuple[int, int, int]
+"""Device, inode and change time: they differ when a path was deleted and made again since it was scanned."""
+
+
+def identity_of(path: str) -> Identity:
+    """The identity of the file at `path`. It waits for the disk.
+
+    Raises:
+        StorePathChanged: it is not there.
+        StorageError: it cannot be looked at.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise read_error(error) from error
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+class Layouts:
+    """The layouts of the store paths that were asked for last. Safe to use from many threads.
+
+    Args:
+        max_bytes: how much memory they may take together; the one in use least recently goes first. Half a gigabyte of
+            small files is about five megabytes of layout.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[Identity, Layout]] = OrderedDict()
+        self._scans: dict[str, Future[Layout]] = {}
+
+    def get(self, path: str) -> Layout:
+        """The layout of the tree at `path`. An unknown tree is scanned, once for all callers that ask meanwhile.
+
+        Raises:
+            StorePathChanged: it is not there, changed during the scan, or is of a kind no store path has.
+            StorageError: it cannot be read, not in time, or exceeds the limits of a NAR.
+        """
+        identity = identity_of(path)
+        with self._lock:
+            kept = self._kept.get(path)
+            if kept is not None and kept[0] == identity:
+                self._kept.move_to_end(path)
+                return kept[1]
+            scan_ = self._scans.get(path)
+            if scan_ is None:
+                mine = self._scans[path] = Future()
+        if scan_ is not None:
+            try:
+                return scan_.result(_SCAN_SECONDS)
+            except TimeoutError:
+                raise StorageError("the scan of a store path takes too long") from None
+        try:
+            layout = layout_of(path)
+        except BaseException as error:
+            with self._lock:
+                del self._scans[path]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._scans[path]
+            self._keep(path, identity, layout)
+        mine.set_result(layout)
+        return layout
+
+    def drop(self, path: str) -> None:
+        """Forget the layout of `path`."""
+        with self._lock:
+            self._drop(path)
+
+    def dump(self, path: str, layout: Layout, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+        """`dump` with the `layout` that `get` gave; it is forgotten when it turns out to be wrong."""
+        try:
+            yield from dump(path, layout, start, stop)
+        except StorePathChanged:
+            self.drop(path)
+            raise
+
+    def _keep(self, path: str, identity: Identity, layout: Layout) -> None:
+        self._drop(path)
+        if layout.memory > self._max_bytes:
+            return
+        self._kept[path] = identity, layout
+        self._bytes += layout.memory
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, path: str) -> None:
+        kept = self._kept.pop(path, None)
+        if kept is not None:
+            self._bytes -= kept[1].memory

@@ -1,0 +1,177 @@
+"""A filter for hash parts that no name in the store directory has: such a path is not valid, and needs no question.
+
+Most of what clients ask a cache for is absent, and is asked for once: a question to the nix-daemon for each is nine
+tenths of the work. The names are known from one look at the whole directory; after that the kernel tells what comes
+(`inotify`), before the answer to any request that could depend on it. It does not tell of everything on every file
+system, so the directory's modification time is held against it, and when names have come that the kernel did not tell
+of, the directory is looked at again.
+
+Names that go are not followed: for a path whose name has gone the store is asked, as before.
+"""
+
+import asyncio
+import math
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from itertools import islice
+from operator import attrgetter, itemgetter
+from time import monotonic
+from typing import Final
+
+from harmonia_py.cache.validity import Epoch
+from harmonia_py.nix.store_path import HASH_PART_LENGTH, HashPart
+from harmonia_py.store.inotify import NamesLost, NewNames
+
+# A Bloom filter with two probes and so many bits for each name says of 1 absent hash part in 72 that it may be there,
+# and of 1 in 270 as long as it has half of the names. It is made for twice as many as there are, and takes 4 MB for a
+# million names; as Python's strings they would take 90.
+_BITS_A_NAME: Final = 16
+_ROOM: Final = 2
+_LEAST_BITS: Final = 1 << 16
+# A change that is seen this long after the kernel last told of a name was not told of.
+_TELLS_SECONDS: Final = 3.0
+# Names of a directory that are taken at a time, by functions that are not Python's own.
+_NAMES_AT_ONCE: Final = 4096
+_NAME_OF: Final = attrgetter("name")
+_HASH_PART_OF: Final = itemgetter(slice(HASH_PART_LENGTH))
+# The part of the time that is spent at most on looks at a directory that changes again and again.
+_SHARE: Final = 0.05
+
+
+class NameFilter:
+    """Hash parts, of which it can be told that one is not among them, but not that one is.
+
+    Args:
+        capacity: for how many it is made; with more it errs more often.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        bits = max(_LEAST_BITS, 1 << math.ceil(math.log2(max(1, capacity) * _BITS_A_NAME)))
+        self.capacity = bits // _BITS_A_NAME
+        self.count = 0
+        self._bits = bytearray(bits // 8)
+        self._mask = bits - 1
+
+    def add(self, hash_parts: Iterable[bytes]) -> None:
+        """Put `hash_parts` among them."""
+        self.add_hashes(array("q", map(hash, hash_parts)))
+
+    def add_hashes(self, numbers: "array[int]") -> None:
+        """Put those among them that have these hashes, as `hash` gives them."""
+        bits, mask = self._bits, self._mask
+        # One statement a probe, for a million names: a call for each name took as long as all else.
+        for number in numbers:
+            probe = number & mask
+            bits[probe >> 3] |= 1 << (probe & 7)
+            probe = (number >> 32) & mask
+            bits[probe >> 3] |= 1 << (probe & 7)
+        self.count += len(numbers)
+
+    def lacks(self, hash_part: bytes) -> bool:
+        """Whether `hash_part` is not among them; False says nothing."""
+        bits, mask, number = self._bits, self._mask, hash(hash_part)
+        probe = number & mask
+        if not bits[probe >> 3] >> (probe & 7) & 1:
+            return True
+        probe = (number >> 32) & mask
+        return not bits[probe >> 3] >> (probe & 7) & 1
+
+
+class StoreNames:
+    """The names in the store directory, as one worker knows them. It is used by the event loop's thread alone.
+
+    Args:
+        directory: with the files of the store.
+        threads: where looking at the directory waits for the disk.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, directory: str, threads: Executor, clock: Callable[[], float] = monotonic) -> None:
+        self._directory = directory
+        self._threads = threads
+        self._clock = clock
+        self._filter: NameFilter | None = None
+        self._told: NewNames | None = None
+        self._told_at = -math.inf
+        self._epoch: Epoch | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._not_before = -math.inf
+
+    def lacks(self, hash_part: HashPart) -> bool:
+        """Whether no path with `hash_part` is in the store directory at this moment; False says nothing."""
+        if self._filter is None or self._epoch is None or self._clock() >= self._epoch.until:
+            return False
+        name = hash_part.encode()
+        if not self._filter.lacks(name):
+            return False  # whatever has come: no name goes from the filter
+        self._take()
+        # Names that have come may have changed the filter, or ended it.
+        return self._filter is not None and self._filter.lacks(name)
+
+    def follow(self, epoch: Epoch) -> None:
+        """Go by `epoch`, in which the store directory does not change; the present one, or it is not known any more."""
+        if epoch is not self._epoch:
+            self._epoch = epoch
+            self._take()
+            if self._clock() - self._told_at > _TELLS_SECONDS:
+                self._filter = None
+        if self._filter is None and self._looking is None and self._clock() >= self._not_before:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    def close(self) -> None:
+        """Watch the directory no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._filter = None
+        if self._told is not None:
+            self._told.close()
+            self._told = None
+
+    def _take(self) -> None:
+        """Add the names that have come."""
+        if self._told is None or self._filter is None:
+            return
+        try:
+            names = self._told.take()
+        except NamesLost:
+            self._forget()
+            return
+        if not names:
+            return
+        self._told_at = self._clock()
+        self._filter.add(map(_HASH_PART_OF, names))
+        if self._filter.count > self._filter.capacity:
+            self._filter = None
+
+    async def _look(self) -> None:
+        """Look at the whole directory."""
+        began = self._clock()
+        try:
+            # First, so that a name which comes during the look is told of.
+            if self._told is None:
+                self._told = NewNames(self._directory)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, _names_in, self._directory)
+            self._told_at = self._clock()
+            self._filter = found
+        except OSError:
+            # Go on without a filter: the store is asked. Errors of the directory are logged where files are read.
+            self._forget()
+        finally:
+            self._looking = None
+            self._not_before = self._clock() + (self._clock() - began) / _SHARE
+
+
+def _names_in(directory: str) -> NameFilter:
+    # How many names there are is known at the end; until then each takes eight bytes.
+    numbers = array("q")
+    with os.scandir(os.fsencode(directory)) as entries:
+        while some := list(islice(entries, _NAMES_AT_ONCE)):
+            numbers.extend(map(hash, map(_HASH_PART_OF, map(_NAME_OF, some))))
+    found = NameFilter(_ROOM * len(numbers))
+    found.add_hashes(numbers)
+    return found
