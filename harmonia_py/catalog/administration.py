@@ -1,0 +1,25 @@
+"""One cache of the catalog with the ports by which pages, the API and commands show and administer it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.deletion import Deletions
+from harmonia_py.catalog.pins import Pins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheAdministration:
+    """One cache of the catalog, and the ports by which it is administered.
+
+    Attributes:
+        row: the cache.
+        pins: the pins of all caches.
+        deletions: delete paths of any cache.
+        now: the time as the catalog has it.
+    """
+
+    row: CacheRow
+    pins: Pins
+    deletions: Deletions
+    now: Callable[[], Timestamp]

@@ -1,0 +1,149 @@
+"""Caches made, changed and deleted by the API: what `harmonia-py cache` and `key` do, in the name of a principal."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from harmonia_py.cache.access import Principal
+from harmonia_py.cache.cache_name import DEFAULT, CacheName
+from harmonia_py.catalog.audit import Audit, entry_now
+from harmonia_py.catalog.caches import CacheExists, CacheRow, Caches, CacheSettings, Timestamp
+from harmonia_py.catalog.key_encryption import KeyEncryption, secret_of
+from harmonia_py.catalog.keys import KeyExists, KeyRow, Keys, KeyState
+from harmonia_py.errors import PushRefused
+from harmonia_py.nix.signing import SecretKey
+
+
+class CacheChanges:
+    """Changes caches, and notes each change with its principal in the audit log.
+
+    Args:
+        caches: the caches of the catalog.
+        keys: the keys that they sign with.
+        audit: the log.
+        encryption: encrypts secret keys; None: they are kept in the clear.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        caches: Caches,
+        keys: Keys,
+        audit: Audit,
+        *,
+        encryption: KeyEncryption | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._caches = caches
+        self._keys = keys
+        self._audit = audit
+        self._encryption = encryption
+        self._clock = clock
+
+    async def create(self, name: CacheName, settings: CacheSettings, key: SecretKey, by: Principal) -> None:
+        """Make a cache that signs with `key`.
+
+        Raises:
+            CacheExists: the name is taken.
+            StorageError: it cannot be made.
+        """
+        if name == DEFAULT:
+            raise CacheExists(f"there is a cache {name} already")
+        row = await self._caches.create(name, settings, declared=False, now=self._now())
+        try:
+            await self._keys.add(self._key_row(row, key))
+        except BaseException:
+            # Without a key it would serve paths that no client trusts.
+            await self._caches.delete(name, now=self._now())
+            raise
+        await self._note(by, "cache.create", name, name, asdict(settings) | {"public_key": str(key.public_key)})
+
+    async def configure(self, name: CacheName, changes: Mapping[str, Any], by: Principal) -> bool:
+        """Change settings, by their names in `CacheSettings`; False when there is no such cache.
+
+        Raises:
+            PushRefused: `harmonia.toml` declares it.
+            StorageError: it cannot be changed.
+        """
+        if await self._own(name) is None:
+            return False
+        if changes:
+            if await self._caches.change(name, changes) is None:
+                return await self._own(name) is not None  # it was deleted meanwhile, or declared, which raises
+            await self._note(by, "cache.configure", name, name, changes)
+        return True
+
+    async def replace_key(self, name: CacheName, key: SecretKey, by: Principal) -> bool:
+        """Make `key` the only key that a cache signs with; False when there is no such cache.
+
+        Raises:
+            PushRefused: `harmonia.toml` declares it, or it had another key of this name: clients tell keys by names.
+            StorageError: it cannot be changed.
+        """
+        row = await self._own(name)
+        if row is None:
+            return False
+        try:
+            await self._keys.add(self._key_row(row, key), retire_others=self._now())
+        except KeyExists:
+            raise PushRefused(f"the cache {name} had a key {key.name} before: give the new one another name") from None
+        await self._note(by, "key.rotate", name, key.name, {"public_key": str(key.public_key)})
+        return True
+
+    async def add_key(self, cache: CacheRow, key: SecretKey, by: Principal) -> None:
+        """Add a key that a cache signs with.
+
+        Raises:
+            KeyExists: it has one of this name.
+            StorageError: it cannot be changed.
+        """
+        await self._keys.add(self._key_row(cache, key))
+        await self._note(by, "key.create", cache.name, key.name, {"public_key": str(key.public_key)})
+
+    async def new_key(self, name: CacheName) -> SecretKey:
+        """A new key that is named after the cache, with a number when the cache has had a key of that name."""
+        row = await self._caches.find(name)
+        taken = set() if row is None else {key.name for key in await self._keys.of(row.id)}
+        numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
+        return SecretKey.generate(next(one for one in numbered if one not in taken))
+
+    async def delete(self, name: CacheName, by: Principal) -> bool:
+        """Delete a cache: its name is free at once, its objects go with the collector; False when there is none.
+
+        Raises:
+            PushRefused: `harmonia.toml` declares it.
+            StorageError: it cannot be deleted.
+        """
+        if await self._own(name) is None or not await self._caches.delete(name, now=self._now()):
+            return False
+        await self._note(by, "cache.delete", name, name, {})
+        return True
+
+    async def _own(self, name: CacheName) -> CacheRow | None:
+        if name == DEFAULT:
+            raise PushRefused("the cache at / is described by the configuration file: change it there")
+        row = await self._caches.find(name)
+        if row is not None and row.declared:
+            raise PushRefused(f"the cache {name} is declared in the configuration file: change it there")
+        return row
+
+    def _key_row(self, cache: CacheRow, key: SecretKey) -> KeyRow:
+        secret, scheme = secret_of(key, cache.name, self._encryption)
+        return KeyRow(
+            cache=cache.id,
+            name=key.name,
+            public_key=str(key.public_key),
+            secret=secret,
+            encryption=scheme,
+            state=KeyState.ACTIVE,
+            created=self._now(),
+        )
+
+    async def _note(
+        self, by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]
+    ) -> None:
+        await self._audit.note([entry_now(by.name, action, cache=cache, subject=subject, detail=detail)])
+
+    def _now(self) -> Timestamp:
+        return Timestamp(int(self._clock()))

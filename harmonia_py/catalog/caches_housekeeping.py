@@ -1,0 +1,194 @@
+"""The background work for the caches that are pushed to, done by one process of all that share a catalog.
+
+Pushes that died are swept, objects that nothing keeps are collected, then bytes that no row names. The audit log stays
+bounded.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from harmonia_py.catalog.arrivals import LeftBehind
+from harmonia_py.catalog.audit import Audit
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.collected import Collected
+from harmonia_py.catalog.collection import Collecting, Survey
+from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.passes import Passes
+from harmonia_py.errors import StorageError
+from harmonia_py.metrics import families
+from harmonia_py.metrics.board import Counter, Gauge
+from harmonia_py.metrics.counters import Counters, counted, gauged
+
+_log = logging.getLogger(__name__)
+
+AUDIT_SECONDS: Final = 90 * 86_400
+"""How far back the audit log goes: CIS Control 8.10 asks for 90 days at least. A team that publishes 10,000 paths a
+day has a million entries of about 300 bytes by then; for ever would be as much again every quarter."""
+
+# The shortest period that is measured here is an hour. A pass with nothing to do is two questions for each cache.
+_SECONDS: Final = 60.0
+# The job that makes chunks of files holds the lock for some seconds, and may have taken it before.
+_WAIT_SECONDS: Final = 15.0
+_PRUNED: Final = 256
+# A server that has nothing to do does not wake the disk each minute to say so.
+_NOTED_SECONDS: Final = 600
+# Entries of a very long log that are left go in the next pass.
+_MOST_PRUNED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionCounters(Counters):
+    """Counters since the start, and the present state, over all caches.
+
+    Attributes:
+        swept: pushes that died.
+        swept_files: files that these had brought.
+        waited: paths whose references never came.
+        paths: paths that nothing kept.
+        bytes: the size of their files.
+        files: files that no cache named any more.
+        published: paths that readers see and that are not condemned, now.
+        published_bytes: the size of their files.
+        condemned: condemned paths, now.
+        condemned_bytes: the size of their files.
+        waiting: paths whose references are still to come.
+        pins: of all caches.
+        pinned: paths that a pin names and keeps.
+        garbage: files that are still to be deleted, now.
+        ended: when the last whole pass ended, in seconds since the epoch.
+    """
+
+    swept: Counter = counted(families.PUSHES_SWEPT)
+    swept_files: Counter = counted(families.PUSHED_FILES_SWEPT)
+    waited: Counter = counted(families.PUSHED_PATHS, "waited_in_vain")
+    paths: Counter = counted(families.COLLECTED_PATHS)
+    bytes: Counter = counted(families.COLLECTED_BYTES)
+    files: Counter = counted(families.COLLECTED_FILES)
+    published: Gauge = gauged(families.KEPT_PATHS, "published")
+    published_bytes: Gauge = gauged(families.KEPT_BYTES, "published")
+    condemned: Gauge = gauged(families.KEPT_PATHS, "condemned")
+    condemned_bytes: Gauge = gauged(families.KEPT_BYTES, "condemned")
+    waiting: Gauge = gauged(families.KEPT_PATHS, "waiting")
+    pins: Gauge = gauged(families.PINS)
+    pinned: Gauge = gauged(families.PINNED_PATHS)
+    garbage: Gauge = gauged(families.GARBAGE_FILES)
+    ended: Gauge = gauged(families.COLLECTION_TIME)
+
+
+class CachesHousekeeping:
+    """Looks after all caches of a catalog: collects, sweeps, and keeps them within their limits.
+
+    Args:
+        collector: carries decisions out.
+        index: tells the sizes of caches.
+        survey: tells what is pinned, and what is garbage.
+        audit: is kept bounded.
+        uses: last uses that this process has not written to the catalog yet.
+        left_behind: has files counted that processes left behind.
+        passes: is told of each pass.
+        collecting: makes this process the one that collects.
+        counters: of what goes.
+        clock: seconds since the epoch.
+        seconds: between two passes.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        index: ObjectIndex,
+        survey: Survey,
+        audit: Audit,
+        uses: LastUses,
+        *,
+        left_behind: LeftBehind,
+        passes: Passes,
+        collecting: Collecting,
+        counters: CollectionCounters,
+        clock: Callable[[], float] = time.time,
+        seconds: float = _SECONDS,
+    ) -> None:
+        self._collector = collector
+        self._index = index
+        self._survey = survey
+        self._passes = passes
+        self._noted = 0.0
+        self._audit = audit
+        self._left_behind = left_behind
+        self._uses = uses
+        self._collecting = collecting
+        self._counters = counters
+        self._clock = clock
+        self._seconds = seconds
+
+    async def run(self) -> None:
+        """Collect every minute, until the caller cancels it."""
+        with self._counters.shown_meanwhile():
+            while True:
+                try:
+                    await self.look(_WAIT_SECONDS)
+                except StorageError as error:
+                    _log.warning("cannot collect what caches do not need any more: %s", error)
+                await asyncio.sleep(self._seconds)
+
+    async def look(self, wait_seconds: float = 0.0) -> Collected | None:
+        """One pass over all caches and what they leave, in small transactions; None when another process is at one.
+
+        Args:
+            wait_seconds: how long to wait for another process that collects.
+
+        Raises:
+            StorageError: the catalog cannot tell; what was done before stays done.
+        """
+        # Paths that were asked for just now must not be among the longest unused.
+        await self._uses.flush()
+        async with self._collecting(wait_seconds) as is_ours:
+            if not is_ours:
+                return None
+            now = Timestamp(int(self._clock()))
+            await self._left_behind.count(now)
+            done = await self._collector.run(now)
+            self._note(done)
+            await self._prune(now)
+            await self._count(now)
+            if done.removed or now >= self._noted + _NOTED_SECONDS:
+                await self._passes.note(now, done.removed, done.removed_size)
+                self._noted = now
+            return done
+
+    async def _prune(self, now: Timestamp) -> None:
+        before_ns = (now - AUDIT_SECONDS) * 1_000_000_000
+        for _ in range(_MOST_PRUNED):
+            if await self._audit.prune(before_ns, _PRUNED) < _PRUNED:
+                break
+
+    async def _count(self, now: Timestamp) -> None:
+        """Set the gauges of the present state, after a whole pass."""
+        counters, size, inventory = self._counters, await self._index.size(None), await self._survey.inventory(now=now)
+        counters.published.set(size.objects - size.condemned)
+        counters.published_bytes.set(size.published_size)
+        counters.condemned.set(size.condemned)
+        counters.condemned_bytes.set(size.condemned_size)
+        counters.waiting.set(size.waiting)
+        counters.pins.set(inventory.pins)
+        counters.pinned.set(inventory.pinned)
+        counters.garbage.set(inventory.garbage)
+        counters.ended.set(now)
+
+    def _note(self, done: Collected) -> None:
+        counters = self._counters
+        counters.swept.add(done.swept)
+        counters.swept_files.add(done.swept_files)
+        counters.waited.add(done.waited)
+        counters.paths.add(done.removed)
+        counters.bytes.add(done.removed_size)
+        counters.files.add(done.deleted)
+        if done.swept_files or done.waited:
+            _log.info("gave up %d files that were never published, %d paths that waited", done.swept_files, done.waited)
+        if done.removed:
+            _log.info("collected %d paths, %d bytes", done.removed, done.removed_size)

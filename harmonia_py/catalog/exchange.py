@@ -1,0 +1,98 @@
+"""Tokens of an issuer, exchanged for tokens of this server that last for hours: RFC 8693.
+
+A CI's token ends within minutes, and has some two thousand bytes. The token that it is exchanged for is opaque and
+short, belongs to the same subject, allows what the rules allow at that time, and is revoked like any other.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from harmonia_py.cache.identity import Identity
+from harmonia_py.catalog.access import Access, TokenRow
+from harmonia_py.catalog.audit import Audit, AuditEntry, entry_now
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.tokens import Token
+from harmonia_py.errors import NotAuthenticated, NotPermitted
+
+FindIdentity = Callable[[str], Awaitable[Identity | None]]
+"""Finds the identity behind a token; None when no known issuer has signed it. Raises as `TokenExchange.exchange`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """A token that an identity was exchanged for.
+
+    Attributes:
+        token: the new token.
+        identity: of its holder.
+        seconds: for which it lasts.
+    """
+
+    token: Token
+    identity: Identity
+    seconds: int
+
+
+class TokenExchange:
+    """Exchanges tokens of issuers for tokens of the catalog.
+
+    Args:
+        find: finds the identity behind a token.
+        audiences: which tokens may be made for.
+        access: takes the new tokens.
+        audit: is told of each.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        find: FindIdentity,
+        audiences: Sequence[str],
+        *,
+        access: Access,
+        audit: Audit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.audiences = tuple(audiences)
+        self._find = find
+        self._access = access
+        self._audit = audit
+        self._clock = clock
+
+    async def exchange(self, text: str) -> Exchanged:
+        """A new token for the holder of `text`.
+
+        Raises:
+            NotAuthenticated: no issuer that is known has signed `text`, or it is for another audience or time.
+            NotPermitted: no rule lets it in; the message says which claims.
+            UpstreamError: the keys of its issuer cannot be had.
+            TooManyTokens: its holder has `MAX_OF_HOLDER` good ones.
+            StorageError: the catalog cannot take it.
+        """
+        identity = await self._find(text)
+        if identity is None:
+            raise NotAuthenticated
+        if not identity.grants:
+            raise NotPermitted(f"Forbidden: the {identity.name} is not let in: {identity.lacks}")
+        token, now = Token.generate(), self._clock()
+        row = TokenRow(
+            id=token.id,
+            name=f"{identity.issuer}-{token.id}",
+            secret_hash=token.secret_hash,
+            actions=frozenset(),
+            patterns=(),
+            created=Timestamp(int(now)),
+            expires=Timestamp(int(now) + identity.seconds),
+            holder=identity.name,
+            grants=identity.grants,
+        )
+        await self._access.add(row)
+        await self._audit.note([_entry(row, identity)])
+        return Exchanged(token, identity, identity.seconds)
+
+
+def _entry(row: TokenRow, identity: Identity) -> AuditEntry:
+    allowed = [{"allow": sorted(grant.actions), "caches": grant.caches} for grant in identity.grants]
+    detail = {"id": row.id, "issuer": identity.issuer, "subject": identity.subject, "grants": allowed}
+    return entry_now(identity.name, "token.exchange", subject=row.name, detail=detail | {"expires": row.expires})

@@ -1,0 +1,350 @@
+"""What the catalog knows of one storage: of NARs that were compressed here, and of files of upstreams.
+
+Files are served from the storage also while the catalog fails. What is kept in that time is entered once the catalog
+answers again, or, when the process ends before, at the next start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from typing import Final
+
+from harmonia_py.cache.validity import Epoch, Validity
+from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
+from harmonia_py.catalog.changes import Changes
+from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.mirrored import (
+    Mirrored,
+    MirroredObject,
+    Mismatches,
+    Realisations,
+    UpstreamNarInfo,
+    UpstreamRealisation,
+)
+from harmonia_py.catalog.nars import BeingDeleted, NarFile, Nars
+from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication, StoredObject
+from harmonia_py.catalog.outages import Outages
+from harmonia_py.catalog.uploads import Uploads
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, KeptFacts, Mismatch, url_of
+from harmonia_py.contents.storage import NotKept, Storage
+from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.runtime.bounded import Bounded
+
+_log = logging.getLogger(__name__)
+
+# Facts of so many files, of some 300 bytes each: a miss costs a look into the catalog.
+_MAX_FACTS: Final = 16_384
+# Deleting the bytes of a file normally takes less than a second; after ten the disk is in trouble.
+_DELETION_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.1
+# A storage that fails is left alone for as long.
+_STORAGE_SECONDS: Final = 10.0
+_MAX_MISMATCHES: Final = 10_000
+# Entries still owed to a catalog that failed, of some kilobytes each. The files of further ones are found at the next
+# start.
+_MAX_OWED: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPorts:
+    """The catalog of a storage.
+
+    Attributes:
+        uses: notes when objects were last asked for.
+        removals: epochs in which nothing is removed.
+        additions: epochs in which nothing is added.
+    """
+
+    objects: Objects
+    nars: Nars
+    uploads: Uploads
+    mirrored: Mirrored
+    realisations: Realisations
+    mismatches: Mismatches
+    uses: LastUses
+    removals: Changes
+    additions: Changes
+
+
+class Kept:
+    """`KeptFiles`, and what mirrors keep.
+
+    While the catalog fails, answers are "unknown" and what is written is lost or owed; only `reserve` raises.
+
+    Args:
+        storage: has the bytes.
+        ports: the catalog; None when there is none: then nothing is known and nothing is written.
+    """
+
+    def __init__(self, storage: Storage, ports: KeptPorts | None) -> None:
+        self._storage = storage
+        self._ports = ports
+        self._catalog = Outages(ports)
+        self._facts: Bounded[BlobKey, KeptFacts] = Bounded(_MAX_FACTS)
+        # Two files of one NAR may come at once: the second must see the first one's row to replace it.
+        self._entry_lock = asyncio.Lock()
+        self._owed: Bounded[BlobKey, Callable[[KeptPorts], Awaitable[object]]] = Bounded(_MAX_OWED)
+        self._owes = asyncio.Event()
+
+    async def enter_owed(self) -> None:
+        """Enter the files that came while the catalog failed, as soon as it answers. Runs until it is cancelled."""
+        while True:
+            await self._owes.wait()
+            await asyncio.sleep(self._catalog.rest_seconds())
+            key, entry = self._owed.popitem(last=False)
+            if not self._owed:
+                self._owes.clear()
+            try:
+                if await self._storage.metadata(key) is not None:
+                    await self._enter(key, entry)
+            except NotKept:
+                self._owe(key, entry)
+                await asyncio.sleep(_STORAGE_SECONDS)
+
+    async def reserve(self, key: BlobKey) -> None:
+        """Keep the collector from deleting what is put under `key` after this call; wait while older bytes are deleted.
+
+        Raises:
+            StorageError: that takes too long.
+        """
+        end = time.monotonic() + _DELETION_SECONDS
+        while True:
+            try:
+                await self._catalog.tell(lambda ports: ports.nars.reserve(key))
+            except BeingDeleted as error:
+                if time.monotonic() > end:
+                    raise StorageError(f"{key}: {error}, which takes too long") from error
+            else:
+                return
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def find(self, key: BlobKey) -> KeptFacts:
+        """As in `KeptFiles`; also of files that a mirror keeps."""
+        # Taken before the question, so that a change during it ends the answer.
+        removals, additions = self.epochs()
+        known = self._facts.get(key)
+        if known is not None and known.validity is not None and known.validity.holds(time.monotonic()):
+            return known
+        try:
+            stored = await self._catalog.ask(lambda ports: _find(ports.objects, key))
+        except NotKept:
+            return UNKNOWN
+        if stored is None:
+            return self._remember(key, KeptFacts(None, _validity(additions)))
+        file = stored.file
+        facts = FileFacts(file.file_hash, file.file_size, stored.verified_ca)
+        return self._remember(key, KeptFacts(facts, _validity(removals), BlobKey(file.blob_key)))
+
+    # Files that were compressed here
+
+    async def keep(self, key: BlobKey, path_info: PathInfo, facts: FileFacts) -> None:
+        """As in `KeptFiles`."""
+        file = _nar_file(key, path_info, facts)
+        # Without references: the local store itself sees to closures.
+        info = PathInfo(store_path=path_info.store_path, nar_hash=path_info.nar_hash, nar_size=path_info.nar_size)
+        publication = Publication(cache=STORE, path_info=info, file=file, pushed_by="store")
+
+        async def publish(ports: KeptPorts) -> None:
+            async with self._entry_lock:
+                await ports.objects.publish(await _replacing(ports.objects, publication), now=_now())
+
+        await self._enter(key, publish)
+        await self._write(lambda ports: ports.mismatches.clear(path_info.store_path))
+
+    async def mark(self, path_info: PathInfo, nar_hash: Hash | None) -> None:
+        """As in `KeptFiles`."""
+        mismatch = Mismatch(path_info.store_path, path_info.nar_hash, nar_hash, _now())
+        await self._write(lambda ports: ports.mismatches.note(mismatch))
+
+    async def mismatches(self) -> Sequence[Mismatch]:
+        """As in `KeptFiles`."""
+        try:
+            return await self._catalog.ask(lambda ports: ports.mismatches.all(_MAX_MISMATCHES))
+        except NotKept:
+            return []
+
+    # Files of upstreams
+
+    async def mirrored(self, hash_part: HashPart) -> MirroredObject | None:
+        """The upstream's narinfo of a path that is kept, with what is known of its file; None also for unknown."""
+        try:
+            return await self._catalog.ask(lambda ports: ports.mirrored.find(hash_part))
+        except NotKept:
+            return None
+
+    async def keep_mirrored(self, key: BlobKey, upstream_narinfo: UpstreamNarInfo) -> None:
+        """Enter the NAR under this key, which was verified against this narinfo of an upstream."""
+        await self._enter(key, partial(self._keep_mirrored, key, upstream_narinfo))
+
+    async def _keep_mirrored(self, key: BlobKey, upstream_narinfo: UpstreamNarInfo, ports: KeptPorts) -> None:
+        metadata = await self._storage.metadata(key)
+        if metadata is None:
+            return
+        try:
+            facts = FileFacts(
+                Hash.parse(metadata["file_hash"], "sha256"), int(metadata["file_size"]), metadata.get("ca")
+            )
+        except (KeyError, ValueError, FormatError):
+            return
+        info = upstream_narinfo.narinfo.path_info
+        publication = Publication(
+            cache=MIRROR,
+            path_info=info,
+            file=_nar_file(key, info, facts),
+            verified_ca=facts.ca,
+            elsewhere=frozenset(path.hash_part for path in info.references),
+            pushed_by=upstream_narinfo.upstream,
+        )
+        async with self._entry_lock:
+            stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
+            if stored is None or not _stays_offered(stored.file, publication.file, upstream_narinfo):
+                await ports.mirrored.keep(
+                    replace(publication, replace=stored is not None), upstream_narinfo, now=_now()
+                )
+
+    async def refresh(self, upstream_narinfo: UpstreamNarInfo) -> None:
+        """Renew the upstream's narinfo of a path that is kept."""
+        await self._write(lambda ports: ports.mirrored.refresh(upstream_narinfo))
+
+    async def keep_document(self, key: BlobKey, name: str, size: int, *, is_listing: bool) -> None:
+        """Enter the file of a listing, whose `name` is a hash part, or of a log, whose `name` is a derivation."""
+        kind = DocumentKind.LISTING if is_listing else DocumentKind.LOG
+        document = Document(kind=kind, name=name, size=size, blob_key=key)
+        keepers = [HashPart(name)] if is_listing else []
+        await self._enter(key, lambda ports: ports.uploads.attach(MIRROR, None, document, keepers, now=_now()))
+
+    async def realisation(self, output: str) -> UpstreamRealisation | None:
+        """The remembered answer of an upstream for an output; None also when the catalog does not answer."""
+        try:
+            return await self._catalog.ask(lambda ports: ports.realisations.realisation(output))
+        except NotKept:
+            return None
+
+    async def keep_realisation(self, realisation: UpstreamRealisation) -> None:
+        """Remember what an upstream said of an output."""
+        await self._write(lambda ports: ports.realisations.keep_realisation(realisation, now=_now()))
+
+    # Files of both kinds
+
+    def epochs(self) -> tuple[Epoch | None, Epoch | None]:
+        """The present epochs of removals and of additions; None without a catalog.
+
+        The call ends an older epoch when there was a change: what was known in it holds no longer.
+        """
+        if self._ports is None:
+            return None, None
+        return self._ports.removals.epoch(), self._ports.additions.epoch()
+
+    async def has(self, key: BlobKey) -> bool:
+        """Whether the storage has the file at this moment, whatever the catalog says; False when it cannot tell."""
+        try:
+            return await self._storage.metadata(key) is not None
+        except NotKept:
+            return False
+
+    async def forget(self, key: BlobKey) -> None:
+        """Remove a file whose bytes are of no use, and the objects that have it."""
+        self._facts.pop(key, None)
+        try:
+            await self._storage.delete(key)
+        except NotKept:
+            return
+        for cache in (STORE, MIRROR):
+            await self._write(partial(_forget, cache, key))
+
+    def used(self, hash_part: HashPart) -> None:
+        """Note that a path was asked for."""
+        if self._ports is not None:
+            for cache in (STORE, MIRROR):
+                self._ports.uses.note(cache, hash_part)
+
+    def _remember(self, key: BlobKey, known: KeptFacts) -> KeptFacts:
+        self._facts[key] = known
+        return known
+
+    async def _enter(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:
+        """Enter a file in the catalog, now, or when that and the storage answer again."""
+        try:
+            entered = await self._write(entry)
+        except NotKept:
+            entered = False
+        if not entered:
+            self._owe(key, entry)
+
+    def _owe(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:
+        self._owed[key] = entry
+        self._owes.set()
+
+    async def _write(self, write: Callable[[KeptPorts], Awaitable[object]]) -> bool:
+        """Write to the catalog; False when it takes nothing now."""
+        try:
+            return await self._catalog.tell(write)
+        except BeingDeleted as error:
+            # The file was evicted and came again at once: the next request shows whether its bytes stay.
+            _log.debug("a file is not entered: %s", error)
+            return True
+
+
+async def _find(objects: Objects, key: BlobKey) -> StoredObject | None:
+    """The object under this key's hash part that has the key's NAR and compression; its file may have another key."""
+    url = url_of(key)
+    for cache in (STORE, MIRROR):
+        stored = await objects.find(cache, url.hash_part)
+        if (
+            stored is not None
+            and stored.path_info.nar_hash == url.nar_hash
+            and stored.file.compression == url.compression
+        ):
+            return stored
+    return None
+
+
+async def _replacing(objects: Objects, publication: Publication) -> Publication:
+    """`publication`, marked as a replacement if the path has an object: a replacement ends ready answers."""
+    stored = await objects.find(publication.cache, publication.path_info.store_path.hash_part)
+    return replace(publication, replace=stored is not None)
+
+
+def _stays_offered(there: NarFile, new: NarFile, upstream_narinfo: UpstreamNarInfo) -> bool:
+    """Whether narinfos go on offering the file `there`, although `new`, of the same NAR, has come after it."""
+    offered = ("zstd", upstream_narinfo.narinfo.compression)
+    return (
+        there.nar_hash == new.nar_hash
+        and there.compression != new.compression
+        and there.compression in offered
+        and (new.compression not in offered or there.compression == "zstd")
+    )
+
+
+async def _forget(cache: CacheId, key: BlobKey, ports: KeptPorts) -> None:
+    hash_part = url_of(key).hash_part
+    stored = await ports.objects.find(cache, hash_part)
+    if stored is not None and stored.file.blob_key == key:
+        await ports.mirrored.forget(cache, hash_part, now=_now())
+
+
+def _nar_file(key: BlobKey, info: PathInfo, facts: FileFacts) -> NarFile:
+    return NarFile(
+        file_hash=facts.file_hash,
+        file_size=facts.file_size,
+        compression=url_of(key).compression,
+        blob_key=key,
+        nar_hash=info.nar_hash,
+        nar_size=info.nar_size,
+    )
+
+
+def _validity(epoch: Epoch | None) -> Validity | None:
+    return None if epoch is None else Validity(inf, (epoch,))
+
+
+def _now() -> Timestamp:
+    return Timestamp(int(time.time()))

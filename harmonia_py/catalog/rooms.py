@@ -1,0 +1,172 @@
+"""The limits of `[storage]`: over everything that one process looks after, in all directories and catalogs together.
+
+Compressed, mirrored and pushed files each have their own housekeeping and, perhaps, limits of their own. Over all of
+them the longest unused goes first, wherever it is.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from harmonia_py.catalog.caches import MIRROR, STORE, CacheSettings, Timestamp
+from harmonia_py.catalog.collected import Collected
+from harmonia_py.catalog.collection import Collecting, Scope
+from harmonia_py.catalog.collector import Collector, make_room
+from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.quota import Limits, excess
+from harmonia_py.catalog.room_wanted import RoomWanted
+from harmonia_py.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+# As often as each directory looks after itself.
+_CHECK_SECONDS: Final = 10.0
+
+REPLACEABLE: Final = tuple(
+    Scope(cache=cache, settings=CacheSettings(grace=0), deleted=False) for cache in (STORE, MIRROR)
+)
+"""The caches of what can be had again, from the local store and from upstreams: it goes without grace."""
+
+
+BUCKET: Final = -1
+"""The device number that stands for a bucket, among those of file systems."""
+
+
+async def no_end_of_room() -> int:
+    """The free bytes of a bucket: as many as can be, since it has no end."""
+    return sys.maxsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Room:
+    """A directory of kept files, with its catalog.
+
+    Attributes:
+        collector: condemns, removes and deletes.
+        scopes: the caches that are in it.
+        index: tells the sizes of caches.
+        uses: last uses that this process has not written to the catalog yet.
+        collecting: makes this process the one that collects.
+        free_bytes: asks how much room its file system has.
+        device: the number of that file system.
+        wanted: tells which files found no room; None where none is ever refused.
+    """
+
+    collector: Collector
+    scopes: Callable[[], Awaitable[Sequence[Scope]]]
+    index: ObjectIndex
+    uses: LastUses
+    collecting: Collecting
+    free_bytes: Callable[[], Awaitable[int]]
+    device: int
+    wanted: RoomWanted | None = None
+
+
+class Rooms:
+    """The directories of one process, held to common limits.
+
+    Args:
+        clock: seconds since the epoch.
+        seconds: between two looks.
+
+    Attributes:
+        limits: a reload replaces them.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time, seconds: float = _CHECK_SECONDS) -> None:
+        self.limits = Limits()
+        self._clock = clock
+        self._seconds = seconds
+        self._rooms: list[Room] = []
+
+    def add(self, room: Room) -> Callable[[], None]:
+        """Look after `room` from now on; the returned function ends that."""
+        self._rooms.append(room)
+        return lambda: self._rooms.remove(room)
+
+    async def run(self) -> None:
+        """Look every `seconds`, until the caller cancels it."""
+        while True:
+            await asyncio.sleep(self._seconds)
+            try:
+                await self.look()
+            except StorageError as error:
+                _log.warning("cannot hold what is kept to the limits of [storage]: %s", error)
+
+    async def look(self) -> Collected:
+        """Make room where there is not enough; nothing is done while another process collects.
+
+        Raises:
+            StorageError: a catalog or a file system cannot tell.
+        """
+        now = Timestamp(int(self._clock()))
+        if not await self._is_too_much(now):
+            return Collected()
+        async with AsyncExitStack() as locks:
+            ours = [room for room in self._rooms if await locks.enter_async_context(room.collecting(0.0))]
+            if len(ours) < len(self._rooms):
+                return Collected()
+            done = Collected()
+            for rooms, limits in self._limited(ours):
+                done += await self._hold(rooms, limits, now)
+            return done
+
+    def _limited(self, rooms: Sequence[Room]) -> list[tuple[Sequence[Room], Limits]]:
+        """The limits, each with the rooms that it holds for: all of them, or those on one file system."""
+        limited: list[tuple[Sequence[Room], Limits]] = []
+        if self.limits.max_size is not None:
+            limited.append((rooms, Limits(max_size=self.limits.max_size)))
+        if self.limits.min_free > 0:
+            by_device: dict[int, list[Room]] = {}
+            for room in rooms:
+                by_device.setdefault(room.device, []).append(room)
+            limited += [(there, Limits(min_free=self.limits.min_free)) for there in by_device.values()]
+        return [(these, limits) for these, limits in limited if these]
+
+    async def _is_too_much(self, now: Timestamp) -> bool:
+        """Whether room must be made. Most looks end here, without the lock of the collector."""
+        for rooms, limits in self._limited(tuple(self._rooms)):
+            if await _too_much(rooms, limits, now) > 0:
+                return True
+        return False
+
+    async def _hold(self, rooms: Sequence[Room], limits: Limits, now: Timestamp) -> Collected:
+        """Hold rooms to limits. With `min_free` in the limits, all rooms are on the same file system."""
+        too_much = await _too_much(rooms, limits, now)
+        if too_much <= 0:
+            return Collected()
+        sides: list[tuple[Collector, Scope]] = []
+        for room in rooms:
+            # Objects that were asked for just now must not be among the longest unused.
+            await room.uses.flush()
+            sides += [(room.collector, scope) for scope in await room.scopes()]
+        objects, bytes_ = await make_room(sides, too_much, now)
+        if objects:
+            _log.info("[storage]: %d bytes too much; %d paths, %d bytes, are to go", too_much, objects, bytes_)
+        return await self._remove(rooms, now)
+
+    async def _remove(self, rooms: Sequence[Room], now: Timestamp) -> Collected:
+        """Remove objects whose grace is over, and delete garbage."""
+        done = Collected()
+        for room in rooms:
+            for scope in await room.scopes():
+                done += await room.collector.remove(scope, Timestamp(now - scope.settings.grace), now)
+            done += await room.collector.empty_garbage(now)
+        return done
+
+
+async def _too_much(rooms: Sequence[Room], limits: Limits, now: Timestamp) -> int:
+    """Bytes still to condemn: those beyond the limits, or in the way of a file that found no room."""
+    size = condemned = wanted = 0
+    for room in rooms:
+        known = await room.index.size(None)
+        size, condemned = size + known.size, condemned + known.condemned_size
+        if room.wanted is not None and limits.max_size is not None:
+            wanted = max(wanted, await room.wanted.wanted(None, now=now))
+    return excess(size - condemned, limits, condemned + await rooms[0].free_bytes(), wanted=wanted)

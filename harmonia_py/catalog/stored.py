@@ -1,0 +1,193 @@
+"""A `Source` over the objects of a cache: what was pushed to it, in the files in which it came."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from harmonia_py.cache.found import Found, Origin
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download
+from harmonia_py.cache.tree import BuildId, DebugFile
+from harmonia_py.cache.validity import ChangeDetector, Validity
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.objects import Document, Objects, ObjectState, StoredObject
+from harmonia_py.catalog.objects import DocumentKind as StoredKind
+from harmonia_py.catalog.quarantine import Quarantine
+from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.store_path import HashPart, StorePath
+
+OpenBlob = Callable[[str], Awaitable[Download | None]]
+"""Opens the bytes under a key; None when there are none."""
+
+# Every byte was hashed here, and a content address was held against the contents.
+PUSHED: Final = Origin("pushed", vouches_for_nar=True)
+# How long a path may still be shown after it was removed; its bytes stay longer.
+_LOOK_SECONDS: Final = 1.0
+_FOREVER: Final = float("inf")
+
+
+class RemovalWatch:
+    """Tells how long answers about objects are right: until an object is removed.
+
+    Args:
+        generation: a number that is another one after every removal; None while one is under way.
+    """
+
+    def __init__(self, generation: Callable[[], int | None]) -> None:
+        self._generation = generation
+        self._detector = ChangeDetector(self._look, seconds=_LOOK_SECONDS)
+
+    async def validity(self) -> Validity:
+        """The validity of an answer that is looked up after this call."""
+        return Validity(_FOREVER, (await self._detector.epoch(),))
+
+    async def _look(self) -> int:
+        generation = self._generation()
+        return time.time_ns() if generation is None else generation
+
+
+class StoredObjects:
+    """The source of paths that were pushed to a cache. A missing file is noted, and asked for at the next push.
+
+    Args:
+        cache: whose objects these are.
+        objects: of all caches.
+        quarantine: is told of a file that is missing.
+        uses: counts when objects were last asked for.
+        open_blob: opens files.
+        open_nar: opens the NARs of files that are made of chunks, as they are.
+        watch: tells the validity, for all caches of a catalog.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        cache: CacheId,
+        *,
+        objects: Objects,
+        quarantine: Quarantine,
+        uses: LastUses,
+        open_blob: OpenBlob,
+        open_nar: OpenBlob,
+        watch: RemovalWatch,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cache = cache
+        self._objects = objects
+        self._quarantine = quarantine
+        self._uses = uses
+        self._open_blob = open_blob
+        self._open_nar = open_nar
+        self._watch = watch
+        self._clock = clock
+
+    async def narinfo(self, hash_part: HashPart) -> Found | None:
+        """As in `Source`."""
+        validity = await self._watch.validity()
+        stored = await self._find(hash_part)
+        return None if stored is None else Found(narinfo_of(stored), PUSHED, validity)
+
+    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:  # noqa: ARG002  # nothing is scarce
+        """As in `Source`: the file as the client compressed it, or one that is made of chunks.
+
+        What came as it is, and is made of chunks now, is still to be had by the URL that it had.
+        """
+        stored = await self._find(url.hash_part)
+        if stored is None or url.nar_hash not in {None, stored.path_info.nar_hash}:
+            return None
+        open_file = self._open_blob
+        if url.compression != stored.file.compression:
+            if not stored.file.is_chunked or url.compression != "none":
+                return None
+            open_file = self._open_nar
+        download = await open_file(stored.file.blob_key)
+        if download is None:
+            await self._quarantine.finds(stored.file)
+        return download
+
+    async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
+        """As in `Source`; logs by the whole name of their derivation."""
+        found = await self._objects.document(self._cache, _KINDS[kind], name)
+        return None if found is None else await self._open(found)
+
+    async def realisation(self, output: DrvOutput) -> Realisation | None:
+        """As in `Source`."""
+        found = await self._objects.document(self._cache, *document_of(output))
+        if found is None:
+            return None
+        if found.body is None:
+            raise StorageError("a realisation is not where it is kept")
+        try:
+            return parse_realisation(found.body, output)
+        except FormatError as error:
+            raise StorageError(f"a realisation that is kept does not parse: {error}") from error
+
+    async def find(self, build_id: BuildId) -> DebugFile | None:
+        """As in `DebugFiles`."""
+        found = await self._objects.document(self._cache, StoredKind.DEBUG_FILE, build_id)
+        if found is None or found.body is None:
+            return None
+        stored = await self._find(HashPart(json.loads(found.body)["hash_part"]))
+        if stored is None:
+            return None
+        info = stored.path_info
+        return DebugFile(info.store_path, info.nar_hash, stored.file.compression)
+
+    async def _find(self, hash_part: HashPart) -> StoredObject | None:
+        stored = await self._objects.find(self._cache, hash_part)
+        if stored is not None and stored.state is ObjectState.CONDEMNED:
+            # A client that is shown a path counts on it: so the object is revived, unless it has been removed.
+            await self._objects.used({(self._cache, hash_part): self._now()})
+            return await self._objects.find(self._cache, hash_part)
+        if stored is not None:
+            self._uses.note(self._cache, hash_part)
+        return stored
+
+    async def _open(self, document: Document) -> Download | None:
+        if document.body is not None:
+            return Download.of_bytes(document.body, Hash.of(document.body).nix32)
+        assert document.blob_key is not None
+        return await self._open_blob(document.blob_key)
+
+    def _now(self) -> Timestamp:
+        return Timestamp(int(self._clock()))
+
+
+_KINDS: Final = {DocumentKind.LISTING: StoredKind.LISTING, DocumentKind.LOG: StoredKind.LOG}
+
+
+def narinfo_of(stored: StoredObject) -> NarInfo:
+    """The narinfo of an object, with the signatures that it came with."""
+    info = replace(stored.path_info, registration_time=stored.pushed)
+    return NarInfo(
+        path_info=info,
+        url=str(NarUrl(info.store_path.hash_part, info.nar_hash, stored.file.compression)),
+        compression=stored.file.compression,
+        file_hash=stored.file.file_hash,
+        file_size=stored.file.file_size,
+    )
+
+
+def document_of(output: DrvOutput) -> tuple[StoredKind, str]:
+    """The kind and name under which a realisation is kept, by either scheme."""
+    kind = StoredKind.REALISATION if isinstance(output.derivation, Hash) else StoredKind.BUILD_TRACE
+    return kind, str(output)
+
+
+def parse_realisation(data: bytes, output: DrvOutput) -> Realisation:
+    """The realisation of `output` in the form that its scheme has.
+
+    Raises:
+        FormatError: not that.
+    """
+    if isinstance(output.derivation, StorePath):
+        return Realisation.parse_new(data, output)
+    realisation = Realisation.parse_old(data)
+    if realisation.id != output:
+        raise FormatError("the realisation is that of another output")
+    return realisation

@@ -1,0 +1,1 @@
+"""The catalog's ports over a database: SQLite by default."""

@@ -1,0 +1,50 @@
+"""`ChunkRebuilding` over a database."""
+
+from collections.abc import Collection
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.database.chunks import CHUNK_IDS, use_chunks
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask_for_each
+from harmonia_py.database.uploads import receive_file
+
+_PACKS_AT: Final = "select blob_key from packs where blob_key in ($list)"
+
+
+class SqlChunkRebuilding:
+    """`ChunkRebuilding` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def unnamed_packs(self, keys: Collection[str]) -> Collection[str]:
+        """As in `ChunkRebuilding`."""
+
+        def unnamed() -> Transaction[set[str]]:
+            return set(keys) - {row[0] for row in (yield from ask_for_each(_PACKS_AT, sorted(keys)))}
+
+        return await self._database.scan(unnamed)
+
+    async def received(
+        self,
+        cache: CacheId,
+        session: str,
+        file: NarFile,
+        chunks: Collection[ChunkHash],
+        *,
+        findings: str,
+        now: Timestamp,
+    ) -> bool:
+        """As in `ChunkRebuilding`."""
+
+        def received() -> Transaction[bool]:
+            ids = {row[0] for row in (yield from ask_for_each(CHUNK_IDS, sorted(chunks)))}
+            if len(ids) != len(set(chunks)):
+                return False
+            yield from receive_file(cache, session, file, findings, now)
+            yield from use_chunks(file, ids, file.file_size)
+            return True
+
+        return await self._database.write(received, Topic.OBJECTS)

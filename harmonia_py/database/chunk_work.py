@@ -1,0 +1,81 @@
+"""`ChunkWork` over a database."""
+
+from typing import Final
+
+import msgspec
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.nars import RECIPES
+from harmonia_py.chunks.catalog import DuePlace
+from harmonia_py.chunks.work import ChunkFigures, LastLook
+from harmonia_py.database.totals import chunk_figures, correct_chunk_totals, wrong_chunk_totals
+from harmonia_py.database.transaction import Database, Transaction, ask, ask_one
+
+_WAITING: Final = """
+    select count(*) from (
+        select 1 from objects where cache_id = $1 and state = 'published' and aged_from_s <= $2
+            and (aged_from_s, hash_part) > ($3, $4)
+        order by aged_from_s, hash_part limit $5
+    ) waiting
+"""
+_CHUNKED: Final = f"""
+    select count(*) from objects o join nar_files f on f.file_hash = o.file_hash
+    where o.cache_id = $1 and f.blob_key >= '{RECIPES}' and f.blob_key < '{RECIPES[:-1]}0'
+"""
+_LAST: Final = "select value from progress where name = 'deduplication'"
+_NOTE: Final = """
+    insert into progress (name, value) values ('deduplication', $1)
+    on conflict (name) do update set value = excluded.value
+"""
+
+
+class SqlChunkWork:
+    """`ChunkWork` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def figures(self) -> ChunkFigures:
+        """As in `ChunkWork`."""
+        return await self._database.read(chunk_figures)
+
+    async def count_anew(self) -> None:
+        """As in `ChunkWork`."""
+        # Writers do not wait for a count that finds nothing.
+        if await self._database.scan(wrong_chunk_totals):
+            await self._database.write(correct_chunk_totals, durable=False)
+
+    async def waiting(self, cache: CacheId, unused_since: Timestamp, after: DuePlace | None, limit: int) -> int:
+        """As in `ChunkWork`."""
+        place = after or (Timestamp(-1), "")
+
+        def waiting() -> Transaction[int]:
+            row = yield from ask_one(_WAITING, cache, unused_since, *place, limit)
+            assert row is not None
+            return int(row[0])
+
+        return await self._database.scan(waiting)
+
+    async def chunked(self, cache: CacheId) -> int:
+        """As in `ChunkWork`."""
+
+        def chunked() -> Transaction[int]:
+            row = yield from ask_one(_CHUNKED, cache)
+            assert row is not None
+            return int(row[0])
+
+        return await self._database.scan(chunked)
+
+    async def note(self, look: LastLook) -> None:
+        """As in `ChunkWork`."""
+        text = msgspec.json.encode(look).decode()
+        await self._database.write(lambda: ask(_NOTE, text), durable=False)
+
+    async def last(self) -> LastLook | None:
+        """As in `ChunkWork`."""
+
+        def last() -> Transaction[LastLook | None]:
+            row = yield from ask_one(_LAST)
+            return None if row is None else msgspec.json.decode(row[0], type=LastLook)
+
+        return await self._database.read(last)

@@ -1,0 +1,79 @@
+"""`EvidenceOf` over a database."""
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.evidence import Evidence, Judge
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.objects import Published
+from harmonia_py.database.nars import FILES, FINDINGS
+from harmonia_py.database.object_rows import READABLE, digits, nar_file
+from harmonia_py.database.objects import paths
+from harmonia_py.database.publishing import publish
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask_one
+from harmonia_py.database.uploads import find_file
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.store_path import HashPart
+
+# Characters, among them two thousand hash parts at most. Of more than that, other writers do not wait for the look-up.
+_LONGEST_FINDINGS: Final = 64 * 1024
+_PUBLISHED_FILE: Final = f"""
+    {FILES} join objects o on o.file_hash = f.file_hash
+    where o.cache_id = $1 and o.hash_part = $2 and o.nar_hash = $3 and {READABLE}
+"""
+
+
+class SqlEvidence:
+    """`EvidenceOf` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(
+        self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: Callable[[str], Collection[HashPart]]
+    ) -> Evidence | None:
+        """As in `EvidenceOf`."""
+        return await self._database.read(lambda: _find(cache, file_hash, info, in_question))
+
+    async def publish(
+        self,
+        cache: CacheId,
+        file_hash: Hash,
+        info: PathInfo,
+        in_question: Callable[[str], Collection[HashPart]],
+        judge: Judge,
+        *,
+        now: Timestamp,
+    ) -> Published | None:
+        """As in `EvidenceOf`."""
+
+        def find_and_publish() -> Transaction[Published | None]:
+            evidence = yield from _find(cache, file_hash, info, in_question, _LONGEST_FINDINGS)
+            publication = None if evidence is None else judge(evidence)
+            return None if publication is None else (yield from publish(publication, now))
+
+        return await self._database.write(find_and_publish, Topic.OBJECTS)
+
+
+def _find(
+    cache: CacheId,
+    file_hash: Hash,
+    info: PathInfo,
+    in_question: Callable[[str], Collection[HashPart]],
+    longest: int | None = None,
+) -> Transaction[Evidence | None]:
+    file = (yield from find_file(cache, file_hash)) or (yield from _published_file(cache, info))
+    if file is None or file.nar_hash is None:
+        return None
+    findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
+    if findings is None or findings[0] is None or (longest is not None and len(findings[0]) > longest):
+        return None
+    here = yield from paths(cache, in_question(findings[0]))
+    return Evidence(file=file, findings=findings[0], paths=here)
+
+
+def _published_file(cache: CacheId, info: PathInfo) -> Transaction[NarFile | None]:
+    row = yield from ask_one(_PUBLISHED_FILE, cache, info.store_path.hash_part, digits(info.nar_hash))
+    return None if row is None else nar_file(row)

@@ -1,0 +1,55 @@
+"""`Garbage` over a database."""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.collection import Swept
+from harmonia_py.database.removing import LOOSE, drop_documents, sweep
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each, ask_many, ask_one
+
+_ANY_LOOSE: Final = f"{LOOSE} limit 1"
+_CLAIMED: Final = "select blob_key from garbage where not_before_s <= $1 order by not_before_s, blob_key limit $2"
+_CLAIM: Final = "update garbage set claimed = 1 where blob_key in ($list)"
+# A narinfo that was listed anew meanwhile is to be looked at again.
+_FORGET: Final = "delete from garbage where blob_key in ($list) and claimed = 1"
+_POSTPONE: Final = "update garbage set not_before_s = $2, claimed = 0 where blob_key = $1"
+
+
+class SqlGarbage:
+    """`Garbage` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def sweep(self, limit: int, *, now: Timestamp) -> Swept:
+        """As in `Garbage`."""
+        return await self._database.write(lambda: sweep(limit, now))
+
+    async def drop_documents(self, cache: CacheId, before: Timestamp, limit: int, *, now: Timestamp) -> int:
+        """As in `Garbage`."""
+        if await self._database.scan(lambda: ask_one(_ANY_LOOSE, cache, before)) is None:
+            return 0
+        return await self._database.write(lambda: drop_documents(cache, before, limit, now), Topic.REMOVALS)
+
+    async def claim(self, limit: int, *, now: Timestamp) -> Sequence[str]:
+        """As in `Garbage`."""
+
+        def claim() -> Transaction[list[str]]:
+            keys = [row[0] for row in (yield from ask(_CLAIMED, now, limit))]
+            yield from ask_for_each(_CLAIM, keys)
+            return keys
+
+        return await self._database.write(claim)
+
+    async def forget(self, blob_keys: Collection[str]) -> None:
+        """As in `Garbage`."""
+
+        def forget() -> Transaction[None]:
+            yield from ask_for_each(_FORGET, sorted(blob_keys))
+
+        await self._database.write(forget)
+
+    async def postpone(self, blob_keys: Collection[str], until: Timestamp) -> None:
+        """As in `Garbage`."""
+        await self._database.write(lambda: ask_many(_POSTPONE, [(key, until) for key in sorted(blob_keys)]))

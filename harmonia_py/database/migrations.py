@@ -1,0 +1,64 @@
+"""The schema, as numbered files: each is one transaction, run once, in order, never backwards."""
+
+import re
+from collections.abc import Iterator
+from importlib import resources
+from typing import Final
+
+from harmonia_py.database.transaction import Statement, Transaction, ask, ask_one
+from harmonia_py.errors import CatalogError
+
+_FILES: Final = resources.files(__package__) / "schema"
+_NAME: Final = re.compile(r"([0-9]{4})\.sql", re.ASCII)
+_COMMENT: Final = re.compile(r"--[^\n]*")
+
+_TABLE: Final = "create table if not exists migrations (version integer primary key, applied_s bigint not null)"
+_VERSION: Final = "select coalesce(max(version), 0) from migrations"
+
+
+def versions() -> list[int]:
+    """The numbers of the files, in order."""
+    found = (_NAME.fullmatch(file.name) for file in _FILES.iterdir())
+    return sorted(int(match[1]) for match in found if match is not None)
+
+
+def statements(version: int) -> Iterator[str]:
+    """The statements of a file. None has a semicolon or two dashes in a string."""
+    text = _COMMENT.sub("", (_FILES / f"{version:04}.sql").read_text())
+    for statement in text.split(";"):
+        if statement.strip():
+            yield statement.strip()
+
+
+def made() -> Transaction[int]:
+    """When the database was made, in seconds since the epoch."""
+    row = yield from ask_one("select min(applied_s) from migrations")
+    assert row is not None
+    return int(row[0])
+
+
+def next_step(now: int, *, may_be_ahead: int = 0) -> Transaction[bool]:
+    """Apply the first migration that is missing, if any; whether it was there.
+
+    Args:
+        now: seconds since the epoch.
+        may_be_ahead: by so many versions the database may be newer: servers that share it are replaced one by one.
+
+    Raises:
+        CatalogError: the database was used by a newer release.
+    """
+    yield from ask(_TABLE)
+    row = yield from ask_one(_VERSION)
+    assert row is not None
+    current, known = int(row[0]), versions()
+    if current > known[-1] + may_be_ahead:
+        raise CatalogError(
+            f"the catalog has schema {current}, this release knows none after {known[-1]}: start the newer one again"
+        )
+    if current >= known[-1]:
+        return False
+    version = next(version for version in known if version > current)
+    for statement in statements(version):
+        yield Statement(statement)
+    yield from ask("insert into migrations (version, applied_s) values ($1, $2)", version, now)
+    return True

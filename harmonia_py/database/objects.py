@@ -1,0 +1,184 @@
+"""`Objects` and `ObjectIndex` over a database."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.objects import (
+    Document,
+    DocumentKind,
+    Keepers,
+    Publication,
+    Published,
+    Size,
+    StoredObject,
+)
+from harmonia_py.database.keeping import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
+from harmonia_py.database.object_rows import OBJECTS, OF_STORE, READABLE, revive, stored_object
+from harmonia_py.database.publishing import publish
+from harmonia_py.database.totals import size_of
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.uploads import live_on
+from harmonia_py.nix.store_path import HashPart, StorePath
+
+_FIND: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
+_PRESENT: Final = f"""
+    select o.hash_part from objects o
+    where o.cache_id = $1 and o.hash_part in ($list) and {READABLE}
+"""
+_PRESENT_IS_LEASED: Final = f"""
+    insert into leases (session_id, cache_id, hash_part) select $2, o.cache_id, o.hash_part from objects o
+    where o.cache_id = $1 and o.hash_part in ($list) and {READABLE} on conflict do nothing
+"""
+_USED_NOW: Final = """
+    update objects set used_s = case when used_s < $2 then $2 else used_s end,
+        aged_from_s = case when aged_from_s < $2 then $2 else aged_from_s end
+    where cache_id = $1 and (used_s < $2 or aged_from_s < $2) and hash_part in ($list)
+"""
+_USED: Final = """
+    update objects set used_s = case when used_s < $3 then $3 else used_s end,
+        aged_from_s = case when aged_from_s < $3 then $3 else aged_from_s end
+    where cache_id = $1 and hash_part = $2
+"""
+_DOCUMENT: Final = "select size, blob_key, body from documents d where d.cache_id = $1 and d.kind = $2 and d.name = $3"
+_PUBLISHED_DOCUMENT: Final = f"""
+    {_DOCUMENT} and exists (
+        select 1 from object_documents e
+            join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
+        where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name and {READABLE}
+    )
+"""
+_PAGE: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part > $2 and {READABLE} order by o.hash_part limit $3"
+_NAMES: Final = "select hash_part, name from objects where cache_id = $1 and hash_part in ($list)"
+_WAITS: Final = "select 1 from objects where cache_id = $1 and hash_part = $2 and state = 'waiting'"
+_WAITS_FOR: Final = f"""
+    select m.reference from object_references m
+        left join objects t on t.cache_id = m.cache_id and t.hash_part = m.reference and t.state <> 'waiting'
+    where m.cache_id = $1 and m.hash_part = $2 and m.elsewhere = 0 and t.hash_part is null
+        and m.reference <> '{OF_STORE}'
+"""
+_USES: Final = (
+    "select hash_part, used_s from objects where cache_id = $1 and hash_part in ($list) and state <> 'waiting'"
+)
+
+
+class SqlObjects:
+    """`Objects` and `ObjectIndex` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, cache: CacheId, hash_part: HashPart) -> StoredObject | None:
+        """As in `Objects`."""
+
+        def find() -> Transaction[StoredObject | None]:
+            row = yield from ask_one(_FIND, cache, hash_part)
+            return None if row is None else stored_object(row)
+
+        return await self._database.read(find)
+
+    async def present(
+        self, cache: CacheId, session: str, hash_parts: Collection[HashPart], *, now: Timestamp
+    ) -> frozenset[HashPart]:
+        """As in `Objects`."""
+
+        def present() -> Transaction[frozenset[HashPart]]:
+            # Of ten thousand paths a row of parameters for each would take most of the time.
+            yield from live_on(cache, session, now)
+            rows = yield from ask_for_each(_PRESENT, sorted(hash_parts), cache)
+            here = sorted({HashPart(row[0]) for row in rows})
+            yield from ask_for_each(_PRESENT_IS_LEASED, here, cache, session)
+            yield from ask_for_each(_USED_NOW, here, cache, now)
+            yield from revive(cache, here, now)
+            return frozenset(here)
+
+        return await self._database.write(present, durable=False)
+
+    async def publish(self, publication: Publication, *, now: Timestamp) -> Published:
+        """As in `Objects`."""
+        topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)
+        return await self._database.write(lambda: publish(publication, now), *topics)
+
+    async def used(self, last_uses: Mapping[tuple[CacheId, HashPart], Timestamp]) -> None:
+        """As in `Objects`."""
+        by_cache: dict[CacheId, dict[HashPart, Timestamp]] = {}
+        for (cache, hash_part), at in last_uses.items():
+            by_cache.setdefault(cache, {})[hash_part] = at
+
+        def used() -> Transaction[None]:
+            for cache, uses in by_cache.items():
+                yield from use(cache, uses)
+
+        await self._database.write(used, durable=False)
+
+    async def document(
+        self, cache: CacheId, kind: DocumentKind, name: str, *, pending: bool = False
+    ) -> Document | None:
+        """As in `Objects`."""
+
+        def document() -> Transaction[Document | None]:
+            row = yield from ask_one(_DOCUMENT if pending else _PUBLISHED_DOCUMENT, cache, kind.value, name)
+            if row is None:
+                return None
+            size, blob_key, body = row
+            body = None if body is None else bytes(body)
+            return Document(kind=kind, name=name, size=size, blob_key=blob_key, body=body)
+
+        return await self._database.read(document)
+
+    async def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Sequence[StoredObject]:
+        """As in `ObjectIndex`."""
+
+        def page() -> Transaction[list[StoredObject]]:
+            return [stored_object(row) for row in (yield from ask(_PAGE, cache, after or "", limit))]
+
+        return await self._database.read(page)
+
+    async def paths(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, StorePath]:
+        """As in `ObjectIndex`."""
+        return await self._database.read(lambda: paths(cache, hash_parts))
+
+    async def waiting(self, cache: CacheId, hash_part: HashPart) -> frozenset[HashPart] | None:
+        """As in `ObjectIndex`."""
+
+        def waiting() -> Transaction[frozenset[HashPart] | None]:
+            if (yield from ask_one(_WAITS, cache, hash_part)) is None:
+                return None
+            return frozenset(HashPart(row[0]) for row in (yield from ask(_WAITS_FOR, cache, hash_part)))
+
+        return await self._database.read(waiting)
+
+    async def size(self, cache: CacheId | None) -> Size:
+        """As in `ObjectIndex`."""
+        return await self._database.read(lambda: size_of(cache))
+
+    async def keepers(
+        self, cache: CacheId, hash_parts: Collection[HashPart], limit: int, *, now: Timestamp
+    ) -> Mapping[HashPart, Keepers]:
+        """As in `ObjectIndex`."""
+
+        def keepers() -> Transaction[dict[HashPart, Keepers]]:
+            found: dict[HashPart, Keepers] = {}
+            for hash_part, used in (yield from ask_for_each(_USES, sorted(hash_parts), cache)):
+                found[HashPart(hash_part)] = Keepers(
+                    pins=tuple(row[0] for row in (yield from ask(PINS_OF, cache, hash_part, now))),
+                    sessions=tuple(row[0] for row in (yield from ask(SESSIONS_OF, cache, hash_part, now))),
+                    used=Timestamp(used),
+                    referrers=tuple(row[0] for row in (yield from ask(LIVE_REFERRERS, cache, hash_part, limit))),
+                )
+            return found
+
+        return await self._database.scan(keepers)
+
+
+def paths(cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[dict[HashPart, StorePath]]:
+    """As `ObjectIndex.paths`."""
+    rows = yield from ask_for_each(_NAMES, sorted(hash_parts), cache)
+    return {HashPart(hash_part): StorePath(f"{hash_part}-{name}") for hash_part, name in rows}
+
+
+def use(cache: CacheId, uses: Mapping[HashPart, Timestamp]) -> Transaction[None]:
+    """Note when objects were last asked for, and revive them."""
+    yield from ask_many(_USED, [(cache, hash_part, at) for hash_part, at in sorted(uses.items())])
+    if uses:
+        yield from revive(cache, uses, max(uses.values()))

@@ -1,0 +1,1 @@
+"""A `Database` over PostgreSQL, for a cache that several machines serve."""

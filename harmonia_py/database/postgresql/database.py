@@ -1,0 +1,174 @@
+"""A `Database` over PostgreSQL, in the event loop: some connections that read, one that scans, one that writes.
+
+Transactions that write take turns over all processes, under an advisory lock, and what waits while one is made durable
+goes into the next one together, as with SQLite. So each is alone, as it was written to be: none fails because of
+another, and none has to be begun anew (docs/decisions/0012-postgresql.md). Readers wait for no writer.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Final, Self, TypeVar
+
+from harmonia_py.database import migrations
+from harmonia_py.database.postgresql.advisory_lock import AdvisoryLock
+from harmonia_py.database.postgresql.changes import Changes
+from harmonia_py.database.postgresql.connections import (
+    FAILURES,
+    WAIT_SECONDS,
+    Address,
+    Connection,
+    Connections,
+    storage_error,
+)
+from harmonia_py.database.postgresql.running import TURN, MoreToAsk, run
+from harmonia_py.database.postgresql.sql import definition
+from harmonia_py.database.postgresql.writer import Writer
+from harmonia_py.database.transaction import Statement, Topic, Transaction
+
+T = TypeVar("T")
+
+_COLLECTING: Final = 1
+_HOUSEKEEPING: Final = 2
+# Seconds after which a deletion on a disk or in S3 has ended. Another process begins to delete only then: a late
+# deletion could hit bytes that were kept anew.
+_DELETION_SECONDS: Final = 10.0
+_BEGIN_READING: Final = "begin isolation level repeatable read read only"
+
+
+class PostgresDatabase:
+    """One process's view of the database. Made by `open`, inside the event loop that uses it, after any fork."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._collecting = AdvisoryLock(address, "collecting", _COLLECTING, _DELETION_SECONDS)
+        self._housekeeping = AdvisoryLock(address, "housekeeping", _HOUSEKEEPING, 0.0)
+        self._changes = Changes(address)
+        self._readers = Connections(address, address.connections)
+        self._scanner = Connections(address, 1)
+        self._writer = Writer(Connections(address, 1), self._changes)
+        self._resources = AsyncExitStack()
+        # Transactions that asked more than one thing when they last ran, by their code.
+        self._long: set[object] = set()
+
+    @classmethod
+    async def open(cls, address: Address) -> Self:
+        """Bring the database up to date, and listen to what others change.
+
+        Raises:
+            CatalogError: it was used by a newer release.
+            StorageError: it cannot be used.
+        """
+        self = cls(address)
+        try:
+            await self._open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def read(self, transaction: Callable[[], Transaction[T]]) -> T:
+        """As in `Database`."""
+        return await self._read(self._readers, transaction)
+
+    async def scan(self, transaction: Callable[[], Transaction[T]]) -> T:
+        """As in `Database`."""
+        return await self._read(self._scanner, transaction)
+
+    async def write(self, transaction: Callable[[], Transaction[T]], *changes: Topic, durable: bool = True) -> T:
+        """As in `Database`. When it raises because it took too long, it may still be done later."""
+        return await self._writer.do(transaction, changes, durable=durable)
+
+    def generation(self, topic: Topic) -> int | None:
+        """As in `Database`."""
+        return self._changes.generation(topic)
+
+    def watch(self, topic: Topic) -> "memoryview[int]":
+        """As in `Database`."""
+        return self._changes.watch(topic)
+
+    def collecting(self, wait_seconds: float = 0.0) -> AbstractAsyncContextManager[bool]:
+        """As in `Database`."""
+        return self._collecting.hold(wait_seconds)
+
+    def housekeeping(self) -> AbstractAsyncContextManager[bool]:
+        """As in `Database`."""
+        return self._housekeeping.hold()
+
+    async def aclose(self) -> None:
+        """As in `Database`."""
+        await self._writer.aclose()
+        await self._resources.aclose()
+        await self._readers.aclose()
+        await self._scanner.aclose()
+
+    async def _open(self) -> None:
+        if not await self._scanner.do(_is_of_this_schema):
+            await _migrate(self._address)
+        listening = asyncio.create_task(self._changes.run())
+
+        async def stop() -> None:
+            listening.cancel()
+            await asyncio.wait([listening])
+
+        self._resources.push_async_callback(stop)
+        await self._changes.listening(WAIT_SECONDS)
+
+    async def _read(self, connections: Connections, transaction: Callable[[], Transaction[T]]) -> T:
+        """Run it as one statement if it is one, and otherwise on one snapshot."""
+        code = getattr(transaction, "__code__", None)
+
+        async def work(connection: Connection) -> T:
+            if code not in self._long:
+                try:
+                    return await run(connection, transaction(), most=1)
+                except MoreToAsk:
+                    self._long.add(code)
+            await connection.execute(_BEGIN_READING)
+            result = await run(connection, transaction())
+            await connection.execute("commit")
+            return result
+
+        return await connections.do(work)
+
+
+async def _is_of_this_schema(connection: Connection) -> bool:
+    if await connection.fetchval("select to_regclass('migrations')") is None:
+        return False
+    current: int | None = await connection.fetchval("select max(version) from migrations")
+    return current == migrations.versions()[-1]
+
+
+async def _migrate(address: Address) -> None:
+    """Take all steps. A table may be large and others may be at it: neither is given up for the time that it takes."""
+    try:
+        connection = await address.connect()
+        try:
+            await connection.execute("set statement_timeout = 0; set lock_timeout = 0")
+            while await _step(connection):
+                pass
+        finally:
+            connection.terminate()
+    except FAILURES as error:
+        raise storage_error(error) from error
+
+
+async def _step(connection: Connection) -> bool:
+    """Take one step, alone; whether there was one to take."""
+    await connection.execute(f"begin; select {TURN}")
+    done = await run(connection, _defined(migrations.next_step(int(time.time()), may_be_ahead=1)))
+    await connection.execute("commit")
+    return done
+
+
+def _defined(step: Transaction[bool]) -> Transaction[bool]:
+    rows = None
+    while True:
+        try:
+            statement = next(step) if rows is None else step.send(rows)
+        except StopIteration as stop:
+            done: bool = stop.value
+            return done
+        assert isinstance(statement, Statement)  # migrations are read from files
+        rows = yield Statement(definition(statement.sql), statement.parameters, statement.many)

@@ -1,0 +1,115 @@
+"""`Repairs` over a database."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from harmonia_py.cache.cache_name import CacheName
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.nars import RECIPES
+from harmonia_py.catalog.objects import Document, DocumentKind
+from harmonia_py.catalog.repairs import CacheDocument, WrongTotal
+from harmonia_py.database.closures import heal, renew_static
+from harmonia_py.database.object_rows import digits, list_as_garbage
+from harmonia_py.database.totals import count_anew, wrong_totals
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HashPart
+
+_NAMED: Final = tuple(
+    f"select blob_key from {table} where blob_key in ($list)"
+    for table in ("nar_files", "documents", "received", "garbage", "packs")
+)
+_KNOWN_PATHS: Final = """
+    select o.hash_part, f.blob_key from caches c join objects o on o.cache_id = c.id
+    join nar_files f on f.file_hash = o.file_hash where c.name = $1 and o.hash_part in ($list)
+"""
+_RESTORE: Final = """
+    update nar_files set quarantined_s = null, quarantined_for = null, checked_s = $2 where file_hash = $1
+"""
+_DOCUMENTS: Final = """
+    select cache_id, kind, name, size, blob_key from documents
+    where blob_key is not null and (cache_id, kind, name) > ($1, $2, $3) order by cache_id, kind, name limit $4
+"""
+_DROP: Final = "delete from documents where cache_id = $1 and kind = $2 and name = $3 and blob_key = $4"
+
+
+class SqlRepairs:
+    """`Repairs` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def unnamed(self, blob_keys: Collection[str]) -> Collection[str]:
+        """As in `Repairs`."""
+
+        def unnamed() -> Transaction[set[str]]:
+            left = set(blob_keys)
+            for statement in _NAMED:
+                left -= {row[0] for row in (yield from ask_for_each(statement, sorted(left)))}
+            return left
+
+        return await self._database.scan(unnamed)
+
+    async def known_paths(self, cache: CacheName, hash_parts: Collection[HashPart]) -> Mapping[HashPart, bool]:
+        """As in `Repairs`."""
+
+        def known() -> Transaction[dict[HashPart, bool]]:
+            rows = yield from ask_for_each(_KNOWN_PATHS, sorted(hash_parts), cache)
+            return {HashPart(hash_part): blob_key.startswith(RECIPES) for hash_part, blob_key in rows}
+
+        return await self._database.scan(known)
+
+    async def discard(self, blob_keys: Collection[str], *, now: Timestamp) -> None:
+        """As in `Repairs`."""
+
+        def discard() -> Transaction[None]:
+            yield from list_as_garbage(blob_keys, now)
+
+        await self._database.write(discard)
+
+    async def restore(self, file_hash: Hash, *, now: Timestamp) -> None:
+        """As in `Repairs`."""
+
+        def restore() -> Transaction[None]:
+            yield from ask(_RESTORE, digits(file_hash), now)
+            yield from heal(digits(file_hash), now)
+
+        await self._database.write(restore, Topic.OBJECTS)
+
+    async def renew_static(self, cache: CacheId, hash_parts: Collection[HashPart], *, now: Timestamp) -> None:
+        """As in `Repairs`."""
+        await self._database.write(lambda: renew_static([(cache, hash_part) for hash_part in hash_parts], now))
+
+    async def documents(self, after: CacheDocument | None, limit: int) -> Sequence[CacheDocument]:
+        """As in `Repairs`."""
+        key: tuple[int, str, str] = (0, "", "")
+        if after is not None:
+            key = (after.cache, after.document.kind.value, after.document.name)
+
+        def documents() -> Transaction[list[CacheDocument]]:
+            return [
+                CacheDocument(
+                    CacheId(cache), Document(kind=DocumentKind(kind), name=name, size=size, blob_key=blob_key)
+                )
+                for cache, kind, name, size, blob_key in (yield from ask(_DOCUMENTS, *key, limit))
+            ]
+
+        return await self._database.scan(documents)
+
+    async def wrong_totals(self) -> Sequence[WrongTotal]:
+        """As in `Repairs`."""
+        return await self._database.scan(wrong_totals)
+
+    async def count_anew(self) -> None:
+        """As in `Repairs`."""
+        await self._database.write(count_anew)
+
+    async def drop_document(self, document: CacheDocument, *, now: Timestamp) -> None:
+        """As in `Repairs`."""
+        one = document.document
+
+        def drop() -> Transaction[None]:
+            yield from ask(_DROP, document.cache, one.kind.value, one.name, one.blob_key)
+            yield from list_as_garbage([one.blob_key], now)
+
+        await self._database.write(drop, Topic.OBJECTS, Topic.REMOVALS)

@@ -1,0 +1,167 @@
+"""Running totals, kept up to date by the transactions that change them: no question for a size reads all objects.
+
+Writers take turns over all processes, so that a row which every publication changes holds up none of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId
+from harmonia_py.catalog.objects import ObjectState, Size
+from harmonia_py.catalog.repairs import WrongTotal
+from harmonia_py.chunks.work import ChunkFigures
+from harmonia_py.database.transaction import Row, Statement, Transaction, ask, ask_many, ask_one
+
+_NO_CACHE: Final = CacheId(0)
+_STORED: Final = "stored"
+_CHUNKED: Final = "chunked"
+_PACKS: Final = "packs"
+_USED: Final = "used"
+
+_ADD: Final = """
+    insert into totals (cache_id, state, objects, size) values ($1, $2, $3, $4)
+    on conflict (cache_id, state) do update set
+        objects = totals.objects + excluded.objects, size = totals.size + excluded.size
+"""
+_OF_CACHE: Final = "select state, objects, size from totals where cache_id = $1"
+_OF_ALL: Final = "select state, sum(objects), sum(size) from totals group by state"
+# An expected file that has no NAR was left behind by a process that was killed (catalog/arrivals.py).
+_INCOMING: Final = """
+    select coalesce(sum(f.file_size), 0) from received r join nar_files f on f.file_hash = r.file_hash
+    where r.cache_id = $1 and (r.state = 'received' or f.nar_hash is null)
+        and not exists (select 1 from objects o where o.cache_id = r.cache_id and o.file_hash = r.file_hash)
+"""
+_CHUNKS_COUNTED: Final = """
+    select 0, 'chunked', count(*), coalesce(sum(former_size), 0) from recipes where dropped_s is null
+    union all select 0, 'packs', count(*), coalesce(sum(size), 0) from packs
+    union all select 0, 'used', 0, coalesce(sum(used_size), 0) from packs
+"""
+_COUNTED: Final = f"""
+    select cache_id, state, count(*), sum(file_size) from objects group by cache_id, state
+    union all select 0, 'stored', count(*), coalesce(sum(file_size), 0) from nar_files
+    union all {_CHUNKS_COUNTED}
+"""
+_ALL: Final = "select cache_id, state, objects, size from totals"
+
+
+def add_objects(cache: CacheId, state: ObjectState, sizes: Sequence[int], *, sign: int = 1) -> Transaction[None]:
+    """Count objects of these sizes that are in this state from now on; with the sign -1, that are not any more."""
+    if sizes:
+        yield from ask(_ADD, cache, state.value, sign * len(sizes), sign * sum(sizes))
+
+
+def one_more_object(cache: CacheId, state: ObjectState, size: int) -> Statement:
+    """Counts an object of this size."""
+    return Statement(_ADD, (cache, state.value, 1, size))
+
+
+def one_more_file(size: int) -> Statement:
+    """Counts a file of this size."""
+    return Statement(_ADD, (_NO_CACHE, _STORED, 1, size))
+
+
+def move_objects(cache: CacheId, former: ObjectState, new: ObjectState, sizes: Sequence[int]) -> Transaction[None]:
+    """Count objects of these sizes in another state."""
+    yield from add_objects(cache, former, sizes, sign=-1)
+    yield from add_objects(cache, new, sizes)
+
+
+def resize_objects(objects: Iterable[tuple[CacheId, ObjectState, int]]) -> Transaction[None]:
+    """Count by how much objects have grown, each given with its cache and state."""
+    yield from ask_many(_ADD, [(cache, state.value, 0, growth) for cache, state, growth in objects])
+
+
+def add_files(sizes: Sequence[int], *, sign: int = 1) -> Transaction[None]:
+    """Count files of these sizes that there are from now on; with the sign -1, that there are not any more."""
+    if sizes:
+        yield from ask(_ADD, _NO_CACHE, _STORED, sign * len(sizes), sign * sum(sizes))
+
+
+def add_chunked(former_sizes: Sequence[int], *, sign: int = 1) -> Transaction[None]:
+    """Count files that are made of chunks from now on, which took so much before; with the sign -1, not any more."""
+    if former_sizes:
+        yield from ask(_ADD, _NO_CACHE, _CHUNKED, sign * len(former_sizes), sign * sum(former_sizes))
+
+
+def add_pack(size: int, used_size: int, *, sign: int = 1) -> Transaction[None]:
+    """Count a pack, and the bytes of it that are used; with the sign -1, not any more."""
+    yield from ask(_ADD, _NO_CACHE, _PACKS, sign, sign * size)
+    yield from add_used(sign * used_size)
+
+
+def add_used(growth: int) -> Transaction[None]:
+    """Count by how much has grown what is used of packs."""
+    yield from ask(_ADD, _NO_CACHE, _USED, 0, growth)
+
+
+def chunk_figures() -> Transaction[ChunkFigures]:
+    """As `ChunkWork.figures`."""
+    counts = {state: (int(count), int(size)) for state, count, size in (yield from ask(_OF_CACHE, _NO_CACHE))}
+    (files, former_size), (packs, pack_size) = counts.get(_CHUNKED, (0, 0)), counts.get(_PACKS, (0, 0))
+    used_size = counts.get(_USED, (0, 0))[1]
+    return ChunkFigures(files, former_size, packs, pack_size, used_size)
+
+
+def size_of(cache: CacheId | None) -> Transaction[Size]:
+    """As `ObjectIndex.size`."""
+    rows: list[Row] = yield from (ask(_OF_ALL) if cache is None else ask(_OF_CACHE, cache))
+    counts = {state: (int(count), int(size)) for state, count, size in rows}
+    published, published_size = counts.get(ObjectState.PUBLISHED.value, (0, 0))
+    condemned, condemned_size = counts.get(ObjectState.CONDEMNED.value, (0, 0))
+    waiting, incoming = counts.get(ObjectState.WAITING.value, (0, 0))
+    if cache is None:
+        total, incoming = counts[_STORED][1], 0
+    else:
+        total = published_size + condemned_size
+        received = yield from ask_one(_INCOMING, cache)
+        assert received is not None
+        incoming += int(received[0])
+    return Size(
+        objects=published + condemned,
+        size=total,
+        published_size=published_size,
+        condemned=condemned,
+        condemned_size=condemned_size,
+        waiting=waiting,
+        incoming_size=incoming,
+    )
+
+
+def wrong_totals() -> Transaction[list[WrongTotal]]:
+    """As `Repairs.wrong_totals`."""
+    told = _by_state((yield from ask(_ALL)))
+    counted = _by_state((yield from ask(_COUNTED)))
+    return [
+        WrongTotal(cache or None, state, told.get((cache, state), (0, 0)), counted.get((cache, state), (0, 0)))
+        for cache, state in sorted(told | counted)
+        if told.get((cache, state), (0, 0)) != counted.get((cache, state), (0, 0))
+    ]
+
+
+def count_anew() -> Transaction[None]:
+    """As `Repairs.count_anew`."""
+    counted = _by_state((yield from ask(_COUNTED)))
+    yield from ask("delete from totals")
+    yield from ask_many(_ADD, [(*of, *counts) for of, counts in sorted(counted.items())])
+
+
+def wrong_chunk_totals() -> Transaction[list[tuple[str, int, int]]]:
+    """The running totals of chunks that are wrong: their states, and what their counts and bytes lack."""
+    told = _by_state((yield from ask(_ALL)))
+    counted = _by_state((yield from ask(_CHUNKS_COUNTED)))
+    wrong = []
+    for of, (count, size) in counted.items():
+        told_count, told_size = told.get(of, (0, 0))
+        if (count, size) != (told_count, told_size):
+            wrong.append((of[1], count - told_count, size - told_size))
+    return wrong
+
+
+def correct_chunk_totals() -> Transaction[None]:
+    """As `ChunkWork.count_anew`."""
+    wrong = yield from wrong_chunk_totals()
+    yield from ask_many(_ADD, [(_NO_CACHE, *lacking) for lacking in wrong])
+
+
+def _by_state(rows: Iterable[Row]) -> dict[tuple[CacheId, str], tuple[int, int]]:
+    return {(CacheId(cache), state): (int(count), int(size)) for cache, state, count, size in rows}

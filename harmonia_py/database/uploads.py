@@ -1,0 +1,155 @@
+"""`Uploads` over a database."""
+
+from collections.abc import Collection
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.objects import Document, DocumentKind
+from harmonia_py.catalog.uploads import Session
+from harmonia_py.database.document_changes import put_document
+from harmonia_py.database.nars import FILES, add_findings, keep_file
+from harmonia_py.database.object_rows import digits, nar_file, take_from_garbage
+from harmonia_py.database.received import expect, forget_received, give_up_one, give_up_received, receive
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_many, ask_one
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HashPart
+
+# A session that was ended and shows a sign of life begins again; what it was told before is not remembered.
+_SIGN_OF_LIFE: Final = """
+    insert into sessions (id, cache_id, principal, begun_s, seen_s) values ($1, $2, $3, $4, $4)
+    on conflict (id) do update set seen_s = excluded.seen_s, ended_s = null
+    returning id, cache_id, principal, begun_s, seen_s, ended_s
+"""
+# Not noted again within a second: each note writes a page of the log, and a push brings a hundred files.
+_LIVES_ON: Final = """
+    insert into sessions (id, cache_id, principal, begun_s, seen_s) values ($1, $2, $3, $4, $4)
+    on conflict (id) do update set seen_s = excluded.seen_s, ended_s = null
+    where sessions.seen_s < excluded.seen_s or sessions.ended_s is not null
+"""
+_END: Final = "update sessions set ended_s = $2, seen_s = $2 where id = $1"
+_NO_LEASES: Final = "delete from leases where session_id = $1"
+_FIND: Final = f"""
+    {FILES} where f.file_hash = $2 and f.quarantined_s is null and (
+        exists (select 1 from received where cache_id = $1 and file_hash = $2 and state = 'received')
+        or exists (select 1 from objects where cache_id = $1 and file_hash = $2)
+    )
+"""
+_KEEPER: Final = """
+    insert into object_documents (cache_id, hash_part, kind, name) values ($1, $2, $3, $4) on conflict do nothing
+"""
+_DERIVED: Final = "select hash_part from objects where cache_id = $1 and deriver = $2"
+
+
+class SqlUploads:
+    """`Uploads` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def session(self, session: Session, *, end: bool = False) -> Session:
+        """As in `Uploads`."""
+
+        def note() -> Transaction[Session]:
+            standing = yield from sign_of_life(session.cache, session.id, session.principal, session.seen)
+            if not end:
+                return standing
+            yield from ask(_END, session.id, session.seen)
+            yield from ask(_NO_LEASES, session.id)
+            yield from give_up_received(session.id, session.seen)
+            return Session(
+                id=standing.id,
+                cache=standing.cache,
+                principal=standing.principal,
+                begun=standing.begun,
+                seen=session.seen,
+                ended=session.seen,
+            )
+
+        return await self._database.write(note, durable=end)
+
+    async def expect(self, cache: CacheId, session: str, file_hash: Hash, blob_key: str, *, now: Timestamp) -> None:
+        """As in `Uploads`."""
+
+        def expected() -> Transaction[None]:
+            yield from take_from_garbage(blob_key)
+            yield from live_on(cache, session, now)
+            yield from expect((cache, digits(file_hash), session, blob_key, now))
+
+        await self._database.write(expected, durable=False)
+
+    async def received(
+        self,
+        cache: CacheId,
+        session: str,
+        file: NarFile,
+        *,
+        findings: str | None = None,
+        in_place_of: str | None = None,
+        now: Timestamp,
+    ) -> None:
+        """As in `Uploads`."""
+
+        def received() -> Transaction[None]:
+            yield from receive_file(cache, session, file, findings, now)
+            if in_place_of is not None:
+                yield from give_up_one(cache, digits(file.file_hash), in_place_of)
+
+        # A file that was quarantined has come again: objects that have it are seen again.
+        await self._database.write(received, Topic.OBJECTS, durable=False)
+
+    async def forget(self, session: str, *, now: Timestamp) -> None:
+        """As in `Uploads`."""
+        await self._database.write(lambda: forget_received(session, now))
+
+    async def find(self, cache: CacheId, file_hash: Hash) -> NarFile | None:
+        """As in `Uploads`."""
+        return await self._database.read(lambda: find_file(cache, file_hash))
+
+    async def attach(
+        self, cache: CacheId, session: str | None, document: Document, keepers: Collection[HashPart], *, now: Timestamp
+    ) -> None:
+        """As in `Uploads`."""
+
+        def attach() -> Transaction[None]:
+            if session is not None:
+                yield from live_on(cache, session, now)
+            yield from put_document(cache, document, session, now)
+            keeping = set(keepers)
+            if document.kind is DocumentKind.LOG:
+                keeping |= {row[0] for row in (yield from ask(_DERIVED, cache, document.name))}
+            edges = [(cache, keeper, document.kind.value, document.name) for keeper in sorted(keeping)]
+            yield from ask_many(_KEEPER, edges)
+
+        await self._database.write(attach, Topic.OBJECTS)
+
+
+def receive_file(
+    cache: CacheId, session: str, file: NarFile, findings: str | None, now: Timestamp
+) -> Transaction[None]:
+    """As `Uploads.received`."""
+    yield from take_from_garbage(file.blob_key)
+    yield from live_on(cache, session, now)
+    yield from keep_file(file, now)
+    if findings is not None:
+        yield from add_findings(file, findings)
+    yield from receive([(cache, digits(file.file_hash), session, file.blob_key, now)])
+
+
+def find_file(cache: CacheId, file_hash: Hash) -> Transaction[NarFile | None]:
+    """As `Uploads.find`."""
+    row = yield from ask_one(_FIND, cache, digits(file_hash))
+    return None if row is None else nar_file(row)
+
+
+def sign_of_life(cache: CacheId, session: str, principal: str, now: Timestamp) -> Transaction[Session]:
+    """Begin a session, or see that it lives on."""
+    row = yield from ask_one(_SIGN_OF_LIFE, session, cache, principal, now)
+    assert row is not None
+    session_id, cache_id, who, begun, seen, ended = row
+    return Session(id=session_id, cache=CacheId(cache_id), principal=who, begun=begun, seen=seen, ended=ended)
+
+
+def live_on(cache: CacheId, session: str, now: Timestamp) -> Transaction[None]:
+    """Note that a session shows a sign of life; one that the catalog does not know begins."""
+    yield from ask(_LIVES_ON, session, cache, "", now)
