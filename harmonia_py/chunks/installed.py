@@ -1,0 +1,15 @@
+"""The check that the library which cuts NARs is installed; it is an extra."""
+
+from importlib.util import find_spec
+
+from harmonia_py.errors import ConfigError
+
+
+def check_installed() -> None:
+    """Check that the library that cuts is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if find_spec("pyfastcdc") is None:
+        raise ConfigError("deduplicate: pyfastcdc is not installed: pip install 'harmonia-py[deduplicate]'")

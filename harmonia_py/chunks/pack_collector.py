@@ -1,0 +1,190 @@
+"""Packs with many unused bytes are written anew without them; packs that nothing uses go.
+
+Used bytes are counted from the uses of chunks. The old pack stays for a while, because readers may have looked up a
+place in it.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.nars import PACKS
+from harmonia_py.chunks.catalog import PACK_BYTES, Pack, PackedChunk, Packs
+from harmonia_py.chunks.chunked_files import NoteLostChunk
+from harmonia_py.chunks.pack_frames import end_of, frames_of, is_right
+from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
+from harmonia_py.contents.pieces import SliceReader
+from harmonia_py.contents.spool import Spool, SpoolWriter
+from harmonia_py.errors import StorageError
+from harmonia_py.runtime.threads import Threads, in_thread
+
+_log = logging.getLogger(__name__)
+
+# A pack with a smaller share of used bytes is written anew: at a half, as many bytes become free as are written.
+_USED_SHARE: Final = 0.5
+# Packs that are shorter than this share of a full one are joined, when there are so many of them.
+_SHORT_SHARE: Final = 0.5
+_MANY_SHORT: Final = 8
+# Rows of one transaction.
+_USES: Final = 4096
+# Packs that are looked at in a pass, of some thousand chunks each.
+_LOOKED_AT: Final = 16
+_MOST_BATCHES: Final = 10_000
+# A reader opens the pack right after it has looked up a place; then the pack may go.
+_GRACE_SECONDS: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class PacksCollected:
+    """The figures of a pass.
+
+    Attributes:
+        uses: uses of chunks that were dropped.
+        removed: packs that were removed.
+        removed_bytes: bytes of these packs.
+        written_bytes: bytes that were written into new packs.
+    """
+
+    uses: int = 0
+    removed: int = 0
+    removed_bytes: int = 0
+    written_bytes: int = 0
+
+
+class PackCollector:
+    """Looks after packs. It is used under the lock of the collector.
+
+    Args:
+        packs: rows of packs.
+        blobs: bytes of packs.
+        spool: for a pack that is written.
+        note_lost: is told of chunks that cannot be moved, because their bytes are missing or wrong.
+        read: reads slices of files.
+        threads: read, check and write.
+        now: the time.
+        pack_bytes: of a full pack.
+    """
+
+    def __init__(
+        self,
+        packs: Packs,
+        *,
+        blobs: BlobStore,
+        spool: Spool,
+        note_lost: NoteLostChunk,
+        read: SliceReader,
+        threads: Threads,
+        now: Callable[[], Timestamp],
+        pack_bytes: int = PACK_BYTES,
+    ) -> None:
+        self._packs = packs
+        self._blobs = blobs
+        self._spool = spool
+        self._note_lost = note_lost
+        self._read = read
+        self._threads = threads
+        self._now = now
+        self._pack_bytes = pack_bytes
+
+    async def run(self) -> PacksCollected:
+        """One pass: drop uses, look at packs that have lost some, write at most one pack anew.
+
+        Raises:
+            StorageError: nothing can be written, the catalog cannot tell, or the bucket does not give all of a pack for
+            now; what was done before stays done.
+        """
+        uses = 0
+        for _ in range(_MOST_BATCHES):
+            dropped = await self._packs.drop_uses(_USES, now=self._now())
+            uses += dropped
+            if not dropped:
+                break
+        looked_at = await self._packs.to_look_at(_LOOKED_AT, now=self._now())
+        unused, sparse, short = [], [], []
+        for pack in looked_at:
+            used = _used(pack)
+            if not used:
+                unused.append(pack)
+            elif used < _USED_SHARE * pack.size:
+                sparse.append(pack)
+            elif pack.size < _SHORT_SHARE * self._pack_bytes:
+                short.append(pack)
+                if used != pack.used_size:
+                    await self._packs.keep(pack.key, used, look_again=True)
+            else:
+                await self._packs.keep(pack.key, used)
+        old = sparse + (short if sparse or len(short) >= _MANY_SHORT else [])
+        written, emptied = await self._write_anew(old) if old else (0, [])
+        await self._remove(unused, self._now())
+        await self._remove(emptied, Timestamp(self._now() + _GRACE_SECONDS))
+        removed = [*unused, *emptied]
+        return PacksCollected(uses, len(removed), sum(pack.size for pack in removed), written)
+
+    async def _remove(self, packs: Sequence[Pack], garbage_from: Timestamp) -> None:
+        if packs:
+            await self._packs.move([pack.key for pack in packs], now=self._now(), garbage_from=garbage_from)
+
+    async def _write_anew(self, packs: Sequence[Pack]) -> tuple[int, list[Pack]]:
+        """Write the used chunks of some packs into one; returns its length, and the packs that it replaces."""
+        name = secrets.token_hex(16)
+        writer = await self._spool.begin(BlobKey(name), self._pack_bytes)
+        if writer is None:
+            raise StorageError("a pack of this name is being written already")
+        try:
+            moved: list[PackedChunk] = []
+            emptied: list[Pack] = []
+            for pack in packs:
+                size = end_of(moved)
+                if emptied and size + _used(pack) > self._pack_bytes:
+                    break
+                if await self._copy(pack, writer, moved):
+                    emptied.append(pack)
+                else:
+                    # It cannot be written anew before its lost chunks come again.
+                    await self._packs.keep(pack.key, _used(pack))
+            if not moved:
+                return 0, emptied
+            content = await in_thread(self._threads, writer.finish)
+            key = BlobKey(f"{PACKS}{name}")
+            await self._blobs.put(key, content, {}, durable=True)
+            await self._packs.add(key, end_of(moved), moved, now=self._now())
+            return end_of(moved), emptied
+        finally:
+            await in_thread(self._threads, writer.close)
+
+    async def _copy(self, pack: Pack, writer: SpoolWriter, moved: list[PackedChunk]) -> bool:
+        """Copy the used chunks of a pack that are right; returns whether all of them were."""
+        blob = await self._blobs.open(BlobKey(pack.key))
+        if blob is None:
+            # One chunk stands for all of the pack.
+            one = next(chunk for chunk in pack.chunks if chunk.is_used)
+            await self._note_lost(one.chunk, "its pack is missing", True)
+            return False
+        with blob:
+            wrong = await in_thread(self._threads, partial(_copy, blob, pack, writer, moved, self._read))
+        for chunk in wrong:
+            await self._note_lost(chunk.chunk, "its bytes are missing or wrong", False)
+        return not wrong
+
+
+def _used(pack: Pack) -> int:
+    return sum(chunk.size for chunk in pack.chunks if chunk.is_used)
+
+
+def _copy(
+    blob: Blob, pack: Pack, writer: SpoolWriter, moved: list[PackedChunk], read: SliceReader
+) -> list[PackedChunk]:
+    """Copy the used frames behind those that were moved already; returns the chunks that are wrong."""
+    wrong = []
+    for chunk, frame in frames_of(blob, [chunk for chunk in pack.chunks if chunk.is_used], read):
+        if frame is None or not is_right(frame, chunk):
+            wrong.append(chunk)
+            continue
+        offset = end_of(moved)
+        writer.write(frame)
+        moved.append(PackedChunk(chunk.chunk, offset, chunk.size))
+    return wrong

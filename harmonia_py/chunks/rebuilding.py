@@ -1,0 +1,174 @@
+"""Packs and recipes entered anew in a catalog that was lost: chunks by the frames of packs, files by their recipes.
+
+A pack is entered before the recipes that use it, and the collector of packs looks at it a week later. Until then a
+rebuild that was cut off can be begun again, and chunks whose recipes it has not come to are not taken for unused.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from harmonia_py.cache.source import Pause
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.chunks.catalog import PACK_BYTES, ChunkRebuilding, PackedChunk, Packs
+from harmonia_py.chunks.chunked_files import ChunkedFiles
+from harmonia_py.chunks.frames import MAX_CHUNK_BYTES, decompress_frame, frame_size
+from harmonia_py.chunks.reading import Unreadable, bytes_of
+from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.chunks.windows import ChunksUnknown
+from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
+from harmonia_py.contents.nar_check import NarCheck
+from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.whole_blob import NOT_WHOLE
+from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.runtime.threads import Threads, in_thread
+
+_TOGETHER: Final = 256
+_LOOK_SECONDS: Final = 7 * 86_400
+# A pack is longer than `PACK_BYTES` by a part of its last chunk; twice as long is surely none.
+_MOST_BYTES: Final = 2 * PACK_BYTES + MAX_CHUNK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class PacksNamed:
+    """The figures of `name_packs`.
+
+    Attributes:
+        packs: packs that were entered.
+        faults: reasons for which packs were not taken, or not whole, by their keys.
+    """
+
+    packs: int
+    faults: dict[str, str]
+
+
+class RebuiltChunks:
+    """Enters packs, and reads files that are made of chunks.
+
+    Args:
+        rows: tells which packs are unknown, and takes files.
+        packs: takes packs.
+        blobs: all files.
+        files: makes files of chunks.
+        read: reads slices of files.
+        threads: compute.
+        now: the time.
+        report: called with the number of bytes of each pack that was read.
+    """
+
+    def __init__(
+        self,
+        rows: ChunkRebuilding,
+        packs: Packs,
+        *,
+        blobs: BlobStore,
+        files: ChunkedFiles,
+        read: SliceReader,
+        threads: Threads,
+        now: Callable[[], Timestamp],
+        report: Callable[[int], object],
+    ) -> None:
+        self._rows = rows
+        self._packs = packs
+        self._blobs = blobs
+        self._files = files
+        self._read = read
+        self._threads = threads
+        self._now = now
+        self._report = report
+
+    async def name_packs(self, keys: Sequence[str]) -> PacksNamed:
+        """Enter the packs that have no row, without chunks whose bytes are wrong.
+
+        Raises:
+            StorageError: the catalog cannot be asked or written, or a pack cannot be had for now.
+        """
+        named, faults = 0, dict[str, str]()
+        for start in range(0, len(keys), _TOGETHER):
+            for key in sorted(await self._rows.unnamed_packs(keys[start : start + _TOGETHER])):
+                try:
+                    await self._name(BlobKey(key))
+                except (FormatError, Unreadable) as error:
+                    faults[key] = str(error)
+                else:
+                    named += 1
+        return PacksNamed(named, faults)
+
+    async def _name(self, key: BlobKey) -> None:
+        blob = await self._blobs.open(key)
+        if blob is None:
+            raise FormatError(NOT_WHOLE)
+        with blob:
+            if blob.size > _MOST_BYTES:
+                raise FormatError("it is too long for a pack")
+            chunks = await in_thread(self._threads, partial(_chunks_of, blob, self._read))
+        self._report(blob.size)
+        if not chunks:
+            raise FormatError("it has no chunk that is right")
+        await self._packs.add(key, blob.size, chunks, now=Timestamp(self._now() + _LOOK_SECONDS))
+
+    async def read_file(self, key: BlobKey, check: NarCheck) -> dict[ChunkHash, int] | None:
+        """Give `check` the file that a recipe makes; returns its chunks, or None when there is no recipe.
+
+        Raises:
+            FormatError: the file cannot be made, or is not what `check` wants.
+            StorageError: the catalog or the storage does not answer for now.
+        """
+        try:
+            recipe = await self._files.recipe(key)
+            if recipe is None:
+                return None
+            with self._files.file_of(recipe, "") as download:
+                parts = portions(download.pieces(0, None), self._read)
+                while (pause := await in_thread(self._threads, partial(_feed, check, parts))) is not None:
+                    await pause.wait()
+                await in_thread(self._threads, check.finish)
+        except ChunksUnknown:
+            raise
+        except StorageError as error:
+            raise FormatError(str(error)) from error
+        return await in_thread(self._threads, recipe.chunks)
+
+    async def received(
+        self, cache: CacheId, session: str, file: NarFile, chunks: dict[ChunkHash, int], findings: str
+    ) -> None:
+        """Give a cache a file that `read_file` has found to be right.
+
+        Raises:
+            FormatError: a chunk of it was lost meanwhile.
+        """
+        if not await self._rows.received(cache, session, file, chunks, findings=findings, now=self._now()):
+            raise FormatError("a chunk of it is not there any more")
+
+
+def _chunks_of(blob: Blob, read: SliceReader) -> list[PackedChunk]:
+    data = memoryview(bytes_of(blob, 0, blob.size, read))
+    chunks, offset = [], 0
+    while offset < len(data):
+        try:
+            size = frame_size(data[offset:])
+        except FormatError:
+            break  # the place of the next frame is not known
+        chunk = _chunk_in(data[offset : offset + size])
+        if chunk is not None:
+            chunks.append(PackedChunk(chunk, offset, size))
+        offset += size
+    return chunks
+
+
+def _chunk_in(frame: memoryview) -> ChunkHash | None:
+    try:
+        return ChunkHash(hashlib.sha256(decompress_frame(frame)).digest())
+    except FormatError:
+        return None  # files that need the chunk are found to lack it
+
+
+def _feed(check: NarCheck, parts: Iterator[bytes | memoryview | Pause]) -> Pause | None:
+    for part in parts:
+        if isinstance(part, Pause):
+            return part
+        check.feed(part)
+    return None

@@ -1,0 +1,283 @@
+"""Recipes: how a NAR is made of chunks. A recipe is kept in the place of the NAR's file.
+
+A recipe has segments, in the order of the NAR: chunks, and literals, which are pieces too short to be chunks. Both are
+without the hash parts of references, which have a table of their own and a list of places. The recipe tells where each
+segment ends in the NAR and in the file that is sent, so that any range is found by bisection.
+
+The file that is sent consists of frames of zstd: a chunk without references is sent as the frame that is kept, all
+other segments as frames that store bytes uncompressed. So the file follows from the recipe and the frames of its
+chunks, and keeps its length and its hash.
+"""
+
+import struct
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, compress
+from operator import not_, or_
+from typing import Final, NewType
+
+from harmonia_py.chunks.frames import compress_chunk, decompress_chunk, stored_frame_size
+from harmonia_py.errors import FormatError
+from harmonia_py.nix import base32
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HASH_PART_LENGTH, HashPart
+
+ChunkHash = NewType("ChunkHash", bytes)
+"""SHA-256 of a chunk as it was before it was compressed, without the hash parts of references."""
+
+HASH_BYTES: Final = 32
+MAX_REFERENCES: Final = 2**16
+"""Hash parts that one recipe can number."""
+
+_MAGIC: Final = b"hpy-rcp1"
+# NarHash, NarSize; numbers of references, segments, chunks, bytes of literals, places; what all columns take.
+_HEAD: Final = struct.Struct("<32sQIIIIIQ")
+_REFERENCE_BYTES: Final = HASH_PART_LENGTH * 5 // 8
+_LEVEL: Final = 3
+# The columns of a NAR of a terabyte that is cut into chunks of 64 KiB.
+_MAX_BYTES: Final = 2**30
+
+_SIZE: Final = array("I").itemsize
+_PLACE: Final = array("Q").itemsize
+_NUMBER: Final = array("H").itemsize
+assert (_SIZE, _PLACE, _NUMBER) == (4, 8, 2)
+
+
+class Recipe:
+    """A NAR in segments, numbered from 0.
+
+    Attributes:
+        nar_hash: of the NAR.
+        nar_size: number of its bytes.
+        nar_ends: offsets in the NAR at which segments end.
+        file_size: number of bytes of the file that is sent.
+        file_ends: offsets in that file at which segments end.
+        references: the hash parts that were taken out.
+    """
+
+    __slots__ = (
+        "_frame_sizes", "_has_references", "_hashes", "_literal_ends", "_literals", "_literals_at", "_numbers",
+        "_places", "_sizes", "file_ends", "nar_ends", "nar_hash", "references",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        nar_hash: Hash,
+        references: Sequence[HashPart],
+        *,
+        sizes: "array[int]",
+        frame_sizes: "array[int]",
+        hashes: bytes,
+        literals: bytes,
+        places: "array[int]",
+        numbers: "array[int]",
+    ) -> None:
+        """Columns of values; `frame_sizes` has 0 for literals, `hashes` has none for them.
+
+        Raises:
+            FormatError: the columns do not fit each other.
+        """
+        self.nar_hash = nar_hash
+        self.references = tuple(references)
+        self._sizes = sizes
+        self._frame_sizes = frame_sizes
+        self._hashes = hashes
+        self._literals = literals
+        self._places = places
+        self._numbers = numbers
+        # The first byte of a download waits for these sums: they are made column by column, not segment by segment.
+        self.nar_ends = array("Q", accumulate(sizes))
+        self._literals_at = array("I", compress(range(len(sizes)), map(not_, frame_sizes)))
+        self._literal_ends = array("Q", accumulate(map(sizes.__getitem__, self._literals_at)))
+        self._check()
+        self._has_references = self._segments_with_references()
+        self.file_ends = array("Q", accumulate(self._file_sizes()))
+
+    def _check(self) -> None:
+        if (
+            0 in self._sizes
+            or len(self._sizes) != len(self._frame_sizes)
+            or sum(self._literal_ends[-1:]) != len(self._literals)
+            or len(self._hashes) != self._chunks_before(self.segments) * HASH_BYTES
+            or len(self._places) != len(self._numbers)
+            or max(self._numbers, default=-1) >= len(self.references)
+        ):
+            raise FormatError("the columns of a recipe do not fit each other")
+        behind = 0
+        for place in self._places:
+            if place < behind:
+                raise FormatError("the places of references are out of order")
+            behind = place + HASH_PART_LENGTH
+        if behind > self.nar_size:
+            raise FormatError("a reference is behind the end of the archive")
+
+    @property
+    def nar_size(self) -> int:
+        """Number of bytes of the NAR."""
+        return self.nar_ends[-1] if self.nar_ends else 0
+
+    @property
+    def file_size(self) -> int:
+        """Number of bytes of the file that is sent."""
+        return self.file_ends[-1] if self.file_ends else 0
+
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+        return len(self._sizes)
+
+    def size(self, segment: int) -> int:
+        """Bytes of the NAR that are in a segment."""
+        return self._sizes[segment]
+
+    def _chunks_before(self, segment: int) -> int:
+        return segment - bisect_left(self._literals_at, segment)
+
+    def chunks_in(self, first: int, last: int) -> list[ChunkHash | None]:
+        """The chunks of the segments from `first` to `last`, None for literals."""
+        behind, end = (self._chunks_before(segment) * HASH_BYTES for segment in (first, last + 1))
+        hashes = (ChunkHash(self._hashes[start : start + HASH_BYTES]) for start in range(behind, end, HASH_BYTES))
+        return [next(hashes) if size else None for size in self._frame_sizes[first : last + 1]]
+
+    def chunk(self, segment: int) -> ChunkHash | None:
+        """The chunk of a segment, None for a literal."""
+        return self.chunks_in(segment, segment)[0]
+
+    def frame_size(self, segment: int) -> int:
+        """The length of the frame of a chunk; 0 for a literal."""
+        return self._frame_sizes[segment]
+
+    def chunks(self) -> dict[ChunkHash, int]:
+        """Every chunk once, with the length of its frame."""
+        frame_sizes = (size for size in self._frame_sizes if size)
+        return {
+            ChunkHash(self._hashes[start : start + HASH_BYTES]): size
+            for start, size in zip(range(0, len(self._hashes), HASH_BYTES), frame_sizes, strict=True)
+        }
+
+    def literal(self, segment: int) -> bytes:
+        """The bytes of a literal, without hash parts."""
+        end = self._literal_ends[bisect_left(self._literals_at, segment)]
+        return self._literals[end - self._sizes[segment] : end]
+
+    def has_references(self, segment: int) -> bool:
+        """Whether a hash part, or a part of one, stands in a segment."""
+        return bool(self._has_references[segment])
+
+    def restored(self, segment: int, data: bytes) -> bytes:
+        """The bytes of a segment with the hash parts put back."""
+        if not self._has_references[segment]:
+            return data
+        first, last = self._references_in(segment)
+        start = self.nar_ends[segment] - self._sizes[segment]
+        out = bytearray(data)
+        for at in range(first, last):
+            offset = self._places[at] - start
+            hash_part = self.references[self._numbers[at]].encode()
+            # A cut may be in the middle of a hash part.
+            begin, end = max(0, offset), min(len(data), offset + HASH_PART_LENGTH)
+            out[begin:end] = hash_part[begin - offset : end - offset]
+        return bytes(out)
+
+    def _references_in(self, segment: int) -> tuple[int, int]:
+        end = self.nar_ends[segment]
+        start = end - self._sizes[segment]
+        first = bisect_right(self._places, start)
+        if first and self._places[first - 1] + HASH_PART_LENGTH > start:
+            first -= 1
+        return first, bisect_right(self._places, end - 1)
+
+    def is_sent_as_kept(self, segment: int) -> bool:
+        """Whether the frame of a chunk is part of the file that is sent."""
+        return bool(self._frame_sizes[segment]) and not self._has_references[segment]
+
+    def _segments_with_references(self) -> bytearray:
+        found = bytearray(len(self._sizes))
+        segment = 0
+        for place in self._places:
+            segment = bisect_right(self.nar_ends, place, segment)
+            found[segment] = 1
+            # A cut may be in the middle of a hash part.
+            while self.nar_ends[segment] < place + HASH_PART_LENGTH:
+                segment += 1
+                found[segment] = 1
+        return found
+
+    def _file_sizes(self) -> list[int]:
+        sizes = list(self._frame_sizes)
+        for segment in compress(range(self.segments), map(or_, map(not_, sizes), self._has_references)):
+            sizes[segment] = stored_frame_size(self._sizes[segment])
+        return sizes
+
+    def format(self) -> bytes:
+        """The recipe as it is kept."""
+        columns = [
+            b"".join(base32.decode(reference) for reference in self.references),
+            *map(_little_endian, (self._sizes, self._frame_sizes)),
+            self._hashes,
+            self._literals,
+            *map(_little_endian, (self._places, self._numbers)),
+        ]
+        body = b"".join(columns)
+        head = _HEAD.pack(
+            self.nar_hash.digest, self.nar_size, len(self.references), self.segments,
+            self._chunks_before(self.segments), len(self._literals), len(self._places), len(body),
+        )  # fmt: skip
+        return _MAGIC + head + compress_chunk(body, _LEVEL)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Recipe":
+        """Read what `format` wrote.
+
+        Raises:
+            FormatError: it is no recipe, or one of a later version.
+        """
+        if not data.startswith(_MAGIC) or len(data) < len(_MAGIC) + _HEAD.size:
+            raise FormatError("no recipe of a version that is known here")
+        digest, nar_size, references, segments, chunks, literals, places, size = _HEAD.unpack_from(data, len(_MAGIC))
+        lengths = (
+            references * _REFERENCE_BYTES, segments * _SIZE, segments * _SIZE, chunks * HASH_BYTES, literals,
+            places * _PLACE, places * _NUMBER,
+        )  # fmt: skip
+        if size > _MAX_BYTES or sum(lengths) != size:
+            raise FormatError("the columns of a recipe do not fit each other")
+        body = decompress_chunk(data[len(_MAGIC) + _HEAD.size :], size)
+        ends = tuple(accumulate(lengths))
+        columns = [body[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        recipe = cls(
+            Hash("sha256", digest),
+            _references(columns[0]),
+            sizes=_column("I", columns[1]),
+            frame_sizes=_column("I", columns[2]),
+            hashes=columns[3],
+            literals=columns[4],
+            places=_column("Q", columns[5]),
+            numbers=_column("H", columns[6]),
+        )
+        if recipe.nar_size != nar_size:
+            raise FormatError("the segments of a recipe are not as long as the archive")
+        return recipe
+
+
+def _references(data: bytes) -> list[HashPart]:
+    return [
+        HashPart(base32.encode(data[start : start + _REFERENCE_BYTES]))
+        for start in range(0, len(data), _REFERENCE_BYTES)
+    ]
+
+
+def _column(code: str, data: bytes) -> "array[int]":
+    column = array(code)
+    column.frombytes(data)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+def _little_endian(column: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        column = array(column.typecode, column)
+        column.byteswap()
+    return column.tobytes()

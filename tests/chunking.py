@@ -1,0 +1,53 @@
+"""What the job does that makes chunks, step by step, on a server of `house.py`."""
+
+import random
+
+from house import House
+from pushed_paths import PATH, REFERENCE, ZSTD, pushed
+from pushing import TEAM
+from trees import File, Folder, Tree
+
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.chunks.packed import Packed
+from harmonia_py.nix.store_path import StorePath
+
+# Of each byte: what compresses a little, as programs do.
+_LETTERS = bytes(97 + byte % 26 for byte in range(256))
+OTHER = StorePath("6qv4vv5c4s9nlw2m5p0brzz0pmi1p3jw-hello-2.12.1")
+
+
+async def make_chunks(house: House) -> Packed:
+    """What the job does, at once and with everything."""
+    node, catalog = house.server.node, house.server.catalog
+    row = await catalog.caches.find(TEAM)
+    assert row is not None
+    packer = node.chunking.packer(node.open_blob)
+    try:
+        for file in (await catalog.chunks.due(row.id, [row.id], Timestamp(2**40), None, 1000)).files:
+            await packer.pack(file)
+        return await packer.flush()
+    finally:
+        await packer.close()
+
+
+def program(own: StorePath, size: int = 700_000, seed: int = 1) -> Tree:
+    contents = random.Random(seed).randbytes(size).translate(_LETTERS)
+    path = f"/nix/store/{own}/share:/nix/store/{REFERENCE}/lib".encode()
+    wrapper = f"#!/nix/store/{REFERENCE}/bin/sh\nexec x\n".encode()
+    return Folder(
+        {b"bin": Folder({b"x": File(contents + path + contents[:999], executable=True)}), b"wrap": File(wrapper)}
+    )
+
+
+LIBRARY = pushed(REFERENCE, Folder({b"lib": File(b"x" * 5000)}), compression="zstd")
+HELLO = pushed(PATH, program(PATH), REFERENCE, compression="zstd")
+
+
+def nar_of(data: bytes) -> bytes:
+    """What a client that reads several frames gets."""
+    out, unpacker = b"", ZSTD.ZstdDecompressor()
+    while data:
+        out += unpacker.decompress(data)
+        data = unpacker.unused_data
+        unpacker = ZSTD.ZstdDecompressor()
+    return out
