@@ -1,1 +1,1 @@
-"""What a binary cache does, in terms of ports that it defines itself."""
+"""The core of one binary cache, in terms of ports that it defines itself."""

@@ -1,4 +1,4 @@
-"""What must work for a cache to be of use: its checks, which `/ready` names."""
+"""The checks of a server, which `/ready` runs and names: of everything that must work for it to be of use."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Final
 
 from harmonia_py.errors import HarmoniaError
 
-# Who asks is a load balancer; it gives up after a few seconds and learns less from that than from an answer.
+# A load balancer asks; it gives up after a few seconds and learns less from that than from an answer.
 CHECK_SECONDS: Final = 3.0
 
 
@@ -16,7 +16,7 @@ class Check:
     """Something that must work.
 
     Attributes:
-        name: for everybody to read, so it names no place on the machine: `nix-daemon`.
+        name: every client may read it, so it names no place on the machine: `nix-daemon`.
         run: raises a `HarmoniaError` when it does not.
     """
 

@@ -1,19 +1,22 @@
-"""Which store paths a cache gives out: the port `Policy`, and what an administrator can choose.
+"""The choice of store paths that a cache gives out: the port `Policy`, and the policies that can be configured.
 
-Whatever shows something of a store path asks the policy of its cache first, so that every URL says the same of it.
+The policy of a cache is asked before anything of a store path is shown, so that every URL says the same of it.
 """
 
 import asyncio
+import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
+from harmonia_py.cache.validity import ALWAYS, Validity
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.nix.base32 import encode
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.runtime.bounded import Bounded
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +28,21 @@ ROOTS_SECONDS: Final = 60.0
 MAX_CLOSURE_PATHS: Final = 1_000_000
 
 
+def stand_in_for(name: str) -> HashPart:
+    """A hash part that no path has, another one for each `name`.
+
+    Where a path would have to be asked for that is not there, this is asked for: what is denied and what is absent take
+    the same questions.
+    """
+    return HashPart(encode(hashlib.sha256(f"no path: {name}".encode()).digest()[:20]))
+
+
 class Policy(Protocol):
-    """Decides which paths are served. Who cannot tell raises a `HarmoniaError`."""
+    """Decides which paths are served; raises a `HarmoniaError` when that cannot be told."""
+
+    @property
+    def validity(self) -> Validity | None:
+        """The validity of its answers about one path info; None when they change without a sign."""
 
     async def allows(self, info: PathInfo) -> bool:
         """Whether this path is served."""
@@ -38,37 +54,39 @@ class Policy(Protocol):
 class SignedBy:
     """Only what one of `keys` has signed, under the name of that key."""
 
+    validity: Validity | None = ALWAYS
+
     def __init__(self, keys: Iterable[PublicKey], store_dir: StoreDir) -> None:
         self._keys = tuple(keys)
         self._store_dir = store_dir
-        self._verified: OrderedDict[PathInfo, bool] = OrderedDict()
+        self._verified: Bounded[PathInfo, bool] = Bounded(_MAX_VERIFIED)
 
     async def allows(self, info: PathInfo) -> bool:
-        """See `Policy`."""
+        """Whether one of the keys has signed the path."""
         known = self._verified.get(info)
         if known is not None:
             return known
         message = info.fingerprint(self._store_dir)
         verified = any(key.verify(message, signature) for key in self._keys for signature in info.signatures)
         self._verified[info] = verified
-        if len(self._verified) > _MAX_VERIFIED:
-            self._verified.popitem(last=False)
         return verified
 
     async def allowed_names(self) -> Collection[StorePath] | None:
-        """See `Policy`."""
+        """None: a name does not tell."""
         return None
 
 
 class BuiltHere:
     """Only what this store has built itself: Nix's `ultimate`."""
 
+    validity: Validity | None = ALWAYS
+
     async def allows(self, info: PathInfo) -> bool:
-        """See `Policy`."""
+        """Whether the path was built here."""
         return info.ultimate
 
     async def allowed_names(self) -> Collection[StorePath] | None:
-        """See `Policy`."""
+        """None: a name does not tell."""
         return None
 
 
@@ -81,13 +99,16 @@ class ClosureOf:
         clock: seconds that only grow.
     """
 
+    # Roots are set and removed, and upstreams say something else, without a sign.
+    validity: Validity | None = None
+
     def __init__(
         self,
-        read_roots: Callable[[], Awaitable[Collection[StorePath]]],
+        read_roots_file: Callable[[], Awaitable[Collection[StorePath]]],
         path_info: Callable[[HashPart], Awaitable[PathInfo | None]],
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._read_roots = read_roots
+        self._read_roots = read_roots_file
         self._path_info = path_info
         self._clock = clock
         self._read_again = 0.0
@@ -96,17 +117,17 @@ class ClosureOf:
         self._references: dict[StorePath, tuple[StorePath, ...]] | None = None
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """End all work under way."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
 
     async def allows(self, info: PathInfo) -> bool:
-        """See `Policy`."""
+        """Whether the roots need the path."""
         return info.store_path in await self.allowed_names()
 
     async def allowed_names(self) -> Collection[StorePath]:
-        """See `Policy`. While the roots are read again, what they were is good enough."""
+        """The closure of the roots; while they are read again, the closure of what they were before."""
         if self._reading is None and self._clock() >= self._read_again:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(self._has_read)

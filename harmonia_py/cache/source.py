@@ -4,12 +4,17 @@ The local store, an upstream, the mirror and what was pushed are sources. `None`
 cannot tell raises a `HarmoniaError`.
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
-from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.cache.found import Found
+from harmonia_py.cache.validity import Validity
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StorePath
 
@@ -21,7 +26,7 @@ class FileSlice:
     Attributes:
         fd: owned by the generator that yielded the slice; open until that generator is resumed or closed.
         offset: first byte.
-        size: number of bytes. The file may have become shorter: whoever sends it must notice and cut the transfer.
+        size: number of bytes. The file may have become shorter: its sender must notice and cut the transfer.
     """
 
     fd: int
@@ -31,17 +36,48 @@ class FileSlice:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing to send yet: come back after so many seconds. Only the event loop waits, never a thread."""
+    """Nothing to send yet. The event loop waits, and threads only where they have nothing else to do.
+
+    Attributes:
+        seconds: come back after so many, where nothing wakes.
+        woken: returns when there may be more to send; None when only time tells.
+        woken_in_thread: blocks a thread until there may be more to send; None when only time tells.
+    """
 
     seconds: float
+    woken: Callable[[], Awaitable[object]] | None = None
+    woken_in_thread: Callable[[], object] | None = None
+
+    async def wait(self) -> None:
+        """Return when it is worth coming back."""
+        await (asyncio.sleep(self.seconds) if self.woken is None else self.woken())
+
+    def wait_in_thread(self) -> None:
+        """Block the thread until it is worth coming back."""
+        if self.woken_in_thread is None:
+            time.sleep(self.seconds)
+        else:
+            self.woken_in_thread()
 
 
 Piece = bytes | FileSlice | Pause
-"""What a download is made of. A plain generator yields pieces; it may block on the disk, so a thread resumes it."""
+"""The parts of a download. A plain generator yields them; it may block on the disk, so a thread resumes it."""
 
 
-def _nothing() -> None:
-    return
+Redirect = Callable[[bool], Awaitable[str | None]]
+"""Tells a URL at which a client gets the bytes itself, for a while; None for no client of such a cache.
+
+The argument says whether the cache is public. Raises `StorageError` when nothing can be told.
+"""
+
+
+def nothing() -> None:
+    """The `release` of a download that needs none."""
+
+
+def always() -> bool:
+    """The `is_unchanged` of a download in memory."""
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +92,14 @@ class Download:
         pieces: called with the first byte and the byte after the last, yields what lies between. It raises
             `StorePathChanged` or `StorageError` when the bytes cannot be had, also midway: then the transfer is cut.
         file: all of it as a slice of an open file, when it is one; the descriptor is good until `release`.
-        redirect: where to send the client instead; `pieces` is then never called.
-        whole: when `size` is None, waits for the same bytes with their size, for who has some of them already; the
-            caller releases it. It answers None when that takes too long or they will not come.
+        redirect: gives a URL to which the client may be sent instead; None when the bytes are here alone.
+        whole: when `size` is None, waits until all bytes are there, for a client that has some of them already, and
+            returns their download, which the caller releases; None when that takes too long or they will not come.
+        made: when the bytes have to be computed first, and till then only `etag` is known: makes them, and returns
+            their download, which the caller releases; None when they are not there any more. `pieces` is never called.
+        validity: how long this download may be given again without asking the source; None: unknown.
+        is_unchanged: whether `file` has the bytes that it had when it was opened, as far as a look of a microsecond can
+            tell; once it has not, it is not given again.
         release: called once, when nothing of this download is needed any more.
     """
 
@@ -66,14 +107,22 @@ class Download:
     etag: str
     pieces: Callable[[int, int | None], Iterator[Piece]]
     file: FileSlice | None = None
-    redirect: str | None = None
+    redirect: Redirect | None = None
     whole: "Callable[[], Awaitable[Download | None]] | None" = None
-    release: Callable[[], None] = _nothing
+    made: "Callable[[], Awaitable[Download | None]] | None" = None
+    validity: Validity | None = None
+    is_unchanged: Callable[[], bool] = always
+    release: Callable[[], None] = nothing
 
     @classmethod
     def of_bytes(cls, data: bytes, etag: str) -> Self:
         """A download of bytes that are in memory."""
         return cls(size=len(data), etag=etag, pieces=lambda start, stop: iter((data[start:stop],)))
+
+    @classmethod
+    def to_be_made(cls, etag: str, make: "Callable[[], Awaitable[Download | None]]") -> Self:
+        """A download of bytes that `make` computes, when they are wanted."""
+        return cls(size=None, etag=etag, pieces=lambda _start, _stop: iter(()), made=make)
 
     def __enter__(self) -> Self:
         return self
@@ -84,20 +133,43 @@ class Download:
         self.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """On whose behalf a NAR is asked for.
+
+    Attributes:
+        client: an opaque name; scarce resources are shared out among clients.
+        begins: whether bytes that are not there may be made or fetched; otherwise only what is known of them is told,
+            and `pieces` of the answer raises `StorageError`.
+    """
+
+    client: str = ""
+    begins: bool = True
+
+
+UNNAMED: Final = Asker()
+
+
+class DocumentKind(StrEnum):
+    """The kinds of documents that a cache has of its store paths, besides narinfos."""
+
+    LISTING = "listing"
+    """The `.ls` of a path, named by its hash part: JSON of its tree with offsets into the uncompressed NAR."""
+    LOG = "log"
+    """The build log of a derivation, named by its base name or its hash part: text, not compressed."""
+
+
 class Source(Protocol):
     """Something that has store paths. Every method answers None for what it does not have."""
 
-    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
-        """The narinfo of the valid path with this hash part, with the signatures this source knows."""
+    async def narinfo(self, hash_part: HashPart) -> Found | None:
+        """The narinfo of the valid path with this hash part, where it comes from, and how long it is right."""
 
-    async def nar(self, url: NarUrl) -> Download | None:
+    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
         """The NAR that a narinfo of this source named, or None when the URL is not one of its own."""
 
-    async def listing(self, hash_part: HashPart) -> Download | None:
-        """The `.ls` of the path: JSON of its tree with offsets into the uncompressed NAR."""
-
-    async def log(self, derivation: StorePath | HashPart) -> Download | None:
-        """The build log of a derivation, as text, not compressed."""
+    async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
+        """The document of this kind and name."""
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
-        """What a content-addressed derivation's output was realised as."""
+        """The realisation of an output of a content-addressed derivation."""

@@ -16,7 +16,7 @@ class StoreWriter(Protocol):
     """A store of this machine. Its methods raise `DaemonError` when it cannot tell or does not want to."""
 
     async def missing(self, store_paths: Iterable[StorePath]) -> set[StorePath]:
-        """Those that are not valid at this moment."""
+        """The paths that are not valid at this moment."""
 
     async def add(self, path_info: PathInfo, nar: AsyncIterator[bytes]) -> None:
         """Add a path with its NAR, which is taken as fast as the store can; nothing happens when it is valid already.

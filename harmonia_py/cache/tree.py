@@ -1,6 +1,6 @@
-"""The ports `Files` and `DebugFiles`: what lies inside store paths, and the values they answer with.
+"""The ports `Files` and `DebugFiles`, of files inside store paths, and their values.
 
-Names are bytes, as on the disk. `None` means that there is nothing to show; who cannot tell raises.
+Names are bytes, as on the disk. `None` means that there is nothing to show; a port that cannot tell raises.
 """
 
 import re
@@ -19,7 +19,7 @@ _BUILD_ID: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
 class Kind(StrEnum):
-    """What an entry of a directory is, in the words of a NAR's listing."""
+    """The kind of an entry of a directory, in the words of a NAR's listing."""
 
     REGULAR = "regular"
     DIRECTORY = "directory"
@@ -51,7 +51,7 @@ class File:
 
     Attributes:
         store_path: whose hash part was asked for.
-        download: its bytes. Whoever gets the file releases it.
+        download: its bytes. The caller releases it.
     """
 
     store_path: StorePath
@@ -74,7 +74,7 @@ class Directory:
 
 
 class BuildId(str):
-    """What a linker called an executable, and its debug information: 40 hexadecimal digits."""
+    """The name that a linker gave to an executable and its debug information: 40 hexadecimal digits."""
 
     __slots__ = ()
 
@@ -91,23 +91,24 @@ class BuildId(str):
 
     @property
     def member(self) -> str:
-        """Where a store path keeps the debug information of this build."""
+        """The path of this build's debug information inside a store path."""
         return f"lib/debug/.build-id/{self[:2]}/{self[2:]}.debug"
 
 
 @dataclass(frozen=True, slots=True)
 class DebugFile:
-    """The store path that has the debug information of a build, and the hash of its NAR."""
+    """The store path that has the debug information of a build, the hash of its NAR, and how that can be had."""
 
     store_path: StorePath
     nar_hash: Hash
+    compression: str
 
 
 class Files(Protocol):
     """Files and directories inside store paths."""
 
     async def find(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
-        """What the components lead to, from the valid path with this hash part on.
+        """The file or directory to which the components lead, from the valid path with this hash part.
 
         Symbolic links are followed inside the store path and into valid store paths, and nowhere else.
         """
@@ -117,4 +118,4 @@ class DebugFiles(Protocol):
     """Debug information inside store paths."""
 
     async def find(self, build_id: BuildId) -> DebugFile | None:
-        """Where the debug information of this build is."""
+        """The place of this build's debug information; None when it is not here."""

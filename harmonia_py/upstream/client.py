@@ -3,10 +3,9 @@
 Source: `src/libstore/filetransfer.cc` of Nix for the meaning of statuses; RFC 9110 for ranges.
 """
 
-import email.utils
+import copy
 import re
 import ssl
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,17 +17,16 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from harmonia_py.cache.upstream import Body, Resume
-from harmonia_py.errors import UpstreamProtocolError, UpstreamUnreachable
+from harmonia_py.errors import UpstreamError, UpstreamProtocolError, UpstreamUnreachable
+from harmonia_py.mirror.upstream import Body, Resume
 from harmonia_py.nix.signing import PublicKey
-from harmonia_py.upstream.addresses import Guard
+from harmonia_py.runtime.retry_after import seconds_until
+from harmonia_py.upstream.addresses import Guard, is_local
 from harmonia_py.upstream.tap import SocketTap, tap
 
-# Downloads have a limit of their own, below this: who asks for a narinfo never waits for a NAR to end.
-_CONNECTIONS: Final = 128
 # As Nix does.
 _MAX_REDIRECTS: Final = 10
-# What is read from a connection before somebody takes it: enough to fill a thread's turn.
+# Bytes that the framework reads from a connection ahead of the reader of a body: enough to fill a thread's turn.
 _BUFFER_BYTES: Final = 512 * 1024
 
 # 401 and 407 are not here: a wrong password would otherwise look like a cache that has nothing.
@@ -40,14 +38,16 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an upstream is, and how to get there.
+    """The place of an upstream, and the settings of connections to it.
 
     Attributes:
         url: of the cache, with or without a slash at the end.
         authorization: the value of that header, for its own host alone.
-        tls: how to know its certificate; None for the system's way.
+        tls: verifies its certificate; None: as the system does.
         connect_timeout: seconds until a connection stands.
         stall_timeout: seconds without a byte after which a connection is dead.
+        local_network: whether it is inside this network, and may lead there; None: as its URL says (`is_local`).
+        stays_secure: whether it must not lead from https to http. What is signed may come on any way; keys may not.
     """
 
     url: str
@@ -55,6 +55,8 @@ class Place:
     tls: ssl.SSLContext | None = None
     connect_timeout: float = 10.0
     stall_timeout: float = 30.0
+    local_network: bool | None = None
+    stays_secure: bool = False
 
 
 class HttpUpstream:
@@ -67,14 +69,14 @@ class HttpUpstream:
         self._place = place
         self._base = URL(place.url.rstrip("/") + "/", encoded=True)
         self._proxy = proxy_for(self._base)
-        hosts = {self._base.host or "", *([self._proxy.host or ""] if self._proxy else [])}
-        self._guard = Guard(frozenset(hosts))
+        local_network = is_local(self._base.host or "") if place.local_network is None else place.local_network
+        self._guard = Guard(local_network=local_network, proxies=proxy_hosts())
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=_CONNECTIONS, resolver=self._guard, ssl=self._place.tls or True, ttl_dns_cache=60
-        )
+        # Without a limit: questions and downloads wait for their turns before they come here, because a wait for a
+        # connection would look as if the upstream did not answer.
+        connector = aiohttp.TCPConnector(limit=0, resolver=self._guard, ssl=self._place.tls or True, ttl_dns_cache=60)
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self._place.connect_timeout, sock_read=self._place.stall_timeout
         )
@@ -93,8 +95,20 @@ class HttpUpstream:
     ) -> None:
         await self._session.close()
 
+    def with_values(self, priority: int, public_keys: tuple[PublicKey, ...]) -> Self:
+        """This upstream with another priority and other public keys, over the connections that it has."""
+        other = copy.copy(self)
+        other.priority = priority
+        other.public_keys = public_keys
+        return other
+
     async def open(self, url: str, resume: Resume | None = None) -> Body | None:
-        """See `Upstream.open`. The answer's headers are read; a 404, 410 or 403 is None."""
+        """Ask the upstream for `url`, follow redirects, and read the answer's headers; None for a 404, 410 or 403.
+
+        Raises:
+            UpstreamUnreachable: it does not answer, or not in time, or says that it cannot for now.
+            UpstreamProtocolError: its answer makes no sense, or leads where an upstream must not lead.
+        """
         headers = {} if resume is None else _range_headers(resume)
         # The URL is the upstream's: nothing in it is decoded or encoded, because its query may be a signature.
         target = _joined(self._base, url)
@@ -110,6 +124,8 @@ class HttpUpstream:
     async def _get(self, target: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         if target.scheme not in ("http", "https") or not target.host:
             raise UpstreamProtocolError(f"a URL leads to {target.scheme or 'no'} instead of http or https")
+        if self._place.stays_secure and self._base.scheme == "https" != target.scheme:
+            raise UpstreamProtocolError("a URL leads from https to http")
         if not self._guard.allows(target.host):
             raise UpstreamProtocolError(f"a URL leads to {target.host}, inside this network")
         headers = dict(headers)
@@ -123,10 +139,10 @@ class HttpUpstream:
 
 
 def _joined(base: URL, text: str) -> URL:
-    """Where a URL of an upstream leads."""
+    """The absolute URL of a URL in an upstream's narinfo or answer."""
     try:
         target = base.join(URL(text, encoded=True))
-        # Host and port are not looked at before they are asked for.
+        # The library parses host and port only when they are read.
         if target.host:
             target.origin()
     except ValueError:
@@ -142,7 +158,7 @@ def _range_headers(resume: Resume) -> dict[str, str]:
 
 
 def _body(response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout: float) -> Body | None:
-    """What the headers say; the connection is given back unless there is something to read."""
+    """The body that the headers announce; when there is none to read, the connection is given back."""
     try:
         if response.status not in _ABSENT:
             return _readable(response, resume, stall_timeout)
@@ -178,9 +194,13 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return
+    error: UpstreamError
     if status in _BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise UpstreamUnreachable(f"it answered {status}", _retry_after(response.headers))
-    raise UpstreamProtocolError(f"it answered {status}")
+        error = UpstreamUnreachable(f"it answered {status}", seconds_until(response.headers.get(hdrs.RETRY_AFTER, "")))
+    else:
+        error = UpstreamProtocolError(f"it answered {status}")
+    error.status = status
+    raise error
 
 
 class _Reader:
@@ -243,20 +263,15 @@ def _max_age(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    text = headers.get(hdrs.RETRY_AFTER, "")
-    if text.isdecimal():
-        return float(text[:6])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
 def proxy_for(url: URL) -> URL | None:
-    """What `http_proxy`, `https_proxy` and `no_proxy` say."""
+    """The proxy by `http_proxy`, `https_proxy` and `no_proxy`."""
     proxies = getproxies_environment()
     if proxy_bypass_environment(url.host or "", proxies):
         return None
     proxy = proxies.get(url.scheme) or proxies.get("all")
     return URL(proxy) if proxy else None
+
+
+def proxy_hosts() -> frozenset[str]:
+    """The hosts of all proxies that the environment names."""
+    return frozenset(URL(proxy).host or "" for proxy in getproxies_environment().values())

@@ -1,4 +1,4 @@
-"""Who we are to an upstream, read from files: a bearer token, or a netrc as Nix reads it."""
+"""The credentials that an upstream asks for, read from files: a bearer token, or a netrc as Nix reads it."""
 
 import base64
 import netrc
@@ -20,7 +20,7 @@ def read_authorization(host: str, netrc_file: Path | None, token_file: Path | No
         return f"Bearer {token}"
     if netrc_file is None:
         return None
-    _read(netrc_file)  # what `netrc` says about a missing file names neither file nor reason
+    _read(netrc_file)  # the error of `netrc` for a missing file names neither the file nor the reason
     try:
         entry = netrc.netrc(netrc_file).authenticators(host)
     except (netrc.NetrcParseError, OSError) as error:

@@ -3,7 +3,7 @@
 What comes through the framework is copied several times, and handed from the event loop to a thread in portions. To
 fetch 315 MB, verify, keep and send them took 1.0 seconds of a processor that way, and takes 0.6 where a thread receives
 into one buffer, again and again. That works where the socket has the bytes themselves: without TLS, and where the
-length is known. For the rest of the body nobody else reads from the connection, which is not used again.
+length is known. The framework reads nothing more from the connection, which is not used again after this body.
 """
 
 import asyncio
@@ -16,27 +16,28 @@ from typing import Final
 import aiohttp
 from aiohttp import hdrs
 
-from harmonia_py.cache.upstream import Take
 from harmonia_py.errors import UpstreamUnreachable
+from harmonia_py.mirror.upstream import Take
+from harmonia_py.runtime.tasks import wake
 
 # Below this, taking over costs more than it saves, and the connection may as well be used again.
 _WORTH_BYTES: Final = 1024 * 1024
-# What is received at once: it stays in the processor's cache until it is written and hashed.
+# Bytes that are received at a time: they stay in the processor's cache until they are written and hashed.
 _BUFFER_BYTES: Final = 256 * 1024
 # A thread gives way to the next download after this time: a megabyte of xz takes fifty times as long as one as it is.
 _TURN_SECONDS: Final = 0.01
-# A thread is woken for a buffer full, or after this time for whatever is there: readers look as often.
+# A thread is woken when a buffer is full, or after this time for the bytes that have come: readers look as often.
 _GATHER_SECONDS: Final = 0.016
 
 _buffers = threading.local()
 
 
 class SocketTap:
-    """A `Tap`: what is left of a response, on a duplicate of its socket.
+    """A `Tap` on the rest of a response, by a duplicate of its socket.
 
     Args:
         sock: not blocking; None when everything is buffered.
-        buffered: what the framework had read already.
+        buffered: the bytes that the framework had read already.
         left: number of bytes on the socket.
         stall_timeout: seconds without a byte after which the connection is dead.
     """
@@ -48,7 +49,7 @@ class SocketTap:
         self._stall_timeout = stall_timeout
 
     def run(self, take: Take) -> bool:
-        """Hand over what has arrived; False when that was the end."""
+        """Hand over the bytes that have arrived; False when those were the last."""
         if self._buffered:
             data, self._buffered = self._buffered, b""
             take(memoryview(data))
@@ -92,11 +93,11 @@ class SocketTap:
 
 
 def tap(response: aiohttp.ClientResponse, left: int, stall_timeout: float) -> SocketTap | None:
-    """Take over what is left of a body; None where that cannot be, or is not worth it.
+    """Take over the rest of a body; None where that cannot be, or is not worth it.
 
     Args:
         response: in the middle of its body.
-        left: number of bytes that nobody has read.
+        left: number of bytes of the body that have not been read from `response`.
         stall_timeout: as in `SocketTap`.
     """
     connection = response.connection
@@ -112,7 +113,7 @@ def tap(response: aiohttp.ClientResponse, left: int, stall_timeout: float) -> So
         sock = socket.socket(fileno=os.dup(original.fileno()))
     except OSError:
         return None  # no descriptor is left for it
-    # When the framework's buffer is empty its parser is, too: nothing is between us and the socket.
+    # When the framework's buffer is empty its parser is, too: every other byte of the body is still to come.
     buffered = b"".join(iter(response.content.read_nowait, b""))
     if len(buffered) == left:
         sock.close()
@@ -133,14 +134,9 @@ def _buffer() -> bytearray:
 async def _is_readable(sock: socket.socket, seconds: float) -> bool:
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock, _set, readable)
+    loop.add_reader(sock, wake, readable)
     try:
         await asyncio.wait([readable], timeout=seconds)
         return readable.done()
     finally:
         loop.remove_reader(sock)
-
-
-def _set(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from harmonia_py.cache.binary_cache import BinaryCache
-from harmonia_py.cache.origin import SourcedNarInfo
-from harmonia_py.cache.source import Download
+from harmonia_py.cache.found import KEPT, LOCAL, STALE, Found, Origin, from_upstream
+from harmonia_py.cache.policy import BuiltHere, Policy
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download
+from harmonia_py.cache.validity import ALWAYS, Validity
 from harmonia_py.errors import DaemonUnreachable
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.content_address import ContentAddress, Method
@@ -33,6 +35,8 @@ class OneAnswer:
     """A source that says the same of everything: an answer, None, or that it cannot tell."""
 
     narinfo_answer: NarInfo | None = None
+    origin: Origin = LOCAL
+    validity: Validity | None = None
     realisation_answer: Realisation | None = None
     text: str | None = None
     error: Exception | None = None
@@ -46,20 +50,16 @@ class OneAnswer:
     def _download(self) -> Download | None:
         return None if self.text is None else Download.of_bytes(self.text.encode(), self.text)
 
-    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
+    async def narinfo(self, hash_part: HashPart) -> Found | None:
         self._note(hash_part)
-        return self.narinfo_answer
+        return None if self.narinfo_answer is None else Found(self.narinfo_answer, self.origin, self.validity)
 
-    async def nar(self, url: NarUrl) -> Download | None:
+    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:  # noqa: ARG002  # the port's signature
         self._note(url)
         return self._download()
 
-    async def listing(self, hash_part: HashPart) -> Download | None:
-        self._note(hash_part)
-        return self._download()
-
-    async def log(self, derivation: StorePath | HashPart) -> Download | None:
-        self._note(derivation)
+    async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
+        self._note((kind, name))
         return self._download()
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
@@ -75,11 +75,12 @@ def cache_of(*sources: OneAnswer, keys: tuple[SecretKey, ...] = ()) -> BinaryCac
 async def test_the_first_source_that_has_it_answers_and_later_ones_are_not_asked() -> None:
     sources = [OneAnswer(), OneAnswer(narinfo_answer=NARINFO, text="second"), OneAnswer(text="third")]
     cache = cache_of(*sources)
-    assert await cache.narinfo(PATH.hash_part) == NARINFO
-    for download in (await cache.nar(URL), await cache.listing(PATH.hash_part), await cache.log(PATH)):
+    assert await cache.narinfo(PATH.hash_part) == Found(NARINFO, LOCAL, None)
+    listing, log = (DocumentKind.LISTING, PATH.hash_part), (DocumentKind.LOG, PATH)
+    for download in (await cache.nar(URL), await cache.document(*listing), await cache.document(*log)):
         assert download is not None
         assert download.etag == "second"
-    assert sources[0].asked == sources[1].asked == [PATH.hash_part, URL, PATH.hash_part, PATH]
+    assert sources[0].asked == sources[1].asked == [PATH.hash_part, URL, listing, log]
     assert sources[2].asked == []
 
 
@@ -87,8 +88,8 @@ async def test_what_no_source_has_is_none() -> None:
     for cache in (cache_of(), cache_of(OneAnswer(), OneAnswer())):
         assert await cache.narinfo(PATH.hash_part) is None
         assert await cache.nar(URL) is None
-        assert await cache.listing(PATH.hash_part) is None
-        assert await cache.log(PATH) is None
+        assert await cache.document(DocumentKind.LISTING, PATH.hash_part) is None
+        assert await cache.document(DocumentKind.LOG, PATH) is None
         assert await cache.realisation(OUTPUT) is None
 
 
@@ -111,8 +112,9 @@ async def test_a_narinfo_gets_a_signature_of_each_key_beside_those_it_has() -> N
     message = NARINFO.path_info.fingerprint(STORE_DIR)
     has = replace(NARINFO, path_info=replace(NARINFO.path_info, signatures=(other.sign(message),)))
     cache = cache_of(OneAnswer(narinfo_answer=has), keys=keys)
-    narinfo = await cache.narinfo(PATH.hash_part)
-    assert narinfo is not None
+    found = await cache.narinfo(PATH.hash_part)
+    assert found is not None
+    narinfo = found.narinfo
     signatures = narinfo.path_info.signatures
     assert [signature.key_name for signature in signatures] == ["a-1", "m-1", "z-1"]
     for key in cache.public_keys:
@@ -124,29 +126,87 @@ async def test_a_signature_that_is_there_already_is_not_there_twice() -> None:
     key = SecretKey.generate("a-1")
     message = NARINFO.path_info.fingerprint(STORE_DIR)
     has = replace(NARINFO, path_info=replace(NARINFO.path_info, signatures=(key.sign(message),)))
-    narinfo = await cache_of(OneAnswer(narinfo_answer=has), keys=(key,)).narinfo(PATH.hash_part)
-    assert narinfo == has
+    found = await cache_of(OneAnswer(narinfo_answer=has), keys=(key,)).narinfo(PATH.hash_part)
+    assert found == Found(has, LOCAL, None)
 
 
 async def test_without_a_key_nothing_is_added() -> None:
     cache = cache_of(OneAnswer(narinfo_answer=NARINFO))
-    assert await cache.narinfo(PATH.hash_part) == NARINFO
+    assert await cache.narinfo(PATH.hash_part) == Found(NARINFO, LOCAL, None)
     assert cache.public_keys == ()
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("origin", "signed"), [(LOCAL, True), (KEPT, False), (STALE, False), (from_upstream("up"), False)]
+)
 async def test_what_only_contents_prove_is_signed_when_it_is_in_the_store_and_not_when_an_upstream_says_it(
-    *, mirrored: bool
+    origin: Origin, *, signed: bool
 ) -> None:
     ca = ContentAddress(Method.TEXT, Hash.of(b"contents"))
     info = PathInfo(store_path=ca.store_path("text", [], STORE_DIR), nar_hash=Hash.of(b"nar"), nar_size=3, ca=ca)
     narinfo = NarInfo(path_info=info, url="nar/x.nar", compression="none")
-    if mirrored:
-        narinfo = SourcedNarInfo(path_info=info, url="nar/x.nar", compression="none", origin="upstream up")
     key = SecretKey.generate("a-1")
-    answer = await cache_of(OneAnswer(narinfo_answer=narinfo), keys=(key,)).narinfo(info.store_path.hash_part)
-    assert answer is not None
-    assert bool(answer.path_info.signatures) != mirrored
+    source = OneAnswer(narinfo_answer=narinfo, origin=origin)
+    found = await cache_of(source, keys=(key,)).narinfo(info.store_path.hash_part)
+    assert found is not None
+    assert bool(found.narinfo.path_info.signatures) == signed
+
+
+@pytest.mark.parametrize("origin", [LOCAL, KEPT, STALE, from_upstream("up")])
+async def test_what_a_signature_vouches_for_is_signed_wherever_it_comes_from(origin: Origin) -> None:
+    key = SecretKey.generate("a-1")
+    source = OneAnswer(narinfo_answer=NARINFO, origin=origin)
+    found = await cache_of(source, keys=(key,)).narinfo(PATH.hash_part)
+    assert found is not None
+    assert found.origin is origin
+    assert [signature.key_name for signature in found.narinfo.path_info.signatures] == ["a-1"]
+
+
+class OnlySometimes:
+    """A policy that allows everything, and may say something else at any time."""
+
+    validity = None
+
+    async def allows(self, _info: PathInfo) -> bool:
+        return True
+
+    async def allowed_names(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("source", "policy", "expected"),
+    [
+        (ALWAYS, None, ALWAYS),
+        (None, None, None),
+        (ALWAYS, BuiltHere(), ALWAYS),
+        (ALWAYS, OnlySometimes(), None),
+    ],
+)
+async def test_an_answer_is_right_for_as_long_as_the_source_and_the_policy_say(
+    source: Validity | None, policy: Policy | None, expected: Validity | None
+) -> None:
+    narinfo = replace(NARINFO, path_info=replace(NARINFO.path_info, ultimate=True))
+    cache = BinaryCache(
+        cache_info=CacheInfo(STORE_DIR, want_mass_query=True, priority=30),
+        sources=[OneAnswer(narinfo_answer=narinfo, validity=source)],
+        secret_keys=(),
+        policy=policy,
+    )
+    found = await cache.narinfo(PATH.hash_part)
+    assert found is not None
+    assert found.validity == expected
+
+
+async def test_what_the_policy_denies_of_one_source_another_may_have_as_it_is_allowed() -> None:
+    """404 for what an upstream has was a sign that the path is in this store as well, in a form that is denied."""
+    allowed = replace(NARINFO, path_info=replace(NARINFO.path_info, ultimate=True))
+    sources = [OneAnswer(narinfo_answer=NARINFO), OneAnswer(narinfo_answer=allowed)]
+    info = CacheInfo(STORE_DIR, want_mass_query=True, priority=30)
+    cache = BinaryCache(cache_info=info, sources=sources, secret_keys=(), policy=BuiltHere())
+    found = await cache.narinfo(PATH.hash_part)
+    assert found is not None
+    assert found.narinfo == allowed
 
 
 async def test_a_realisation_is_signed_as_well() -> None:

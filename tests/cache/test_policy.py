@@ -66,7 +66,7 @@ class Store:
         self.asked: list[HashPart] = []
         self.now = 0.0
 
-    async def read_roots(self) -> list[StorePath]:
+    async def read_roots_file(self) -> list[StorePath]:
         if self.error is not None:
             raise self.error
         return self.roots
@@ -76,7 +76,7 @@ class Store:
         return self.infos.get(hash_part)
 
     def closure(self) -> ClosureOf:
-        return ClosureOf(self.read_roots, self.path_info, lambda: self.now)
+        return ClosureOf(self.read_roots_file, self.path_info, lambda: self.now)
 
     async def allowed(self, closure: ClosureOf) -> str:
         return "".join(sorted([one.store_path.name for one in self.infos.values() if await closure.allows(one)]))

@@ -2,17 +2,19 @@
 
 import asyncio
 import base64
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_upstream import FaultUpstream, body, hang, status
 
-from harmonia_py.cache.upstream import Resume, read_document
 from harmonia_py.errors import ConfigError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
+from harmonia_py.mirror.upstream import Resume, read_document
 from harmonia_py.upstream.addresses import is_public, parse_address
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.upstream.credentials import read_authorization
@@ -99,6 +101,61 @@ class TestServerSideRequestForgery:
             with pytest.raises(UpstreamError):
                 await client.open(f"http://{host}:{server.port}/secret")
         assert server.requests == []
+
+    @pytest.fixture
+    def resolver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A name server for which every name is this machine."""
+        inner = socket.getaddrinfo
+
+        def getaddrinfo(host: str | None, *args: Any, **kwargs: Any) -> Any:
+            return inner("127.0.0.1", *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    @pytest.mark.usefixtures("resolver")
+    async def test_its_own_name_opens_nothing_when_its_record_becomes_a_private_one(
+        self, server: FaultUpstream
+    ) -> None:
+        """One private record of the upstream's own name and it counted as inside, for good: its logs and listings were
+        whatever a server of this network had at such a URL, and its redirects led anywhere."""
+        async with client_of(Place(url=f"http://cache.example.org:{server.port}")) as client:
+            with pytest.raises(UpstreamUnreachable, match="local_network"):
+                await client.open("log/x")
+            with pytest.raises(UpstreamError):
+                await client.open(f"http://127.0.0.1:{server.port}/secret")
+        assert server.requests == []
+
+    @pytest.mark.usefixtures("resolver")
+    @pytest.mark.parametrize("host", ["cache", "cache.internal", "CACHE.Lan.", "a.b.home.arpa", "localhost"])
+    async def test_a_name_that_no_public_server_can_have_is_inside(self, server: FaultUpstream, host: str) -> None:
+        server.default = body(b"here")
+        async with client_of(Place(url=f"http://{host}:{server.port}")) as client:
+            assert await get(client, "x") == b"here"
+            assert await get(client, f"http://127.0.0.1:{server.port}/y") == b"here"
+
+    @pytest.mark.usefixtures("resolver")
+    async def test_a_setting_says_that_a_public_name_is_inside_and_that_a_private_one_is_not(
+        self, server: FaultUpstream
+    ) -> None:
+        server.default = body(b"here")
+        async with client_of(Place(url=f"http://cache.example.org:{server.port}", local_network=True)) as client:
+            assert await get(client, "x") == b"here"
+        async with client_of(Place(url=f"http://cache.internal:{server.port}", local_network=False)) as client:
+            with pytest.raises(UpstreamUnreachable):
+                await client.open("x")
+
+    @pytest.mark.usefixtures("resolver")
+    async def test_a_proxy_inside_is_used_and_lets_nothing_else_in(
+        self, server: FaultUpstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("http_proxy", f"http://proxy.example.org:{server.port}")
+        monkeypatch.setenv("no_proxy", "other.example.org")
+        server.default = body(b"here")
+        async with client_of(Place(url="http://cache.example.org")) as client:
+            assert await get(client, "x") == b"here"
+            with pytest.raises(UpstreamError):
+                await client.open(f"http://other.example.org:{server.port}/secret")
+        assert [request.path for request in server.requests] == ["http://cache.example.org/x"]
 
     async def test_an_upstream_inside_may_lead_inside(self, server: FaultUpstream) -> None:
         server.answers["/x"] = status(302, Location=f"http://127.0.0.1:{server.port}/y")

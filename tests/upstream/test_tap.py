@@ -14,8 +14,8 @@ from certificates import make_certificate
 from fault_upstream import Connection, FaultUpstream, Speak, body, file_with_ranges, package
 from mirrors import fetch, kept, leftovers, mirror_of, settle
 
-from harmonia_py.cache.upstream import Body, Tap
 from harmonia_py.errors import HarmoniaError, UpstreamUnreachable
+from harmonia_py.mirror.upstream import Body, Tap
 from harmonia_py.upstream.client import HttpUpstream, Place
 
 DATA = random.Random(1).randbytes(6_000_000)

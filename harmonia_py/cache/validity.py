@@ -1,0 +1,108 @@
+"""The validity of answers: up to a time, and while the things that they were made from have not changed.
+
+An answer that is ready to be given again needs `Validity.holds` alone, which costs two comparisons. A `ChangeDetector`
+looks now and then whether something has changed, and so extends or ends all answers that were made from it at once.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from math import inf
+from time import monotonic, time_ns
+from typing import Final
+
+# The kernel's clock for files ticks every few milliseconds: two changes within one tick look like one.
+_TICK_SECONDS: Final = 0.1
+
+
+class Epoch:
+    """A time in which something does not change: a store, a directory.
+
+    Attributes:
+        until: the epoch is known to last until then, by `time.monotonic`; in the past once it has ended.
+    """
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The time for which an answer is right.
+
+    Attributes:
+        expires: never after this time, by `time.monotonic`.
+        epochs: nor when one of these is not known to last.
+    """
+
+    expires: float
+    epochs: tuple[Epoch, ...]
+
+    def holds(self, now: float) -> bool:
+        """Whether it is right still."""
+        if now >= self.expires:
+            return False
+        for epoch in self.epochs:  # noqa: SIM110  # `all` takes three times as long, for each request
+            if now >= epoch.until:
+                return False
+        return True
+
+
+ALWAYS: Final = Validity(inf, ())
+"""The validity of an answer that never changes."""
+
+
+def together(*parts: Validity | None) -> Validity | None:
+    """The validity of an answer that is made of parts; None, for unknown, when that of one part is."""
+    expires: list[float] = []
+    epochs: list[Epoch] = []
+    for part in parts:
+        if part is None:
+            return None
+        expires.append(part.expires)
+        epochs += part.epochs
+    return Validity(min(expires), tuple(epochs)) if expires else None
+
+
+class ChangeDetector:
+    """Tells whether something has changed, by a look every `seconds` at most.
+
+    Args:
+        modified: a number that is another one after every change: a time in nanoseconds since the epoch, after which a
+            change may follow within the same tick of the clock, or a count of changes.
+        seconds: for so long a change may go unnoticed.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, modified: Callable[[], Awaitable[int]], *, seconds: float, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._modified = modified
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: int | None = None
+        self._epoch = Epoch(0.0)
+
+    async def epoch(self) -> Epoch:
+        """The present epoch: the object returned before, if nothing has changed since.
+
+        Raises what `modified` raises.
+        """
+        now = self._clock()
+        if now < self._epoch.until:
+            return self._epoch
+        modified = await self._modified()
+        until = now + self._seconds
+        if modified == self._seen:
+            self._epoch.until = max(self._epoch.until, until)
+            return self._epoch
+        self.look_again()
+        # A change just now may not have been the last of its tick, so the next look takes it for a change again.
+        self._seen = modified if abs(time_ns() - modified) > _TICK_SECONDS * 1e9 else None
+        self._epoch = Epoch(until)
+        return self._epoch
+
+    def look_again(self) -> None:
+        """Rely on the present epoch no more without another look."""
+        self._epoch.until = 0.0

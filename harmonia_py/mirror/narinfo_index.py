@@ -1,0 +1,290 @@
+"""Narinfos of upstreams: for a while in memory, of a process and of all, and in the catalog while their NARs are kept.
+
+A narinfo that leads to no NAR would stop a client that could have gone on to the next cache: so the catalog has one
+only while the NAR is kept. It is verified again when it is read back, because keys may have been withdrawn since.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from harmonia_py.cache.found import KEPT, Found, Origin, from_upstream
+from harmonia_py.cache.trust import rests_on_contents
+from harmonia_py.cache.validity import Validity
+from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.mirrored import UpstreamNarInfo
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
+from harmonia_py.errors import UpstreamError
+from harmonia_py.metrics.shared import SharedTexts
+from harmonia_py.mirror.trusted import doubt, parse_narinfo
+from harmonia_py.mirror.upstreams import Upstreams
+from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.store_path import HashPart, StoreDir
+from harmonia_py.runtime.bounded import TimedSet
+
+_log = logging.getLogger(__name__)
+
+# All narinfos of one process together. One of five references and two signatures takes some 3 KiB, so these are ten
+# thousand; an absent path takes 100 bytes.
+_MAX_PRESENT_BYTES: Final = 32 * 1024 * 1024
+_MAX_ABSENT: Final = 65_536
+# Between two looks whether a NAR is kept, where the catalog cannot tell when that changes.
+_LOOK_SECONDS: Final = 10.0
+
+
+@dataclass(slots=True)
+class IndexedNarInfo:
+    """A narinfo of an upstream.
+
+    Attributes:
+        narinfo: as the upstream said it.
+        upstream: its name.
+        fetched: when it said so, in seconds since the epoch.
+        max_age: for how long the narinfo is believed, in seconds.
+        compression: of the file that is offered: the upstream's own, or "zstd" when it has been re-coded.
+        facts: of the offered file; None when it is not kept.
+        looked: when the last look for a kept file began, by the monotonic clock.
+        validity: how long `facts` is right; None when that is unknown.
+        looks: how many such looks have begun.
+        look: the number of the look that `compression`, `facts` and `validity` are from.
+    """
+
+    narinfo: NarInfo
+    upstream: str
+    fetched: float
+    max_age: float
+    compression: str
+    facts: FileFacts | None = None
+    looked: float = 0.0
+    validity: Validity | None = None
+    looks: int = 0
+    look: int = 0
+
+    @property
+    def url(self) -> NarUrl:
+        """The URL at which this cache offers the NAR."""
+        info = self.narinfo.path_info
+        return NarUrl(info.store_path.hash_part, info.nar_hash, self.compression)
+
+    def is_fresh(self) -> bool:
+        """Whether the narinfo is believed without asking its upstream again."""
+        return 0 <= time.time() - self.fetched < self.max_age
+
+    def published(self, origin: Origin | None = None) -> Found:
+        """The narinfo as this cache gives it, with its own URL; `origin` None: by whether the NAR is kept."""
+        narinfo = self.narinfo
+        file_hash = file_size = None
+        if self.facts is not None:
+            file_hash, file_size = self.facts.file_hash, self.facts.file_size
+        elif self.compression == narinfo.compression:
+            file_hash, file_size = narinfo.file_hash, narinfo.file_size
+        published = NarInfo(
+            path_info=narinfo.path_info,
+            url=str(self.url),
+            compression=self.compression,
+            file_hash=file_hash,
+            file_size=file_size,
+        )
+        if origin is None:
+            origin = KEPT if self.facts is not None else from_upstream(self.upstream)
+        return Found(published, origin, self._validity())
+
+    def _validity(self) -> Validity | None:
+        """The answer is right while the narinfo is fresh and the kept file stays; None: unknown."""
+        if self.validity is None or self.facts is None:
+            return None
+        left = self.fetched + self.max_age - time.time()
+        return Validity(time.monotonic() + left, self.validity.epochs)
+
+
+def memory_of(narinfo: NarInfo) -> int:
+    """How many bytes of memory a narinfo takes, more or less."""
+    info = narinfo.path_info
+    strings = len(narinfo.url) + len(str(info.ca or "")) + len(info.deriver or "")
+    references = sum(len(reference) + 64 for reference in info.references)
+    signatures = sum(len(signature.key_name) + 256 for signature in info.signatures)
+    return 2048 + strings + references + signatures
+
+
+def narinfo_key(hash_part: HashPart) -> BlobKey:
+    """The key of a narinfo in the memory that workers share."""
+    return BlobKey(f"{hash_part}.narinfo")
+
+
+class NarinfoIndex:
+    """The narinfos of one process, and those in shared memory and in the catalog, which all processes share.
+
+    They must be shared: a client that got a narinfo from one worker may ask another one for the NAR.
+    """
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        kept: Kept,
+        store_dir: StoreDir,
+        *,
+        negative_ttl: float,
+        texts: SharedTexts | None = None,
+    ) -> None:
+        self._upstreams = upstreams
+        self._kept = kept
+        self._store_dir = store_dir
+        self._negative_ttl = negative_ttl
+        self._texts = texts
+        self._present: OrderedDict[HashPart, IndexedNarInfo] = OrderedDict()
+        self._present_bytes = 0
+        self._absent: TimedSet[str] = TimedSet(_MAX_ABSENT)
+
+    async def find(self, hash_part: HashPart) -> IndexedNarInfo | None:
+        """The remembered narinfo of a path, however old; None when none is."""
+        entry = self._present.get(hash_part)
+        if entry is None:
+            entry = await self._load(hash_part) or self._recall(hash_part)
+            if entry is None:
+                return None
+            self._put(entry)
+        elif not self._is_known(entry):
+            await self.look(entry)
+        return entry
+
+    def _is_known(self, entry: IndexedNarInfo) -> bool:
+        """Whether what the entry says of the kept file is still right, so that no look is needed."""
+        self._kept.epochs()
+        now = time.monotonic()
+        if entry.validity is not None:
+            return entry.validity.holds(now)
+        return entry.looked + _LOOK_SECONDS >= now
+
+    async def look(self, entry: IndexedNarInfo) -> None:
+        """Look whether the NAR is kept, and note it in the entry; a zstd file comes before the upstream's own."""
+        entry.looked = time.monotonic()
+        entry.looks += 1
+        look = entry.looks
+        info = entry.narinfo.path_info
+        compression, known = "", UNKNOWN
+        for compression in dict.fromkeys(("zstd", entry.narinfo.compression)):
+            key = key_of(NarUrl(info.store_path.hash_part, info.nar_hash, compression))
+            known = await self._kept.find(key)
+            facts = known.facts
+            if facts is not None and rests_on_contents(info, self._store_dir) and facts.ca != str(info.ca):
+                # The file was kept when a signature vouched for its NarHash, and was not held against this content
+                # address: it has to be fetched once more.
+                await self._kept.forget(key)
+                known = UNKNOWN
+            if known.facts is not None:
+                break
+        # All at once, after the waiting: other tasks read the entry meanwhile. A later look has seen more.
+        if look > entry.look:
+            entry.look, entry.compression, entry.facts, entry.validity = look, compression, known.facts, known.validity
+
+    def remember(self, entry: IndexedNarInfo) -> None:
+        """Take in a narinfo of an upstream, for all processes."""
+        self._put(entry)
+        if self._texts is not None:
+            text = msgspec.json.encode(self._facts_of(entry))
+            self._texts.put(narinfo_key(entry.narinfo.path_info.store_path.hash_part), text)
+
+    def _put(self, entry: IndexedNarInfo) -> None:
+        hash_part = entry.narinfo.path_info.store_path.hash_part
+        self._absent.pop(hash_part, None)
+        self._drop(hash_part)
+        self._present[hash_part] = entry
+        self._present_bytes += memory_of(entry.narinfo)
+        while self._present_bytes > _MAX_PRESENT_BYTES:
+            self._drop(next(iter(self._present)))
+
+    def _drop(self, hash_part: HashPart) -> None:
+        dropped = self._present.pop(hash_part, None)
+        if dropped is not None:
+            self._present_bytes -= memory_of(dropped.narinfo)
+
+    def forget(self, hash_part: HashPart) -> None:
+        """Drop the narinfo of a path, whose NAR cannot be had by it."""
+        self._drop(hash_part)
+        if self._texts is not None:
+            self._texts.remove(narinfo_key(hash_part))
+
+    def note_absent(self, key: str) -> None:
+        """Remember for a while that no upstream has a path, by its hash part, or another thing, by a key of its own."""
+        self._absent.add(key, self._negative_ttl)
+
+    def is_absent(self, key: str) -> bool:
+        """Whether `note_absent` was told so a moment ago."""
+        return self._absent.holds(key)
+
+    async def enter(self, entry: IndexedNarInfo, url: NarUrl) -> None:
+        """Enter the NAR, which is now kept at `url`, in the catalog, and note it in the entry."""
+        await self._kept.keep_mirrored(key_of(url), _upstream_narinfo(entry))
+        await self.look(entry)
+
+    async def renew(self, entry: IndexedNarInfo) -> None:
+        """Renew the narinfo of a kept NAR in the catalog, or enter the NAR anew when the narinfo has changed."""
+        theirs = _upstream_narinfo(entry)
+        kept = await self._kept.mirrored(entry.narinfo.path_info.store_path.hash_part)
+        if (
+            kept is not None
+            and kept.stored.file.blob_key == key_of(entry.url)
+            and kept.upstream_narinfo.narinfo == theirs.narinfo
+        ):
+            await self._kept.refresh(theirs)
+        else:
+            await self._kept.keep_mirrored(key_of(entry.url), theirs)
+
+    def _facts_of(self, entry: IndexedNarInfo) -> dict[str, str]:
+        return {
+            "narinfo": entry.narinfo.format(self._store_dir).decode(),
+            "upstream": entry.upstream,
+            "fetched": str(entry.fetched),
+            "max_age": str(entry.max_age),
+        }
+
+    def _recall(self, hash_part: HashPart) -> IndexedNarInfo | None:
+        """The narinfo that another worker got a while ago, from shared memory."""
+        text = None if self._texts is None else self._texts.get(narinfo_key(hash_part))
+        if text is None:
+            return None
+        try:
+            entry = self._parse(msgspec.json.decode(text, type=dict[str, str]), hash_part)
+        except (KeyError, ValueError, UpstreamError, msgspec.MsgspecError):
+            return None  # a reload has brought other keys, or other upstreams
+        entry.looked = time.monotonic()  # its NAR is not kept: `_load` has found no row
+        return entry
+
+    async def _load(self, hash_part: HashPart) -> IndexedNarInfo | None:
+        kept = await self._kept.mirrored(hash_part)
+        if kept is None:
+            return None
+        theirs = kept.upstream_narinfo
+        state = self._upstreams.find(theirs.upstream)
+        if state is None:
+            reason: str | None = f"upstream {theirs.upstream} is not configured any more"
+        else:
+            reason = doubt(theirs.narinfo, state.upstream.public_keys, self._store_dir)
+        if reason is not None:
+            _log.info("%s: what is kept is not served: %s", hash_part, reason)
+            return None
+        narinfo = theirs.narinfo
+        entry = IndexedNarInfo(narinfo, theirs.upstream, theirs.fetched, theirs.max_age, narinfo.compression)
+        await self.look(entry)
+        return entry if entry.facts is not None else None
+
+    def _parse(self, metadata: Mapping[str, str], hash_part: HashPart) -> IndexedNarInfo:
+        upstream = metadata["upstream"]
+        state = self._upstreams.find(upstream)
+        if state is None:
+            raise ValueError(f"upstream {upstream} is not configured any more")
+        keys = state.upstream.public_keys
+        narinfo = parse_narinfo(metadata["narinfo"].encode(), hash_part, keys, self._store_dir)
+        return IndexedNarInfo(
+            narinfo, upstream, float(metadata["fetched"]), float(metadata["max_age"]), narinfo.compression
+        )
+
+
+def _upstream_narinfo(entry: IndexedNarInfo) -> UpstreamNarInfo:
+    return UpstreamNarInfo(narinfo=entry.narinfo, upstream=entry.upstream, fetched=entry.fetched, max_age=entry.max_age)
