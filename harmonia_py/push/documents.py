@@ -1,0 +1,111 @@
+"""Logs and realisations that clients push: checked, and kept until their objects are there.
+
+Listings and indexes of debug files are taken as well, and dropped: this server makes its own from the NARs.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Final
+
+from harmonia_py.cache.cache_name import CacheName
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.objects import Document, DocumentKind, Objects
+from harmonia_py.catalog.stored import document_of, parse_realisation
+from harmonia_py.catalog.uploads import Uploads
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.errors import FormatError, PushRefused
+from harmonia_py.nix.realisation import DrvOutput
+from harmonia_py.nix.store_path import StorePath
+from harmonia_py.push.claims import MAX_SIGNATURES
+from harmonia_py.push.receiving import PushSession
+from harmonia_py.push.texts import TextKeeper
+
+# More than the log of a browser's build has; a log goes to the disk as it comes.
+MAX_LOG_SIZE: Final = 256 * 1024 * 1024
+
+
+class PushedDocuments:
+    """Takes in the documents of one cache.
+
+    Args:
+        name: of the cache.
+        objects: has those that are published.
+        uploads: has those that wait.
+        texts: keeps logs.
+        now: the time.
+        into_store: whether the local store takes what is pushed. It takes no documents: a realisation is checked and
+            forgotten, a log is refused.
+    """
+
+    def __init__(
+        self,
+        name: CacheName,
+        *,
+        objects: Objects,
+        uploads: Uploads,
+        texts: TextKeeper,
+        now: Callable[[], Timestamp],
+        into_store: bool = False,
+    ) -> None:
+        self._name = name
+        self._objects = objects
+        self._uploads = uploads
+        self._texts = texts
+        self._now = now
+        self._into_store = into_store
+
+    async def log(
+        self, session: PushSession, derivation: StorePath, portions: AsyncIterator[bytes], coding: str | None
+    ) -> None:
+        """Take in the build log of a derivation. The first one stays.
+
+        Args:
+            session: of the client.
+            derivation: that was built.
+            portions: of the text.
+            coding: the content coding of the portions.
+
+        Raises:
+            FormatError: not a derivation, or the text is not in that coding.
+            PushRefused: this cache keeps no logs, or the coding is not known.
+            PushTooLarge: more than `MAX_LOG_SIZE` bytes.
+            StorageError: it cannot be kept.
+        """
+        if not derivation.is_derivation:
+            raise FormatError("a log is that of a derivation")
+        if self._into_store:
+            raise PushRefused("logs are not taken: what is pushed here goes into the store of this machine")
+        if await self._objects.document(session.cache, DocumentKind.LOG, derivation, pending=True) is not None:
+            return
+        key = BlobKey(f"{self._name}/log/{derivation}")
+        size = await self._texts.keep(key, portions, coding, MAX_LOG_SIZE)
+        document = Document(kind=DocumentKind.LOG, name=derivation, size=size, blob_key=key)
+        keepers = [derivation.hash_part]
+        await self._uploads.attach(session.cache, session.id, document, keepers, now=self._now())
+
+    async def realisation(self, session: PushSession, output: DrvOutput, data: bytes) -> None:
+        """Take in the realisation of an output. The first one stays; signatures of others are added to it.
+
+        Raises:
+            FormatError: it is no realisation of this output, or has malformed signatures, or too many.
+            StorageError: it cannot be kept.
+        """
+        given = await asyncio.to_thread(parse_realisation, data, output)
+        if len(given.signatures) > MAX_SIGNATURES:
+            raise FormatError(f"the realisation has more than {MAX_SIGNATURES} signatures")
+        if self._into_store:
+            return
+        kind, name = document_of(output)
+        standing = await self._objects.document(session.cache, kind, name)
+        if standing is not None and standing.body is not None:
+            first = parse_realisation(standing.body, output)
+            if first.out_path != given.out_path:
+                return
+            given = replace(first, signatures=tuple(sorted({*first.signatures, *given.signatures})[:MAX_SIGNATURES]))
+            if given == first:
+                return
+        body = given.format_old() if kind is DocumentKind.REALISATION else given.format_new()
+        document = Document(kind=kind, name=name, size=len(body), body=body)
+        keepers = [given.out_path.hash_part]
+        await self._uploads.attach(session.cache, session.id, document, keepers, now=self._now())

@@ -1,0 +1,181 @@
+"""Files that clients send in parts: large ones, past proxies that limit a body, and those of pushes that were cut.
+
+A file is known by its NAR until all of it is here: a client that compresses while it sends does not know the hash of
+the file before. Parts of any length may come over days, to any worker; each says where it begins. When the client says
+that the file is whole, it is checked and kept as every pushed file is.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Final
+
+from harmonia_py.errors import FormatError, Overloaded, PushConflict, StorageError
+from harmonia_py.nix import base32
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.push.checking import Checks
+from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.partial_files import PartialFile, PartialFiles
+from harmonia_py.push.receiving import PushSession, Receiver
+from harmonia_py.runtime.threads import Threads, in_thread
+
+_log = logging.getLogger(__name__)
+
+PART_SECONDS: Final = 86_400
+"""How long a file waits for its next part: as long as a session lives."""
+MAX_PART_BYTES: Final = 64 * 1024 * 1024
+"""Proxies that limit a body allow 100 MB."""
+_SWEEP_SECONDS: Final = 3600.0
+
+
+class PartUploads:
+    """The files that clients send to one cache in parts.
+
+    Args:
+        files: the partial files.
+        receiver: checks whole files and keeps them.
+        threads: write and read files.
+    """
+
+    def __init__(self, files: PartialFiles, receiver: Receiver, threads: Threads) -> None:
+        self._files = files
+        self._receiver = receiver
+        self._threads = threads
+        self._checks = Checks()
+
+    async def size(self, session: PushSession, nar: "PartName") -> int:
+        """Bytes that are here: where the next part begins.
+
+        Raises:
+            Overloaded: another request is adding to the file, perhaps one whose client has left: ask again.
+            StorageError: it cannot be told.
+        """
+        if not await self._files.size(nar.key(session)):
+            return 0
+        file = await self._open(session, nar)
+        await in_thread(self._threads, file.close)
+        return file.size
+
+    async def add(self, session: PushSession, nar: "PartName", offset: int, portions: AsyncIterator[bytes]) -> int:
+        """Add a part that begins at `offset`; returns how many bytes are here then. Bytes that were here are skipped.
+
+        Raises:
+            PushConflict: it begins behind the end of what is here.
+            Overloaded: another request is adding to the file.
+            StorageError: it cannot be written; the bytes before it stay.
+        """
+        file = await self._open(session, nar)
+        try:
+            if offset > file.size:
+                raise PushConflict(f"parts: {file.size} bytes of it are here, and this part begins at {offset}")
+            passed_over = file.size - offset
+            async for portion in portions:
+                if passed_over >= len(portion):
+                    passed_over -= len(portion)
+                    continue
+                await in_thread(self._threads, file.write, portion[passed_over:])
+                passed_over = 0
+            return file.size
+        finally:
+            await in_thread(self._threads, file.close)
+
+    async def finish(
+        self,
+        session: PushSession,
+        nar: "PartName",
+        file: PushedFile,
+        file_size: int,
+        *,
+        max_nar_size: int | None,
+        arriving: AbstractContextManager[None],
+    ) -> bool:
+        """Check a whole file and keep it; False while that goes on: the client asks again.
+
+        Args:
+            session: of the client.
+            nar: the name that it had so far.
+            file: the hash and the compression that the client says it has.
+            file_size: the length that the client says it has.
+            max_nar_size: bytes that its NAR may have.
+            arriving: a context for the time in which it is checked and kept, however often the client asks meanwhile.
+
+        Raises:
+            FormatError: it has another hash or size, or holds no NAR; it is removed.
+            PushConflict: not all of it is here.
+            Overloaded: another request has it.
+            StorageError: it cannot be kept.
+        """
+        check = partial(self._finish, session, nar, file, file_size, max_nar_size=max_nar_size, arriving=arriving)
+        return await self._checks.is_done(nar.key(session), check)
+
+    async def sweep(self) -> None:
+        """Remove files whose next part never came, until cancelled."""
+        while True:
+            try:
+                await self._files.sweep(PART_SECONDS)
+            except StorageError as error:
+                _log.warning("cannot look for parts of files that were given up: %s", error)
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _finish(
+        self,
+        session: PushSession,
+        nar: "PartName",
+        file: PushedFile,
+        file_size: int,
+        *,
+        max_nar_size: int | None,
+        arriving: AbstractContextManager[None],
+    ) -> None:
+        whole = await self._open(session, nar)
+        try:
+            if whole.size != file_size:
+                raise PushConflict(f"parts: {whole.size} bytes of it are here, not {file_size}")
+            try:
+                with arriving:
+                    await self._receiver.receive_whole(session, file, whole, max_nar_size=max_nar_size)
+            except FormatError:
+                await in_thread(self._threads, whole.remove)
+                raise
+            # The blob store has given the bytes another name.
+            await in_thread(self._threads, whole.remove)
+        finally:
+            await in_thread(self._threads, whole.close)
+
+    async def _open(self, session: PushSession, nar: "PartName") -> PartialFile:
+        file = await self._files.open(nar.key(session))
+        if file is None:
+            raise Overloaded("another request is sending this file")
+        return file
+
+
+class PartName:
+    """The name of a file while it comes in parts: the hash of its NAR, and its compression.
+
+    Args:
+        nar_hash: of the NAR.
+        compression: of the file.
+    """
+
+    def __init__(self, nar_hash: Hash, compression: str) -> None:
+        self.nar_hash = nar_hash
+        self.compression = compression
+
+    @classmethod
+    def parse(cls, text: str) -> "PartName":
+        """Read `<NarHash>.nar.zst`.
+
+        Raises:
+            FormatError: another shape.
+        """
+        # It has the shape of a whole file's name, with the hash of the NAR in place of the file's.
+        file = PushedFile.parse(text)
+        return cls(file.file_hash, file.compression)
+
+    def key(self, session: PushSession) -> str:
+        """The name among all partial files: each principal has files of its own in each cache."""
+        text = f"{session.cache}\0{session.principal}\0{self.nar_hash}\0{self.compression}"
+        return base32.encode(hashlib.sha256(text.encode()).digest()[:20])

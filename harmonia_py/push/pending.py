@@ -1,0 +1,118 @@
+"""Files of NARs that clients send straight to the bucket, past this server.
+
+A client is given a URL for a *pending* name, which nothing reads. When the narinfo comes, or the client says that it
+has sent the file, the file is first moved out of the client's reach, then read back and verified, and only then gets
+its own name. So a URL that is still good overwrites nothing that is read.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from harmonia_py.errors import FormatError, PushRefused, StorageError
+from harmonia_py.nix import base32
+from harmonia_py.push.checking import Checks
+from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.direct_uploads import DirectUploads, SeizedUpload
+from harmonia_py.push.receiving import PushSession, Receiver
+
+_log = logging.getLogger(__name__)
+
+# As long as a session lives.
+_PENDING_SECONDS: Final = 86_400
+_SWEEP_SECONDS: Final = 3600.0
+_NAME_BYTES: Final = 20
+
+
+class PendingUploads:
+    """The files that clients send past this process, for all of its caches.
+
+    Args:
+        uploads: the files under pending names.
+        receiver: checks and keeps them.
+        least: bytes from which a file is sent past this server.
+        most: bytes up to which one request can send it, and one copy move it.
+
+    Attributes:
+        least, most: as given.
+    """
+
+    def __init__(self, uploads: DirectUploads, receiver: Receiver, *, least: int, most: int) -> None:
+        self._uploads = uploads
+        self._receiver = receiver
+        self._checks = Checks()
+        self.least = least
+        self.most = most
+
+    def takes(self, file_size: int) -> bool:
+        """Whether a file of this size is sent past this server."""
+        return self.least <= file_size <= self.most
+
+    async def url(self, session: PushSession, file: PushedFile) -> str:
+        """The URL to which the client sends a file.
+
+        Raises:
+            StorageError: nothing can be told.
+        """
+        return await self._uploads.url(_name(session, file))
+
+    async def seize(self, session: PushSession, file: PushedFile) -> SeizedUpload | None:
+        """The file that the principal of this session has sent to this cache as `file`; None when it has sent none.
+
+        Raises:
+            FormatError: it came with headers that every reader would get; it is removed.
+            StorageError: it cannot be told.
+        """
+        try:
+            return await self._uploads.seize(_name(session, file))
+        except FormatError:
+            await self._forget(session, file)
+            raise
+
+    async def receive(
+        self, session: PushSession, file: PushedFile, upload: SeizedUpload, *, max_nar_size: int | None
+    ) -> None:
+        """Read a seized file back and take it in, as `Receiver.receive` does.
+
+        Raises what that raises.
+        """
+        try:
+            await self._receiver.receive_seized(session, file, upload, max_nar_size=max_nar_size)
+        except (FormatError, PushRefused):
+            await self._forget(session, file)
+            raise
+        await self._forget(session, file)
+
+    async def is_received(self, session: PushSession, file: PushedFile, receive: Callable[[], Awaitable[None]]) -> bool:
+        """Run `receive` for a file; False while that goes on: the client asks again.
+
+        Raises what `receive` raises.
+        """
+        return await self._checks.is_done(_name(session, file), receive)
+
+    async def _forget(self, session: PushSession, file: PushedFile) -> None:
+        with suppress(StorageError):  # the result is known, and the file is swept later
+            await self._uploads.forget(_name(session, file))
+
+    async def sweep(self) -> None:
+        """Remove files that no narinfo followed, until cancelled."""
+        while True:
+            try:
+                count = await self._uploads.sweep(_PENDING_SECONDS)
+                if count:
+                    _log.info("%d uploads that no narinfo followed are removed from the bucket", count)
+            except StorageError as error:
+                _log.warning("cannot look for uploads that were given up: %s", error)
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+
+def _name(session: PushSession, file: PushedFile) -> str:
+    """The pending name, one for all runs of a principal: after a push that was cut, the file need not come again.
+
+    The name under which another principal sends the same file is another one, and cannot be guessed.
+    """
+    digest = hashlib.sha256(f"{session.cache}\0{session.principal}\0{file}".encode()).digest()
+    return base32.encode(digest[:_NAME_BYTES])

@@ -1,0 +1,275 @@
+"""From a narinfo that is pushed to an object of a cache: checked, and published with everything that goes with it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Final
+
+from harmonia_py.cache.source import Pause
+from harmonia_py.cache.trust import is_its_own_proof
+from harmonia_py.catalog.adoption import Adoption
+from harmonia_py.catalog.arrivals import Arrivals
+from harmonia_py.catalog.audit import Audit
+from harmonia_py.catalog.awaiting import Awaiting
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.evidence import Evidence, EvidenceOf
+from harmonia_py.catalog.nars import BeingDeleted, NarFile, Nars
+from harmonia_py.catalog.objects import ObjectIndex, Objects, Publication, Published
+from harmonia_py.catalog.quarantine import Quarantine
+from harmonia_py.catalog.room_wanted import RoomWanted
+from harmonia_py.catalog.stored import OpenBlob
+from harmonia_py.catalog.uploads import Uploads
+from harmonia_py.contents.codecs import Unpacker
+from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.errors import FormatError, PushConflict, PushRefused
+from harmonia_py.nix.content_check import ContentCheck, content_check
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.push.claims import (
+    CheckedFile,
+    PushedFile,
+    parse_claim,
+)
+from harmonia_py.push.evidence_check import EvidenceCheck, other_references
+from harmonia_py.push.receiving import PushSession
+from harmonia_py.runtime.threads import in_thread
+
+# References of one path that are asked for elsewhere at the same time.
+_ASKED_AT_ONCE: Final = 16
+
+FindElsewhere = Callable[[HashPart], Awaitable[StorePath | None]]
+"""The path with this hash part that a cache has from its local store, its upstreams or another cache."""
+
+ToCome = Callable[[Collection[HashPart]], Awaitable[frozenset[HashPart]]]
+"""Selects the paths that a client is going to push."""
+
+
+async def all_to_come(hash_parts: Collection[HashPart]) -> frozenset[HashPart]:
+    """A `ToCome` of a client that may bring any path."""
+    return frozenset(hash_parts)
+
+
+class PushOrder(Enum):
+    """The order in which a client pushes paths, which says what it may still bring.
+
+    Attributes:
+        REFERENCES_FIRST: after their references, as Nix does; it hears of success or failure, and nothing of waiting.
+        ANNOUNCED: in any order, those that it has announced, as Attic's client does.
+        ANY: in any order; it is told of each path that waits what that waits for.
+    """
+
+    REFERENCES_FIRST = auto()
+    ANNOUNCED = auto()
+    ANY = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushPorts:
+    """The ports of the catalog that a push needs."""
+
+    objects: Objects
+    index: ObjectIndex
+    nars: Nars
+    uploads: Uploads
+    adoption: Adoption
+    arrivals: Arrivals
+    awaiting: Awaiting
+    evidence: EvidenceOf
+    audit: Audit
+    room_wanted: RoomWanted
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedClaim:
+    """A path whose narinfo agrees with what the catalog knows of its file: ready to be published."""
+
+    publication: Publication
+    checked: CheckedFile
+
+
+class Publisher:
+    """Publishes what is pushed to one cache.
+
+    Args:
+        catalog: where paths are published.
+        open_blob: opens files of NARs, for content addresses that are not the NarHash.
+        read: reads slices of these files.
+        threads: decompress and hash them.
+        store_dir: of the cache.
+        trusted_keys: one of these must have signed what is pushed; without any, all is taken.
+        quarantine: is told of a file that is missing.
+        find_elsewhere: finds references that were not pushed to the cache.
+        now: the time.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: PushPorts,
+        open_blob: OpenBlob,
+        read: SliceReader,
+        threads: Executor,
+        store_dir: StoreDir,
+        trusted_keys: Sequence[PublicKey],
+        quarantine: Quarantine,
+        find_elsewhere: FindElsewhere,
+        now: Callable[[], Timestamp],
+    ) -> None:
+        self._catalog = catalog
+        self._open_blob = open_blob
+        self._read = read
+        self._threads = threads
+        self._store_dir = store_dir
+        self._evidence_check = EvidenceCheck(store_dir, trusted_keys)
+        self._quarantine = quarantine
+        self._find_elsewhere = find_elsewhere
+        self._now = now
+
+    async def check(self, session: PushSession, hash_part: HashPart, data: bytes) -> CheckedClaim:
+        """Hold a narinfo against what the catalog knows of its file; the path, ready to be published.
+
+        Args:
+            session: of the client.
+            hash_part: of the path.
+            data: the narinfo.
+
+        Raises:
+            FormatError: `data` is no narinfo of this path.
+            PushRefused: one of its claims is wrong.
+            PushConflict: its file is not here.
+            StorageError: the catalog or the storage does not answer.
+        """
+        claim, file = parse_claim(data, hash_part, self._store_dir)
+        return await self._check(session, claim, file, None)
+
+    async def check_and_publish(
+        self, session: PushSession, hash_part: HashPart, data: bytes, to_come: ToCome | None = None
+    ) -> Published:
+        """`check`, then `publish`; raises what these raise.
+
+        One transaction does both when the catalog knows everything that the check needs, as it does for most paths.
+
+        Args:
+            session: of the client.
+            hash_part: of the path.
+            data: the narinfo.
+            to_come: tells which absent references the client will still push: the path waits for these, and the cache
+                is trusted to have the others from elsewhere. None: the path waits for all of them.
+        """
+        claim, file = parse_claim(data, hash_part, self._store_dir)
+        if to_come is None and not is_its_own_proof(claim.path_info, self._store_dir):
+            published = await self._publish_at_once(session, claim, file)
+            if published is not None:
+                return published
+        return await self.publish(await self._check(session, claim, file, to_come))
+
+    async def _publish_at_once(self, session: PushSession, claim: NarInfo, file: PushedFile) -> Published | None:
+        info, asking = claim.path_info, self._evidence_check.question(claim.path_info)
+
+        def judge(evidence: Evidence) -> Publication | None:
+            if any(hash_part not in evidence.paths for hash_part in other_references(info)):
+                return None  # the cache may have it from elsewhere, where no transaction can ask
+            checked = self._evidence_check.check_claim(claim, file, evidence, asking.findings)
+            self._evidence_check.check_references(info, checked, evidence, {})
+            return self._evidence_check.publication(session, claim, evidence.file, asking.findings)
+
+        with deleted_as_conflict(file):
+            return await self._catalog.evidence.publish(
+                session.cache, file.file_hash, info, asking.in_question, judge, now=self._now()
+            )
+
+    async def _check(
+        self, session: PushSession, claim: NarInfo, file: PushedFile, to_come: ToCome | None
+    ) -> CheckedClaim:
+        info, asking = claim.path_info, self._evidence_check.question(claim.path_info)
+        evidence = await self._catalog.evidence.find(session.cache, file.file_hash, info, asking.in_question)
+        if evidence is None:
+            raise PushConflict(f"URL: nar/{file} is not here: run the same command again with --refresh")
+        checked = self._evidence_check.check_claim(claim, file, evidence, asking.findings)
+        elsewhere = await self._check_references(info, checked, evidence, to_come)
+        verified_ca = await self._verified_address(info, checked.file, evidence.file)
+        publication = self._evidence_check.publication(session, claim, evidence.file, asking.findings)
+        return CheckedClaim(replace(publication, elsewhere=elsewhere, verified_ca=verified_ca), checked)
+
+    async def publish(self, claim: CheckedClaim, *, waits_from: Timestamp | None = None) -> Published:
+        """Publish a path, or let it wait for its references for an hour, which begins at `waits_from` (None: now).
+
+        Raises:
+            PushConflict: its file is not here any more.
+            StorageError: it cannot be kept.
+        """
+        now = self._now() if waits_from is None else waits_from
+        with deleted_as_conflict(claim.checked.file):
+            return await self._catalog.objects.publish(claim.publication, now=now)
+
+    async def _check_references(
+        self, info: PathInfo, checked: CheckedFile, evidence: Evidence, to_come: ToCome | None
+    ) -> frozenset[HashPart]:
+        """Hold the references of a claim against its NAR; returns those that the cache has from elsewhere."""
+        others = other_references(info)
+        elsewhere = await self._elsewhere([hash_part for hash_part in others if hash_part not in evidence.paths])
+        self._evidence_check.check_references(info, checked, evidence, elsewhere)
+        absent = [hash_part for hash_part in others if hash_part not in evidence.paths and hash_part not in elsewhere]
+        if to_come is None or not absent:
+            return frozenset(elsewhere)
+        return frozenset(elsewhere) | (set(absent) - await to_come(absent))
+
+    async def _elsewhere(self, hash_parts: Sequence[HashPart]) -> dict[HashPart, StorePath]:
+        found: dict[HashPart, StorePath] = {}
+        for start in range(0, len(hash_parts), _ASKED_AT_ONCE):
+            some = hash_parts[start : start + _ASKED_AT_ONCE]
+            answers = await asyncio.gather(*map(self._find_elsewhere, some))
+            found |= {hash_part: path for hash_part, path in zip(some, answers, strict=True) if path is not None}
+        return found
+
+    async def _verified_address(self, info: PathInfo, file: PushedFile, row: NarFile) -> str | None:
+        """The content address as text, which the NAR was found to have; None when there is none to verify.
+
+        Most content addresses are the NarHash, which is known. For the others the file is read once more. Those belong
+        to derivations, to single files (both small) and to paths that contain their own name.
+        """
+        if not is_its_own_proof(info, self._store_dir):
+            return None
+        check = content_check(info)
+        if check is not None:
+            download = await self._open_blob(row.blob_key)
+            if download is None:
+                await self._quarantine.finds(row)
+                raise PushConflict(f"URL: nar/{file} is not here: run the same command again with --refresh")
+            with download:
+                unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None), self._read)
+                while (pause := await in_thread(self._threads, _feed, parts, unpacker, check)) is not None:
+                    await pause.wait()
+        return str(info.ca)
+
+
+@contextmanager
+def deleted_as_conflict(file: PushedFile) -> Iterator[None]:
+    """Turn `BeingDeleted` of a file into `PushConflict`: the client can push the file again."""
+    try:
+        yield
+    except BeingDeleted:
+        raise PushConflict(f"nar/{file} has just been deleted: run the same command again with --refresh") from None
+
+
+def _feed(parts: Iterator[bytes | memoryview | Pause], unpacker: Unpacker, check: ContentCheck) -> Pause | None:
+    """Read a file whose hash is known to be right, and see that its NAR has the content address; None at its end.
+
+    Raises:
+        PushRefused: the NAR has another one.
+    """
+    try:
+        for data in parts:
+            if isinstance(data, Pause):
+                return data
+            for portion in unpacker.feed(data):
+                check.update(bytes(portion))
+        check.finish()
+    except FormatError as error:
+        raise PushRefused(f"CA: {error}") from None
+    return None

@@ -1,0 +1,315 @@
+"""`Pushes`: everything that clients may do to push to one cache."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Final
+
+from harmonia_py.cache.access import Principal
+from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.found import Found
+from harmonia_py.cache.source import Download
+from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
+from harmonia_py.catalog.quarantine import Quarantine
+from harmonia_py.catalog.stored import PUSHED, OpenBlob
+from harmonia_py.catalog.uploads import Session
+from harmonia_py.errors import PushConflict
+from harmonia_py.nix import base32
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.push.adopting import Adopting
+from harmonia_py.push.claims import PushedFile, parse_claim
+from harmonia_py.push.documents import PushedDocuments
+from harmonia_py.push.into_store import IntoStore
+from harmonia_py.push.parts import PartName, PartUploads
+from harmonia_py.push.pending import PendingUploads
+from harmonia_py.push.publishing import Publisher, PushOrder, PushPorts, all_to_come
+from harmonia_py.push.push_metrics import PushCounters
+from harmonia_py.push.receiving import PushSession, Receiver, check_compression
+from harmonia_py.push.room import RoomForPushes
+from harmonia_py.push.sessions import PushSessions
+from harmonia_py.push.static_side import StaticSide
+from harmonia_py.push.static_writer import StaticWriter
+from harmonia_py.runtime.bounded import Bounded
+
+# A session lives for a day after its last sign of life: noting signs more often would only cost writes.
+_SIGN_SECONDS: Final = 600
+_MAX_SESSIONS: Final = 4096
+
+
+class Pushes:
+    """One cache, as clients that push see it.
+
+    Args:
+        cache: as the catalog has it.
+        view: the cache as its readers see it.
+        catalog: its ports.
+        receiver: takes files in.
+        publisher: publishes paths.
+        documents: takes documents in.
+        sessions: of clients that begin them.
+        parts: files that come in parts.
+        static_side: the files of the cache that other programs read.
+        static_writer: writes these in the background.
+        open_blob: opens files.
+        quarantine: is told of a file that is missing.
+        counters: of pushes.
+        into_store: adds pushed paths to the local store, instead of publishing them; None: they are published.
+        room: of the cache.
+        pending: files that clients send past this server; None where they cannot.
+
+    Attributes:
+        name: of the cache.
+        adopting: publishes paths of other caches in this one.
+    """
+
+    def __init__(
+        self,
+        cache: CacheRow,
+        *,
+        view: BinaryCache,
+        catalog: PushPorts,
+        receiver: Receiver,
+        publisher: Publisher,
+        documents: PushedDocuments,
+        sessions: PushSessions,
+        parts: PartUploads,
+        static_side: StaticSide,
+        static_writer: StaticWriter,
+        open_blob: OpenBlob,
+        quarantine: Quarantine,
+        counters: PushCounters,
+        room: RoomForPushes,
+        into_store: IntoStore | None = None,
+        pending: PendingUploads | None = None,
+    ) -> None:
+        self.documents = documents
+        self.sessions = sessions
+        self.parts = parts
+        self._cache = cache.id
+        self.name = cache.name
+        self._settings = cache.settings
+        self._view = view
+        self._catalog = catalog
+        self._receiver = receiver
+        self._publisher = publisher
+        self._static_side = static_side
+        self._static_writer = static_writer
+        self._open_blob = open_blob
+        self._quarantine = quarantine
+        self._counters = counters
+        self._into_store = into_store
+        self._sessions: Bounded[tuple[str, str], tuple[PushSession, int]] = Bounded(_MAX_SESSIONS)
+        self._pending = pending
+        self._room = room
+        self.adopting = Adopting(
+            cache,
+            store_dir=view.cache_info.store_dir,
+            catalog=catalog,
+            quarantine=quarantine,
+            room=room,
+            publish=self.publish,
+            now=receiver.now,
+        )
+
+    async def session(self, principal: Principal, run: str) -> PushSession:
+        """The session of this principal's run, with a sign of life noted.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+        now = self._receiver.now()
+        session, until = self._sessions.get((principal.name, run), (None, 0))
+        if session is None or now >= until:
+            key = hashlib.sha256(f"{self._cache}\0{principal.name}\0{run}".encode()).digest()
+            session = PushSession(base32.encode(key[:20]), self._cache, principal.name)
+            row = Session(id=session.id, cache=self._cache, principal=principal.name, begun=now, seen=now)
+            await self._catalog.uploads.session(row)
+            self._sessions[principal.name, run] = session, now + _SIGN_SECONDS
+        return session
+
+    async def check_room(self, file_size: int, file: PushedFile | None = None) -> None:
+        """As `RoomForPushes.check`."""
+        await self._room.check(file_size, None if file is None else file.file_hash)
+
+    async def file(self, session: PushSession, file: PushedFile) -> NarFile | None:
+        """A file that this cache has or was sent; it stays as long as the session lives."""
+        row = await self._catalog.uploads.find(session.cache, file.file_hash)
+        if row is None or row.compression != file.compression or row.nar_hash is None:
+            return None
+        if await self._catalog.nars.findings(row.nar_hash) is None:
+            return None
+        await self._catalog.uploads.received(session.cache, session.id, row, now=self._receiver.now())
+        return row
+
+    async def open(self, session: PushSession, file: PushedFile) -> Download | None:
+        """The bytes of a file that this cache has or was sent."""
+        row = await self.file(session, file)
+        download = None if row is None else await self._open_blob(row.blob_key)
+        if row is not None and download is None:
+            await self._quarantine.finds(row)
+        return download
+
+    async def narinfo(self, session: PushSession, hash_part: HashPart) -> Found | None:
+        """The narinfo of a path that the cache has, pushed or from elsewhere; it stays as long as the session lives."""
+        found = await self._view.narinfo(hash_part)
+        if found is not None and self._into_store is not None:
+            return found if await self._into_store.has(found.narinfo.path_info.store_path) else None
+        if found is None or found.origin != PUSHED:
+            return found
+        # A lost file is answered as absent: this client, and perhaps no other, can send it again.
+        if await self._is_lost(found.narinfo):
+            return None
+        present = await self._catalog.objects.present(session.cache, session.id, [hash_part], now=self._receiver.now())
+        return found if present else None
+
+    async def _is_lost(self, narinfo: NarInfo) -> bool:
+        assert narinfo.file_hash is not None
+        row = await self._catalog.nars.file(narinfo.file_hash)
+        return row is None or not await self._quarantine.finds(row)
+
+    async def receive(
+        self, session: PushSession, file: PushedFile, file_size: int, portions: AsyncIterator[bytes]
+    ) -> None:
+        """Take a file in; see `Receiver.receive`."""
+        check_compression(file)
+        with self._room.arriving(file_size):
+            await self._receiver.receive(session, file, file_size, portions, max_nar_size=self._settings.max_nar_size)
+        await self._count(file_size)
+
+    async def upload_url(self, session: PushSession, file: PushedFile, file_size: int) -> str | None:
+        """The URL to which the client sends a file of this size past this server; None: it sends the file here.
+
+        Raises:
+            StorageError: nothing can be told.
+        """
+        if self._pending is None or not self._pending.takes(file_size):
+            return None
+        return await self._pending.url(session, file)
+
+    async def _receive_pending(
+        self, pending: PendingUploads, session: PushSession, hash_part: HashPart, data: bytes
+    ) -> None:
+        """Take in the file that a narinfo names, if the client has sent it past this server."""
+        _, file = parse_claim(data, hash_part, self._view.cache_info.store_dir)
+        if await self._catalog.uploads.find(session.cache, file.file_hash) is None:
+            await self._take_pending(pending, session, file)
+
+    @property
+    def past_server(self) -> range | None:
+        """The sizes of files that clients send past this server; None when they send none."""
+        return None if self._pending is None else range(self._pending.least, self._pending.most + 1)
+
+    async def finish_upload(self, session: PushSession, file: PushedFile) -> bool:
+        """Take in a file that the client has sent past this server; False while that goes on: the client asks again.
+
+        Raises:
+            PushConflict: the client has sent none.
+            HarmoniaError: as `Receiver.receive`.
+        """
+        check_compression(file)
+        if await self.file(session, file) is not None:
+            return True
+        pending = self._pending
+        if pending is None:
+            raise PushConflict("files of this cache are sent to this server")
+        if not await pending.is_received(session, file, partial(self._receive_upload, pending, session, file)):
+            return False
+        # If another session of this principal has begun the check, the file stays for that session alone.
+        if await self.file(session, file) is None:
+            raise PushConflict("the file was here, and went at once: send it again")
+        return True
+
+    async def _receive_upload(self, pending: PendingUploads, session: PushSession, file: PushedFile) -> None:
+        if not await self._take_pending(pending, session, file):
+            raise PushConflict("the file is not where it should have been sent")
+
+    async def _take_pending(self, pending: PendingUploads, session: PushSession, file: PushedFile) -> bool:
+        """Take in a file that the client has sent past this server; False when it has sent none."""
+        upload = await pending.seize(session, file)
+        if upload is None:
+            return False
+        size = upload.blob.size
+        try:
+            # The file may have another size than the client said.
+            await self.check_room(size, file)
+            with self._room.arriving(size):
+                await pending.receive(session, file, upload, max_nar_size=self._settings.max_nar_size)
+            await self._count(size)
+        finally:
+            await upload.close()
+        return True
+
+    async def receive_nar(self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes]) -> NarFile:
+        """Take in a NAR that is not compressed; see `Receiver.receive_nar`."""
+        with self._room.arriving(claim.nar_size):
+            file = await self._receiver.receive_nar(session, claim, portions, max_nar_size=self._settings.max_nar_size)
+        await self._count(file.file_size, checked=claim.nar_size)
+        return file
+
+    async def finish_parts(self, session: PushSession, nar: PartName, file: PushedFile, file_size: int) -> bool:
+        """Take in a file whose parts are all here; see `PartUploads.finish`."""
+        check_compression(file)
+        if await self.file(session, file) is not None:
+            return True
+        arriving = self._room.arriving(file_size)
+        done = await self.parts.finish(
+            session, nar, file, file_size, max_nar_size=self._settings.max_nar_size, arriving=arriving
+        )
+        if done:
+            await self._count(file_size)
+        return done
+
+    async def _count(self, file_size: int, *, checked: int | None = None) -> None:
+        self._counters.files.add()
+        self._counters.bytes.add(file_size)
+        await self._room.came(file_size, checked)
+
+    async def publish(
+        self,
+        session: PushSession,
+        hash_part: HashPart,
+        data: bytes,
+        order: PushOrder = PushOrder.REFERENCES_FIRST,
+    ) -> Published:
+        """Publish a path, or let it wait for its references; see `Publisher.check` and `Publisher.publish`.
+
+        If the cache names keys of upstreams, whose paths clients that announce leave out, the path does not wait for a
+        reference that was not announced. Where the local store takes the path, it waits for what is to come alone.
+        """
+        if self._pending is not None:
+            await self._receive_pending(self._pending, session, hash_part, data)
+        announced = partial(self.sessions.announced, session) if order is PushOrder.ANNOUNCED else None
+        if self._into_store is None:
+            to_come = announced if self._settings.upstream_key_names else None
+            published = await self._publisher.check_and_publish(session, hash_part, data, to_come)
+        else:
+            claim = await self._publisher.check(session, hash_part, data)
+            published = await self._into_store.add(session, claim, all_to_come if order is PushOrder.ANY else announced)
+        if published.first is not None:
+            self._counters.kept_first.add()
+        elif published.state is ObjectState.WAITING:
+            self._counters.waiting.add()
+        else:
+            self._counters.published.add(1 + len(published.promoted))
+            # Paths of the local store have no files for other programs.
+            for path in () if self._into_store is not None else (hash_part, *published.promoted):
+                await self._static_writer.want(self._static_side, path)
+        return published
+
+    async def take_what_waits(self) -> None:
+        """As `IntoStore.take_what_waits`, where the local store takes what is pushed."""
+        if self._into_store is not None:
+            await self._into_store.take_what_waits(self._cache)
+
+    async def stored(self, hash_part: HashPart) -> StoredObject | None:
+        """The pushed object under this hash part, as readers of the cache see it."""
+        found = await self._catalog.objects.find(self._cache, hash_part)
+        return found if found is not None and await self._view.allows(found.path_info) else None
+
+    def note_refusal(self) -> None:
+        """Count a narinfo or file whose claims were wrong."""
+        self._counters.refused.add()

@@ -1,0 +1,143 @@
+"""Files of NARs taken into a catalog that was lost: each is read once, whether it is there whole or as chunks."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.nars import RECIPES, NarFile
+from harmonia_py.chunks.rebuilding import RebuiltChunks
+from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
+from harmonia_py.contents.nar_check import NarBounds, NarCheck
+from harmonia_py.contents.nar_facts import NarFacts, NarReader
+from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.contents.whole_blob import NOT_WHOLE
+from harmonia_py.errors import PushConflict
+from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.findings import Findings
+from harmonia_py.push.publishing import PushPorts
+from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession, listing_key_of
+from harmonia_py.push.upload_check import blob_key_of
+from harmonia_py.runtime.threads import in_thread
+
+
+class RebuiltFiles:
+    """Takes files that are in the storage into caches.
+
+    Args:
+        catalog: is filled.
+        blobs: the files.
+        chunks: reads files that are made of chunks.
+        read: reads slices of the others.
+        threads: decompress and hash.
+        now: the time.
+        report: called with the number of bytes of each file that was read.
+    """
+
+    def __init__(
+        self,
+        catalog: PushPorts,
+        *,
+        blobs: BlobStore,
+        chunks: RebuiltChunks,
+        read: SliceReader,
+        threads: Executor,
+        now: Callable[[], Timestamp],
+        report: Callable[[int], object],
+    ) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._chunks = chunks
+        self._read = read
+        self._threads = threads
+        self._now = now
+        self._report = report
+
+    async def receive(self, session: PushSession, file: PushedFile, *, is_chunked: bool) -> None:
+        """Take a file into the cache of a session; it is read unless another path or cache has it already.
+
+        Args:
+            session: that has the file until a path has it.
+            file: its hash and compression.
+            is_chunked: whether it is made of chunks.
+
+        Raises:
+            FormatError: the file has another hash than its name says, or cannot be made of its chunks.
+            PushConflict: the file is not there.
+            StorageError: the storage or the catalog does not answer.
+        """
+        nars = self._catalog.nars
+        row = await nars.file(file.file_hash)
+        findings = None if row is None or row.nar_hash is None else await nars.findings(row.nar_hash)
+        if row is not None and findings is not None:
+            await self._catalog.uploads.received(session.cache, session.id, row, findings=findings, now=self._now())
+        elif is_chunked:
+            await self._receive_chunked(session, file)
+        else:
+            await self._receive_whole(session, file)
+
+    async def _receive_whole(self, session: PushSession, file: PushedFile) -> None:
+        key = blob_key_of(file)
+        blob = await self._blobs.open(key)
+        if blob is None:
+            raise PushConflict(f"{key}: {NOT_WHOLE}")
+        reader = _Facts()
+        with blob:
+            bounds = NarBounds(nar_size=MAX_NAR_SIZE)
+            check = NarCheck(None, file.compression, file.file_hash, blob.size, observers=[reader], bounds=bounds)
+            await in_thread(self._threads, partial(self._feed, check, blob))
+        self._report(blob.size)
+        row = _row(file, key, check)
+        findings = await self._findings(row, reader)
+        await self._catalog.uploads.received(session.cache, session.id, row, findings=findings, now=self._now())
+
+    async def _receive_chunked(self, session: PushSession, file: PushedFile) -> None:
+        key, reader = BlobKey(f"{RECIPES}{file.file_hash.nix32}"), _Facts()
+        bounds = NarBounds(nar_size=MAX_NAR_SIZE)
+        check = NarCheck(None, file.compression, file.file_hash, observers=[reader], bounds=bounds)
+        chunks: dict[ChunkHash, int] | None = await self._chunks.read_file(key, check)
+        if chunks is None:
+            raise PushConflict(f"{key}: {NOT_WHOLE}")
+        row = _row(file, key, check)
+        await self._chunks.received(session.cache, session.id, row, chunks, await self._findings(row, reader))
+
+    def _feed(self, check: NarCheck, blob: Blob) -> None:
+        for portion in whole_portions(blob.pieces(0, None), self._read, blob.size):
+            check.feed(portion)
+        check.finish()
+
+    async def _findings(self, row: NarFile, reader: "_Facts") -> str:
+        assert row.nar_hash is not None
+        assert reader.facts is not None
+        findings = Findings.of(reader.facts)
+        if findings.listing is None:
+            listing = b"".join(reader.facts.listing.portions())
+            await self._blobs.put(listing_key_of(row.nar_hash), listing, {}, durable=True)
+        return findings.format()
+
+
+def _row(file: PushedFile, key: BlobKey, check: NarCheck) -> NarFile:
+    checked = check.checked
+    return NarFile(
+        file_hash=file.file_hash,
+        file_size=checked.file_size,
+        compression=file.compression,
+        blob_key=key,
+        nar_hash=checked.nar_hash,
+        nar_size=checked.nar_size,
+    )
+
+
+class _Facts:
+    """Learns the facts of a NAR."""
+
+    def __init__(self) -> None:
+        self.facts: NarFacts | None = None
+        self._reader = NarReader()
+
+    def update(self, data: bytes) -> None:
+        self._reader.update(data)
+
+    def finish(self) -> None:
+        self.facts = self._reader.finish()

@@ -1,0 +1,323 @@
+"""Files of NARs that clients push, verified before anything is visible.
+
+They are kept as they came, except bare NARs, which are compressed here. What comes in a request is hashed, decompressed
+and read while it arrives; a file that is already here, put together from parts or sent past this server, is read back.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from harmonia_py.cache.source import Pause
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.nars import BeingDeleted, NarFile
+from harmonia_py.catalog.objects import Document, DocumentKind
+from harmonia_py.catalog.uploads import Uploads
+from harmonia_py.contents.blobs import BlobKey, BlobStore, SpooledFile
+from harmonia_py.contents.codecs import COMPRESSIONS
+from harmonia_py.contents.encoders import Zstd
+from harmonia_py.contents.nar_check import NarBounds
+from harmonia_py.contents.spool import Spool, SpoolWriter
+from harmonia_py.errors import PushConflict, PushRefused
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.direct_uploads import SeizedUpload
+from harmonia_py.push.partial_files import PartialFile
+from harmonia_py.push.upload_check import CheckedUpload, NarUpload, UploadCheck, blob_key_of
+from harmonia_py.runtime.threads import in_thread
+
+# Deleting the bytes of a file normally takes less than a second; after ten the disk is in trouble.
+_DELETION_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.1
+# A file up to this long is checked and written in one go.
+_SMALL_BYTES: Final = 256 * 1024
+# Bytes of a longer file that may wait in memory while a thread checks those before.
+_AHEAD_BYTES: Final = 512 * 1024
+# Bounds the work that one file can cause: even zeros, which a small file expands to, take a core at most a minute.
+MAX_NAR_SIZE: Final = 64 * 1024**3
+# What cannot be compressed grows by less than a sixty-fourth.
+MAX_FILE_SIZE: Final = MAX_NAR_SIZE + MAX_NAR_SIZE // 64
+
+
+@dataclass(frozen=True, slots=True)
+class PushSession:
+    """The session, cache and principal that a request of a push belongs to.
+
+    Attributes:
+        id: of the session, in the catalog.
+        cache: that is pushed to.
+        principal: that pushes, by name.
+    """
+
+    id: str
+    cache: CacheId
+    principal: str
+
+
+def passing_key() -> BlobKey:
+    """A random key for a file in the spool, so that two clients that push it at once do not wait for each other."""
+    return BlobKey(f"push-{secrets.token_hex(16)}")
+
+
+def listing_key_of(nar_hash: Hash) -> BlobKey:
+    """The key of a long listing, which is kept once for all caches."""
+    return BlobKey(f"nar/{nar_hash.nix32}.ls")
+
+
+class Receiver:
+    """Takes files in, for every cache of a process.
+
+    Args:
+        spool: for files that are arriving.
+        blobs: for whole files.
+        uploads: notes what is expected and what was received.
+        threads: check files, and write to the spool.
+        zstd: compresses NARs that clients send bare.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        blobs: BlobStore,
+        uploads: Uploads,
+        threads: Executor,
+        zstd: Zstd | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._zstd = zstd or Zstd()
+        self._spool = spool
+        self._blobs = blobs
+        self._uploads = uploads
+        self._threads = threads
+        self._clock = clock
+
+    def now(self) -> Timestamp:
+        """The time as the catalog has it."""
+        return Timestamp(int(self._clock()))
+
+    async def receive(
+        self,
+        session: PushSession,
+        file: PushedFile,
+        file_size: int,
+        portions: AsyncIterator[bytes],
+        *,
+        max_nar_size: int | None = None,
+    ) -> None:
+        """Take a file in; when this returns it is whole, durable, checked, and served below the push URLs of its cache.
+
+        Args:
+            session: of the client.
+            file: the hash and the compression that its URL names.
+            file_size: the length that was announced.
+            portions: its bytes. An error that they raise ends the upload.
+            max_nar_size: bytes that its NAR may have.
+
+        Raises:
+            FormatError: the bytes are not those of the URL, or no NAR.
+            PushConflict: what was there before is still being deleted.
+            StorageError: it cannot be kept.
+        """
+        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
+        upload = UploadCheck(file, file_size, bounds)
+        if file_size <= _SMALL_BYTES:
+            await self._receive_small(session, upload, portions)
+        else:
+            await self._receive_large(session, upload, portions)
+
+    async def _receive_small(self, session: PushSession, upload: UploadCheck, portions: AsyncIterator[bytes]) -> None:
+        """Take in a file with one call in a thread: for most files such a call costs more than their check."""
+        data = bytearray()
+        async for portion in portions:
+            data += portion
+            if len(data) > upload.file_size:
+                break  # too long: the check refuses it
+        content = bytes(data)
+        checking = asyncio.create_task(in_thread(self._threads, upload.take_all, content, give_up=upload.give_up))
+        try:
+            await self._expect(session, upload.file)
+        except BaseException:
+            await _end(upload, checking)
+            raise
+        await self._keep(session, await checking, content)
+
+    async def _receive_large(self, session: PushSession, upload: UploadCheck, portions: AsyncIterator[bytes]) -> None:
+        await self._expect(session, upload.file)
+        writer = await self._begin(upload.file_size)
+        try:
+            await self._pour(upload, writer, portions)
+            finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
+            checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
+            await self._keep(session, checked, spooled)
+        finally:
+            await in_thread(self._threads, writer.close)
+
+    async def receive_whole(
+        self, session: PushSession, file: PushedFile, whole: PartialFile, *, max_nar_size: int | None = None
+    ) -> None:
+        """Take in, as `receive` does, a file that is on the disk already, where the blobs are: nothing is copied."""
+        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
+        upload = UploadCheck(file, whole.size, bounds)
+
+        def check() -> tuple[CheckedUpload, SpooledFile]:
+            for portion in whole.read():
+                upload.take([portion], lambda _: None)
+            return upload.finish(), whole.spooled()
+
+        await self._expect(session, file)
+        checked, spooled = await in_thread(self._threads, check, give_up=upload.give_up)
+        await self._keep(session, checked, spooled)
+
+    async def receive_seized(
+        self, session: PushSession, file: PushedFile, seized: SeizedUpload, *, max_nar_size: int | None = None
+    ) -> None:
+        """Take in, as `receive` does, a file that is in the bucket under another name: it is read back."""
+        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
+        upload = UploadCheck(file, seized.blob.size, bounds)
+        pieces = seized.blob.pieces(0, None)
+
+        def take() -> Pause | None:
+            """Check what has come from the bucket; the pause until more has, or None at the end."""
+            for piece in pieces:
+                if isinstance(piece, Pause):
+                    return piece
+                assert isinstance(piece, bytes), "a seized file comes from a bucket"
+                upload.take([piece], lambda _: None)
+            return None
+
+        await self._expect(session, file)
+        try:
+            while (pause := await in_thread(self._threads, take, give_up=upload.give_up)) is not None:
+                await pause.wait()
+            checked = await in_thread(self._threads, upload.finish, give_up=upload.give_up)
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
+        await self._keep(session, checked, seized)
+
+    async def receive_nar(
+        self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes], *, max_nar_size: int | None = None
+    ) -> NarFile:
+        """Take in a NAR that is not compressed, and compress it.
+
+        Returns the file that it became, which is whole, durable, checked and served, as after `receive`.
+
+        Raises:
+            FormatError: a larger NAR is claimed than is taken.
+            PushRefused: the bytes are not the NAR that `claim` describes.
+            PushConflict: what was there before is still being deleted.
+            StorageError: it cannot be kept.
+        """
+        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
+        upload = NarUpload(claim, self._zstd.compressor(claim.nar_size), "zstd", bounds)
+        writer = await self._begin(0)
+        try:
+            await self._pour(upload, writer, portions)
+            finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
+            checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
+            # Only now the name of the file is known.
+            await self._expect(session, PushedFile(checked.file.file_hash, checked.file.compression))
+            await self._keep(session, checked, spooled)
+        finally:
+            await in_thread(self._threads, writer.close)
+        return checked.file
+
+    async def _keep(
+        self, session: PushSession, checked: CheckedUpload, content: SpooledFile | bytes | SeizedUpload
+    ) -> None:
+        """Put a checked file among the blobs, and note it in the catalog: then the push URLs of the cache serve it."""
+        file = checked.file
+        if checked.long_listing is not None:
+            assert file.nar_hash is not None
+            await self._keep_listing(session, file.nar_hash, checked.long_listing)
+        key = BlobKey(file.blob_key)
+        if isinstance(content, SpooledFile | bytes):
+            await self._blobs.put(key, content, checked.metadata, durable=True)
+        else:
+            await content.keep(key)
+        await self._uploads.received(session.cache, session.id, file, findings=checked.findings, now=self.now())
+
+    async def _expect(self, session: PushSession, file: PushedFile) -> None:
+        """Note that a file is coming, so that the collector leaves its bytes; wait while older ones are deleted.
+
+        Raises:
+            PushConflict: that takes too long.
+        """
+        end = time.monotonic() + _DELETION_SECONDS
+        while True:
+            try:
+                return await self._uploads.expect(
+                    session.cache, session.id, file.file_hash, blob_key_of(file), now=self.now()
+                )
+            except BeingDeleted:
+                if time.monotonic() > end:
+                    raise PushConflict(
+                        "what was there before is still being deleted: run the same command again"
+                    ) from None
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _begin(self, file_size: int) -> SpoolWriter:
+        writer = await self._spool.begin(passing_key(), file_size)
+        assert writer is not None
+        return writer
+
+    async def _pour(self, upload: UploadCheck | NarUpload, writer: SpoolWriter, portions: AsyncIterator[bytes]) -> None:
+        """Check and write the bytes as they arrive: a thread takes some while the next are awaited."""
+        taking: asyncio.Task[None] | None = None
+        waiting: list[bytes] = []
+        size = 0
+        try:
+            async for portion in portions:
+                waiting.append(portion)
+                size += len(portion)
+                if taking is not None:
+                    if not taking.done() and size < _AHEAD_BYTES:
+                        continue
+                    await taking
+                taking = asyncio.create_task(
+                    in_thread(self._threads, upload.take, waiting, writer.write, give_up=upload.give_up)
+                )
+                waiting, size = [], 0
+            if taking is not None:
+                await taking
+            if waiting:
+                taking = asyncio.create_task(
+                    in_thread(self._threads, upload.take, waiting, writer.write, give_up=upload.give_up)
+                )
+                await taking
+        except BaseException:
+            await _end(upload, taking)
+            raise
+
+    async def _keep_listing(self, session: PushSession, nar_hash: Hash, listing: bytes) -> None:
+        key = listing_key_of(nar_hash)
+        await self._blobs.put(key, listing, {}, durable=True)
+        # It waits under the hash of the NAR for the paths that have this NAR.
+        document = Document(kind=DocumentKind.LISTING, name=nar_hash.nix32, size=len(listing), blob_key=key)
+        await self._uploads.attach(session.cache, session.id, document, (), now=self.now())
+
+
+async def _end(upload: UploadCheck | NarUpload, taking: "asyncio.Task[Any] | None") -> None:
+    """Have the thread that checks an upload stop, and wait: until it has, it uses files that the caller has open."""
+    upload.give_up()
+    if taking is not None:
+        await asyncio.wait([taking])
+        if not taking.cancelled():
+            taking.exception()  # retrieved, so that asyncio does not report it; the caller raises the first error
+
+
+def check_compression(file: PushedFile) -> None:
+    """Check that the server can decompress files of this compression.
+
+    Raises:
+        PushRefused: it cannot.
+    """
+    if file.compression not in COMPRESSIONS:
+        raise PushRefused(f"NARs compressed with {file.compression} are not taken: add ?compression=zstd to the URL")

@@ -1,0 +1,91 @@
+"""Static narinfos signed anew, after a key of a cache was made, rotated or retired.
+
+Each static narinfo notes in its metadata which keys have signed it. The first one of a cache is written last: while
+that is right, so are all, also after a process was killed in between.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from harmonia_py.cache.cache_name import CacheName
+from harmonia_py.catalog.caches import CacheRow, Caches
+from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.push.static_side import StaticSide, StaticSideOf
+
+_log = logging.getLogger(__name__)
+
+# A number is compared; only when it has changed, each cache is looked at.
+_SECONDS: Final = 2.0
+_PAGE: Final = 200
+
+
+class StaticRenewal:
+    """Renews the narinfos of all caches; one process of all that share a directory runs it.
+
+    Args:
+        caches: the named caches.
+        index: their objects.
+        side_of: finds the static side of a cache.
+        state: a value that is another one after keys may have changed.
+    """
+
+    def __init__(
+        self, caches: Caches, index: ObjectIndex, side_of: StaticSideOf, *, state: Callable[[], object]
+    ) -> None:
+        self._caches = caches
+        self._index = index
+        self._side_of = side_of
+        self._state = state
+        self._seen: object = None
+
+    async def run(self) -> None:
+        """Look every two seconds, until the caller cancels it."""
+        while True:
+            try:
+                await self.look()
+            except HarmoniaError as error:
+                _log.warning("narinfos of the static side are still signed by other keys: %s", error)
+            await asyncio.sleep(_SECONDS)
+
+    async def look(self) -> None:
+        """If keys may have changed, write the narinfos that the present ones have not signed.
+
+        Raises:
+            HarmoniaError: something cannot be read or written; the next look goes on.
+        """
+        state = self._state()
+        if state == self._seen:
+            return
+        after: CacheName | None = None
+        while rows := await self._caches.page(after, _PAGE):
+            for row in rows:
+                await self._renew(row)
+            after = rows[-1].name
+        self._seen = state
+
+    async def _renew(self, row: CacheRow) -> None:
+        side = await self._side_of(row.name)
+        if side is None:
+            return
+        first: HashPart | None = None
+        after: HashPart | None = None
+        while objects := await self._index.page(row.id, after, _PAGE):
+            hash_parts = [stored.path_info.store_path.hash_part for stored in objects]
+            after = hash_parts[-1]
+            if first is None:
+                if await side.is_signed(objects[0]):
+                    return
+                first = hash_parts.pop(0)
+            await _renew(side, hash_parts)
+        if first is not None:
+            await _renew(side, [first])
+
+
+async def _renew(side: StaticSide, hash_parts: Sequence[HashPart]) -> None:
+    for place in (await side.write(hash_parts, is_renewal=True)).values():
+        if isinstance(place, HarmoniaError):
+            raise place

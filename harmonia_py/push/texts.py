@@ -1,0 +1,91 @@
+"""Texts that clients push, perhaps compressed by settings such as `narinfo-compression` and `log-compression`."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from typing import Final
+
+from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.contents.codecs import Unpacker
+from harmonia_py.contents.spool import Spool
+from harmonia_py.errors import FormatError, PushRefused, PushTooLarge
+from harmonia_py.push.receiving import passing_key
+from harmonia_py.runtime.threads import in_thread
+
+_CODINGS: Final = {None: "none", "": "none", "identity": "none", "br": "br", "gzip": "gzip", "xz": "xz", "zstd": "zstd"}
+
+
+class TextKeeper:
+    """Keeps long texts, such as logs.
+
+    Args:
+        spool: for texts that are arriving.
+        blobs: for whole texts.
+        threads: decode, and write to the spool.
+    """
+
+    def __init__(self, *, spool: Spool, blobs: BlobStore, threads: Executor) -> None:
+        self._spool = spool
+        self._blobs = blobs
+        self._threads = threads
+
+    async def keep(self, key: BlobKey, portions: AsyncIterator[bytes], coding: str | None, max_size: int) -> int:
+        """Keep a text under this key, decoded; returns the number of its bytes.
+
+        Raises:
+            FormatError: the text is not in this coding.
+            PushRefused: the coding is not known.
+            PushTooLarge: more than `max_size` bytes.
+            StorageError: it cannot be kept.
+        """
+        decoder = _decoder_of(coding)
+        writer = await self._spool.begin(passing_key(), 0)
+        assert writer is not None
+        size = 0
+
+        def take(portion: bytes) -> None:
+            nonlocal size
+            for data in decoder.feed(portion):
+                size += len(data)
+                if size > max_size:
+                    raise PushTooLarge(f"the text has more than {max_size} bytes")
+                writer.write(data)
+
+        try:
+            async for portion in portions:
+                await in_thread(self._threads, take, portion)
+            if not decoder.is_whole:
+                raise FormatError(f"the text ends too early for {coding}")
+            await self._blobs.put(key, await in_thread(self._threads, writer.finish), {}, durable=True)
+        finally:
+            await in_thread(self._threads, writer.close)
+        return size
+
+
+def decode(data: bytes, coding: str | None, max_size: int) -> bytes:
+    """A short text without its coding.
+
+    Raises:
+        FormatError: it is not coded like that.
+        PushRefused: the coding is not known.
+        PushTooLarge: more than `max_size` bytes.
+    """
+    decoder, decoded = _decoder_of(coding), bytearray()
+    for portion in decoder.feed(data):
+        decoded += portion
+        if len(decoded) > max_size:
+            raise PushTooLarge(f"the text has more than {max_size} bytes")
+    if not decoder.is_whole:
+        raise FormatError(f"the text ends too early for {coding}")
+    return bytes(decoded)
+
+
+def _decoder_of(coding: str | None) -> Unpacker:
+    """The decoder of a body with this `Content-Encoding`.
+
+    Raises:
+        PushRefused: a coding that is not known here.
+    """
+    compression = _CODINGS.get(coding)
+    if compression is None:
+        raise PushRefused("the Content-Encoding is not one of br, gzip, xz and zstd")
+    return Unpacker(compression)
