@@ -1,8 +1,8 @@
 """Numbers that every worker can read and one can write, in memory they share.
 
 The supervisor makes a `Board` before it forks. Each worker claims a slot of it and enters its series there, each with
-its name and its numbers, and counts by writing them: no lock, no message, a tenth of a microsecond. Whoever is asked
-for the figures adds up all slots. A worker that replaces one that ended takes its slot over and counts on.
+its name and its numbers, and counts by writing them: no lock, no message, a tenth of a microsecond. The worker that is
+asked for the figures adds up all slots. A worker that replaces one that ended takes its slot over and counts on.
 """
 
 import contextlib
@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harmonia_py.metrics.families import COUNTED, Family
+from harmonia_py.metrics.families import COUNTED
+from harmonia_py.metrics.family import Family
+from harmonia_py.metrics.loads import Load, Loads, lives
 from harmonia_py.metrics.shared import SharedNumbers, SharedTexts
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Counter:
 
     @property
     def value(self) -> float:
-        """What this worker, and the one whose slot it took over, have counted."""
+        """The counts of this worker, and of the one whose slot it took over."""
         return self._cells[self._index]
 
     def add(self, amount: float = 1.0) -> None:
@@ -132,17 +134,18 @@ class Board:
         self._places = max(2 * workers, _LEAST_PLACES)
         self._slots = self._places * _SLOTS_OF_A_PLACE
         self._memory = memoryview(mmap.mmap(-1, self._slots * _SLOT_BYTES))
+        self._loads = Loads(self._slots)
 
     def claim(self, index: int) -> "Metrics":
         """The figures of the worker with this index, in the process that calls."""
         for number in range(index, self._slots, self._places):
-            if not _lives(self._slot(number).cast("Q")[_PROCESS]):
-                return Metrics(self._slot(number), self)
+            if not lives(self._slot(number).cast("Q")[_PROCESS]):
+                return Metrics(self._slot(number), self, self._loads.of(number))
         _log.warning("worker %d is not counted on /metrics until the next start", index)
-        return Metrics(memoryview(bytearray(_SLOT_BYTES)), self)
+        return Metrics(memoryview(bytearray(_SLOT_BYTES)), self, Loads(1).of(0))
 
     def read(self) -> list[SlotReading]:
-        """What is in the slots that were ever claimed."""
+        """The counts in all slots that were ever claimed."""
         readings = []
         for number in range(self._slots):
             slot = self._slot(number)
@@ -162,10 +165,12 @@ class Metrics:
 
     Attributes:
         board: the figures of all.
+        load: how many connections this worker has, and whether others have fewer.
     """
 
-    def __init__(self, slot: memoryview, board: Board) -> None:
+    def __init__(self, slot: memoryview, board: Board, load: Load) -> None:
         self.board = board
+        self.load = load
         self._slot = slot
         self._words = slot.cast("Q")
         self._cells = slot.cast("d")
@@ -178,7 +183,7 @@ class Metrics:
 
     @classmethod
     def alone(cls) -> "Metrics":
-        """Figures of one process that shares them with nobody."""
+        """Metrics of one process, on memory of its own."""
         return Board(1).claim(0)
 
     def counter(self, family: Family, *labels: str) -> Counter:
@@ -203,7 +208,7 @@ class Metrics:
         return self._cells, start
 
     def _enter(self, series: str, cells: int) -> int | None:
-        """Make room for a series; None when there is none left, and it is counted for nobody."""
+        """Make room for a series; None when there is none left, and then the series is not on `/metrics`."""
         name = series.encode()
         entry = self._words[_END]
         start = entry + 1 + -(-len(name) // _WORD)
@@ -229,15 +234,3 @@ def _entries(slot: memoryview) -> Iterator[tuple[str, int, int]]:
         start = entry + 1 + -(-length // _WORD)
         yield str(slot[at + _ENTRY.size : at + _ENTRY.size + length], "utf-8"), start, cells
         entry = start + cells
-
-
-def _lives(process: int) -> bool:
-    if not process:
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from harmonia_py.errors import FormatError
-from harmonia_py.metrics.families import FAMILIES, HTTP_REQUEST_DURATION, HTTP_REQUESTS, Family
+from harmonia_py.metrics.families import FAMILIES, HTTP_REQUEST_DURATION, HTTP_REQUESTS
+from harmonia_py.metrics.family import Family
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -72,7 +73,7 @@ def _number(value: float) -> str:
 
 
 def parse_metrics(text: str) -> list[Sample]:
-    """The samples of a text in this format, whoever wrote it.
+    """The samples of a text in this format, by any program.
 
     Raises:
         FormatError: it is not in this format.

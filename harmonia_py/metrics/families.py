@@ -4,53 +4,13 @@ The names of the first two and of the daemon's pool, their labels and their buck
 (harmonia-cache/src/prometheus.rs, the pool's metrics.rs), so its dashboards go on working.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-Kind = Literal["counter", "gauge", "histogram"]
+from harmonia_py.metrics.family import Family
 
 _HARMONIA_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 # A first download may wait for its turn to be compressed.
 _WAITING_BUCKETS: Final = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Series of one name.
-
-    Attributes:
-        name: as Prometheus wants it, with its unit.
-        kind: a gauge may fall, and ends with the worker that has it.
-        help: one line for whoever looks at it.
-        labels: their names, in the order in which they are written.
-        buckets: upper bounds, for a histogram.
-        merge: how the figures of several workers become one.
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-    merge: Literal["sum", "max"] = "sum"
-
-    @property
-    def cells(self) -> int:
-        """How many numbers one series has: a histogram one for each bucket, one beyond them, and the sum."""
-        return len(self.buckets) + 2 if self.kind == "histogram" else 1
-
-    def series(self, *values: str) -> str:
-        """The name of one series with the values of its labels, as it is written."""
-        if len(values) != len(self.labels):
-            raise ValueError(f"{self.name} has the labels {self.labels}, not {values}")
-        if not values:
-            return self.name
-        pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in zip(self.labels, values, strict=True))
-        return f"{self.name}{{{pairs}}}"
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 _REQUEST_LABELS: Final = ("method", "path", "status")
@@ -79,6 +39,12 @@ TRANSFERS_ABORTED: Final = Family(
     "counter",
     "Downloads cut before their end: the client left or stood still, the bytes could not be had, or the server ended.",
     ("reason",),
+)
+
+STORE_DAMAGED: Final = Family(
+    "harmonia_damaged_paths_total",
+    "counter",
+    "Valid store paths whose files were found to be missing or changed; they are not served.",
 )
 
 DAEMON_ACTIVE: Final = Family(
@@ -123,12 +89,152 @@ COMPRESSED_NAR_BYTES: Final = Family(
 COMPRESSED_FILE_BYTES: Final = Family(
     "harmonia_compressed_file_bytes_total", "counter", "Bytes of NARs that were compressed and kept, after."
 )
+HOT_FILES: Final = Family(
+    "harmonia_hot_files_total",
+    "counter",
+    "Files of the bucket of which copies are kept here: opened as a copy (hit), or in the bucket (miss).",
+    ("result",),
+)
+HOT_COPIED_BYTES: Final = Family("harmonia_hot_copied_bytes_total", "counter", "Bytes of copies that were made.")
+HOT_EVICTED_BYTES: Final = Family(
+    "harmonia_hot_evicted_bytes_total", "counter", "Bytes of copies that went for others."
+)
+HOT_BYTES: Final = Family("harmonia_hot_bytes", "gauge", "Bytes of all copies, on their way or whole.", merge="max")
+PUSHED_FILES: Final = Family(
+    "harmonia_pushed_files_total", "counter", "Files of NARs that were pushed, whole and right."
+)
+PUSHED_BYTES: Final = Family(
+    "harmonia_pushed_bytes_total", "counter", "Bytes of files of NARs that were pushed, as they were compressed."
+)
+PUSHED_PATHS: Final = Family(
+    "harmonia_pushed_paths_total",
+    "counter",
+    "Store paths that were pushed, and what became of them.",
+    ("result",),
+)
+PUSHES_SWEPT: Final = Family(
+    "harmonia_swept_pushes_total", "counter", "Pushes that showed no sign of life for a day, and were given up."
+)
+PUSHED_FILES_SWEPT: Final = Family(
+    "harmonia_swept_files_total", "counter", "Files of NARs that pushes had brought which were given up."
+)
+COLLECTED_PATHS: Final = Family(
+    "harmonia_collected_paths_total", "counter", "Store paths that caches do not have any more: unused, or too many."
+)
+COLLECTED_BYTES: Final = Family(
+    "harmonia_collected_bytes_total", "counter", "The size of the files of paths that caches do not have any more."
+)
+COLLECTED_FILES: Final = Family(
+    "harmonia_deleted_files_total", "counter", "Files that no cache named any more, which were deleted."
+)
+KEPT_PATHS: Final = Family(
+    "harmonia_kept_paths",
+    "gauge",
+    "Store paths that caches have that are pushed to, at the last collection.",
+    ("state",),
+)
+KEPT_BYTES: Final = Family(
+    "harmonia_kept_bytes",
+    "gauge",
+    "The size of the files of paths that caches have, without paths that wait.",
+    ("state",),
+)
+PINS: Final = Family("harmonia_pins", "gauge", "Pins of all caches.")
+PINNED_PATHS: Final = Family("harmonia_pinned_paths", "gauge", "Store paths that a pin names and keeps.")
+GARBAGE_FILES: Final = Family(
+    "harmonia_garbage_files", "gauge", "Files that no cache names, which are not deleted yet."
+)
+COLLECTION_TIME: Final = Family(
+    "harmonia_last_collection_seconds", "gauge", "When the last whole collection ended, since the epoch.", merge="max"
+)
+QUARANTINED_FILES: Final = Family(
+    "harmonia_quarantined_files_total", "counter", "Kept files found to be missing or wrong.", ("directory",)
+)
+HIDDEN_PATHS: Final = Family(
+    "harmonia_hidden_paths_total", "counter", "Paths hidden, as such a file is in their closure.", ("directory",)
+)
+QUARANTINED: Final = Family(
+    "harmonia_files_in_quarantine", "gauge", "Kept files that are missing or wrong now.", ("directory",)
+)
+HIDDEN: Final = Family(
+    "harmonia_paths_in_quarantine",
+    "gauge",
+    "Paths that are hidden, as such a file is in their closure.",
+    ("directory",),
+)
+SCRUBBED_FILES: Final = Family(
+    "harmonia_scrubbed_files_total",
+    "counter",
+    "Kept files read again, to see whether they are right.",
+    ("directory",),
+)
+SCRUBBED_BYTES: Final = Family(
+    "harmonia_scrubbed_bytes_total", "counter", "Bytes of kept files that were read again.", ("directory",)
+)
+SCRUB_FAULTS: Final = Family(
+    "harmonia_scrub_faults_total",
+    "counter",
+    "Kept files that were read again, and were not what they had been.",
+    ("directory",),
+)
+SCRUB_AGE: Final = Family(
+    "harmonia_scrub_age_seconds", "gauge", "Since the longest unread kept file was read.", ("directory",), merge="max"
+)
 CACHE_BLOBS: Final = Family(
     "harmonia_cache_blobs", "gauge", "Files in the directory `cache` or `mirror`, at the last look.", ("directory",)
 )
-CACHE_BYTES: Final = Family("harmonia_cache_size_bytes", "gauge", "Their size, at the last look.", ("directory",))
+CACHE_BYTES: Final = Family(
+    "harmonia_cache_size_bytes",
+    "gauge",
+    "The size of the files in the directory `cache` or `mirror`, at the last look.",
+    ("directory",),
+)
 CACHE_EVICTED_BLOBS: Final = Family("harmonia_cache_evicted_blobs_total", "counter", "Files evicted.", ("directory",))
-CACHE_EVICTED_BYTES: Final = Family("harmonia_cache_evicted_bytes_total", "counter", "Their size.", ("directory",))
+CACHE_EVICTED_BYTES: Final = Family(
+    "harmonia_cache_evicted_bytes_total", "counter", "The size of files evicted.", ("directory",)
+)
+CHUNKED_FILES: Final = Family("harmonia_chunked_files", "gauge", "Files that are made of chunks.", ("directory",))
+CHUNKED_BYTES: Final = Family(
+    "harmonia_chunked_former_bytes",
+    "gauge",
+    "Bytes that files made of chunks took before, as whole files.",
+    ("directory",),
+)
+PACKS: Final = Family("harmonia_packs", "gauge", "Packs: the files in which chunks are.", ("directory",))
+PACK_BYTES: Final = Family(
+    "harmonia_pack_bytes",
+    "gauge",
+    "Bytes of packs, used or unused by files when each pack was last looked at.",
+    ("directory", "state"),
+)
+DEDUPLICATED_FILES: Final = Family(
+    "harmonia_deduplicated_files_total",
+    "counter",
+    "Files that became chunks (chunks), or stay as they are, as they cannot be read, cut or made again (left).",
+    ("directory", "result"),
+)
+DEDUPLICATED_BYTES: Final = Family(
+    "harmonia_deduplicated_nar_bytes_total", "counter", "Bytes of the NARs that became chunks.", ("directory",)
+)
+DEDUPLICATION_ERRORS: Final = Family(
+    "harmonia_deduplication_errors_total",
+    "counter",
+    "Passes of the job that makes chunks, and looks after packs, that could not go on.",
+    ("directory",),
+)
+DEDUPLICATION_WAITING: Final = Family(
+    "harmonia_deduplication_waiting_paths",
+    "gauge",
+    "Paths that the job has not looked at yet, though they may be kept as chunks; 100000 for more as well.",
+    ("directory",),
+)
+DEDUPLICATION_TIME: Final = Family(
+    "harmonia_last_deduplication_seconds",
+    "gauge",
+    "When the job last ended a pass, since the epoch.",
+    ("directory",),
+    merge="max",
+)
 
 UPSTREAM_REQUESTS: Final = Family(
     "harmonia_upstream_requests_total",
@@ -207,6 +313,7 @@ COUNTED: Final = (
     HTTP_CONNECTIONS,
     TRANSFERS_IN_FLIGHT,
     TRANSFERS_ABORTED,
+    STORE_DAMAGED,
     DAEMON_ACTIVE,
     DAEMON_IDLE,
     DAEMON_CREATED,
@@ -216,10 +323,45 @@ COUNTED: Final = (
     COMPRESSED_FAILURES,
     COMPRESSED_NAR_BYTES,
     COMPRESSED_FILE_BYTES,
+    PUSHED_FILES,
+    PUSHED_BYTES,
+    PUSHED_PATHS,
+    PUSHES_SWEPT,
+    PUSHED_FILES_SWEPT,
+    COLLECTED_PATHS,
+    COLLECTED_BYTES,
+    COLLECTED_FILES,
+    KEPT_PATHS,
+    KEPT_BYTES,
+    PINS,
+    PINNED_PATHS,
+    GARBAGE_FILES,
+    COLLECTION_TIME,
+    QUARANTINED_FILES,
+    HIDDEN_PATHS,
+    QUARANTINED,
+    HIDDEN,
+    SCRUBBED_FILES,
+    SCRUBBED_BYTES,
+    SCRUB_FAULTS,
+    SCRUB_AGE,
     CACHE_BLOBS,
     CACHE_BYTES,
     CACHE_EVICTED_BLOBS,
     CACHE_EVICTED_BYTES,
+    CHUNKED_FILES,
+    CHUNKED_BYTES,
+    PACKS,
+    PACK_BYTES,
+    DEDUPLICATED_FILES,
+    DEDUPLICATED_BYTES,
+    DEDUPLICATION_ERRORS,
+    DEDUPLICATION_WAITING,
+    DEDUPLICATION_TIME,
+    HOT_FILES,
+    HOT_COPIED_BYTES,
+    HOT_EVICTED_BYTES,
+    HOT_BYTES,
     UPSTREAM_REQUESTS,
     UPSTREAM_ERRORS,
     UPSTREAM_BYTES,

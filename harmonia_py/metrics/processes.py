@@ -1,4 +1,4 @@
-"""What the kernel says of a process: proc(5)."""
+"""The kernel's figures of a process: proc(5)."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessFigures:
+class ProcessFacts:
     """One process, now.
 
     Attributes:
@@ -34,7 +34,7 @@ class ProcessFigures:
     start_time: float
 
 
-def read_process(process: int) -> ProcessFigures | None:
+def read_process(process: int) -> ProcessFacts | None:
     """The figures of `process`; None when there is none, or it is not ours to look at."""
     directory = Path(f"/proc/{process}")
     try:
@@ -46,7 +46,7 @@ def read_process(process: int) -> ProcessFigures | None:
     fields = text.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return None
-    return ProcessFigures(
+    return ProcessFacts(
         parent=int(fields[1]),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
         ended_children_cpu_seconds=(int(fields[13]) + int(fields[14])) / _TICKS,

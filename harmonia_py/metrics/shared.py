@@ -1,11 +1,11 @@
-"""What one worker has learnt and the others know at once, in memory that the supervisor maps before it forks.
+"""Facts that one worker has learnt and all others know at once, in memory that the supervisor maps before it forks.
 
-Numbers are changed by whoever has the lock, a record lock of `fcntl(2)`: the kernel takes it from a process that ends,
-however it ends, so nobody can die with it. Nobody waits long for a process that has it and stands still: then a change
-is not made, and whoever asked for it must bear that. Such a lock belongs to a process and not to a thread: only the
-event loop changes numbers.
+A process changes numbers while it has the lock, a record lock of `fcntl(2)`. The kernel takes the lock from a process
+that ends, however it ends. A process that has the lock and stands still delays the others for a moment only: then their
+change is not made, and `change` says so. Such a lock belongs to a process and not to a thread: only the event loop
+changes numbers.
 
-Texts need no lock: each carries its digest, so what two have written at the same time is not read by anybody.
+Texts need no lock: each carries its digest, so a text that two processes wrote at the same time is not read.
 """
 
 import errno
@@ -38,13 +38,13 @@ _HEAD: Final = struct.Struct(f"={_DIGEST_BYTES}sI")
 # A narinfo with seventy references has 4 KiB. Pages that are not used take no memory: 8 MiB at most, of all workers.
 _TEXT_BYTES: Final = 4096
 _TEXTS: Final = 2048
-# A change takes some ten microseconds, but whoever makes it may have to wait for a processor.
+# A change takes some ten microseconds, but the process that makes it may have to wait for a processor.
 _PATIENCE_SECONDS: Final = 0.02
 _HELD: Final = frozenset({errno.EACCES, errno.EAGAIN})
 
 
 class _Lock:
-    """Held by one process at a time; a file that nobody else knows."""
+    """A lock that one process holds at a time, on a file without a name."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("harmonia-lock")
@@ -52,7 +52,7 @@ class _Lock:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Whether it could be had."""
+        """Hold the lock inside the context, which gives whether it could be had."""
         if not self._acquire():
             yield False
             return
@@ -144,7 +144,7 @@ class SharedTexts:
         self._memory[start : start + _HEAD.size + len(text)] = head + text
 
     def get(self, name: str) -> bytes | None:
-        """What somebody has put under this name, if it is still there."""
+        """The text that was put under this name, if it is still there."""
         start = _place(name)
         slot = self._memory[start : start + _TEXT_BYTES]  # a copy, so that it does not change meanwhile
         digest, length = _HEAD.unpack_from(slot)
@@ -152,7 +152,7 @@ class SharedTexts:
         return text if len(text) == length and digest == _digest(name, text) else None
 
     def remove(self, name: str) -> None:
-        """Let nobody read it any more; perhaps another loses its place."""
+        """Forget the text; one of another name that has its place goes as well."""
         start = _place(name)
         self._memory[start : start + _HEAD.size] = bytes(_HEAD.size)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from harmonia_py import __version__
 from harmonia_py.metrics import families as of
 from harmonia_py.metrics.board import FAMILIES_BY_NAME, Board, SlotReading
-from harmonia_py.metrics.processes import ProcessFigures, max_fds, read_process
+from harmonia_py.metrics.processes import ProcessFacts, max_fds, read_process
 
 Totals = dict[str, list[float]]
 """The numbers of each series by its name and labels, as `exposition.format_metrics` takes them."""
@@ -15,10 +15,10 @@ def read_figures(board: Board) -> Totals:
     """Everything that is known now. It looks into files of the kernel, so a thread does it."""
     readings = board.read()
     maker = read_process(board.maker)
-    workers: dict[int, ProcessFigures] = {}
+    workers: dict[int, ProcessFacts] = {}
     for reading in readings:
         found = read_process(reading.process)
-        # A process id may have been given to somebody else since.
+        # A process id may have been given to another process since.
         if found is not None and board.maker in (reading.process, found.parent):
             workers[reading.number] = found
     return {**add_up(readings, workers), **_of_processes(board.maker, maker, readings, workers)}
@@ -39,7 +39,7 @@ def add_up(readings: list[SlotReading], living: Mapping[int, object]) -> Totals:
 
 
 def _of_processes(
-    maker: int, first: ProcessFigures | None, readings: list[SlotReading], workers: Mapping[int, ProcessFigures]
+    maker: int, first: ProcessFacts | None, readings: list[SlotReading], workers: Mapping[int, ProcessFacts]
 ) -> Totals:
     figures: Totals = {
         of.BUILD_INFO.series(__version__): [1.0],
@@ -55,13 +55,13 @@ def _of_processes(
     by_process = {reading.process: workers[reading.number] for reading in readings if reading.number in workers}
     if first is not None:
         by_process[maker] = first
-    everybody = by_process.values()
-    if everybody:
+    all_processes = by_process.values()
+    if all_processes:
         # The first process waits for those that end, and so inherits the time they took: the sum never falls.
         ended = first.ended_children_cpu_seconds if first is not None else 0.0
-        figures[of.PROCESS_CPU.series()] = [sum(one.cpu_seconds for one in everybody) + ended]
-        figures[of.PROCESS_RSS.series()] = [float(sum(one.resident_bytes for one in everybody))]
-        figures[of.PROCESS_VIRTUAL.series()] = [float(sum(one.virtual_bytes for one in everybody))]
-        figures[of.PROCESS_FDS.series()] = [float(sum(one.open_fds for one in everybody))]
-        figures[of.PROCESS_START.series()] = [min(one.start_time for one in everybody)]
+        figures[of.PROCESS_CPU.series()] = [sum(one.cpu_seconds for one in all_processes) + ended]
+        figures[of.PROCESS_RSS.series()] = [float(sum(one.resident_bytes for one in all_processes))]
+        figures[of.PROCESS_VIRTUAL.series()] = [float(sum(one.virtual_bytes for one in all_processes))]
+        figures[of.PROCESS_FDS.series()] = [float(sum(one.open_fds for one in all_processes))]
+        figures[of.PROCESS_START.series()] = [min(one.start_time for one in all_processes)]
     return figures

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -11,35 +12,45 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from harmonia_py.metrics.board import Board, Metrics
-from harmonia_py.web import errors, gate
-from harmonia_py.web.accepting import Acceptor
-from harmonia_py.web.access_log import AccessLog
-from harmonia_py.web.clients import Clients
-from harmonia_py.web.figures import HttpFigures
-from harmonia_py.web.hot import HotProtocol
-from harmonia_py.web.hot_answers import SERVER
-from harmonia_py.web.lane import narinfo_lane
-from harmonia_py.web.limits import Limits
-from harmonia_py.web.routes import routes
+from harmonia_py.web.admission import gate
+from harmonia_py.web.admission.accepting import Acceptor
+from harmonia_py.web.admission.access_log import AccessLog
+from harmonia_py.web.admission.clients import Clients
+from harmonia_py.web.admission.limits import Limits
+from harmonia_py.web.attic import answers
+from harmonia_py.web.fast.narinfo import narinfo_finder
+from harmonia_py.web.fast.protocol import FastProtocol
+from harmonia_py.web.fast.ready_answers import SERVER
+from harmonia_py.web.http import errors
+from harmonia_py.web.http.transfer import Transfers
+from harmonia_py.web.http_metrics import HttpMetrics
+from harmonia_py.web.pages import error
+from harmonia_py.web.pages.path import TREES
+from harmonia_py.web.routes import attic_routes, push_routes, routes, routes_of_named_caches, terms_of, token_routes
 from harmonia_py.web.state import BOARD, CLIENTS, SERVING, TRANSFERS, Serving
-from harmonia_py.web.transfer import Transfers
 
-# What a request gets that was cut at the end of the time for shutting down.
+# Requests that are cut at the end of the time for shutting down have so long to clean up.
 _CUT_SECONDS: Final = 0.5
-# How often is looked whether the last connection has ended.
+# Between two looks whether the last connection has ended.
 _LOOK_SECONDS: Final = 0.02
-# How often is looked whether a client is too slow: a thousand connections take half a millisecond.
+# Between two looks for clients that are too slow, at most: a thousand connections take half a millisecond.
 _MAX_LOOK_SECONDS: Final = 2.0
 
 
 def make_application(serving: Serving, transfers: Transfers, clients: Clients, board: Board) -> web.Application:
-    """The HTTP face of `serving`."""
-    application = web.Application(middlewares=[errors.middleware, gate.middleware])
+    """The web application that answers from the caches of `serving`."""
+    application = web.Application(
+        middlewares=[error.middleware, answers.middleware, errors.middleware, gate.middleware]
+    )
+    table = [*routes(), *push_routes(), *token_routes(), *attic_routes(), *routes_of_named_caches()]
     application[SERVING] = serving
     application[TRANSFERS] = transfers
     application[CLIENTS] = clients
     application[BOARD] = board
-    application.add_routes(routes())
+    application[TREES] = OrderedDict()
+    application[gate.TERMS] = terms_of(table)
+    for route in table:
+        route.add_to(application.router)
     application.on_response_prepare.append(_sign)
     return application
 
@@ -68,9 +79,9 @@ async def serve(
     metrics = metrics or Metrics.alone()
     limits = limits or Limits()
     clients = clients or Clients()
-    figures = HttpFigures(metrics)
-    transfers = Transfers(limits, figures)
-    # The framework waits twice for this long; ours is the wait that counts.
+    http_metrics = HttpMetrics(metrics)
+    transfers = Transfers(limits, http_metrics)
+    # The framework would wait twice for this long; `_finish` waits instead.
     runner = web.AppRunner(
         make_application(serving, transfers, clients, metrics.board), access_log=None, shutdown_timeout=_CUT_SECONDS
     )
@@ -78,24 +89,22 @@ async def serve(
     manager = runner.server
     assert manager is not None
     loop = asyncio.get_running_loop()
-    lane = narinfo_lane(serving, transfers)
+    find_narinfo = narinfo_finder(serving, transfers)
 
-    def protocol() -> HotProtocol:
-        return HotProtocol(
+    def protocol() -> FastProtocol:
+        return FastProtocol(
             manager,
             loop=loop,
             answers=serving.answers,
             transfers=transfers,
-            lane=lane,
+            find_narinfo=find_narinfo,
             acceptor=acceptor,
             clients=clients,
             access_log=access_log,
-            figures=figures,
+            metrics=http_metrics,
         )
 
-    acceptor = Acceptor(
-        sockets, max_connections=limits.max_connections, tls=tls, handshake_timeout=limits.header_timeout
-    )
+    acceptor = Acceptor(sockets, limits=limits, share_of=clients.counted, tls=tls, load=metrics.load)
     acceptor.start(protocol)
     looking = asyncio.create_task(_look_after(manager, min(limits.header_timeout, limits.stall_timeout)))
     try:
@@ -119,7 +128,7 @@ async def _look_after(manager: web.Server, shortest: float) -> None:
         await asyncio.sleep(min(shortest / 4, _MAX_LOOK_SECONDS))
         now = clock()
         for connection in manager.connections:
-            if isinstance(connection, HotProtocol):
+            if isinstance(connection, FastProtocol):
                 connection.look(now)
 
 
@@ -132,4 +141,4 @@ async def _finish(manager: web.Server, seconds: float) -> None:
 
 
 def _is_answering(connection: web.RequestHandler) -> bool:
-    return isinstance(connection, HotProtocol) and connection.is_answering
+    return isinstance(connection, FastProtocol) and connection.is_answering

@@ -16,7 +16,7 @@ BYTES = families.HTTP_SENT_BYTES
 
 
 def in_a_child(work: Callable[[], object]) -> int:
-    """Fork, let the child do `work` and end; its process id, which is nobody's any more."""
+    """Fork, let the child do `work` and end; its process id, which no process has any more."""
     pid = os.fork()
     if pid == 0:
         try:

@@ -79,6 +79,8 @@ async def everything(tmp_path: Path) -> AsyncIterator[Everything]:
         "ready": "/ready",
         "health": "/health",
         "version": "/version",
+        "capabilities": "/api/capabilities",
+        "cache": "/api/cache",
     }
     async with store.site(secret_keys=KEYS) as site:
         yield Everything(site, store, path, targets)
@@ -95,7 +97,7 @@ def assert_is_an_error(answer: Any, status: int, phrase: str) -> None:
 
 
 async def test_every_route_is_looked_at_here(everything: Everything) -> None:
-    assert set(everything.targets) == {route.kwargs["name"] for route in routes()}
+    assert set(everything.targets) == {route.name for route in routes()}
 
 
 async def test_every_url_answers_and_head_has_the_headers_of_get(everything: Everything) -> None:
@@ -164,7 +166,10 @@ async def test_who_cannot_tell_does_not_say_absent(everything: Everything, tmp_p
     """Nix remembers a 404 for an hour; a 503 makes it ask another time."""
     (tmp_path / "other").mkdir()
     asking = ("narinfo", "nar", "ls", "path", "serve", "realisations", "build-trace-v2")
-    async with Unreachable(tmp_path / "other").site() as site:
+    unreachable = Unreachable(tmp_path / "other")
+    # Of what has no name in its directory it could tell.
+    assert unreachable.add("hello", TREE) == everything.path
+    async with unreachable.site() as site:
         for name, target in everything.targets.items():
             answer = await site.get(target)
             if name in asking:
@@ -250,7 +255,7 @@ async def test_realisations_carry_our_signatures_in_either_form_and_are_not_kept
 async def test_a_log_is_text_whoever_asks_how_and_also_of_a_derivation_that_is_gone(
     everything: Everything, *, compressed: bool
 ) -> None:
-    """Harmonia sends `Content-Encoding: bzip2` to who accepts it, which is no content coding that Nix can undo."""
+    """Harmonia sends `Content-Encoding: bzip2` to clients that accept it, a coding that Nix does not undo."""
     logs = everything.store.real / "log" / "drvs" / DERIVATION[:2]
     if compressed:
         (logs / DERIVATION[2:]).unlink()
@@ -284,7 +289,7 @@ async def test_the_figures_of_harmonia_are_there_with_its_buckets() -> None:
 
 @pytest.mark.parametrize("suffix", [".zst", ".xz", ".bz2", ".gz"])
 async def test_a_compressed_nar_is_not_coded_on_top(suffix: str) -> None:
-    """It would take time for nothing, and who resumes would mix two representations."""
+    """It would take time for nothing, and a client that resumes would mix two representations."""
     source = FakeSource(nar_bytes=b"all the same " * 1000)
     target = f"/nar/{SERVED.hash_part}-{Hash.of(source.nar_bytes).nix32}.nar{suffix}"
     async with Served(source) as served:

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import yaml
-from described import FILE, Operation, read_operations
+from described import FILE, Operation, is_api, read_operations
 from lab import CaClosure, Lab
 from plain_store import PlainStore
 from server import Answer, Server, settings_of
 from serving import LOG_NAME, PATH
 
-from harmonia_py.cache.access import TokenHash
+from harmonia_py.cache.tokens import TokenHash
+from harmonia_py.config.token_file import add_token
 from harmonia_py.nix.realisation import DrvOutput, Realisation
-from harmonia_py.tokens import add_token
-from harmonia_py.web.routes import routes
+from harmonia_py.web.http_metrics import STATUSES
+from harmonia_py.web.routes import Route, attic_routes, push_routes, routes, token_routes
 
 OPERATIONS = read_operations()
 ABSENT = "0" * 32
@@ -114,8 +115,39 @@ def complaint(operation: Operation, answer: Answer) -> str:
 
 def test_every_route_is_described_and_nothing_else_is() -> None:
     described = {(operation.name, operation.path) for operation in OPERATIONS.values()}
-    there = {(route.kwargs["name"], re.sub(r"\{(\w+)[^}]*\}", r"{\1}", route.path)) for route in routes()}
+    there = {(route.name, path_of(route)) for route in routes() if not is_api(route.path)}
     assert described == there
+
+
+def test_pushes_and_pins_are_described() -> None:
+    paths = yaml.safe_load(FILE.read_text())["paths"]
+    operations = [(path, one) for path, item in paths.items() for one in item.values()]
+    described = {(one["operationId"], path) for path, one in operations if "pushed" in one["tags"]}
+    there = {(route.name, path_of(route)) for route in push_routes() if not is_api(route.path)}
+    assert described == there - {("push-cache-info", "/push/{place}")}
+    answers = {str(status) for status in STATUSES["put"]}
+    assert answers <= set(paths["/push/{place}"]["put"]["responses"])
+
+
+def test_the_push_api_is_described() -> None:
+    paths = yaml.safe_load(FILE.read_text())["paths"]
+    described = {(path, method.upper()) for path, item in paths.items() if is_api(path) for method in item}
+    there = {
+        (path_of(route), route.method) for route in (*routes(), *push_routes(), *token_routes()) if is_api(route.path)
+    }
+    assert described == there
+
+
+def test_attics_api_is_described() -> None:
+    paths = yaml.safe_load(FILE.read_text())["paths"]
+    described = {
+        (path, method.upper()) for path, item in paths.items() for method, one in item.items() if "Attic" in one["tags"]
+    }
+    assert described == {(path_of(route), route.method) for route in attic_routes()}
+
+
+def path_of(route: Route) -> str:
+    return re.sub(r"\{(\w+)[^}]*\}", r"{\1}", route.path)
 
 
 def test_it_refers_to_what_it_has_and_has_what_it_refers_to() -> None:

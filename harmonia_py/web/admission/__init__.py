@@ -1,0 +1,1 @@
+"""Admission of requests: permissions, limits of each client, and the access log."""

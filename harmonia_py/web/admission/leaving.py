@@ -1,0 +1,41 @@
+"""A worker that has more connections than another one leaves the next to it for a moment, while that one takes them.
+
+One that is stopped or stuck keeps its few connections and takes no more, and a process that has the number of a worker
+that was killed takes none at all: each connection would wait a moment for these.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from harmonia_py.metrics.loads import Load
+
+# So many in a row that no other worker has taken are no accident: one that is well wakes up within a moment. With the
+# pause below, connections wait eight moments in each second for a worker that takes none.
+_IN_VAIN: Final = 8
+_PAUSE_SECONDS: Final = 1.0
+
+
+class Leaving:
+    """Tells whether a worker leaves the next connection to another one.
+
+    Args:
+        load: how many connections it has, and whether others have fewer.
+        clock: seconds.
+    """
+
+    def __init__(self, load: Load, clock: Callable[[], float]) -> None:
+        self._load = load
+        self._clock = clock
+        self._in_vain = 0
+        self._again_at = 0.0
+
+    def is_due(self) -> bool:
+        """Whether the next connection is left for a moment."""
+        return self._clock() >= self._again_at and self._load.exceeds_another()
+
+    def note(self, *, is_taken: bool) -> None:
+        """Note whether another worker has taken a connection that was left."""
+        self._in_vain = 0 if is_taken else self._in_vain + 1
+        if self._in_vain == _IN_VAIN:
+            self._in_vain = 0
+            self._again_at = self._clock() + _PAUSE_SECONDS

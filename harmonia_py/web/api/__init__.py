@@ -1,0 +1,1 @@
+"""The API for programs: questions about a cache, and changes of it."""

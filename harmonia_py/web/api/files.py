@@ -1,0 +1,148 @@
+"""`/api/sessions/…/nars`, `…/parts` and `…/uploads`: the files of a push, whole, in parts, or past this server."""
+
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from harmonia_py.errors import FormatError, PushRefused, StorageError
+from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.parts import MAX_PART_BYTES, PartName
+from harmonia_py.push.receiving import MAX_FILE_SIZE, check_compression
+from harmonia_py.web.api.capabilities import json_response
+from harmonia_py.web.api.session_request import read_json, session_of
+from harmonia_py.web.http import upload
+from harmonia_py.web.http.redirects import is_elsewhere
+from harmonia_py.web.state import pushes_of
+
+_MAX_SMALL: Final = 4096
+_MAX_DIGITS: Final = 18
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A file whose parts have all been sent: `<FileHash>.nar.zst`, and its length."""
+
+    file: str
+    size: int
+
+
+async def check_nar_header(request: web.Request) -> None:
+    """Check by the header that a file is wanted and has room.
+
+    Raises:
+        FormatError: it is not named like the file of a NAR.
+        PushRefused: it is too large, or nothing is pushed to this cache.
+        QuotaExceeded: the cache is full.
+    """
+    file = _file_of(request)
+    check_compression(file)
+    await pushes_of(request).check_room(upload.announced_bytes(request, MAX_FILE_SIZE), file)
+
+
+async def check_whole(request: web.Request) -> None:
+    """Check by the header that the body, the description of a whole file, is not too long."""
+    pushes_of(request)
+    upload.announced_bytes(request, _MAX_SMALL)
+
+
+async def put_nar(request: web.Request) -> web.StreamResponse:
+    """Take a file in, whole."""
+    pushes = pushes_of(request)
+    session = await session_of(request, pushes)
+    size = upload.announced_bytes(request, MAX_FILE_SIZE)
+    try:
+        await pushes.receive(session, _file_of(request), size, upload.pieces(request))
+    except (FormatError, PushRefused):
+        pushes.note_refusal()
+        raise
+    return json_response({})
+
+
+async def check_part(request: web.Request) -> None:
+    """Check by the header that a part is wanted and has room.
+
+    Raises:
+        FormatError: it is not named like the file of a NAR, or does not say where it begins.
+        PushRefused: it is too large, or nothing is pushed to this cache.
+        QuotaExceeded: the cache is full.
+    """
+    check_compression(_file_of(request))
+    await pushes_of(request).check_room(_offset_of(request) + upload.announced_bytes(request, MAX_PART_BYTES))
+
+
+async def get_part(request: web.Request) -> web.StreamResponse:
+    """The number of bytes of a file that are here, where its next part begins."""
+    pushes = pushes_of(request)
+    session = await session_of(request, pushes)
+    return json_response({"offset": await pushes.parts.size(session, _part_of(request))})
+
+
+async def patch_part(request: web.Request) -> web.StreamResponse:
+    """Add a part to a file; how much of it is here then. Nothing is wrong with sending a part twice."""
+    pushes = pushes_of(request)
+    session = await session_of(request, pushes)
+    parts, offset = upload.pieces(request), _offset_of(request)
+    return json_response({"offset": await pushes.parts.add(session, _part_of(request), offset, parts)})
+
+
+async def finish_part(request: web.Request) -> web.StreamResponse:
+    """Take a file in whose parts are all here; `checking` when that takes a while, and the client asks again."""
+    pushes = pushes_of(request)
+    session = await session_of(request, pushes)
+    whole = await read_json(request, Whole, _MAX_SMALL)
+    file = PushedFile.parse(whole.file)
+    try:
+        done = await pushes.finish_parts(session, _part_of(request), file, whole.size)
+    except (FormatError, PushRefused):
+        pushes.note_refusal()
+        raise
+    return _state(done=done)
+
+
+async def get_upload(request: web.Request) -> web.StreamResponse:
+    """The URL to which the client sends a file of this size, past this server; null: it sends the file here."""
+    pushes = pushes_of(request)
+    session = await session_of(request, pushes)
+    file, size = _file_of(request), _number_in(request, "size", "say how long the file is: ?size=1")
+    check_compression(file)
+    await pushes.check_room(size, file)
+    url = None
+    with suppress(StorageError):  # it may still come here
+        url = await pushes.upload_url(session, file, size)
+    return json_response({"url": url if url is not None and is_elsewhere(request, url) else None})
+
+
+async def finish_upload(request: web.Request) -> web.StreamResponse:
+    """Take in a file that was sent there; `checking` when that takes a while, and the client asks again."""
+    pushes = pushes_of(request)
+    session = await session_of(request, pushes)
+    try:
+        done = await pushes.finish_upload(session, _file_of(request))
+    except (FormatError, PushRefused):
+        pushes.note_refusal()
+        raise
+    return _state(done=done)
+
+
+def _state(*, done: bool) -> web.Response:
+    return json_response({"state": "received" if done else "checking"})
+
+
+def _file_of(request: web.Request) -> PushedFile:
+    return PushedFile.parse(request.match_info["file_name"])
+
+
+def _part_of(request: web.Request) -> PartName:
+    return PartName.parse(request.match_info["file_name"])
+
+
+def _offset_of(request: web.Request) -> int:
+    return _number_in(request, "offset", "a part says where it begins: ?offset=0")
+
+
+def _number_in(request: web.Request, name: str, otherwise: str) -> int:
+    text = request.query.get(name, "")
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
+        raise FormatError(otherwise)
+    return int(text)

@@ -1,0 +1,38 @@
+"""The common parts of requests below `/api/sessions`: a session, a cache that takes pushes, a body in JSON."""
+
+import asyncio
+from typing import TypeVar
+
+from aiohttp import web
+
+from harmonia_py import json_text
+from harmonia_py.errors import FormatError
+from harmonia_py.push.pushes import Pushes
+from harmonia_py.push.receiving import PushSession
+from harmonia_py.web.http import upload
+from harmonia_py.web.state import principal_of
+
+T = TypeVar("T")
+
+
+async def session_of(request: web.Request, pushes: Pushes) -> PushSession:
+    """The session that the URL names, which this shows a sign of life.
+
+    Raises:
+        SessionEnded: it has, or it is not this client's.
+    """
+    return await pushes.sessions.resume(principal_of(request), request.match_info["session"])
+
+
+async def read_json(request: web.Request, kind: type[T], most: int) -> T:
+    """The body as a value of this kind.
+
+    Raises:
+        FormatError: it is something else.
+        PushTooLarge: it has more than `most` bytes.
+    """
+    data = await upload.read(request, most)
+    try:
+        return await asyncio.to_thread(json_text.decode, data, kind)
+    except FormatError as error:
+        raise FormatError(f"the body is not as it should be: {error}") from None

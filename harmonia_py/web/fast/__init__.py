@@ -1,0 +1,1 @@
+"""Requests that are answered before the framework parses them. Every use of aiohttp's private names is here."""

@@ -1,0 +1,278 @@
+"""Ready answers, given before the framework parses the request.
+
+A client that checks a closure asks for thousands of narinfos. Of the work for one of them, parsing the request, routing
+it and building the response is nine tenths. So a request of the common shape, `GET` of something that was sent a moment
+ago with no header that could change the answer, is answered here, with the answer that the framework's way made then.
+Every other request goes on to the framework.
+
+The protocol uses attributes of aiohttp's `RequestHandler` that its documentation does not promise: `_waiter`,
+`_messages` (the message and the content of each request), `_paused`, `_close`, `_force_close`, `_keepalive_timeout`,
+`_next_keepalive_close_time`, `_request_count`, and `_process_keepalive`.
+tests/web/fast/test_protocol.py holds both ways against each other, byte by byte.
+"""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.web_protocol import _ErrInfo
+
+from harmonia_py.web.admission.accepting import Acceptor
+from harmonia_py.web.admission.access_log import AccessLog, Entry
+from harmonia_py.web.admission.clients import Clients
+from harmonia_py.web.fast.connection import Connection
+from harmonia_py.web.fast.header_blocks import END
+from harmonia_py.web.fast.narinfo import FindNarinfo
+from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, NarinfoRequest, ReadyAnswers
+from harmonia_py.web.fast.ready_file import FileTransfer, ReadyFile
+from harmonia_py.web.http.transfer import Transfers
+from harmonia_py.web.http_metrics import CLIENT, HttpMetrics
+
+# Bytes that a client may send ahead while a file is on its way to it, before it is made to wait.
+_MAX_HELD_BYTES: Final = 64 * 1024
+_SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _FileUnderWay:
+    transfer: FileTransfer
+    file: ReadyFile
+    target: str
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class _LookUp:
+    task: asyncio.Task[None]
+
+
+class FastProtocol(Connection):
+    """A connection with the short way in front of the framework."""
+
+    __slots__ = ("_answers", "_body_left", "_find_narinfo", "_held", "_limiter", "_under_way", "_wants_close")
+
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        answers: ReadyAnswers,
+        transfers: Transfers,
+        find_narinfo: FindNarinfo,
+        acceptor: Acceptor,
+        clients: Clients,
+        access_log: AccessLog | None,
+        metrics: HttpMetrics,
+    ) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            transfers=transfers,
+            acceptor=acceptor,
+            clients=clients,
+            access_log=access_log,
+            metrics=metrics,
+        )
+        self._answers = answers
+        self._find_narinfo = find_narinfo
+        self._limiter = clients.limiter
+        # How many bytes of a body are still to come; 0 while the framework's parser holds no part of a request. None
+        # when that cannot be told any more: the connection goes on to the framework for ever, as bytes that look like a
+        # request could be the body of the one before.
+        self._body_left: int | None = 0
+        # The answer that is being made or sent, if any; meanwhile the framework believes that the connection is idle.
+        self._under_way: _FileUnderWay | _LookUp | None = None
+        self._held = b""
+        self._wants_close = False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up the file on its way. A look-up goes on: to cancel it would cost a connection to the daemon."""
+        if isinstance(self._under_way, _FileUnderWay):
+            self._under_way.transfer.cancel()
+            self._end_of_file(self._under_way, sent=False)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer ready requests at once, and hand all other bytes to the framework."""
+        if self._under_way is not None:
+            self._hold(data)
+            return
+        if self._body_left == 0 and data.startswith(GET) and self._is_idle():
+            answer = self._answers.find(data)
+            if answer is not None and self._may_ask():
+                if self._answer(data, answer):
+                    return
+                if self._limiter is not None:
+                    self._limiter.give_back(self._client)
+        count = self._request_count
+        if self._body_left == 0 and not self.is_answering:
+            judged = self.judge(data)
+            if judged is None:
+                return
+            data = judged
+        super().data_received(data)
+        if self._body_left is not None:
+            self._body_left = self._left_after(data, self._request_count - count)
+
+    def _left_after(self, data: bytes, requests: int) -> int | None:
+        """The value of `_body_left` after the framework has taken `data`, with the headers of so many requests."""
+        assert self._body_left is not None
+        if self._body_left or not data:  # the framework wakes its parser with no data
+            left = self._body_left - len(data)
+            return left if left >= 0 and requests == 0 else None
+        if requests != 1:
+            return None
+        return 0 if _is_one_plain_request(data) else _body_left(data, self._messages[-1][0])
+
+    def close(self) -> None:
+        """Close the connection; an answer that is under way arrives first."""
+        if self._under_way is None:
+            super().close()
+        else:
+            self._wants_close = True
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request has come whose answer has not left."""
+        return self._under_way is not None or super().is_answering
+
+    def _may_ask(self) -> bool:
+        # The framework's way tells a client that asks too often, and counts its request itself.
+        return self._limiter is None or self._limiter.take(self._client) == 0
+
+    def _is_idle(self) -> bool:
+        """Whether the framework waits for the next request, and the client has read the answers before."""
+        waiter = self._waiter
+        # The framework's task has a turn of the loop to go until it waits: when the connection is new, and after an
+        # answer. Under load the next request is there by then, and every one after it would be the framework's.
+        begins_to_wait = waiter is None and self._stays_open and self._answered == self._request_count
+        waits = begins_to_wait or (waiter is not None and not waiter.done())
+        return waits and not self._messages and not self._paused and not self._close and not self._force_close
+
+    def _answer(self, request: bytes, answer: bytes | ReadyFile | Absent | NarinfoRequest) -> bool:
+        """Send `answer`; False when that would wait for the disk or for the client."""
+        began = time.perf_counter()
+        transport = self.transport
+        assert transport is not None
+        if isinstance(answer, NarinfoRequest):
+            self._under_way = _LookUp(self._loop.create_task(self._look_up(answer, began)))
+            return True
+        target = request[len(GET) - 1 : request.index(VERSION)].decode()
+        status = HTTPStatus.OK
+        if isinstance(answer, Absent):
+            answer, status = answer.answer, HTTPStatus.NOT_FOUND
+        elif isinstance(answer, ReadyFile):
+            first = answer.first(self._answers.date())
+            if first is None:
+                return False
+            if not answer.is_small:
+                return self._send_file(transport, answer, first, target)
+            answer = first
+            self._metrics.began("nar", time.perf_counter() - began)
+        transport.write(answer)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._note(target, len(answer), time.perf_counter() - began, status)
+        return True
+
+    def _send_file(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str) -> bool:
+        if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
+            return False
+        transfer = FileTransfer(transport, self._transfers.threads, self._transfers.limits, self._file_sent)
+        self._metrics.in_flight.add(1)
+        began = time.perf_counter()
+        self._under_way = _FileUnderWay(transfer, file, target, began)
+        file.use()
+        transfer.start(first, file)
+        self._metrics.began("nar", time.perf_counter() - began)
+        return True
+
+    async def _look_up(self, request: NarinfoRequest, began: float) -> None:
+        """Answer with a narinfo that has to be found first."""
+        status, answer = await self._find_narinfo(request)
+        self._under_way = None
+        if self.transport is not None:
+            self.transport.write(answer)
+        seconds = time.perf_counter() - began
+        if self._access_log is not None:
+            self._access_log.add(Entry(self._client, "GET", f"/{request.target}", status, len(answer), seconds))
+        self._metrics.answered("GET", "narinfo", status, seconds)
+        self._metrics.narinfo_bytes.add(len(answer))
+        self._go_on()
+
+    def _file_sent(self, sent: bool) -> None:  # noqa: FBT001  # a callback
+        assert isinstance(self._under_way, _FileUnderWay)
+        self._end_of_file(self._under_way, sent=sent)
+        if sent:
+            self._go_on()
+        elif self.transport is not None:
+            self.transport.abort()
+
+    def _go_on(self) -> None:
+        """Turn to the bytes that the client has sent meanwhile."""
+        transport = self.transport
+        if transport is None:
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        held, self._held = self._held, b""
+        if self._wants_close:
+            super().close()
+        elif held:
+            transport.resume_reading()
+            self.data_received(held)
+        if self._has_ended and not self.is_answering:
+            self.force_close()
+
+    def _end_of_file(self, sending: _FileUnderWay, *, sent: bool) -> None:
+        self._under_way = None
+        sending.file.leave()
+        self._metrics.in_flight.add(-1)
+        self._note(sending.target, sending.transfer.sent, time.perf_counter() - sending.began)
+        if not sent:
+            self._metrics.aborted[CLIENT].add()
+
+    def _hold(self, data: bytes) -> None:
+        """Keep the bytes that a client sends before it has its answer, up to a bound."""
+        self._held += data
+        if len(self._held) > _MAX_HELD_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _process_keepalive(self) -> None:
+        """Keep the framework from closing a connection that it believes to be idle while an answer is under way."""
+        if self._under_way is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    def _note(self, target: str, size: int, seconds: float, status: HTTPStatus = HTTPStatus.OK) -> None:
+        """Log and count an answer that the framework knows nothing of."""
+        if self._access_log is not None:
+            self._access_log.add(Entry(self._client, "GET", target, status, size, seconds))
+        if target.endswith(".narinfo"):
+            found = status is HTTPStatus.OK
+            (self._metrics.ready_narinfos if found else self._metrics.absent_narinfos).observe(seconds)
+            self._metrics.narinfo_bytes.add(size)
+        else:
+            self._metrics.ready_nars.observe(seconds)
+            self._metrics.compressed_nar_bytes.add(size)
+
+
+def _is_one_plain_request(data: bytes) -> bool:
+    if not data.startswith((b"GET ", b"HEAD ")) or data.find(END) != len(data) - len(END):
+        return False
+    lower = data.lower()
+    return not any(word in lower for word in (b"content-length", b"transfer-encoding", b"upgrade"))
+
+
+def _body_left(data: bytes, message: RawRequestMessage | _ErrInfo) -> int | None:
+    """The bytes still to come of the body of a PUT whose header is in `data`; None when that cannot be told."""
+    if isinstance(message, _ErrInfo) or message.method != hdrs.METH_PUT or message.upgrade or message.chunked:
+        return None
+    sizes = message.headers.getall(hdrs.CONTENT_LENGTH, [])
+    if len(sizes) != 1 or _SIZE.fullmatch(sizes[0]) is None:
+        return None
+    left = int(sizes[0]) - (len(data) - data.index(END) - len(END))
+    return left if left >= 0 else None

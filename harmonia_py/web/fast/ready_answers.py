@@ -1,0 +1,292 @@
+"""Answers that were made a moment ago and may be given again as they are: narinfos, and NARs that are open files."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Final, NamedTuple
+
+from aiohttp import hdrs, web
+
+from harmonia_py.cache.access import Action, Generation, Principal
+from harmonia_py.cache.caches import Caches, NamedCache
+from harmonia_py.cache.source import Download, FileSlice
+from harmonia_py.cache.validity import Validity
+from harmonia_py.errors import FormatError
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.web.admission.authorization import Principals
+from harmonia_py.web.fast.header_blocks import HeaderBlock, HeaderBlocks
+from harmonia_py.web.fast.ready_file import ReadyFile
+from harmonia_py.web.http.errors import not_found
+
+# The header `Server`. It does not name the version and the libraries, which would help an attacker only.
+SERVER: Final = "harmonia-py"
+
+# An answer whose validity is not known is given for so long without asking the source again.
+READY_SECONDS: Final = 2.0
+# A narinfo takes about one KiB; this bounds a worker's memory, not what it can serve.
+MAX_READY: Final = 8192
+# A kept file stays open and ready for so long after the framework has sent it.
+READY_FILE_SECONDS: Final = 60.0
+MAX_READY_FILES: Final = 512
+
+GET: Final = b"GET /"
+VERSION: Final = b" HTTP/1.1\r\n"
+_NARINFO: Final = b".narinfo"
+# No generation of access has this number: answers found while access is changing are not given again.
+_NEVER: Final = -1
+# No target that is ever ready is longer.
+_MAX_TARGET: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NarinfoRequest:
+    """A request that only asks for a narinfo which is not ready.
+
+    Attributes:
+        cache: the cache in the URL, which the client may read.
+        hash_part: of the narinfo's path.
+        coding: the one that the client prefers; None for the body as it is.
+        target: what follows `GET /`.
+    """
+
+    cache: NamedCache
+    hash_part: HashPart
+    coding: str | None
+    target: str
+
+
+class Absent(NamedTuple):
+    """The whole answer to a request for a narinfo of which it is known that it is not there."""
+
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    cache: NamedCache
+    head: bytes
+    tail: bytes
+    validity: Validity
+
+
+class _ReadyFile(NamedTuple):
+    until: float
+    cache: NamedCache
+    validity: Validity | None
+    file: ReadyFile
+
+    def is_for(self, coding: str | None, now: float) -> bool:
+        """Whether a client that selects `coding` gets this file.
+
+        It does not when the path may be invalid by now, or another program has written to the file.
+        """
+        if coding is not None and self.file.is_coded_for_some:
+            return False
+        return (self.validity is None or self.validity.holds(now)) and self.file.is_unchanged()
+
+
+class ReadyAnswers:
+    """The answers of one worker that may be given again as they are: narinfos, and NARs that are open files.
+
+    Answers are kept by what follows `GET /`, which has the name of the cache in it. Each answer notes its cache, and is
+    given to clients that may read that cache. All answers are forgotten when the generation of access changes.
+
+    Args:
+        generation: of access.
+        caches: the caches that answer.
+        principals: finds the principal of a request.
+    """
+
+    def __init__(self, generation: Generation, caches: Caches, principals: Principals) -> None:
+        self._cells = generation.cells
+        self._seen = self._cells[0]
+        self._caches = caches
+        self._principals = principals
+        # By the coding and what follows `GET /`; the oldest expires first, or nearly so.
+        self._narinfos: OrderedDict[tuple[str | None, bytes], _Ready] = OrderedDict()
+        self._files: OrderedDict[bytes, _ReadyFile] = OrderedDict()
+        self._purge: asyncio.TimerHandle | None = None
+        self._blocks = HeaderBlocks(principals)
+        self._absent = _whole(not_found())
+        self._date = b""
+        self._date_until = 0.0  # by `time.monotonic`
+
+    def add(
+        self,
+        cache: NamedCache,
+        target: str,
+        coding: str | None,
+        response: web.Response,
+        validity: Validity | None = None,
+    ) -> None:
+        """Remember the 200 of `cache` that was made for `target` and a client that selects `coding`, not yet prepared.
+
+        Without `validity` it is given for `READY_SECONDS`.
+        """
+        body = response.body
+        assert isinstance(body, bytes)
+        head, tail = _headers(response.headers, len(body))
+        now = time.monotonic()
+        key = (coding, target.encode())
+        self._narinfos[key] = _Ready(cache, head, tail + body, validity or Validity(now + READY_SECONDS, ()))
+        self._narinfos.move_to_end(key)
+        while self._narinfos and (len(self._narinfos) > MAX_READY or self._oldest().expires <= now):
+            self._narinfos.popitem(last=False)
+
+    def _oldest(self) -> Validity:
+        return next(iter(self._narinfos.values())).validity
+
+    def add_file(
+        self, cache: NamedCache, target: str, headers: Mapping[str, str], file: FileSlice, download: Download
+    ) -> None:
+        """Remember that `cache` answers `target` with `file`, for as long as the download is valid.
+
+        `download` keeps the file open; this object owns it from now on.
+        """
+        head, tail = _headers(headers, file.size)
+        self._drop_file(target.encode())
+        self._files[target.encode()] = _ReadyFile(
+            time.monotonic() + READY_FILE_SECONDS,
+            cache,
+            download.validity,
+            ReadyFile(head, tail, file, download, is_coded_for_some=hdrs.VARY in headers),
+        )
+        if len(self._files) > MAX_READY_FILES:
+            self._drop_file(next(iter(self._files)))
+        if self._purge is None:
+            self._purge = asyncio.get_running_loop().call_later(READY_FILE_SECONDS, self._purge_files)
+
+    def replace(self, generation: Generation, caches: Caches, principals: Principals) -> None:
+        """Serve from `caches` and for `principals` from now on, and forget every answer of the caches before."""
+        self._cells = generation.cells
+        self._seen = self._cells[0]
+        self._caches = caches
+        self._principals = principals
+        self.clear()
+        self._blocks = HeaderBlocks(principals)
+
+    def take_used(self) -> list[Principal]:
+        """The principals that were given answers since the last call."""
+        return self._blocks.take_used()
+
+    def clear(self) -> None:
+        """Forget every answer."""
+        self._blocks.clear()
+        self._narinfos.clear()
+        while self._files:
+            self._drop_file(next(iter(self._files)))
+        if self._purge is not None:
+            self._purge.cancel()
+            self._purge = None
+
+    def keep_up(self) -> None:
+        """Forget all answers and header blocks when they are of an older generation of access than the present one."""
+        now = self._cells[0]
+        if now != self._seen:
+            self._seen = now if now % 2 == 0 else _NEVER
+            self._principals.forget()
+            self._caches.forget()
+            self.clear()
+
+    def find(self, request: bytes) -> bytes | ReadyFile | Absent | NarinfoRequest | None:
+        """The whole answer to `request`, or the file that is its body, or the narinfo that has to be found.
+
+        None for a request that the framework must answer.
+        """
+        if self._cells[0] != self._seen:
+            self.keep_up()
+        end = request.find(VERSION, len(GET), _MAX_TARGET)
+        if end < 0:
+            return None
+        target = request[len(GET) : end]
+        headers = request[end + len(VERSION) :]
+        block = self._blocks.known.get(headers) or self._blocks.look_at(headers)
+        now = time.monotonic()
+        if block is None or now >= block.expires:
+            return None
+        block.used = True
+        narinfo = self._narinfos.get((block.coding, target))
+        if narinfo is not None and narinfo.validity.holds(now):
+            # `_may_read` would look first into the same set: the call would be a twentieth of the work for this answer.
+            may_read = narinfo.cache in block.caches or self._may_read(block, narinfo.cache)
+            date = self._date if now < self._date_until else self.date()
+            return b"".join((narinfo.head, date, narinfo.tail)) if may_read else None
+        if target.endswith(_NARINFO):
+            return self._narinfo_request(target, block)
+        ready = self._files.get(target)
+        if ready is None or not ready.is_for(block.coding, now):
+            return None
+        return ready.file if self._may_read(block, ready.cache) else None
+
+    def _narinfo_request(self, target: bytes, block: HeaderBlock) -> Absent | NarinfoRequest | None:
+        try:
+            text = target.decode()
+            name, _, file_name = text.rpartition("/")
+            hash_part = HashPart.parse(file_name[: -len(_NARINFO)])
+        except (FormatError, UnicodeDecodeError):
+            return None
+        cache = self._caches.known(name) if name else self._caches.default
+        if cache is None or not self._may_read(block, cache):
+            return None
+        if cache.cache.surely_lacks(hash_part):
+            return Absent(b"".join((self._absent[0], self.date(), self._absent[1])))
+        return NarinfoRequest(cache, hash_part, block.coding, text)
+
+    @staticmethod
+    def _may_read(block: HeaderBlock, cache: NamedCache) -> bool:
+        """Whether the client may read the cache; when it may not, the framework's way tells it."""
+        if cache in block.caches:
+            return True
+        if not cache.allows(block.principal, Action.READ):
+            return False
+        block.caches.add(cache)
+        return True
+
+    def write(self, response: web.Response) -> bytes:
+        """All of `response`, which has bytes or nothing as its body, as it goes over the wire."""
+        before, after = _whole(response)
+        return b"".join((before, self.date(), after))
+
+    def date(self) -> bytes:
+        """The value of the header `Date`."""
+        now = time.monotonic()
+        if now >= self._date_until:
+            seconds = time.time()
+            self._date_until = now + 1 - seconds % 1
+            self._date = formatdate(int(seconds), usegmt=True).encode()
+        return self._date
+
+    def _drop_file(self, key: bytes) -> None:
+        found = self._files.pop(key, None)
+        if found is not None:
+            found.file.leave()
+
+    def _purge_files(self) -> None:
+        """Close files after a while, so that an evicted file frees the disk."""
+        self._purge = None
+        now = time.monotonic()
+        while self._files and next(iter(self._files.values())).until <= now:
+            self._drop_file(next(iter(self._files)))
+        if self._files:
+            delay = next(iter(self._files.values())).until - now
+            self._purge = asyncio.get_running_loop().call_later(delay, self._purge_files)
+
+
+def _whole(response: web.Response) -> tuple[bytes, bytes]:
+    """The bytes on the wire before the value of `Date`, and those after it."""
+    body = response.body
+    assert isinstance(body, bytes)
+    head, tail = _headers(response.headers, len(body), response.status, response.reason)
+    return head, tail + body
+
+
+def _headers(
+    headers: Mapping[str, str], size: int, status: int = 200, reason: str | None = "OK"
+) -> tuple[bytes, bytes]:
+    """Status line and headers in the framework's order, split at the value of `Date`."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    head = "".join([f"HTTP/1.1 {status} {reason}\r\n", *lines, f"Content-Length: {size}\r\nDate: "])
+    return head.encode(), f"\r\nServer: {SERVER}\r\n\r\n".encode()

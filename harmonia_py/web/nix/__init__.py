@@ -1,0 +1,1 @@
+"""The URLs that Nix asks for, one file per kind."""

@@ -1,0 +1,1 @@
+"""The URLs for operators: health, readiness, metrics, version."""
