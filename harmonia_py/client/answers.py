@@ -1,0 +1,133 @@
+"""The answers of a server to a client that pushes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harmonia_py.errors import UpstreamProtocolError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HashPart, StoreDir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """The capabilities of a server.
+
+    Attributes:
+        version: of its program.
+        principal: whose token it was shown: `token ci`, `anonymous`.
+        audiences: for one of which the token of a CI must be made; none where it takes no such tokens.
+    """
+
+    version: str
+    principal: str
+    audiences: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """The token that a CI's token was exchanged for.
+
+    Attributes:
+        token: for this server.
+        seconds: for which it lasts.
+        principal: whose it is.
+    """
+
+    token: str
+    seconds: int
+    principal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """The result of a promotion.
+
+    Attributes:
+        published: base names of the paths that the cache did not have before.
+        present: how many of the named paths it had already.
+        kept_first: base names of paths that it has with another NAR, which stays.
+    """
+
+    published: Sequence[str]
+    present: int
+    kept_first: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheInfo:
+    """The facts of a cache that a client needs to substitute from it.
+
+    Attributes:
+        name: of the cache.
+        public: whether reading takes no token.
+        public_keys: that clients must trust.
+    """
+
+    name: str
+    public: bool
+    public_keys: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session that has begun, and what its cache takes.
+
+    Attributes:
+        id: of the session.
+        store_dir: of the cache.
+        max_paths: in one question.
+        max_narinfos: in one request to publish.
+        actions: that the token allows with the cache; None when the server does not say.
+        looks_through: names of the places where the cache has paths from that are not pushed to it.
+        past_server: the sizes of files that may be sent to where the server keeps them; None for none.
+    """
+
+    id: str
+    store_dir: StoreDir
+    max_paths: int
+    max_narinfos: int
+    actions: frozenset[str] | None = None
+    looks_through: Sequence[str] = ()
+    past_server: range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """The paths and NARs that the cache lacks.
+
+    Attributes:
+        missing: hash parts of paths that have to be sent.
+        elsewhere: paths that the cache has from another place.
+        nars: names of files of NARs that it has, by NarHash.
+    """
+
+    missing: frozenset[HashPart]
+    elsewhere: frozenset[HashPart]
+    nars: Mapping[Hash, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The result of publishing a path.
+
+    Attributes:
+        state: published, waiting, absent (its file is not there) or refused.
+        reason: for which it is not published.
+        first: whether the cache had it already with another NAR, which stays.
+    """
+
+    state: str
+    reason: str = ""
+    first: bool = False
+
+
+def fields(value: Any) -> Mapping[str, Any]:
+    """An answer that is a JSON object.
+
+    Raises:
+        UpstreamProtocolError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise UpstreamProtocolError("the server's answer is no JSON object")
+    return value

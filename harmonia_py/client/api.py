@@ -1,0 +1,305 @@
+"""The push API of one cache, as its client sees it: docs/reference/openapi.yaml.
+
+Fields that are not known are ignored, and those that another release does not have are done without.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from yarl import URL
+
+from harmonia_py.client.answers import CacheInfo, Capabilities, Exchanged, Lacking, Published, SessionInfo, fields
+from harmonia_py.client.bodies import Body, FormBody
+from harmonia_py.client.http import HttpServer
+from harmonia_py.errors import FormatError, UpstreamProtocolError
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+
+VERSION: Final = 1
+"""The version of the push API that this client speaks."""
+_OK: Final = 200
+_EXCHANGE: Final = {
+    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+}
+
+
+class PushApi:
+    """One cache.
+
+    Args:
+        server: where it is.
+        root: its place on the server: `team/`, or nothing for the cache at `/`.
+    """
+
+    def __init__(self, server: HttpServer, root: str) -> None:
+        self._server = server
+        self._root = root
+
+    async def capabilities(self) -> Capabilities:
+        """The protocols of the server, and the holder of the token.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`; also for a server that is none of ours.
+        """
+        answer = await self._server.ask("GET", "api/capabilities", absent=True)
+        if answer.status != _OK:
+            raise UpstreamProtocolError(f"there is no harmonia-py that takes pushes at {self._server.url}")
+        told = fields(answer.json())
+        principal = fields(told.get("principal", {}))
+        audiences = fields(told.get("oidc", {})).get("audiences", ())
+        return Capabilities(
+            version=str(told.get("version", "")),
+            principal=str(principal.get("name", "")),
+            audiences=tuple(map(str, audiences)) if isinstance(audiences, list) else (),
+        )
+
+    async def exchange(self, id_token: str) -> Exchanged:
+        """A token of the server for the token of a CI: RFC 8693.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`; the message says why it gives none.
+        """
+        form = FormBody(urlencode(_EXCHANGE | {"subject_token": id_token}))
+        answer = await self._server.ask("POST", "api/token", form, absent=True)
+        if answer.status != _OK:
+            raise UpstreamProtocolError(f"{self._server.url} takes no tokens of CIs")
+        told = fields(answer.json())
+        try:
+            return Exchanged(
+                token=str(told["access_token"]),
+                seconds=int(told["expires_in"]),
+                principal=str(told.get("principal", "")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
+
+    async def cache(self) -> CacheInfo:
+        """The facts of the cache that a substituter needs.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`; also where there is no such cache.
+        """
+        answer = await self._server.ask("GET", f"{self._root}api/cache", absent=True)
+        if answer.status != _OK:
+            raise UpstreamProtocolError(f"there is no cache of a harmonia-py at {self._server.url}{self._root}")
+        told = fields(answer.json())
+        try:
+            keys = tuple(str(PublicKey.parse(str(key))) for key in told.get("public_keys", ()))
+            return CacheInfo(name=str(told["name"]), public=bool(told.get("public", False)), public_keys=keys)
+        except (KeyError, TypeError, FormatError) as error:
+            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
+
+    async def begin(self) -> SessionInfo:
+        """Begin a session.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`; also for a server that is none of ours, or too new.
+        """
+        answer = await self._server.ask("POST", f"{self._root}api/sessions", absent=True)
+        if answer.status != _OK:
+            raise UpstreamProtocolError(f"there is no harmonia-py that takes pushes at {self._server.url}{self._root}")
+        told = fields(answer.json())
+        if told.get("version", VERSION) != VERSION:
+            raise UpstreamProtocolError("the server wants a newer harmonia-py: upgrade this one")
+        try:
+            return SessionInfo(
+                id=str(told["session"]),
+                store_dir=StoreDir.parse(str(fields(told["cache"])["store_dir"])),
+                max_paths=int(told.get("max_paths", 10_000)),
+                max_narinfos=int(told.get("max_narinfos", 100)),
+                actions=frozenset(map(str, told["actions"])) if "actions" in told else None,
+                looks_through=tuple(map(str, told.get("looks_through", ()))),
+                past_server=_sizes(told.get("uploads")),
+            )
+        except (KeyError, TypeError, ValueError, FormatError) as error:
+            raise UpstreamProtocolError(f"the server's answer lacks something: {error}") from None
+
+    async def missing(
+        self, session: SessionInfo, hash_parts: Sequence[HashPart], nar_hashes: Collection[Hash] = ()
+    ) -> Lacking:
+        """The paths and NARs that the cache lacks; those that it has stay until the session ends.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        lacking: set[HashPart] = set()
+        elsewhere: set[HashPart] = set()
+        nars: dict[Hash, str] = {}
+        wanted = list(nar_hashes)
+        for start in range(0, max(len(hash_parts), len(wanted)), session.max_paths):
+            some = slice(start, start + session.max_paths)
+            question = {"paths": hash_parts[some], "nars": [str(nar_hash) for nar_hash in wanted[some]]}
+            told = fields(await self._post(session, "missing", question))
+            try:
+                lacking |= set(map(HashPart.parse, told["missing"]))
+                elsewhere |= set(map(HashPart.parse, told.get("elsewhere", ())))
+                nars |= {Hash.parse(text): str(file) for text, file in told.get("nars", {}).items()}
+            except (KeyError, TypeError, FormatError) as error:
+                raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
+        return Lacking(frozenset(lacking), frozenset(elsewhere), nars)
+
+    async def send(self, session: SessionInfo, file: str, data: Body) -> None:
+        """Send a file, whole.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        await self._server.ask("PUT", self._place(session, f"nars/{file}"), data)
+
+    async def offset(self, session: SessionInfo, nar: str) -> int:
+        """The number of bytes that the server has of a file that comes in parts.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        return _offset((await self._server.ask("GET", self._place(session, f"parts/{nar}"))).json())
+
+    async def send_part(self, session: SessionInfo, nar: str, offset: int, data: memoryview) -> int:
+        """Send a part of a file that begins at `offset`; how much of it the server has then.
+
+        Raises:
+            PushConflict: the server has less of it than that.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        place = self._place(session, f"parts/{nar}")
+        begun = False
+
+        async def attempt() -> int:
+            # By PATCH: a PUT the library would send again by itself, all of it, over another connection.
+            nonlocal begun
+            start = offset
+            if begun:  # what came of it before the connection was lost is there
+                start = max(offset, _offset((await self._server.once("GET", place)).json()))
+            begun = True
+            if start >= offset + len(data):
+                return start
+            rest = data[start - offset :]
+            return _offset((await self._server.once("PATCH", f"{place}?offset={start}", rest)).json())
+
+        return await self._server.again_and_again(attempt)
+
+    async def finish_file(self, session: SessionInfo, nar: str, file: str, size: int) -> bool:
+        """Say that a file has been sent whole; False while the server is still checking it.
+
+        Raises:
+            PushConflict: the server has lost some of it.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        body = msgspec.json.encode({"file": file, "size": size})
+        told = fields((await self._server.ask("POST", self._place(session, f"parts/{nar}"), body)).json())
+        return told.get("state") != "checking"
+
+    async def upload_url(self, session: SessionInfo, file: str, size: int) -> str | None:
+        """The URL for a file of so many bytes past the server, by one PUT; None when it is sent to the server.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        place = f"{self._place(session, f'uploads/{file}')}?size={size}"
+        answer = await self._server.ask("GET", place, absent=True)
+        if answer.status != _OK:  # while servers are upgraded one by one, one of the release before is asked
+            return None
+        url = fields(answer.json()).get("url")
+        return url if isinstance(url, str) and self._may_lead_to(url) else None
+
+    def _may_lead_to(self, url: str) -> bool:
+        """Whether files may be sent there: not in the clear where the server itself is spoken to in secret."""
+        try:
+            scheme = URL(url, encoded=True).scheme
+        except ValueError:
+            return False
+        return scheme in {"https", self._server.url.scheme}
+
+    async def finish_upload(self, session: SessionInfo, file: str) -> bool:
+        """Have the server take in a file that was sent past it; False while that is checked: ask again.
+
+        Raises:
+            PushConflict: it is not there.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        answer = await self._server.ask("POST", self._place(session, f"uploads/{file}"), absent=True)
+        # As for `upload_url`; another server is asked next.
+        return answer.status == _OK and fields(answer.json()).get("state") != "checking"
+
+    async def publish(self, session: SessionInfo, narinfos: Sequence[NarInfo]) -> Sequence[Published]:
+        """Publish paths whose files are there; what became of each, in their order.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        texts = [narinfo.format(session.store_dir).decode() for narinfo in narinfos]
+        told = fields(await self._post(session, "publish", {"narinfos": texts}))
+        try:
+            results = [_published(fields(one)) for one in told["paths"]]
+        except (KeyError, TypeError) as error:
+            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
+        if len(results) != len(narinfos):
+            raise UpstreamProtocolError("the server does not say what became of every path")
+        return results
+
+    async def finish(
+        self, session: SessionInfo, roots: Collection[HashPart], pins: Mapping[str, StorePath] | None = None
+    ) -> Collection[HashPart]:
+        """End the session and set pins, unless one of `roots` is missing; those that are.
+
+        Raises:
+            UpstreamProtocolError: the server does not know of pins.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        wanted = [{"name": name, "path": path} for name, path in (pins or {}).items()]
+        told = fields(await self._post(session, "finish", {"roots": sorted(roots), "pins": wanted}))
+        missing = told.get("missing", ())
+        if pins and not missing and "pins" not in told:
+            raise UpstreamProtocolError("the server is of a release that sets no pins at the end of a push: upgrade it")
+        try:
+            return {HashPart.parse(str(one)) for one in missing}
+        except (TypeError, FormatError) as error:
+            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
+
+    async def served(self, hash_part: HashPart, store_dir: StoreDir) -> NarInfo | None:
+        """The narinfo that a substituter gets of a path whose NAR is there as well; None: the cache does not serve it.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        answer = await self._server.ask("GET", f"{self._root}{hash_part}.narinfo", absent=True)
+        if answer.status != _OK:
+            return None
+        try:
+            narinfo = NarInfo.parse(answer.data, store_dir)
+        except FormatError as error:
+            raise UpstreamProtocolError(f"{hash_part}.narinfo: {error}") from None
+        nar = await self._server.ask("HEAD", f"{self._root}{narinfo.url}", absent=True)
+        return narinfo if nar.status == _OK else None
+
+    async def _post(self, session: SessionInfo, verb: str, body: Any) -> Any:
+        return (
+            await self._server.ask("POST", self._place(session, verb), msgspec.json.encode(body, enc_hook=str))
+        ).json()
+
+    def _place(self, session: SessionInfo, rest: str) -> str:
+        return f"{self._root}api/sessions/{session.id}/{rest}"
+
+
+def _offset(value: Any) -> int:
+    offset = fields(value).get("offset")
+    if not isinstance(offset, int):
+        raise UpstreamProtocolError("the server does not say how much it has")
+    return offset
+
+
+def _sizes(told: Any) -> range | None:
+    return None if told is None else range(int(told["min_size"]), int(told["max_size"]) + 1)
+
+
+def _published(told: Mapping[str, Any]) -> Published:
+    state = str(told["state"])
+    reason = str(told.get("reason", ""))
+    if not reason and told.get("missing"):
+        reason = f"it waits for {', '.join(map(str, told['missing']))}"
+    return Published(state, reason, first="first" in told)

@@ -1,0 +1,51 @@
+"""`harmonia-py audit`: who changed what, when."""
+
+import argparse
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from harmonia_py.catalog.audit import AuditEntry
+from harmonia_py.commands.catalog import in_catalog
+from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.parser import Parser
+
+if TYPE_CHECKING:
+    from harmonia_py.database.catalog import SqlCatalog
+
+_PAGE: Final = 500
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options: the cache."""
+    parser.describe(
+        """
+        Print the audit log, the oldest entry first, one JSON object a line: pushes, deletions, and every change of
+        caches, tokens, keys and pins, with the principal that made it.""",
+        ("harmonia-py audit | tail", "what was done lately"),
+        ("harmonia-py audit --cache team", "of one cache"),
+    )
+    parser.add_argument("--cache", metavar="NAME", help="only what was done to this cache")
+    add_config(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print it."""
+    _, config = load(options)
+
+    async def show(catalog: "SqlCatalog") -> None:
+        after: tuple[int, str] | None = None
+        while entries := await catalog.audit.page(after, _PAGE):
+            for one in entries:
+                if options.cache in (None, one.cache):
+                    print(_line(one))  # noqa: T201
+            after = (entries[-1].at_ns, entries[-1].id)
+
+    in_catalog(config, show)
+    return 0
+
+
+def _line(one: AuditEntry) -> str:
+    time = datetime.fromtimestamp(one.at_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+    fields = {"time": time, "principal": one.principal, "action": one.action, "cache": one.cache}
+    return json.dumps({**fields, "subject": one.subject, "detail": json.loads(one.detail)}, ensure_ascii=False)

@@ -1,0 +1,157 @@
+"""The common parts of commands that read or change the catalog."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from harmonia_py.cache.cache_name import DEFAULT, CacheName
+from harmonia_py.catalog.audit import AuditEntry, entry_now
+from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.commands.user import user_name
+from harmonia_py.config.settings import Config
+from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.wiring.catalog import catalog_file, copied_catalog, has_catalog, open_catalog
+
+if TYPE_CHECKING:
+    from harmonia_py.database.catalog import SqlCatalog
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+_PAGE: Final = 200
+_LASTS: Final = re.compile(r"([1-9][0-9]{0,5})([mhdwy])", re.ASCII)
+_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+
+
+def in_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]", *, make: bool = False) -> T:
+    """The result of `work` with the catalog; with `make` one is made where there is none.
+
+    Raises:
+        ConfigError: there is none.
+        StorageError: it cannot be opened, or cannot tell.
+    """
+
+    async def run() -> T:
+        async with opened_catalog(config, make=make) as catalog:
+            return await work(catalog)
+
+    return asyncio.run(run())
+
+
+def in_copied_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]") -> T:
+    """The result of `work` with a copy of the catalog, which it may change at will.
+
+    Raises:
+        ConfigError: there is none.
+        StorageError: it cannot be copied, or cannot tell.
+    """
+    _check_there_is_one(config)
+
+    async def run() -> T:
+        async with copied_catalog(config) as catalog:
+            return await work(catalog)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def opened_catalog(config: Config, *, make: bool) -> "AsyncIterator[SqlCatalog]":
+    """The catalog, while the context lasts; with `make` one is made where there is none.
+
+    Raises:
+        ConfigError: there is none.
+        StorageError: it cannot be opened.
+    """
+    if not make:
+        _check_there_is_one(config)
+    catalog = await open_catalog(config)
+    try:
+        yield catalog
+    finally:
+        await catalog.aclose()
+
+
+def _check_there_is_one(config: Config) -> None:
+    if not has_catalog(config):
+        file = catalog_file(config)
+        raise ConfigError(f"{file}: there is no catalog yet; `cache create` and `token create` make one")
+
+
+async def all_of(page: Callable[[K | None, int], Awaitable[Sequence[T]]], key: Callable[[T], K]) -> list[T]:
+    """Everything that `page` gives, page by page."""
+    rows: list[T] = []
+    while found := await page(key(rows[-1]) if rows else None, _PAGE):
+        rows += found
+    return rows
+
+
+def named_cache(text: str) -> CacheName:
+    """The name of a cache of the catalog.
+
+    Raises:
+        ConfigError: it is none, or that of the cache at `/`.
+    """
+    name = any_cache(text)
+    if name == DEFAULT:
+        raise ConfigError(f"{name} is the cache at /, which harmonia.toml describes")
+    return name
+
+
+def any_cache(text: str) -> CacheName:
+    """The name of a cache, also that of the one at `/`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return CacheName.parse(text)
+    except FormatError as error:
+        raise ConfigError(f"{text!r}: {error}") from None
+
+
+async def found_cache(catalog: "SqlCatalog", name: CacheName) -> CacheRow:
+    """The cache of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    row: CacheRow | None = await catalog.caches.find(name)
+    if row is None:
+        raise ConfigError(f"there is no cache {name}; `cache list` shows which there are")
+    return row
+
+
+def seconds_of(option: str, text: str) -> int:
+    """A time such as 90d, in seconds.
+
+    Raises:
+        FormatError: it is none.
+    """
+    match = _LASTS.fullmatch(text)
+    if match is None:
+        raise FormatError(f"{option} {text}: not a time such as 12h, 90d, 2w, 1y")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def iso(at: Timestamp | None) -> str | None:
+    """A time as ISO 8601 writes it; None for none."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def now() -> Timestamp:
+    """The present time, in whole seconds."""
+    return Timestamp(int(time.time()))
+
+
+def user() -> str:
+    """The principal of this command."""
+    return f"user {user_name()}"
+
+
+def entry(action: str, *, cache: str = "", subject: str = "", **detail: Any) -> AuditEntry:
+    """An entry of the audit log for a change by the user of this command."""
+    return entry_now(user(), action, cache=cache, subject=subject, detail=detail)

@@ -1,0 +1,118 @@
+"""`harmonia-py compress`: the zstd files of store paths, made ahead of the first download."""
+
+import argparse
+import asyncio
+from typing import Final
+
+from rich.console import Console
+
+from harmonia_py.commands.node import open_node
+from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.path_arguments import parse_store_path
+from harmonia_py.commands.progress import add_json, count, messages, print_failures, print_json, progress_bar
+from harmonia_py.config.settings import Config
+from harmonia_py.contents.compressed import CompressedNars
+from harmonia_py.errors import ConfigError, HarmoniaError
+from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.wiring.node import Node
+
+# Path infos are asked for with so many questions at once; the daemon answers one per connection.
+_QUESTIONS: Final = 8
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments: the store paths."""
+    parser.describe(
+        """
+        Make and keep the compressed files of store paths that have none, so that no client waits for it. A running
+        server offers them from then on. Exit status 1: one could not be made.""",
+        ("harmonia-py compress --closure ./result", "what was just built, and all that it needs"),
+        ("harmonia-py compress --all", "every path of the store"),
+    )
+    which = parser.add_argument_group("which store paths")
+    which.add_argument("paths", metavar="PATH", nargs="*", help="a store path, or a link to one such as ./result")
+    which.add_argument("--closure", action="store_true", help="the closures of the paths as well")
+    which.add_argument("--all", action="store_true", dest="everything", help="every valid path of the store")
+    add_json(parser)
+    add_config(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make and keep the files that are missing; exit status 1 when one could not be made."""
+    if bool(options.paths) == options.everything:
+        options.usage("name store paths, or --all")
+    return asyncio.run(_compress(load(options)[1], options))
+
+
+async def _compress(config: Config, options: argparse.Namespace) -> int:
+    console = messages()
+    async with open_node(config) as node:
+        compressed = node.compressed
+        if compressed is None or node.keeping is None or node.keeping.intake.storage.blobs is None:
+            raise ConfigError("no store here, or nowhere to keep its NARs: see compression and cache.directory")
+        narinfos = await _narinfos(node, compressed, config.store_dir, options)
+        missing = [narinfo for narinfo in narinfos if narinfo.file_size is None]
+        console.print(f"{count(len(narinfos), 'store path')}, {len(missing)} to compress")
+        failures = await _keep_all(compressed, missing, config.cache.jobs, console) if missing else []
+    if missing:
+        console.print(f"{len(missing) - len(failures)} compressed, {len(failures)} failed")
+    print_failures(console, failures)
+    if options.as_json:
+        print_json({"storePaths": len(narinfos), "compressed": len(missing) - len(failures), "failures": failures})
+    return 1 if failures else 0
+
+
+async def _keep_all(compressed: CompressedNars, missing: list[NarInfo], jobs: int, console: Console) -> list[str]:
+    failures: list[str] = []
+    turns = asyncio.Semaphore(jobs)
+    with progress_bar(console) as progress:
+        task = progress.add_task("compressing", total=sum(narinfo.path_info.nar_size for narinfo in missing))
+
+        async def keep(narinfo: NarInfo) -> None:
+            info = narinfo.path_info
+            async with turns:
+                try:
+                    if not await compressed.keep(NarUrl(info.store_path.hash_part, info.nar_hash, "zstd")):
+                        failures.append(f"{info.store_path}: has left the store")
+                except HarmoniaError as error:
+                    failures.append(f"{info.store_path}: {error}")
+                progress.advance(task, info.nar_size)
+
+        async with asyncio.TaskGroup() as group:
+            for narinfo in missing:
+                group.create_task(keep(narinfo))
+    return failures
+
+
+async def _narinfos(
+    node: Node, compressed: CompressedNars, store_dir: StoreDir, options: argparse.Namespace
+) -> list[NarInfo]:
+    """The narinfos of the wanted paths, in no certain order."""
+    if options.everything:
+        assert node.metadata is not None
+        pending = set(await node.metadata.all_paths())
+    else:
+        pending = {parse_store_path(path, store_dir) for path in options.paths}
+    named = set(pending)
+    found: dict[StorePath, NarInfo] = {}
+    turns = asyncio.Semaphore(_QUESTIONS)
+
+    async def ask(store_path: StorePath) -> NarInfo | None:
+        async with turns:
+            found = await compressed.narinfo(store_path.hash_part)
+            return None if found is None else found.narinfo
+
+    while pending:
+        asked = sorted(pending)
+        answers = await asyncio.gather(*map(ask, asked))
+        for store_path, narinfo in zip(asked, answers, strict=True):
+            if narinfo is None or narinfo.path_info.store_path != store_path:
+                if store_path in named and not options.everything:
+                    raise ConfigError(f"{store_dir}/{store_path}: is not valid in this store")
+                continue
+            found[store_path] = narinfo
+        references = {one for narinfo in answers if narinfo is not None for one in narinfo.path_info.references}
+        pending = (references if options.closure else set()) - found.keys() - set(asked)
+    return list(found.values())

@@ -1,0 +1,133 @@
+"""Findings, and the run of checks: each with a time limit, and none able to end the others."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Self, TypeVar
+
+from harmonia_py.errors import HarmoniaError, describe_os_error
+from harmonia_py.nix.handshake import clean
+
+Value = TypeVar("Value")
+
+_SHOWN_CHARACTERS: Final = 120
+
+
+class Verdict(Enum):
+    """The verdict of a finding. A failure: clients get errors or nothing. A warning: they get less than they could.
+
+    Only failures make the exit status 1.
+    """
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        check: the subject, such as `nix-daemon`.
+        verdict: how bad it is.
+        what: the fact, in one line.
+        remedy: in plain words; None only where all is well.
+    """
+
+    check: str
+    verdict: Verdict
+    what: str
+    remedy: str | None = None
+
+    @classmethod
+    def ok(cls, check: str, what: str) -> Self:
+        """A finding that all is well."""
+        return cls(check, Verdict.OK, what)
+
+    @classmethod
+    def warning(cls, check: str, what: str, remedy: str) -> Self:
+        """A finding that something works, but not as well as it could, or not for long."""
+        return cls(check, Verdict.WARNING, what, remedy)
+
+    @classmethod
+    def failure(cls, check: str, what: str, remedy: str) -> Self:
+        """A finding that something does not work."""
+        return cls(check, Verdict.FAILURE, what, remedy)
+
+
+class CannotTell(HarmoniaError):
+    """A check cannot be made.
+
+    Attributes:
+        remedy: what to do about it.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something to look at, with a time limit.
+
+    Attributes:
+        name: of the findings that speak of the check itself.
+        run: gathers facts and judges them.
+        seconds: how long that may take.
+        late: what to do when it takes longer.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[Sequence[Finding]]]
+    seconds: float
+    late: str
+
+
+async def findings_of(check: Check) -> Sequence[Finding]:
+    """The findings of a check; one that cannot tell, or takes too long, gives a finding that says so."""
+    try:
+        async with asyncio.timeout(check.seconds):
+            return await check.run()
+    except TimeoutError:
+        return [Finding.failure(check.name, f"no answer within {check.seconds:g} seconds", check.late)]
+    except CannotTell as error:
+        return [Finding.failure(check.name, str(error), error.remedy)]
+    except (HarmoniaError, OSError) as error:
+        what = describe_os_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        return [Finding.failure(check.name, f"cannot be checked: {what}", check.late)]
+
+
+async def in_thread(call: Callable[[], Value]) -> Value:
+    """The result of `call`, run in a thread of its own; the caller, and the program, may end while it still hangs."""
+    # The threads of asyncio's own pool are waited for at exit: one dead NFS mount would keep the program for ever.
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Value] = loop.create_future()
+
+    def settle(value: Value | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)  # type: ignore[arg-type]  # None is a Value where there is no error
+
+    def run() -> None:
+        try:
+            outcome: tuple[Value | None, BaseException | None] = (call(), None)
+        except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
+            outcome = (None, error)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
+
+
+def shown(text: str) -> str:
+    """Text from outside, fit to stand in a line: without control characters, and not too long."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"

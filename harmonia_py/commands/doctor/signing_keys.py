@@ -1,0 +1,148 @@
+"""The files of secret keys: whether they hold keys, which users may read them, and the public keys of clients."""
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harmonia_py.commands.doctor.finding import Finding
+from harmonia_py.commands.user import describe, may
+from harmonia_py.config.settings import Config
+from harmonia_py.config.upstream_tables import Upstream
+from harmonia_py.errors import FormatError
+from harmonia_py.nix.signing import PublicKey, SecretKey
+
+_NAME: Final = "signing key"
+_NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
+_MAX_FILE_SIZE: Final = 4096
+_OTHERS: Final = 0o077
+_GENERATE: Final = "make one with `harmonia-py generate-key cache.example.org-1`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFile:
+    """The facts about a file of a secret key.
+
+    Attributes:
+        file: its name.
+        public_key: of the key in it; None when there is none.
+        fault: why there is none, and what to do.
+        mode: its permissions.
+        described: its permissions and owner as `ls -l` shows them.
+        guarded: whether it is where systemd puts credentials, which no other user can enter.
+    """
+
+    file: Path
+    public_key: PublicKey | None = None
+    fault: tuple[str, str] | None = None
+    mode: int = 0o600
+    described: str = ""
+    guarded: bool = False
+
+
+def files_of(config: Config) -> list[Path]:
+    """The files of secret keys in the configuration; when it names none, the one that is made at the first start."""
+    return config.key_files if config.generated_key_file is None else [config.generated_key_file]
+
+
+def read(file: Path, environment: Mapping[str, str]) -> KeyFile:
+    """The facts about one file."""
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    try:
+        with file.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            text = stream.read(_MAX_FILE_SIZE).decode()
+        key = SecretKey.parse(text)
+    except OSError as error:
+        return KeyFile(file=file, fault=_explain_system(error))
+    except (FormatError, UnicodeDecodeError) as error:
+        return KeyFile(file=file, fault=_explain_format(file, error))
+    return KeyFile(
+        file=file,
+        public_key=key.public_key,
+        mode=stat.S_IMODE(status.st_mode),
+        described=describe(status),
+        guarded=bool(credentials) and file.is_relative_to(str(credentials)),
+    )
+
+
+def look_at(config: Config, environment: Mapping[str, str]) -> list[Finding]:
+    """The findings about all keys of the configuration."""
+    generated = config.generated_key_file
+    if generated is not None and not _exists(generated):
+        return [_judge_first_start(generated)]
+    return judge([read(one, environment) for one in files_of(config)])
+
+
+def judge(found: Sequence[KeyFile]) -> list[Finding]:
+    """The findings about the files, each by itself and beside the others."""
+    if not found:
+        what = "sign = false: clients that require signatures refuse what this store has built itself"
+        return [Finding.warning(_NAME, what, "take sign = false out, and the next start makes a key")]
+    findings: list[Finding] = []
+    seen: dict[str, KeyFile] = {}
+    for one in found:
+        findings += _judge_one(one)
+        if one.public_key is None:
+            continue
+        other = seen.setdefault(one.public_key.name, one)
+        if other.public_key != one.public_key:
+            what = f"{one.file} and {other.file} hold different keys of one name, {one.public_key.name}"
+            remedy = "clients tell keys by their names: give the new one another number, such as -2"
+            findings.append(Finding.failure(_NAME, what, remedy))
+    return findings
+
+
+def _judge_one(one: KeyFile) -> list[Finding]:
+    key = one.public_key
+    if key is None:
+        what, remedy = one.fault or ("there is no key in it", _GENERATE)
+        return [Finding.failure(_NAME, f"{one.file}: {what}", remedy)]
+    findings = [Finding.ok(_NAME, f"{one.file}: {key}")]
+    if one.mode & _OTHERS and not one.guarded:
+        what = f"{one.file}: others may read it ({one.described}), and sign as you"
+        findings.append(Finding.warning(_NAME, what, f"chmod 600 {one.file}; if another user may have, make a new key"))
+    if key.name == _NIXOS_KEY.name and key != _NIXOS_KEY:
+        what = f"{one.file}: {key.name} is the name of cache.nixos.org's key: clients take its signatures for forged"
+        findings.append(Finding.failure(_NAME, what, f"{_GENERATE}, with your own host's name"))
+    return findings
+
+
+def _judge_first_start(file: Path) -> Finding:
+    if _can_be_made(file.parent):
+        return Finding.ok(_NAME, f"none yet: the first start makes one, {file}")
+    remedy = "set state_directory (in a unit: StateDirectory=) to a directory that can be written"
+    return Finding.failure(_NAME, f"{file}: cannot be made at the first start", remedy)
+
+
+def _can_be_made(directory: Path) -> bool:
+    existing = next(one for one in (directory, *directory.absolute().parents) if one.exists())
+    return existing.is_dir() and may(existing, os.W_OK | os.X_OK)
+
+
+def _exists(file: Path) -> bool:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # `read` reports the error
+    return True
+
+
+def _explain_system(error: OSError) -> tuple[str, str]:
+    reason = (error.strerror or str(error)).lower()
+    if isinstance(error, PermissionError):
+        return reason, "give it to the user that serves, or in a unit use LoadCredential="
+    return reason, f"mend the path in sign_key_paths, or {_GENERATE}"
+
+
+def _explain_format(file: Path, error: Exception) -> tuple[str, str]:
+    try:
+        PublicKey.parse(file.read_text().strip())
+    except (FormatError, OSError, UnicodeDecodeError):
+        what = str(error) if isinstance(error, FormatError) else "it is not text"
+        return f"not a secret key of Nix: {what}", _GENERATE
+    return "holds a public key", "sign_key_paths wants the secret half, the other of the two files"

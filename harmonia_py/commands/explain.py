@@ -1,0 +1,149 @@
+"""`harmonia-py explain`: where one store path would come from, and why it would or would not."""
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.markup import escape
+
+from harmonia_py.cache.found import Found
+from harmonia_py.cache.trust import rests_on_contents
+from harmonia_py.commands.explain_cache import explain_cache
+from harmonia_py.commands.node import open_node
+from harmonia_py.commands.options import add_config, add_upstream, load
+from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.path_arguments import parse_hash_part, parse_url
+from harmonia_py.commands.progress import hanging, results
+from harmonia_py.config import key_files
+from harmonia_py.config.settings import Config
+from harmonia_py.contents.kept_files import key_of
+from harmonia_py.errors import ConfigError, HarmoniaError
+from harmonia_py.mirror.explain import Verdict, explain_upstream
+from harmonia_py.nix.signing import SecretKey
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.wiring.node import Node
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments: the path, and the upstreams to ask."""
+    parser.describe(
+        """
+        Ask the local store, what is kept, and every upstream for one store path, and say in plain words what each has,
+        by which key it is signed, and whether a client would get it, with whose signature: policy and keys are those of
+        the server. Exit status 1: it would not be served.""",
+        ("harmonia-py explain /nix/store/…-hello-2.12.1", "why a client gets it, or why it does not"),
+        ("harmonia-py explain --cache team /nix/store/…-hello-2.12.1", "whether it was pushed, and what it waits for"),
+    )
+    parser.add_argument("--cache", metavar="NAME", help="say what was pushed to this cache; default is the one at /")
+    parser.add_argument("path", metavar="HASH-OR-PATH", help="a hash part, a store path, or the URL of one")
+    add_upstream(parser)
+    add_config(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say in plain words which source has it; exit status 1 when it would not be served."""
+    config = load(options)[1]
+    cache: str | None = options.cache
+    if "://" in options.path:
+        named, hash_part = parse_url(options.path, config.base_url)
+        cache = cache or named
+    else:
+        hash_part = parse_hash_part(options.path, config.store_dir)
+    if cache is not None:
+        return explain_cache(config, cache, hash_part)
+    return asyncio.run(_explain(config, hash_part))
+
+
+class _Answer(NamedTuple):
+    """The words of a source about a path, and whether it has the path."""
+
+    words: str
+    good: bool
+
+
+async def _explain(config: Config, hash_part: HashPart) -> int:
+    keys, fault = _secret_keys(config)
+    async with open_node(config, keys) as node:
+        out = results()
+        out.print(f"[bold]{hash_part}[/]")
+        local = await _local(node, hash_part, restricted=config.policy.serve != "everything")
+        kept = await _kept(node, hash_part)
+        # In the order in which they are asked.
+        answers = [local, kept, *await _upstreams(node, config, hash_part)]
+        for answer in answers:
+            out.print(hanging(out, "[green]yes[/]" if answer.good else "[red]no [/]", answer.words))
+        # The answer of the cache itself: it is what clients get.
+        try:
+            found = await node.cache.narinfo(hash_part)
+        except HarmoniaError as error:
+            out.print(f"It would not be served. A client gets an error: {escape(str(error))}.")
+            return 1
+    if found is None:
+        has_it = any(answer.good for answer in answers)
+        denied = has_it and config.policy.serve != "everything"
+        why = f' The policy does not allow it (policy.serve = "{config.policy.serve}").' if denied else ""
+        out.print(f"It would not be served.{why}")
+        return 1
+    out.print(escape(f"It would be served, {_signed(config, found, keys, fault)}."))
+    return 0
+
+
+def _secret_keys(config: Config) -> tuple[Sequence[SecretKey], str | None]:
+    """The keys that the server signs with, or why they cannot be known here."""
+    try:
+        return key_files.read_signing_keys(config, os.environ), None
+    except ConfigError as error:
+        return (), str(error)
+
+
+def _signed(config: Config, found: Found, keys: Sequence[SecretKey], fault: str | None) -> str:
+    if not found.origin.vouches_for_nar and rests_on_contents(found.narinfo.path_info, config.store_dir):
+        return "not signed by us: its content address is the proof, and no signature covers that"
+    if fault is not None:
+        return f"signed by us if the server can read what cannot be read here ({fault})"
+    if not keys and config.generated_key_file is not None:
+        return "signed by us with the key that the first start makes"
+    return f"signed by us with {' and '.join(key.name for key in keys)}" if keys else "not signed by us"
+
+
+async def _local(node: Node, hash_part: HashPart, *, restricted: bool) -> _Answer:
+    if node.local is None or node.metadata is None:
+        return _Answer("local store: there is none", good=False)
+    try:
+        found = await node.local.narinfo(hash_part)
+        info = None if found is None else found.narinfo.path_info
+        # Under a policy, denied paths are absent in the local store that is served.
+        if info is None and restricted:
+            info = await node.metadata.path_info(hash_part)
+    except HarmoniaError as error:
+        return _Answer(f"local store: cannot tell: {error}", good=False)
+    if info is None:
+        return _Answer("local store: does not have it", good=False)
+    names = ", ".join(signature.key_name for signature in info.signatures) or "no key"
+    return _Answer(f"local store: has {info.store_path}, signed by {names}", good=True)
+
+
+async def _upstreams(node: Node, config: Config, hash_part: HashPart) -> list[_Answer]:
+    if node.upstreams is None:
+        return []
+    if config.mirror.offline:
+        return [_Answer("upstreams: none is asked (mirror.offline)", good=False)]
+    ordered = sorted(node.upstreams.all, key=lambda state: state.upstream.priority)
+    verdicts: list[Verdict] = await asyncio.gather(
+        *[explain_upstream(state.upstream, hash_part, config.store_dir) for state in ordered]
+    )
+    return [_Answer(f"upstream {verdict.upstream}: {verdict.words}", verdict.good) for verdict in verdicts]
+
+
+async def _kept(node: Node, hash_part: HashPart) -> _Answer:
+    if node.mirror is None:
+        return _Answer("kept: nothing, as there is no upstream", good=False)
+    entry = await node.mirror.index.find(hash_part)
+    if entry is None or entry.facts is None:
+        return _Answer("kept: nothing", good=False)
+    age = int(time.time() - entry.fetched)
+    words = f"kept: {key_of(entry.url)}, {entry.facts.file_size} bytes, from upstream {entry.upstream}, {age} s ago"
+    return _Answer(words, good=True)

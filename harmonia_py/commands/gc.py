@@ -1,0 +1,238 @@
+"""`harmonia-py gc`: collect now what the caches do not keep any more, or say what would go, and why."""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.filesize import decimal
+
+from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.collected import Collected
+from harmonia_py.catalog.collection import CondemnedObject
+from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.pins import DAY
+from harmonia_py.commands.catalog import all_of, in_catalog, in_copied_catalog, iso
+from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.progress import count
+from harmonia_py.config import key_files
+from harmonia_py.config.settings import Config
+from harmonia_py.errors import StorageError
+from harmonia_py.metrics.board import Metrics
+
+if TYPE_CHECKING:
+    from harmonia_py.database.catalog import SqlCatalog
+
+_NANOSECONDS: Final = 1_000_000_000
+_PAGE: Final = 500
+# A pass of the server's own is seldom longer than a second.
+_WAIT_SECONDS: Final = 60.0
+_WORDS: Final = {
+    "unused": "not used for longer than keep_unused",
+    "quota": "the longest unused when its cache was too large",
+    "deleted": "its cache was deleted",
+    "waited": "its references never came",
+    "refused": "the local store refused it",
+}
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options: whether to collect, and the form of the output."""
+    parser.describe(
+        """
+        Collect what no cache keeps any more: a server does it every minute by itself. What has not been used for longer
+        than keep_unused of its cache, or is too much for max_size, is condemned first and stays for an hour, in which
+        any use keeps it; what has been condemned for that long goes. What a pin reaches stays, and what a push under
+        way was told is here.""",
+        ("harmonia-py gc --dry-run", "say what would go now and within the hour, why, and what keeps the rest"),
+        ("harmonia-py gc", "collect now, beside a server that runs or without one"),
+        ("harmonia-py gc --dry-run --json", "one object a line: paths, caches, and the sums last"),
+    )
+    parser.add_argument("--dry-run", action="store_true", help="change nothing: collect in a copy of the catalog")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    add_config(parser)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Going:
+    """A path that has gone, or is condemned.
+
+    Attributes:
+        cache: its cache.
+        path: that goes.
+        why: a word of `_WORDS`.
+        size: bytes of its file.
+        used: when it was last asked for.
+        goes: when it goes unless something asks for it; None when it has gone.
+    """
+
+    cache: str
+    path: str
+    why: str
+    size: int
+    used: Timestamp | None
+    goes: Timestamp | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as JSON."""
+        return {
+            "cache": self.cache,
+            "path": self.path,
+            "why": self.why,
+            "size": self.size,
+            "used": iso(self.used),
+            "goes": iso(self.goes),
+        }
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it, or say what it would do."""
+    _, config = load(options)
+
+    async def collect_in_copy(catalog: "SqlCatalog") -> None:
+        await _report(options, catalog, *(await _collect_rows(catalog)))
+
+    async def collect(catalog: "SqlCatalog") -> None:
+        await _report(options, catalog, *(await _collect(catalog, config)))
+
+    if options.dry_run:
+        in_copied_catalog(config, collect_in_copy)
+    else:
+        in_catalog(config, collect)
+    return 0
+
+
+async def _collect_rows(catalog: "SqlCatalog") -> tuple[Timestamp, Collected]:
+    """Collect in a catalog that has no bytes."""
+
+    async def delete_nothing(_keys: Iterable[str]) -> list[str]:
+        return []
+
+    collector = Collector(
+        catalog.collection, catalog.garbage, delete_nothing, index=catalog.objects, wanted=catalog.room_wanted
+    )
+    now = Timestamp(int(time.time()))
+    return now, await collector.run(now)
+
+
+async def _collect(catalog: "SqlCatalog", config: Config) -> tuple[Timestamp, Collected]:
+    """Collect as the server does, with its bytes.
+
+    Raises:
+        StorageError: something else collects for a long time.
+    """
+    from harmonia_py.wiring.cache_keys import CacheKeys  # noqa: PLC0415  # --dry-run opens no storage
+    from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit  # noqa: PLC0415
+    from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415
+
+    metrics = Metrics.alone()
+    keys = CacheKeys(catalog.keys, key_files.read_key_encryption(config, os.environ))
+    async with PushNode.of(config, catalog, metrics) as node:
+        if not await catalog_fit(catalog, node).is_fit():
+            raise StorageError("nothing is collected: the catalog is not that of the files")
+        begun = node.now()
+        done = await caches_housekeeping(catalog, node, keys, metrics).look(_WAIT_SECONDS)
+    if done is None:
+        raise StorageError(f"another process has been collecting for {_WAIT_SECONDS:.0f} s; try again later")
+    return begun, done
+
+
+async def _report(options: argparse.Namespace, catalog: "SqlCatalog", begun: Timestamp, done: Collected) -> None:
+    caches = await all_of(catalog.caches.page, lambda row: row.name)
+    condemned, condemned_size = 0, 0
+    if options.dry_run or options.json:
+        async for going in _gone(catalog, begun):
+            _say(options, going)
+    for cache in caches:
+        async for one in _condemned(catalog, cache):
+            condemned, condemned_size = condemned + 1, condemned_size + one.size
+            if options.dry_run or options.json:
+                goes = Timestamp(one.since + cache.settings.grace)
+                why = one.reason.value
+                _say(options, Going(cache=cache.name, path=one.path, why=why, size=one.size, used=one.used, goes=goes))
+    if options.dry_run or options.json:
+        for cache in caches:
+            await _say_what_stays(options, catalog, cache)
+    _say_sums(options, done, condemned, condemned_size)
+
+
+async def _gone(catalog: "SqlCatalog", begun: Timestamp) -> AsyncIterator[Going]:
+    """The paths that went since then, as the audit log has them."""
+    after: tuple[int, str] | None = (begun * _NANOSECONDS, "")
+    while entries := await catalog.audit.page(after, _PAGE):
+        for one in entries:
+            if one.action == "collect":
+                detail = json.loads(one.detail)
+                yield Going(
+                    cache=one.cache,
+                    path=one.subject,
+                    why=detail["why"],
+                    size=detail["size"],
+                    used=Timestamp(detail["used"]),
+                    goes=None,
+                )
+        after = (entries[-1].at_ns, entries[-1].id)
+
+
+async def _condemned(catalog: "SqlCatalog", cache: CacheRow) -> AsyncIterator[CondemnedObject]:
+    after = None
+    while rows := await catalog.collection.condemned(cache.id, after, _PAGE):
+        for row in rows:
+            yield row
+        after = rows[-1].place
+
+
+def _say(options: argparse.Namespace, going: Going) -> None:
+    if options.json:
+        print(json.dumps(going.to_json()))  # noqa: T201
+        return
+    when = "goes now" if going.goes is None else f"goes at {iso(going.goes)} unless something asks for it"
+    why = f"{_WORDS[going.why]}, last used {iso(going.used)}"
+    print(f"{going.cache}: {going.path}, {decimal(going.size)}, {when}: {why}")  # noqa: T201
+
+
+async def _say_what_stays(options: argparse.Namespace, catalog: "SqlCatalog", cache: CacheRow) -> None:
+    """The figures of what stays in a cache, and of the pins that keep some of it."""
+    size = await catalog.objects.size(cache.id)
+    objects, total = size.objects - size.condemned, size.size - size.condemned_size
+    pins: list[dict[str, Any]] = []
+    for pin in await all_of(lambda after, limit: catalog.pins.page(cache.id, after, limit), lambda pin: pin.name):
+        if pin.newest is not None:
+            paths, pinned = await catalog.collection.closure_size(cache.id, pin.newest.hash_part)
+            pins.append({"name": pin.name, "path": pin.newest.path, "paths": paths, "size": pinned})
+    unused = cache.settings.keep_unused
+    if options.json:
+        fields = {"cache": cache.name, "paths": objects, "size": total, "pins": pins, "keep_unused": unused}
+        print(json.dumps({"stays": fields}))  # noqa: T201
+        return
+    if not objects:
+        return
+    print(f"{cache.name}: {count(objects, 'path')} {'stays' if objects == 1 else 'stay'}, {decimal(total)}")  # noqa: T201
+    for kept in pins:
+        print(f"  the pin {kept['name']} keeps {count(kept['paths'], 'path')}, {decimal(kept['size'])}")  # noqa: T201
+    rest = "however long unused" if unused is None else f"while it was used within {unused / DAY:g} days"
+    print(f"  what no pin keeps stays {rest}")  # noqa: T201
+
+
+def _say_sums(options: argparse.Namespace, done: Collected, condemned: int, condemned_size: int) -> None:
+    if options.json:
+        sums = {
+            "removed": done.removed,
+            "removed_size": done.removed_size,
+            "condemned": condemned,
+            "condemned_size": condemned_size,
+            "revived": done.revived,
+            "pushes_given_up": done.swept,
+            "waited_in_vain": done.waited,
+            "files_deleted": done.deleted,
+        }
+        print(json.dumps({"sums": sums, "dry_run": options.dry_run}))  # noqa: T201
+        return
+    would = "would go" if options.dry_run else "went"
+    print(f"{count(done.removed, 'path')} {would}, {decimal(done.removed_size)}; {count(done.deleted, 'file')}")  # noqa: T201
+    what = f"{count(condemned, 'path')}, {decimal(condemned_size)}"
+    print(f"{what}, condemned: to go after their grace unless something asks for them")  # noqa: T201

@@ -1,0 +1,43 @@
+"""`harmonia-py public-key`: the public halves of secret keys, which clients must trust."""
+
+import argparse
+import os
+from pathlib import Path
+
+from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.parser import Parser
+from harmonia_py.config import key_files
+from harmonia_py.errors import ConfigError
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments: the files of keys."""
+    parser.describe(
+        """
+        Print the public key of each secret key, one a line, as clients need it in trusted-public-keys. Without a FILE
+        these are the keys with which the server would sign, the one made at its first start included.""",
+        ("harmonia-py public-key cache.example.org-1.secret", "of one file"),
+        ("sudo harmonia-py public-key -c /etc/harmonia.toml", "of a server"),
+    )
+    parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help="a secret key")
+    add_config(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print them; exit status 1 when there is none."""
+    files = options.files or _configured(options)
+    for key in key_files.read_secret_keys(files, os.environ):
+        print(key.public_key)  # noqa: T201
+    return 0
+
+
+def _configured(options: argparse.Namespace) -> list[Path]:
+    _, settings = load(options)
+    generated = settings.generated_key_file
+    if generated is None:
+        if not settings.sign:
+            raise ConfigError("no secret key: sign = false")
+        return settings.key_files
+    if not generated.exists():
+        raise ConfigError(f"no secret key: sign_key_paths names none, and {generated} has not been made")
+    return [generated]

@@ -1,0 +1,155 @@
+"""`harmonia-py push`: store paths and all that they need, sent to a cache, and seen to be served."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from typing import Self
+
+from rich.console import Console
+from rich.filesize import decimal
+
+from harmonia_py.client.http import PATIENCE_SECONDS
+from harmonia_py.client.outcomes import Outcome, State, Summary
+from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.path_arguments import parse_store_path
+from harmonia_py.commands.progress import count, messages, print_failures, progress_bar
+from harmonia_py.config.logins import Logins, logins_file
+from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.wiring.local_paths import store_config
+from harmonia_py.wiring.push_client import push
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments: the cache, and the store paths."""
+    parser.describe(
+        """
+        Push store paths and their closures to a cache. One question tells what it lacks, and that is sent in parallel.
+        What was sent before a push was interrupted is not sent again. Exit status 0: everything is served, for which
+        the cache was asked at the end as a substituter asks.""",
+        ("harmonia-py push team ./result", "what was just built, and all that it needs"),
+        ("nix-build | harmonia-py push team --stdin", "the paths that another command prints"),
+        (
+            "harmonia-py push https://cache.example.org/team ./result",
+            "without a login, with the token in HARMONIA_PY_TOKEN",
+        ),
+        ("harmonia-py push team ./result --pin release", "and keep it, until another path has that name"),
+    )
+    parser.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="a store path, or a link to one such as ./result")
+    parser.add_argument("--stdin", action="store_true", help="read more paths from standard input, separated by space")
+    parser.add_argument("-j", "--jobs", metavar="N", type=int, default=8, help="paths sent at a time; 8 unless given")
+    parser.add_argument(
+        "--level", metavar="N", type=int, default=3, help="of zstd, 1 to 19: smaller files, more time; 3 unless given"
+    )
+    parser.add_argument(
+        "--retry-for",
+        metavar="SECONDS",
+        type=float,
+        default=PATIENCE_SECONDS,
+        help="how long a server that is away is waited for, each time; 120 unless given",
+    )
+    parser.add_argument(
+        "--pin", metavar="NAME", help="let the pin of this name lead to PATH, which keeps it; takes the permission pin"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object a line for each path")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Push them; exit status 1 when something is not served."""
+    if not options.paths and not options.stdin:
+        options.usage("name store paths, or --stdin")
+    if not 1 <= options.jobs <= 64 or not 1 <= options.level <= 19:  # noqa: PLR2004  # as the help says
+        options.usage("--jobs is from 1 to 64, --level from 1 to 19")
+    cache = Logins.read(logins_file(os.environ)).find(options.cache, os.environ)
+    store_dir = store_config(os.environ).store_dir
+    texts = [*options.paths, *(sys.stdin.read().split() if options.stdin else ())]
+    roots = list(dict.fromkeys(_store_paths(texts, store_dir)))
+    if options.pin is not None and len(roots) != 1:
+        options.usage("--pin is for one path: push the others without it")
+    pins = {} if options.pin is None else {options.pin: roots[0]}
+    console = messages()
+    with _Bar(console) as bar:
+        pushing = push(
+            cache,
+            roots,
+            bar,
+            jobs=options.jobs,
+            level=options.level,
+            pins=pins,
+            environment=os.environ,
+            patience=options.retry_for,
+        )
+        summary = asyncio.run(pushing)
+    if options.as_json:
+        print_lines(summary)
+    say(console, summary, cache.url)
+    return 0 if summary.is_good else 1
+
+
+def _store_paths(texts: Collection[str], store_dir: StoreDir) -> Iterator[StorePath]:
+    try:
+        for text in texts:
+            yield parse_store_path(text, store_dir)
+    except FormatError as error:
+        raise ConfigError(str(error)) from None
+
+
+class _Bar:
+    """A bar of the bytes that are read, on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = progress_bar(console)
+        self._task = self._progress.add_task("looking what is missing", total=None)
+        self._total = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def planned(self, paths: int, nar_bytes: int) -> None:
+        """As in `Events`."""
+        self._total += nar_bytes
+        self._progress.update(self._task, total=self._total, description=f"pushing {count(paths, 'path')}")
+
+    def advanced(self, nar_bytes: int) -> None:
+        """As in `Events`."""
+        self._progress.advance(self._task, nar_bytes)
+
+
+def print_lines(summary: Summary) -> None:
+    """A JSON object a line: one for each path, and the last for all."""
+    lines = [json.dumps(_fields(outcome)) for outcome in summary.outcomes]
+    counts = {state.value: summary.count(state) for state in State}
+    told = {"sent_bytes": summary.sent, "aborted": summary.aborted or None, "unpinned": summary.unpinned or None}
+    print(*lines, json.dumps({"summary": counts | told}), sep="\n")  # noqa: T201  # what a script reads
+
+
+def _fields(outcome: Outcome) -> dict[str, object]:
+    return {
+        "path": str(outcome.path),
+        "state": outcome.state.value,
+        "reason": outcome.reason or None,
+        "nar_size": outcome.nar_size,
+        "sent_bytes": outcome.sent,
+    }
+
+
+def say(console: Console, summary: Summary, url: str) -> None:
+    """The summary, for people."""
+    parts: Sequence[str] = [
+        f"{summary.count(State.PUSHED)} pushed ({decimal(summary.sent)})",
+        f"{summary.count(State.PRESENT)} present",
+        *([f"{n} upstream"] if (n := summary.count(State.UPSTREAM)) else []),
+        *([f"{len(summary.failures)} failed"] if summary.failures else []),
+    ]
+    print_failures(console, [f"{outcome.path}: {outcome.reason}" for outcome in summary.failures])
+    if summary.unpinned:
+        print_failures(console, [f"the pin is not set: {summary.unpinned}"])
+    console.print(f"{url}: {', '.join(parts)}")

@@ -1,0 +1,130 @@
+"""`harmonia-py verify`: every kept file read again."""
+
+import argparse
+import asyncio
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harmonia_py.commands.node import open_node
+from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.progress import add_json, hanging, messages, print_json, progress_bar, results
+from harmonia_py.config.settings import Config
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.fsck import MISSING, Rotten, check_file
+from harmonia_py.contents.kept_files import unit_of
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.storage.disk import DiskBlobs
+from harmonia_py.storage.slices import read_slice
+from harmonia_py.wiring.node import Node
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options: the form of the report."""
+    parser.describe(
+        """
+        Read every kept file from the disk again and hold it against its hash. What is rotten is removed, and fetched
+        again where an upstream has it; store paths that are not what the store says are listed. It may run beside the
+        server. Exit status 1: something was wrong.""",
+        ("harmonia-py verify -c /etc/harmonia.toml", "read everything, and say what was wrong"),
+        ("harmonia-py verify --json | jq .rotten", "the same for a script"),
+    )
+    add_json(parser)
+    add_config(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Remove rotten files, list NARs that did not match; exit status 1 when there is any."""
+    return asyncio.run(_verify(load(options)[1], as_json=options.as_json))
+
+
+async def _verify(config: Config, *, as_json: bool) -> int:
+    console = messages()
+    rotten: list[Rotten] = []
+    count = 0
+    for directory in dict.fromkeys([config.cache.directory or ".", config.mirror.directory or config.cache.directory]):
+        async with DiskBlobs(Path(directory or ".")) as blobs:
+            found, files = await _read_all(blobs, config.cache.jobs, console)
+        rotten += found
+        count += files
+    async with open_node(config) as node:
+        # A narinfo whose NAR is gone leads nowhere.
+        for keeping in {keeping for keeping in (node.keeping, node.mirrored) if keeping is not None}:
+            for one in rotten:
+                await keeping.kept.forget(one.key)
+        damaged = await node.compressed.mismatches() if node.compressed is not None else []
+        again = [one.key for one in rotten if await _fetch_again(node, one.key)]
+    if as_json:
+        report: dict[str, Any] = {
+            "files": count,
+            "rotten": [asdict(one) | {"fetchedAgain": one.key in again} for one in rotten],
+            "damaged": [
+                {
+                    "storePath": one.store_path,
+                    "expected": str(one.expected),
+                    "actual": str(one.actual) if one.actual else None,
+                }
+                for one in damaged
+            ],
+        }
+        print_json(report)
+        return 1 if rotten or damaged else 0
+    out = results()
+    out.print(f"{count} kept files, {len(rotten)} rotten and removed")
+    for one in rotten:
+        words = f"{one.key}: {one.reason}{'; fetched again' if one.key in again else ''}"
+        out.print(hanging(out, "[bold red]rotten [/]", words))
+    for other in damaged:
+        out.print(f"[bold red]damaged[/]  {config.store_dir}/{other.store_path}")
+        out.print(f"         its NarHash is {other.actual or 'that of a longer NAR'}, the store says {other.expected}")
+    if damaged:
+        out.print("`nix-store --repair-path PATH` may help; downloads of these paths are cut until then.")
+    return 1 if rotten or damaged else 0
+
+
+async def _fetch_again(node: Node, key: BlobKey) -> bool:
+    """Whether an upstream had a rotten file, so that it is kept again."""
+    if node.mirror is None:
+        return False
+    try:
+        return await node.mirror.fetch(HashPart.parse(unit_of(key)), lambda _: None) is not None
+    except HarmoniaError:
+        return False
+
+
+async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list[Rotten], int]:
+    infos = [info async for info in blobs.list()]
+    rotten: list[Rotten] = []
+    unopened: set[BlobKey] = set()
+    turns = asyncio.Semaphore(jobs)
+    with progress_bar(console) as progress:
+        task = progress.add_task("reading", total=sum(info.size for info in infos))
+
+        async def check(key: BlobKey) -> None:
+            async with turns:
+                blob = await blobs.open(key)
+                if blob is None:
+                    unopened.add(key)
+                    return
+                with blob:
+                    report = partial(progress.advance, task)
+                    pieces = blob.pieces(0, None)
+                    found = await asyncio.to_thread(check_file, key, blob.metadata, pieces, read_slice, report)
+            if found is not None:
+                rotten.append(found)
+                await blobs.delete(found.key)
+
+        async with asyncio.TaskGroup() as group:
+            for info in infos:
+                group.create_task(check(info.key))
+    if unopened:
+        # A file that is still there was not evicted: its time shows that it was changed, so it is not opened.
+        for key in unopened & {info.key async for info in blobs.list()}:
+            rotten.append(Rotten(key, MISSING))
+            await blobs.delete(key)
+    return sorted(rotten, key=lambda one: one.key), len(infos)

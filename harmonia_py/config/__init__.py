@@ -1,0 +1,1 @@
+"""harmonia.toml to values: the settings, and their reading."""

@@ -1,0 +1,1 @@
+"""The processes of `serve`: supervisor, workers, sockets, and what they tell systemd and the log."""

@@ -1,0 +1,64 @@
+"""The ties of a worker to its supervisor: two pipes, and memory in which it shows that it is not stuck."""
+
+import contextlib
+import mmap
+import os
+import signal
+import struct
+import time
+from dataclasses import dataclass
+from typing import Final
+
+_BEAT: Final = struct.Struct("=d")
+_MAX_WORKERS: Final = 1024
+
+
+class Heartbeats:
+    """When each worker showed last that its event loop turns, in memory that all processes share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _MAX_WORKERS * _BEAT.size)
+
+    def reset(self, index: int) -> None:
+        """Another process has the place now, and has shown nothing."""
+        _BEAT.pack_into(self._memory, index * _BEAT.size, 0.0)
+
+    def beat(self, index: int) -> None:
+        """Show that this one turns."""
+        _BEAT.pack_into(self._memory, index * _BEAT.size, time.monotonic())
+
+    def last(self, index: int) -> float:
+        """When it was shown, by `time.monotonic`; 0 for never."""
+        (last,) = _BEAT.unpack_from(self._memory, index * _BEAT.size)
+        return float(last)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifelines:
+    """The worker's ends of these ties.
+
+    Attributes:
+        index: 0 to the number of workers less one; a worker that is replaced passes it on.
+        ready_fd: a pipe on which it says, once, that it serves.
+        supervisor_fd: at its end when the supervisor is gone.
+        heartbeats: memory in which it shows that it is not stuck.
+        beat_seconds: between two heartbeats.
+    """
+
+    index: int
+    ready_fd: int
+    supervisor_fd: int
+    heartbeats: Heartbeats
+    beat_seconds: float
+
+    def beat(self) -> None:
+        """Show that the event loop turns; to be called from it, every `beat_seconds`."""
+        self.heartbeats.beat(self.index)
+
+    def report_ready(self) -> None:
+        """Tell the supervisor, once. From now on SIGHUP arrives, also one that was sent before."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        # A worker that is one too many already is not listened to any more.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.ready_fd, b"+")
+        os.close(self.ready_fd)

@@ -1,0 +1,295 @@
+"""A worker: it holds its pools open, makes caches from its settings, and serves them."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from harmonia_py.cache.access import Authenticator, Generation
+from harmonia_py.cache.caches import Caches
+from harmonia_py.cache.tokens import Tokens
+from harmonia_py.catalog.key_encryption import KeyEncryption
+from harmonia_py.catalog.quota import Limits as StorageLimits
+from harmonia_py.catalog.rooms import Rooms
+from harmonia_py.config import key_files, token_file
+from harmonia_py.config.settings import Config
+from harmonia_py.errors import HarmoniaError
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.nix.signing import SecretKey
+from harmonia_py.runtime.lasting import lasting
+from harmonia_py.server import log
+from harmonia_py.server.lifelines import Lifelines
+from harmonia_py.server.listen import Certificate, Listener
+from harmonia_py.web.admission.access_log import AccessLog
+from harmonia_py.web.admission.rate_limit import RateTable
+from harmonia_py.web.server import serve as serve_http
+from harmonia_py.web.state import AdministrationOf, PushesOf, Serving, ServingSettings
+from harmonia_py.wiring.access import AccessControl
+from harmonia_py.wiring.attic_tokens import attic_tokens
+from harmonia_py.wiring.node import Node
+from harmonia_py.wiring.pools import Pools
+from harmonia_py.wiring.serving_settings import clients_of, limits_of, serving_settings_of
+from harmonia_py.wiring.store_choice import StoreChoice, Way, choose_store
+
+_log = logging.getLogger(__name__)
+
+# How often is looked whether the certificate has been replaced.
+_CERTIFICATE_SECONDS: Final = 5.0
+# How often is looked for a store while there is none, and for a catalog: a connection that is refused, and a file that
+# is not there, in a thread.
+_LOOK_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration, and what it says about this machine."""
+
+    config: Config
+    secret_keys: list[SecretKey]
+    choice: StoreChoice
+    tokens: Tokens | None
+    key_encryption: KeyEncryption | None
+    attic: Authenticator | None
+
+
+def read_settings(config: Config) -> Settings:
+    """Read every file that `config` names, and look for the store. A signing key that is missing is made.
+
+    Raises:
+        ConfigError: a file that cannot be read or written.
+    """
+    if config.upstream:
+        from harmonia_py.wiring.upstreams import check_upstreams  # noqa: PLC0415  # see `wiring/parts`
+
+        check_upstreams(config)
+    if config.oidc:
+        from harmonia_py.wiring.oidc import check_issuers  # noqa: PLC0415  # as above
+
+        check_issuers(config)
+    opened_by = token_file.read_tokens(Path(config.token_file), os.environ) if config.token_file is not None else None
+    secret_keys = key_files.read_signing_keys(config, os.environ, make=True)
+    key_encryption = key_files.read_key_encryption(config, os.environ)
+    attic = attic_tokens(config, os.environ)
+    return Settings(config, secret_keys, choose_store(config), opened_by, key_encryption, attic)
+
+
+def _access_log(config: Config) -> AccessLog | None:
+    if not config.access_log:
+        return None
+    json_lines, stamp = config.log_format == "json", log.stamp_for(os.environ)
+    output = log.access_output(json_lines=json_lines, stamp=stamp)
+    return AccessLog(json_lines=json_lines, stamp=stamp, write=output.write)
+
+
+async def _keep_current(certificate: Certificate) -> None:
+    """Show a certificate that has been replaced, as renewals do, without being asked."""
+    while True:
+        try:
+            if await asyncio.to_thread(certificate.has_changed):
+                certificate.renew()
+                _log.info("the certificate has been replaced")
+        except HarmoniaError as error:
+            # Perhaps half of the pair has been replaced so far: the old one is shown until both fit.
+            _log.warning("the certificate stays what it was: %s", error)
+        await asyncio.sleep(_CERTIFICATE_SECONDS)
+
+
+class Worker:
+    """One process's event loop: serves on the listeners until SIGTERM; SIGHUP makes it read its settings again.
+
+    Args:
+        settings: that it begins with.
+        listeners: the sockets to accept on.
+        certificate: shown to clients; None for HTTP without TLS.
+        read_again: reads the settings, in a thread.
+        lifelines: tie it to its supervisor.
+        metrics: the counters of this process.
+        rates: the requests of clients to all workers together.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: list[Listener],
+        certificate: Certificate | None,
+        read_again: Callable[[], Settings],
+        lifelines: Lifelines,
+        *,
+        metrics: Metrics,
+        rates: RateTable,
+    ) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._certificate = certificate
+        self._read_again = read_again
+        self._lifelines = lifelines
+        self._metrics = metrics
+        self._rates = rates
+        # One worker looks after what all of them share.
+        self._housekeeping = lifelines.index == 0
+        self._stop = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._pools = Pools()
+        self._rooms = Rooms() if self._housekeeping else None
+        self._access = AccessControl(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
+        self._access_failure = ""
+
+    async def run(self) -> None:
+        """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        # The other end closes with the supervisor: a worker does not outlive it.
+        loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
+        beating = asyncio.create_task(self._beat())
+        node = await self._open_node(self._settings)
+        await self._open_access(self._settings)
+        self._limit_rooms(self._settings)
+        serving = Serving(*self._served(node, self._settings))
+        works: list[Callable[[], Awaitable[None]]] = [
+            partial(self._keep_configured, serving),
+            partial(self._access.do_chores, serving.take_last_uses),
+        ]
+        if self._housekeeping:
+            works.append(self._access.take_what_waits)
+        if self._rooms is not None:
+            works.append(self._rooms.run)
+        if self._certificate is not None:
+            works.append(partial(_keep_current, self._certificate))
+        tasks = [beating, *(asyncio.create_task(lasting(work)) for work in works)]
+        try:
+            async with self._serve(serving):
+                self._lifelines.report_ready()
+                await self._stop.wait()
+        finally:
+            loop.remove_reader(self._lifelines.supervisor_fd)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._access.aclose()
+            await self._pools.aclose()
+
+    async def _beat(self) -> None:
+        while True:
+            self._lifelines.beat()
+            await asyncio.sleep(self._lifelines.beat_seconds)
+
+    def _served(
+        self, node: Node, settings: Settings
+    ) -> tuple[Caches, ServingSettings, Generation, PushesOf, AdministrationOf]:
+        self._access.use(settings.config, settings.key_encryption, settings.secret_keys)
+        authenticators = self._access.authenticators(settings.tokens, node.id_tokens, settings.attic)
+        return (
+            self._access.caches(node, settings.config),
+            serving_settings_of(
+                settings.config,
+                authenticators,
+                [*node.checks, *self._access.checks],
+                self._access.changes,
+                self._access.exchange(node.id_tokens),
+            ),
+            self._access.generation,
+            self._access.pushes_of,
+            self._access.administration_of,
+        )
+
+    async def _open_access(self, settings: Settings) -> None:
+        await self._access.open(settings.config, settings.key_encryption)
+
+    def _limit_rooms(self, settings: Settings) -> None:
+        if self._rooms is not None:
+            table = settings.config.storage
+            self._rooms.limits = StorageLimits(max_size=table.max_bytes, min_free=table.min_free_bytes)
+
+    async def _open_node(self, settings: Settings) -> Node:
+        return await Node.open(
+            settings.config,
+            settings.secret_keys,
+            settings.choice,
+            self._pools,
+            metrics=self._metrics,
+            housekeeping=self._housekeeping,
+            rooms=self._rooms,
+        )
+
+    def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
+        config = self._settings.config
+        return serve_http(
+            serving,
+            [listener.socket for listener in self._listeners],
+            tls=None if self._certificate is None else self._certificate.context,
+            access_log=_access_log(config),
+            metrics=self._metrics,
+            limits=limits_of(config),
+            clients=clients_of(config, self._rates),
+            shutdown_timeout=config.shutdown_timeout,
+        )
+
+    async def _keep_configured(self, serving: Serving) -> None:
+        """Reload when that is wanted, and look now and then for a store and a catalog while there is none."""
+        while True:
+            waits = self._settings.choice.may_change or not self._access.has_catalog
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS if waits else None):
+                    await self._reload_wanted.wait()
+            except TimeoutError:
+                await self._look_for_store(serving)
+                await self._look_for_catalog(serving)
+            else:
+                self._reload_wanted.clear()
+                await self._reload(serving)
+
+    async def _reload(self, serving: Serving) -> None:
+        try:
+            settings = await asyncio.to_thread(self._read_again)
+            if self._certificate is not None:
+                self._certificate.renew()
+            await self._serve_by(settings, serving)
+        except HarmoniaError as error:
+            _log.error("not reloaded: %s", "; ".join(str(error).splitlines()))  # the message is meant for people
+        except Exception:  # noqa: BLE001  # after any error the next reload must find this task
+            _log.exception("not reloaded")
+        else:
+            _log.info("reloaded")
+
+    async def _look_for_store(self, serving: Serving) -> None:
+        """Serve the local store as soon as there is one: the server may have been started before Nix was installed."""
+        if not self._settings.choice.may_change:
+            return
+        try:
+            choice = await asyncio.to_thread(choose_store, self._settings.config)
+            if choice == self._settings.choice:
+                return
+            await self._serve_by(replace(self._settings, choice=choice), serving)
+        except Exception:  # noqa: BLE001  # as in `_reload`
+            _log.exception("the store that has come cannot be served")
+        else:
+            words = choice.warning
+            if words is None and choice.way is not Way.NONE:
+                words = f"the store is here now: {self._settings.config.store_dir}, {choice.words}"
+            if self._housekeeping and words is not None:  # one worker of several says it
+                _log.warning("%s", words)
+
+    async def _look_for_catalog(self, serving: Serving) -> None:
+        """Serve the caches and take the tokens of a catalog that a command has made while this server runs."""
+        try:
+            if not await self._access.has_come(self._settings.config):
+                return
+            await self._serve_by(self._settings, serving)
+        except Exception as error:  # noqa: BLE001  # as in `_reload`
+            if self._access_failure != str(error):  # once, and not every few seconds
+                self._access_failure = str(error)
+                _log.exception("the catalog that has come cannot be used")
+
+    async def _serve_by(self, settings: Settings, serving: Serving) -> None:
+        await self._open_access(settings)
+        node = await self._open_node(settings)
+        serving.replace(*self._served(node, settings))
+        self._limit_rooms(settings)
+        self._settings = settings

@@ -1,1 +1,0 @@
-"""The verbs of the command line, each from its options to its exit status."""

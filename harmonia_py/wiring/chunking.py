@@ -1,0 +1,126 @@
+"""NARs that are kept as chunks, put together: opened, made, and their packs looked after."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.quarantine import Quarantine
+from harmonia_py.chunks.chunked_files import IN_MEMORY, OPEN_FILES, ChunkedFiles, NoteLostChunk
+from harmonia_py.chunks.digests import ChunkedDigests
+from harmonia_py.chunks.pack_collector import PackCollector
+from harmonia_py.chunks.rebuilding import RebuiltChunks
+from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.contents.fsck import Digests
+from harmonia_py.contents.spool import Spool
+from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
+from harmonia_py.database.chunks import SqlChunks
+from harmonia_py.runtime.threads import Pool, Threads
+from harmonia_py.storage.slices import read_slice
+from harmonia_py.wiring.files import OpenFiles
+
+if TYPE_CHECKING:
+    from harmonia_py.chunks.packing import OpenFile, Packer
+
+
+def chunked_files(chunks: SqlChunks, files: OpenFiles, threads: Threads, note_lost: NoteLostChunk) -> ChunkedFiles:
+    """The files that are made of chunks, whose packs and recipes are among `files`."""
+    return ChunkedFiles(
+        chunks,
+        blobs=files.blobs,
+        open_pack=files.open_ranges,
+        sizes=OPEN_FILES if files.bucket is None else IN_MEMORY,
+        read=read_slice,
+        threads=threads,
+        note_lost=note_lost,
+    )
+
+
+class Chunking:
+    """The things that a process has open for chunks. They belong to the event loop in which this is made.
+
+    Args:
+        chunks: the rows of chunks.
+        rebuilding: enters packs and recipes that the catalog does not know.
+        files: have recipes and packs among them.
+        spool: for packs that are being written.
+        threads: read recipes, for downloads.
+        quarantine: is told of files that lack a chunk.
+        now: the time as the catalog has it.
+
+    Attributes:
+        files: opens files that are made of chunks.
+    """
+
+    def __init__(
+        self,
+        chunks: SqlChunks,
+        rebuilding: SqlChunkRebuilding,
+        *,
+        files: OpenFiles,
+        spool: Spool,
+        threads: Threads,
+        quarantine: Quarantine,
+        now: Callable[[], Timestamp],
+    ) -> None:
+        self._chunks = chunks
+        self._rebuilding = rebuilding
+        self._blobs = files.blobs
+        self._spool = spool
+        self._quarantine = quarantine
+        self._now = now
+        self._threads = Threads(Pool.CHUNK)
+        self.files = chunked_files(chunks, files, threads, self._note_lost)
+
+    async def aclose(self) -> None:
+        """End the threads that make chunks."""
+        await self._threads.aclose()
+
+    def packer(self, open_file: "OpenFile") -> "Packer":
+        """A packer of files that `open_file` opens."""
+        # The library that cuts is an extra.
+        from harmonia_py.chunks.packing import Packer  # noqa: PLC0415
+
+        return Packer(
+            self._chunks,
+            self._chunks,
+            blobs=self._blobs,
+            spool=self._spool,
+            files=self.files,
+            open_file=open_file,
+            read=read_slice,
+            threads=self._threads,
+            now=self._now,
+        )
+
+    def pack_collector(self) -> PackCollector:
+        """The collector of packs."""
+        return PackCollector(
+            self._chunks,
+            blobs=self._blobs,
+            spool=self._spool,
+            note_lost=self._note_lost,
+            read=read_slice,
+            threads=self._threads,
+            now=self._now,
+        )
+
+    def rebuilt(self, report: Callable[[int], object]) -> RebuiltChunks:
+        """The rebuild of chunks that the catalog has lost; `report` is told of bytes that are read."""
+        return RebuiltChunks(
+            self._rebuilding,
+            self._chunks,
+            blobs=self._blobs,
+            files=self.files,
+            read=read_slice,
+            threads=self._threads,
+            now=self._now,
+            report=report,
+        )
+
+    def digests(self, digests: Digests) -> Digests:
+        """The digests of the files that `digests` reads, and of those that are made of chunks."""
+        return ChunkedDigests(digests, self.files, read_slice, self._threads)
+
+    async def _note_lost(self, chunk: ChunkHash, reason: str, with_pack: bool) -> None:  # noqa: FBT001  # a port
+        for file in await self._chunks.lose(chunk, with_pack=with_pack, now=self._now()):
+            await self._quarantine.note(file, f"a chunk of it is lost: {reason}")

@@ -1,0 +1,67 @@
+"""Catalogs by their places, each a file or the URL of a database, for copies of one into another."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from harmonia_py.database.copying.copy import Source, Target, copy
+from harmonia_py.wiring.catalog import hand_over
+
+
+async def copy_catalog(
+    source: str,
+    target: str,
+    *,
+    password: str | None,
+    before_release: Callable[[], object],
+    report: Callable[[int], object] = lambda _: None,
+) -> Mapping[str, int]:
+    """Copy the catalog at one place to another; returns the number of rows of each table.
+
+    No other process can write to the source until `before_release`, called when the copy is whole, has returned.
+
+    Raises:
+        StorageError: nothing was copied.
+    """
+    async with reading(source, password, hold=True) as rows:
+        async with writing(target, password) as there:
+            done = await copy(rows, there, report)
+        before_release()
+    return done
+
+
+@asynccontextmanager
+async def reading(place: str, password: str | None, *, hold: bool) -> AsyncIterator[Source]:
+    """The catalog at a place, open to be read; with `hold`, processes that want to write there wait."""
+    if "://" in place:
+        from harmonia_py.database.copying import postgresql  # noqa: PLC0415  # asyncpg may not be installed
+        from harmonia_py.database.postgresql.connections import Address  # noqa: PLC0415  # as above
+
+        async with postgresql.reading(Address(place, password), hold=hold) as source:
+            yield source
+    else:
+        from harmonia_py.database.copying import sqlite  # noqa: PLC0415  # as above
+
+        async with sqlite.reading(Path(place), hold=hold) as file:
+            yield file
+
+
+@asynccontextmanager
+async def writing(place: str, password: str | None) -> AsyncIterator[Target]:
+    """A new catalog at a place, which appears when the context ends without an exception.
+
+    A file that root writes belongs to the user whose directory it is in.
+    """
+    if "://" in place:
+        from harmonia_py.database.copying import postgresql  # noqa: PLC0415  # asyncpg may not be installed
+        from harmonia_py.database.postgresql.connections import Address  # noqa: PLC0415  # as above
+
+        async with postgresql.writing(Address(place, password)) as target:
+            yield target
+    else:
+        from harmonia_py.database.copying import sqlite  # noqa: PLC0415  # as above
+
+        async with sqlite.writing(Path(place)) as file:
+            yield file
+        await asyncio.to_thread(hand_over, Path(place))

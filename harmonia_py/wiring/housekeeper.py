@@ -1,0 +1,93 @@
+"""The housekeeping of pushed files by one process, of all machines that share a catalog."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+from harmonia_py.catalog.collection import Collecting
+from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.rooms import Room, Rooms
+from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.transaction import Database
+from harmonia_py.errors import StorageError
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.runtime.lasting import lasting
+from harmonia_py.wiring.cache_keys import CacheKeys
+from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit, pushed_collector, static_renewal
+from harmonia_py.wiring.deduplicating import deduplication
+from harmonia_py.wiring.pools import running
+from harmonia_py.wiring.pushing import PushNode
+from harmonia_py.wiring.scrubbing import scrub
+
+_log = logging.getLogger(__name__)
+
+# Within this time another machine takes over.
+_LOOK_SECONDS: Final = 5.0
+
+
+async def look_after(
+    catalog: SqlCatalog,
+    node: PushNode,
+    keys: CacheKeys,
+    metrics: Metrics,
+    *,
+    rooms: Rooms | None,
+    scrub_period: float | None,
+    resources: AsyncExitStack,
+) -> None:
+    """Look after pushed files, while this process is the one that does; until `resources` close.
+
+    Args:
+        catalog: of the files.
+        node: has the files.
+        keys: sign the static narinfos.
+        metrics: the counters of this process.
+        rooms: hold all storage to the limits of `[storage]`.
+        scrub_period: seconds in which each file is read once more; None for never.
+        resources: end the housekeeping when they close.
+    """
+    collector = pushed_collector(catalog, node, keys)
+    collecting = catalog_fit(catalog, node).collecting
+
+    async def check() -> None:
+        await scrub(node.digests, catalog, node.quarantine.note, metrics, name="pushed", period=scrub_period)
+
+    works = [
+        caches_housekeeping(catalog, node, keys, metrics, collector=collector, collecting=collecting).run,
+        static_renewal(catalog, node, keys).run,
+        deduplication(catalog, node, collector.scopes, metrics, collecting=collecting).run,
+        check,
+    ]
+    if rooms is not None:
+        resources.callback(rooms.add(_room(catalog, node, collector, collecting)))
+    await running(partial(keep_house, catalog.database, works))(resources)
+
+
+def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, collecting: Collecting) -> Room:
+    return Room(
+        collector=collector,
+        scopes=collector.scopes,
+        index=catalog.objects,
+        uses=node.uses,
+        collecting=collecting,
+        free_bytes=node.space.free_bytes,
+        device=node.space.device,
+        wanted=catalog.room_wanted,
+    )
+
+
+async def keep_house(database: Database, works: Sequence[Callable[[], Coroutine[object, None, None]]]) -> None:
+    """Run all of `works`, none of which ends, while this process is the elected one; until cancelled."""
+    while True:
+        try:
+            async with database.housekeeping() as is_ours:
+                if is_ours:
+                    async with asyncio.TaskGroup() as group:
+                        for work in works:
+                            group.create_task(lasting(work))
+        except StorageError as error:
+            _log.warning("another machine may look after what is kept from now on: %s", error)
+        await asyncio.sleep(_LOOK_SECONDS)

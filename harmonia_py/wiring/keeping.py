@@ -1,0 +1,162 @@
+"""A directory of kept files: its spool and blobs, and their catalog.
+
+With the blobs in a bucket, the directory has the spool and the catalog.
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from harmonia_py.catalog.changes import Changes
+from harmonia_py.catalog.kept import Kept, KeptPorts
+from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.quota import Limits
+from harmonia_py.catalog.rooms import Rooms
+from harmonia_py.contents.ingest import Intake
+from harmonia_py.contents.storage import Storage
+from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.transaction import Topic
+from harmonia_py.errors import StorageError
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.storage.spool import DiskSpool
+from harmonia_py.wiring.bucket import BucketPlace, beside
+from harmonia_py.wiring.catalog import OWN_DIRECTORY, hand_over
+from harmonia_py.wiring.files import OpenFiles, Space, open_files
+from harmonia_py.wiring.pools import Selection, entered, running
+from harmonia_py.wiring.upkeep import Upkeep
+
+_log = logging.getLogger(__name__)
+
+# The catalog's place in a directory; keys of blobs do not begin with a dot.
+CATALOG: Final = Path(OWN_DIRECTORY, "catalog.sqlite")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keeping:
+    """The intake of a directory, and the facts of its files.
+
+    Attributes:
+        intake: takes files in and serves them.
+        kept: knows them, by the catalog.
+    """
+
+    intake: Intake
+    kept: Kept
+
+
+async def open_keeping(
+    selection: Selection,
+    key: str,
+    directory: Path,
+    limits: Limits,
+    *,
+    place: BucketPlace | None = None,
+    store_dir: StoreDir,
+    metrics: Metrics,
+    housekeeping: bool,
+    rooms: Rooms | None,
+    scrub_period: float | None,
+) -> Keeping:
+    """The keeping of files in `directory`; if that cannot be used, one that keeps nothing.
+
+    Args:
+        selection: has the open things.
+        key: the setting that names the directory.
+        directory: made if it is not there.
+        limits: of its files.
+        place: the bucket that they are kept in; None for the directory itself.
+        store_dir: narinfos for another store directory are not kept.
+        metrics: the counters of this process.
+        housekeeping: whether this process, of all that share the directory, makes room, deletes, and checks.
+        rooms: hold all storage to the limits of `[storage]`, in the housekeeping process.
+        scrub_period: seconds in which each file is read once more; None: never.
+    """
+    directory = beside(directory, place)
+    try:
+        spool = await selection.get(f"spool of {key}", (directory,), entered(lambda: DiskSpool(directory)))
+        files, space = await selection.get(
+            f"blobs of {key}", (directory, spool, place), partial(_open_files, directory, spool, place, metrics)
+        )
+    except StorageError as error:
+        if housekeeping:  # one worker of several logs it
+            _log.warning("%s: %s; each download is made anew", key, error)
+        return await selection.get(key, (), _nowhere)
+    try:
+        catalog = await selection.get(f"catalog of {key}", (directory,), partial(_open_catalog, directory))
+    except StorageError as error:
+        if housekeeping:
+            _log.warning("%s: %s; what is kept is served, and nothing is known of it", key, error)
+        catalog = None
+    made_of = (spool, files, catalog)
+    keeping = await selection.get(key, made_of, partial(_open, Storage(spool, files.blobs), catalog), idle=_idle)
+    if catalog is not None and housekeeping:
+        upkeep = Upkeep(key, files, space, catalog.ports, catalog.uses, metrics)
+        await upkeep.select(selection, limits, store_dir=store_dir, rooms=rooms, scrub_period=scrub_period)
+    return keeping
+
+
+async def _open_files(
+    directory: Path, spool: DiskSpool, place: BucketPlace | None, metrics: Metrics, resources: AsyncExitStack
+) -> tuple[OpenFiles, Space]:
+    s3 = hot = None
+    if place is not None:
+        from harmonia_py.storage.s3.part_name import part_of  # noqa: PLC0415  # for a bucket alone
+
+        s3, hot = await asyncio.to_thread(part_of, directory, place.s3), place.hot
+    files = await resources.enter_async_context(open_files(directory, s3, hot, metrics))
+    return files, await files.space(directory, spool)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Catalog:
+    """A catalog, with the last uses that this process has not written to it yet."""
+
+    ports: SqlCatalog
+    uses: LastUses
+
+
+async def _open_catalog(directory: Path, resources: AsyncExitStack) -> _Catalog:
+    # Here, so that a server that keeps nothing loads no database.
+    from harmonia_py.database.sqlite import SqliteDatabase  # noqa: PLC0415
+
+    file = directory / CATALOG
+    catalog = SqlCatalog(await SqliteDatabase.open(file))
+    await asyncio.to_thread(hand_over, file)
+    resources.push_async_callback(catalog.aclose)
+    uses = LastUses(catalog.objects)
+    await running(uses.run)(resources)
+    return _Catalog(catalog, uses)
+
+
+async def _open(storage: Storage, catalog: _Catalog | None, resources: AsyncExitStack) -> Keeping:
+    kept = Kept(storage, None if catalog is None else kept_ports(catalog.ports, catalog.uses))
+    await running(kept.enter_owed)(resources)
+    return Keeping(await resources.enter_async_context(Intake(storage, kept.reserve)), kept)
+
+
+async def _nowhere(resources: AsyncExitStack) -> Keeping:
+    return await _open(Storage(), None, resources)
+
+
+async def _idle(keeping: Keeping) -> None:
+    await keeping.intake.idle()
+
+
+def kept_ports(ports: SqlCatalog, uses: LastUses) -> KeptPorts:
+    """The ports of a catalog that `Kept` needs."""
+    return KeptPorts(
+        objects=ports.objects,
+        nars=ports.nars,
+        uploads=ports.uploads,
+        mirrored=ports.mirrored,
+        realisations=ports.mirrored,
+        mismatches=ports.mismatches,
+        uses=uses,
+        removals=Changes(partial(ports.database.generation, Topic.REMOVALS)),
+        additions=Changes(partial(ports.database.generation, Topic.OBJECTS)),
+    )

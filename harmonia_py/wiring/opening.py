@@ -1,0 +1,27 @@
+"""`Opening`: the values that every part of a node is opened from."""
+
+from dataclasses import dataclass
+
+from harmonia_py.config.settings import Config
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.wiring.pools import Selection
+from harmonia_py.wiring.store_choice import StoreChoice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opening:
+    """The values that one configuration opens its parts from.
+
+    Attributes:
+        config: describes the parts.
+        choice: the way to the local store.
+        selection: hands out open things of the pools, and keeps those that are opened.
+        metrics: the counters of this process.
+        housekeeping: whether this process makes room and collects, and logs what concerns all processes: one does.
+    """
+
+    config: Config
+    choice: StoreChoice
+    selection: Selection
+    metrics: Metrics
+    housekeeping: bool

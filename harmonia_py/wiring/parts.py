@@ -1,0 +1,58 @@
+"""The modules that only some configurations take, imported before the workers are forked.
+
+A worker that imports the modules of the catalog and of kept files itself has 5 MB of its own for them. Imported before
+the fork, they are shared by all workers, and their time is spent once.
+"""
+
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Final
+
+from harmonia_py.config.settings import Config
+from harmonia_py.wiring.catalog import has_catalog, wants_catalog
+from harmonia_py.wiring.store_choice import may_read_database
+
+_SQLITE: Final = ("database.catalog", "database.sqlite")
+_POSTGRESQL: Final = ("database.catalog", "database.postgresql.database")
+_KEEPING: Final = (*_SQLITE, "storage.disk", "wiring.keeping")
+_BUCKET: Final = ("storage.s3.blobs", "storage.s3.digests", "storage.s3.ranges")
+_HOT: Final = "storage.s3.hot"
+_COMPRESSING: Final = ("wiring.compressed",)
+_MIRRORING: Final = ("mirror.of_upstreams", "wiring.importing", "wiring.mirror", "wiring.upstreams")
+_OIDC: Final = ("wiring.oidc", "catalog.exchange")
+_PUSHING: Final = (
+    *("web.nix.push", "wiring.collecting", "wiring.deduplicating", "wiring.housekeeper", "wiring.pushing"),
+    "wiring.scrubbing",
+)
+
+
+def import_parts(config: Config) -> None:
+    """Import the modules that a server with `config` needs beside the local store, and no others."""
+    for name in _parts_of(config):
+        import_module(f"harmonia_py.{name}")
+
+
+def _parts_of(config: Config) -> Iterator[str]:
+    if may_read_database(config) and config.policy.serve == "everything":
+        yield "store.daemon_and_database"
+    if config.compression != "none" or config.upstream:
+        yield from _KEEPING
+        if config.storage.keep_in_bucket == "everything":
+            yield from (*_bucket(config), "storage.s3.part_name")
+    if config.compression != "none":
+        yield from _COMPRESSING
+    if config.upstream:
+        yield from _MIRRORING
+    if config.oidc:
+        yield from _OIDC
+    if wants_catalog(config) or has_catalog(config):
+        yield from _SQLITE if config.database.url is None else _POSTGRESQL
+        yield from _PUSHING
+        if config.storage.url is not None:
+            yield from (*_bucket(config), "storage.s3.uploads")
+        if config.default_cache is not None and config.default_cache.into == "store":
+            yield "wiring.importing"
+
+
+def _bucket(config: Config) -> Sequence[str]:
+    return _BUCKET if config.storage.hot_max_size is None else (*_BUCKET, _HOT)

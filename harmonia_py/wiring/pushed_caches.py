@@ -1,0 +1,132 @@
+"""The caches of the catalog put together, over the things that a process has open for them."""
+
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+from harmonia_py.cache.binary_cache import BinaryCache, DebugFilesInOrder, Elsewhere
+from harmonia_py.cache.caches import NamedCache
+from harmonia_py.cache.source import Source
+from harmonia_py.cache.tree import DebugFiles
+from harmonia_py.catalog.administration import CacheAdministration
+from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.stored import StoredObjects
+from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.nix.cache_info import CacheInfo
+from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.push.pushes import Pushes
+from harmonia_py.push.static_side import StaticSide
+from harmonia_py.push.store_import import StoreImport
+from harmonia_py.wiring.cache_keys import SigningKey
+from harmonia_py.wiring.publishing import Publishing
+
+
+class PushedCaches:
+    """Makes caches that can be pushed to.
+
+    Args:
+        catalog: of the caches.
+        store_dir: of all caches.
+        publishing: makes the pushes to a cache.
+        stored: makes the source of the paths that were pushed to a cache.
+        now: the time as the catalog has it.
+    """
+
+    def __init__(
+        self,
+        catalog: SqlCatalog,
+        *,
+        store_dir: StoreDir,
+        publishing: Publishing,
+        stored: Callable[[CacheRow], StoredObjects],
+        now: Callable[[], Timestamp],
+    ) -> None:
+        self._catalog = catalog
+        self._store_dir = store_dir
+        self._publishing = publishing
+        self._stored = stored
+        self._now = now
+        self._pushes: WeakKeyDictionary[NamedCache, Pushes] = WeakKeyDictionary()
+        self._administrations: WeakKeyDictionary[NamedCache, CacheAdministration] = WeakKeyDictionary()
+
+    def pushes_of(self, cache: NamedCache) -> Pushes | None:
+        """The pushes to a cache that `cache_of` made."""
+        return self._pushes.get(cache)
+
+    def administration_of(self, cache: NamedCache) -> CacheAdministration | None:
+        """The administration of a cache that `cache_of` made."""
+        return self._administrations.get(cache)
+
+    def cache_of(
+        self,
+        row: CacheRow,
+        *,
+        keys: Sequence[SigningKey] = (),
+        others: Sequence[Source] = (),
+        debug_files: DebugFiles | None = None,
+        elsewhere: Sequence[Elsewhere] = (),
+        other_keys: Sequence[PublicKey] = (),
+    ) -> NamedCache:
+        """A cache of the catalog.
+
+        Args:
+            row: of the cache.
+            keys: sign paths that were pushed to it.
+            others: further sources, for paths that were not.
+            debug_files: find the debug information of these.
+            elsewhere: other caches, asked after all sources.
+            other_keys: the keys of upstreams and other caches that it has paths from.
+        """
+        stored = self._stored(row)
+        debug = stored if debug_files is None else DebugFilesInOrder(stored, debug_files)
+        view = self._view(row, keys, [stored, *others], debug, elsewhere)
+        key_ends = {key.secret_key.name: float(key.until) for key in keys if key.until is not None}
+        cache = NamedCache(
+            row.name, public=row.settings.public, make=lambda: view, key_ends=key_ends, other_keys=other_keys
+        )
+        self.take_pushes(cache, row, looks_elsewhere=bool(others or elsewhere))
+        return cache
+
+    def take_pushes(
+        self, cache: NamedCache, row: CacheRow, store_import: StoreImport | None = None, *, looks_elsewhere: bool = True
+    ) -> None:
+        """Make a cache take pushes.
+
+        Args:
+            cache: that takes them; the source that `stored` gives is among its sources.
+            row: of the cache.
+            store_import: adds pushed paths to the local store, instead of publishing them.
+            looks_elsewhere: whether it has paths that were not pushed to it.
+        """
+        self._pushes[cache] = self._publishing.pushes_to(
+            row, cache.cache, store_import, looks_elsewhere=looks_elsewhere
+        )
+        if store_import is None:
+            self._administrations[cache] = CacheAdministration(
+                row=row, pins=self._catalog.pins, deletions=self._catalog.deletions, now=self._now
+            )
+
+    def static_side(self, row: CacheRow, keys: Sequence[SigningKey]) -> StaticSide:
+        """The static side of a cache of the catalog."""
+        return self._publishing.static_side(row, self.view_of(row, keys))
+
+    def view_of(self, row: CacheRow, keys: Sequence[SigningKey]) -> BinaryCache:
+        """The view of a cache that has only the paths that were pushed to it."""
+        stored = self._stored(row)
+        return self._view(row, keys, [stored], stored)
+
+    def _view(
+        self,
+        row: CacheRow,
+        keys: Sequence[SigningKey],
+        sources: Sequence[Source],
+        debug_files: DebugFiles,
+        elsewhere: Sequence[Elsewhere] = (),
+    ) -> BinaryCache:
+        return BinaryCache(
+            cache_info=CacheInfo(self._store_dir, row.settings.want_mass_query, row.settings.priority),
+            sources=sources,
+            secret_keys=[key.secret_key for key in keys],
+            debug_files=debug_files,
+            elsewhere=elsewhere,
+        )

@@ -1,0 +1,33 @@
+"""The scrub of one storage, put together."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from harmonia_py.catalog.scrub import NoteFault, Scrub, ScrubCounters
+from harmonia_py.contents.fsck import Digests
+from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.metrics.board import Metrics
+
+
+async def scrub(
+    digests: Callable[[], AbstractAsyncContextManager[Digests]],
+    catalog: SqlCatalog,
+    note_fault: NoteFault,
+    metrics: Metrics,
+    *,
+    name: str,
+    period: float | None,
+) -> None:
+    """Read the files of a storage again and again, until cancelled; one process of all that share the catalog does.
+
+    Args:
+        digests: opens what reads the files.
+        catalog: knows them.
+        note_fault: is told of each file that is wrong.
+        metrics: the counters of this process.
+        name: of the storage, there.
+        period: seconds in which each file is read once; None for never.
+    """
+    async with digests() as opened:
+        counters = ScrubCounters.on(metrics, name)
+        await Scrub(catalog.file_checks, opened, note_fault, counters=counters, period=period).run()

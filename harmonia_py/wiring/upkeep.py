@@ -1,0 +1,170 @@
+"""The background work for a directory of files that can be had again.
+
+The longest unused files are evicted, garbage is deleted, and every file is read once more in each period.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from harmonia_py.catalog.collection import Scope
+from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.housekeeping import EvictionCounters, Housekeeping
+from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
+from harmonia_py.catalog.quota import Limits
+from harmonia_py.catalog.rooms import REPLACEABLE, Room, Rooms
+from harmonia_py.catalog.takeover import Ports, Takeover
+from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.contents.deletion import delete_all
+from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.transaction import Topic
+from harmonia_py.errors import StorageError
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.wiring.files import OpenFiles, Space
+from harmonia_py.wiring.pools import Selection, running
+from harmonia_py.wiring.scrubbing import scrub
+
+_log = logging.getLogger(__name__)
+
+_TRY_AGAIN_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Upkeep:
+    """A directory that one process, of all that share it, looks after.
+
+    Attributes:
+        key: the setting that names the directory.
+        files: that are kept.
+        space: in which they take room.
+        catalog: of the files.
+        uses: last uses that this process has not written to the catalog yet.
+        metrics: the counters of this process.
+    """
+
+    key: str
+    files: OpenFiles
+    space: Space
+    catalog: SqlCatalog
+    uses: LastUses
+    metrics: Metrics
+
+    async def select(
+        self,
+        selection: Selection,
+        limits: Limits,
+        *,
+        store_dir: StoreDir,
+        rooms: Rooms | None,
+        scrub_period: float | None,
+    ) -> None:
+        """Look after the directory, as long as this configuration and these files are in use.
+
+        Args:
+            selection: has the open things.
+            limits: of the files.
+            store_dir: narinfos for another store directory are not kept.
+            rooms: hold all storage to the limits of `[storage]`; None for no such limits.
+            scrub_period: seconds in which each file is read once more; None for never.
+        """
+        key, of = self.key, (self.catalog, self.files)
+        # Closed at once by a reload: old limits must not evict any more, nor closed files be asked.
+        eviction = running(partial(self._evict, limits, store_dir))
+        await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
+        if rooms is not None:
+            await selection.get(f"room of {key}", of, partial(self._enter_room, rooms), closes_at_once=True)
+        checking = running(partial(self._check, scrub_period))
+        await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
+
+    @property
+    def _name(self) -> str:
+        """The name of the directory on `/metrics`."""
+        return self.key.partition(".")[0]
+
+    @property
+    def _collector(self) -> Collector:
+        return Collector(self.catalog.collection, self.catalog.garbage, partial(delete_all, self.files.blobs))
+
+    async def _evict(self, limits: Limits, store_dir: StoreDir) -> None:
+        takeover = takeover_of(self.files.blobs, self.catalog, store_dir)
+        housekeeping = Housekeeping(
+            self._collector,
+            self.catalog.objects,
+            self.uses,
+            limits,
+            collecting=self.catalog.database.collecting,
+            free_bytes=self.space.free_bytes,
+            generation=partial(self.catalog.database.generation, Topic.OBJECTS),
+            counters=EvictionCounters.on(self.metrics, self._name),
+        )
+        while True:
+            try:
+                await takeover.run()
+                break
+            except StorageError as error:
+                _log.warning("files cannot be taken into the catalog for now: %s", error)
+                await asyncio.sleep(_TRY_AGAIN_SECONDS)
+        await housekeeping.run()
+
+    async def _enter_room(self, rooms: Rooms, resources: AsyncExitStack) -> None:
+        async def scopes() -> Sequence[Scope]:
+            return REPLACEABLE
+
+        room = Room(
+            collector=self._collector,
+            scopes=scopes,
+            index=self.catalog.objects,
+            uses=self.uses,
+            collecting=self.catalog.database.collecting,
+            free_bytes=self.space.free_bytes,
+            device=self.space.device,
+        )
+        resources.callback(rooms.add(room))
+
+    async def _check(self, period: float | None) -> None:
+        note_fault = isolating(self.files.blobs, self.catalog, self.metrics, self._name)
+        digests = partial(self.files.digests, 1)
+        await scrub(digests, self.catalog, note_fault, self.metrics, name=self._name, period=period)
+
+
+def takeover_of(blobs: BlobStore, ports: SqlCatalog, store_dir: StoreDir) -> Takeover:
+    """The takeover of files that a catalog does not know."""
+    return Takeover(
+        blobs,
+        Ports(
+            objects=ports.objects,
+            nars=ports.nars,
+            known=ports.nars,
+            uploads=ports.uploads,
+            mirrored=ports.mirrored,
+            realisations=ports.mirrored,
+            mismatches=ports.mismatches,
+        ),
+        store_dir,
+    )
+
+
+def isolating(
+    blobs: BlobStore, catalog: SqlCatalog, metrics: Metrics, name: str
+) -> Callable[[NarFile, str], Coroutine[object, None, None]]:
+    """The treatment of a lost or wrong file of a directory: it is removed, and the next request makes it again."""
+
+    async def is_here(key: str) -> bool:
+        return await blobs.metadata(BlobKey(key)) is not None
+
+    remedy = "until their files are made or fetched again, which the next request does"
+    quarantine = Quarantine(catalog.nars, is_here, QuarantineCounters.on(metrics, name), remedy=remedy)
+
+    async def note_fault(file: NarFile, fault: str) -> None:
+        await quarantine.note(file, fault)
+        # The bytes have to go: a file that is there is served, with a row or without.
+        await blobs.delete(BlobKey(file.blob_key))
+
+    return note_fault
