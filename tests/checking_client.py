@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server import Server
-from watched import TIME_LIMIT, Cut, Raw, decompressed
+from watched import TIME_LIMIT, Raw, ResponseAborted, decompressed
 
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
@@ -73,7 +73,7 @@ class Client(threading.Thread):
             self.statuses["refused"] += 1
             time.sleep(0.01)
             return None
-        except (Cut, ConnectionError):
+        except (ResponseAborted, ConnectionError):
             self._close()
             self.statuses["cut"] += 1
             return None

@@ -10,17 +10,14 @@ import sys
 from pathlib import Path
 
 from blob_readers import read_all
-from nar_source import FileNar, compressing
-
-from harmonia_py.cache.compressed import CompressedNars
-from harmonia_py.storage.disk import DiskBlobs
+from nar_source import FileNar, compressed, storage_in
 
 
 async def main(directory: str, nar: str, clients: str, hold: str | None = None) -> None:
     inner = FileNar(Path(nar))
     if hold:
         inner.gate.clear()
-    async with DiskBlobs(Path(directory)) as blobs, CompressedNars(inner, blobs, compressing()) as source:
+    async with storage_in(Path(directory)) as storage, compressed(inner, storage) as source:
 
         async def client() -> str:
             download = await source.nar(inner.url)

@@ -76,10 +76,20 @@ class Operation:
 
 
 def read_operations() -> dict[str, Operation]:
-    """Every operation by its name."""
-    document = yaml.safe_load(FILE.read_text())
-    operations = [_operation(document, path, item["get"]) for path, item in document["paths"].items()]
+    """Every operation by its name, but for pushes and their API, which have tests of their own."""
+    document = yaml.load(FILE.read_text(), yaml.CSafeLoader)  # in C: eight times as fast
+    readable = {
+        path: item["get"]
+        for path, item in document["paths"].items()
+        if not is_api(path) and "get" in item and {"pushed", "Attic"}.isdisjoint(item["get"]["tags"])
+    }
+    operations = [_operation(document, path, item) for path, item in readable.items()]
     return {operation.name: operation for operation in operations}
+
+
+def is_api(path: str) -> bool:
+    """Whether a URL is part of the push API."""
+    return path.startswith("/api/")
 
 
 def _operation(document: dict[str, Any], path: str, item: dict[str, Any]) -> Operation:

@@ -14,9 +14,12 @@ import contextlib
 import gzip
 import lzma
 import random
+import struct
 import sys
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Self
 
 import brotli
@@ -37,13 +40,23 @@ STORE_DIR: Final = StoreDir.parse("/nix/store")
 KEY: Final = SecretKey.generate("upstream-1")
 OTHER_KEY: Final = SecretKey.generate("other-1")
 
+
+def lzip(data: bytes) -> bytes:
+    """One member, as lzip makes it: header, LZMA with an end marker, checksum and sizes."""
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": 3, "lp": 0, "pb": 2}]
+    stream = lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+    return b"LZIP\x01\x14" + stream + struct.pack("<IQQ", zlib.crc32(data), len(data), len(stream) + 26)
+
+
 COMPRESS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "none": bytes,
-    "xz": lzma.compress,
+    "xz": partial(lzma.compress, preset=1),
     "zstd": zstd.compress,
-    "bzip2": bz2.compress,
+    "bzip2": partial(bz2.compress, compresslevel=1),
     "gzip": gzip.compress,
-    "br": brotli.compress,
+    # Its default takes ten seconds for three megabytes of noise.
+    "br": partial(brotli.compress, quality=4),
+    "lzip": lzip,
 }
 
 
@@ -97,7 +110,7 @@ def package(
 
 
 def signed(unsigned: Package, key: SecretKey | None) -> Package:
-    """The same with a signature by this key alone."""
+    """This package with a signature by this key alone."""
     info = replace(unsigned.path_info, signatures=())
     signatures = () if key is None else (key.sign(info.fingerprint(STORE_DIR)),)
     return replace(unsigned, path_info=replace(info, signatures=signatures))

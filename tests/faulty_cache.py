@@ -13,9 +13,9 @@ from typing import Final
 
 from fault_upstream import KEY, Connection, FaultUpstream, Package, Speak, body, package
 
-from harmonia_py.doctor.client_view import ClientView
-from harmonia_py.doctor.finding import Finding, Verdict, findings_of
-from harmonia_py.doctor.remote import Remote
+from harmonia_py.commands.doctor.client_view import ClientView
+from harmonia_py.commands.doctor.finding import Finding, Verdict, findings_of
+from harmonia_py.commands.doctor.remote import Remote
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
@@ -81,7 +81,7 @@ async def look(
 
     found: list[Finding] = []
     async with Remote(url) as remote:
-        view = ClientView(remote, store_dir=store_dir, keys=keys, wanted=wanted, candidates=given)
+        view = ClientView(remote, store_dir=store_dir, keys=keys, hash_part=wanted, candidates=given)
         for check in view.checks():
             found += await findings_of(check)
     return found

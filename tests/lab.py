@@ -30,7 +30,7 @@
     client.forget()                         # drops its memory of narinfos and cache infos
 
 Fixtures in conftest.py: `lab` (with the small closure in `lab.closure`), `chroot_lab` (the same), `daemon` (a `lab`
-whose daemon runs). Everything a lab starts ends with it.
+whose daemon runs); all copied by template.py. Everything a lab starts ends with it.
 """
 
 import contextlib
@@ -150,6 +150,10 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self.stop_daemon()
+        if os.geteuid() != 0:  # only root removes what is in directories that are read-only, as those of a store are
+            for directory, *_rest in os.walk(self.root):
+                with contextlib.suppress(PermissionError):
+                    os.chmod(directory, 0o755)  # noqa: PTH101  # as os.walk names it
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         return _run(command, self.env, check=check)

@@ -1,20 +1,23 @@
 """A mirror in the test's own process, over the HTTP client and a directory."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 from blob_readers import read_all
 from fault_upstream import KEY, STORE_DIR, FaultUpstream, Package
+from nar_source import kept_in, storage_in
 
-from harmonia_py.cache.asking import OnUnknown, Panel
-from harmonia_py.cache.kept import KeptFiles
-from harmonia_py.cache.mirror import Mirror, MirrorSettings
+from harmonia_py.contents.ingest import Intake
+from harmonia_py.contents.memory import Memory
 from harmonia_py.metrics.shared import SharedTexts
+from harmonia_py.mirror.mirror import Mirror, MirrorSettings
+from harmonia_py.mirror.outcome import OnUnknown
+from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarUrl
-from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.upstream.client import HttpUpstream, Place
 
@@ -30,6 +33,7 @@ async def mirror_of(
     stall_timeout: float = 5.0,
     recode: bool = False,
     texts: SharedTexts | None = None,
+    memory: Memory | None = None,
     **settings: Any,
 ) -> AsyncIterator[Mirror]:
     """One over `upstreams`, which are named `up0`, `up1` and so on; without a directory it keeps nothing."""
@@ -44,15 +48,17 @@ async def mirror_of(
                 public_keys=(KEY.public_key,),
             )
             opened.append(await stack.enter_async_context(client))
-        panel = Panel(opened, budget=budget, on_unknown=OnUnknown(on_unknown), offline=offline)
-        blobs = await stack.enter_async_context(DiskBlobs(directory)) if directory is not None else None
+        asked = Upstreams(opened, budget=budget, on_unknown=OnUnknown(on_unknown), offline=offline)
+        intake = await stack.enter_async_context(Intake(await stack.enter_async_context(storage_in(directory))))
         mirror = Mirror(
-            panel,
-            KeptFiles(blobs),
+            asked,
+            intake,
+            await stack.enter_async_context(kept_in(intake.storage)),
             STORE_DIR,
             MirrorSettings(**settings),
-            recode=read_slice if recode else None,
+            recode_reader=read_slice if recode else None,
             texts=texts,
+            memory=memory or Memory(),
         )
         yield await stack.enter_async_context(mirror)
 
@@ -69,7 +75,7 @@ async def fetch(mirror: Mirror, wanted: Package | NarUrl) -> bytes | None:
 
 
 async def fetch_kept(mirror: Mirror, wanted: Package) -> bytes | None:
-    """The same, once it is kept."""
+    """The file of a NAR, once it is kept."""
     data = await fetch(mirror, wanted)
     await settle(mirror)
     return data
@@ -77,7 +83,7 @@ async def fetch_kept(mirror: Mirror, wanted: Package) -> bytes | None:
 
 async def settle(mirror: Mirror) -> None:
     """Wait for what goes on in the background."""
-    while tasks := {*mirror._tasks, *mirror._files._tasks.values()}:
+    while tasks := {*mirror._tasks, *mirror._intake._tasks}:
         await asyncio.wait(tasks)
 
 
@@ -87,3 +93,14 @@ def leftovers(directory: Path) -> list[str]:
 
 def kept(directory: Path) -> list[str]:
     return sorted(path.name for path in (directory / "blobs").glob("*/*") if not path.name.startswith("."))
+
+
+def named(directory: Path) -> set[str]:
+    """The hash parts of the paths that the catalog names."""
+    catalog = directory / ".catalog" / "catalog.sqlite"
+    if not catalog.exists():
+        return set()
+    # Only for reading: the last connection that can write copies the log into the database when it is closed, and a
+    # server that comes back meanwhile waits for that.
+    with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as connection:
+        return {row[0] for row in connection.execute("select hash_part from objects")}

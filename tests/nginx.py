@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
+from ports import free_port
+
 _TIME_LIMIT: Final = 30.0
 
 _CONFIGURATION: Final = """\
@@ -42,9 +44,7 @@ class Nginx:
     def __init__(self, root: Path, directory: Path, extra: str = "") -> None:
         self._root = root / "nginx"
         self._root.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         configuration = _CONFIGURATION.format(
             root=self._root, directory=directory, port=self.port, extra=extra, user="user root;"

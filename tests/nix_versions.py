@@ -3,8 +3,8 @@
     version.wrap(lab_or_client.env, tmp_path)   # the same environment, whose `nix…` commands are this version's
 
 Each command runs with that folder as its root, in a mount namespace of its own: the devices, the process table and
-`tmp_path` are those of this machine, and so is the network. Nothing stays mounted. The environment is all a `Lab` or
-a `Client` needs to work with another Nix.
+what is beside `tmp_path`, where labs are, are those of this machine, and so is the network. Nothing stays mounted. The
+environment is all a `Lab` or a `Client` needs to work with another Nix.
 """
 
 import os
@@ -58,17 +58,22 @@ class NixVersion:
             return f"Nix {self.name} is not in {self.folder}: run `make test-nix-versions`, which puts it there"
         return None
 
-    def wrap(self, env: Mapping[str, str], shared: Path) -> dict[str, str]:
-        """The environment `env` with this Nix; its commands see of this machine's files only the directory `shared`."""
+    def wrap(self, env: Mapping[str, str], directory: Path) -> dict[str, str]:
+        """The environment `env` with this Nix.
+
+        Its commands see of this machine's files those in `directory`, of a test, and what is beside that: the labs.
+        """
         if self.folder is None:
             return dict(env)
-        wrappers = shared / f"nix-{self.name}"
+        wrappers = directory / f"nix-{self.name}"
         wrappers.mkdir(exist_ok=True)
-        places = {"folder": shlex.quote(str(self.folder)), "shared": shlex.quote(str(shared))}
+        places = {"folder": shlex.quote(str(self.folder)), "shared": shlex.quote(str(directory.parent))}
         for command in COMMANDS:
-            wrapper = wrappers / command
-            wrapper.write_text(_WRAPPER.format(command=command, **places))
-            wrapper.chmod(0o755)
+            wrapper, text = wrappers / command, _WRAPPER.format(command=command, **places)
+            # One that runs at this moment cannot be written ("Text file busy").
+            if not wrapper.exists() or wrapper.read_text() != text:
+                wrapper.write_text(text)
+                wrapper.chmod(0o755)
         return {**env, "PATH": f"{wrappers}:{env['PATH']}"}
 
 

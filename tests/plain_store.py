@@ -21,6 +21,7 @@ from pathlib import Path
 from trees import Tree, nar, write
 
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.caches import Caches
 from harmonia_py.cache.checks import Check
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.hashes import Hash
@@ -28,12 +29,12 @@ from harmonia_py.nix.path_info import PathInfo, sorted_references
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
-from harmonia_py.store.debuginfo import StoreDebugFiles
-from harmonia_py.store.explore import StoreExplorer
-from harmonia_py.store.files import StoreFiles
+from harmonia_py.store.files.store_files import StoreFiles
+from harmonia_py.store.index.debuginfo import StoreDebugFiles
+from harmonia_py.store.index.explore import StoreExplorer
 from harmonia_py.store.local import LocalStore
 from harmonia_py.web.server import serve
-from harmonia_py.web.state import Serving
+from harmonia_py.web.state import Serving, ServingSettings
 
 TIME_LIMIT = 30.0
 
@@ -150,16 +151,14 @@ class PlainStore:
             cache_info=CacheInfo(self.store_dir, want_mass_query=True, priority=30),
             sources=[local],
             secret_keys=secret_keys,
-            explorer=explorer,
-            base_url=base_url,
             files=files if show_files else None,
             debug_files=debug_files,
-            checks=self.checks,
         )
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)  # as those of `server/listen.py`: connections are accepted until there are no more
         try:
             async with serve(
-                Serving(cache),
+                Serving(Caches(cache, explorer=explorer), ServingSettings(base_url=base_url, checks=self.checks)),
                 [listener],
                 access_log=None,
                 shutdown_timeout=1.0,

@@ -4,9 +4,12 @@
         server.url                      # http://127.0.0.1:PORT
         server.output()                 # all it printed so far
         server.get("/nix-cache-info")   # Answer(status, headers, body)
+        server.figure("harmonia_hot_")  # the sum of such series on /metrics
+        server.until(lambda: …)         # waits for it; fails with what the server said
         server.processes()              # process ids of the supervisor and its workers
 
-What the server printed is shown with a test that fails.
+It is started as `prefork` starts programs, or by an `interpreter` of its own where the start is what is tested. What it
+printed is shown with a test that fails.
 """
 
 import contextlib
@@ -17,19 +20,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
+import backing
+import prefork
 import tomli_w
 from lab import Keys, Lab
 
-import harmonia_py
-
 START_LIMIT: Final = 30.0
 STOP_LIMIT: Final = 15.0
+
+PROJECT: Final = Path(__file__).parent.parent
+# Starts of an interpreter of its own, for `Server(…, interpreter=…)`.
+INTERPRETER: Final = (sys.executable, "-m", "harmonia_py.cli")
 
 _URL: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
@@ -51,34 +58,25 @@ class Server:
         settings: Mapping[str, Any] | None = None,
         *arguments: str,
         bind: str | None = "127.0.0.1:0",
+        interpreter: Sequence[str] = (),
     ) -> None:
         self.root = root / "server"
         self._log = self.root / "output"
         self._env = {name: value for name, value in env.items() if name not in ("CONFIG_FILE", "SIGN_KEY_PATHS")}
-        # The package that the tests import, also where it is not installed.
-        self._env |= {"PYTHONPATH": str(Path(harmonia_py.__file__).parent.parent)}
         self._env |= {"STATE_DIRECTORY": str(self.root / "state"), "CACHE_DIRECTORY": str(self.root / "cache")}
-        self._command = [sys.executable, "-m", "harmonia_py.cli", "serve", *arguments]
+        self._arguments = ["serve", *arguments]
+        self.interpreter = interpreter
         if bind is not None:  # else the settings say it
-            self._command += ["--bind", bind]
+            self._arguments += ["--bind", bind]
         self.root.mkdir(exist_ok=True)  # so that it can be started again
         if settings is not None:
             file = self.root / "harmonia.toml"
-            file.write_text(tomli_w.dumps(settings))
-            self._command += ["--config", str(file)]
+            file.write_text(tomli_w.dumps(_on_any_disk(_backed(settings, root))))
+            self._arguments += ["--config", str(file)]
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as output:
-            # A session of its own, so that whatever happens no worker survives; no settings.toml where it starts.
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=self.root,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            self.process = self._start(output)
         try:
             self.port = int(self.wait_for(_URL).group(1))
         except BaseException:
@@ -86,6 +84,20 @@ class Server:
             raise
         self.url = f"http://127.0.0.1:{self.port}"
         return self
+
+    def _start(self, output: IO[bytes]) -> "prefork.Process | subprocess.Popen[bytes]":
+        # A session of its own, so that whatever happens no worker survives; no settings.toml where it starts.
+        if not self.interpreter:
+            return prefork.start(*self._arguments, cwd=self.root, env=self._env, stdout=output, stderr=output)
+        return subprocess.Popen(
+            [*self.interpreter, *self._arguments],
+            cwd=self.root,
+            env=self._env | {"PYTHONPATH": str(PROJECT)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -105,6 +117,18 @@ class Server:
             assert not ended, f"the server ended with {self.process.returncode}:\n{self.output()}"
             assert time.monotonic() < deadline, f"the server never printed {pattern.pattern}:\n{self.output()}"
             time.sleep(0.01)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Return when the condition holds; what the server said explains why it does not."""
+        deadline = time.monotonic() + START_LIMIT
+        while not condition():
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.05)
+
+    def figure(self, name: str) -> float:
+        """The sum of the series on `/metrics` whose names begin like this."""
+        text = self.get("/metrics").body.decode()
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
     def stop(self) -> int:
         """Ask the server to end, insist after a while, and return its exit status."""
@@ -136,6 +160,23 @@ class Server:
         return [self.process.pid, *map(int, children)]
 
 
+def _backed(settings: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """`settings` with the backing of this run, where they say nothing of it themselves."""
+    given = dict(settings)
+    for name, wanted in backing.chosen(root).items():
+        if not isinstance(wanted, dict):
+            given[name] = wanted
+        elif "url" not in given.get(name, {}):
+            given[name] = given.get(name, {}) | wanted
+    return given
+
+
+def _on_any_disk(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` where two gigabytes need not be free for anything to be kept: /tmp may be a part of the memory."""
+    tables = [name for name in ("cache", "mirror") if name == "cache" or "directory" in settings.get(name, {})]
+    return dict(settings) | {name: {"min_free": 0} | settings.get(name, {}) for name in tables}
+
+
 def settings_of(lab: Lab, *keys: Keys) -> dict[str, Any]:
     """The configuration that serves what the daemon of `lab` has, signed with `keys`."""
     return {
@@ -144,5 +185,6 @@ def settings_of(lab: Lab, *keys: Keys) -> dict[str, Any]:
         "real_nix_store": str(lab.real_store),
         "daemon_socket": str(lab.socket),
         "nix_log_dir": str(lab.log_dir),
+        "sign": bool(keys),
         "sign_key_paths": [str(key.secret_file) for key in keys],
     }

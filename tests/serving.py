@@ -21,8 +21,13 @@ from http.client import HTTPMessage, parse_headers
 from io import BytesIO
 from typing import Final, Self
 
+from harmonia_py.cache.access import Generation
 from harmonia_py.cache.binary_cache import BinaryCache
-from harmonia_py.cache.source import Download, Piece
+from harmonia_py.cache.caches import Caches, FindCache
+from harmonia_py.cache.found import LOCAL, Found
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Piece
+from harmonia_py.cache.tokens import Tokens
+from harmonia_py.cache.validity import Validity
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -30,13 +35,14 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
-from harmonia_py.web.access_log import AccessLog
-from harmonia_py.web.clients import Clients
-from harmonia_py.web.limits import Limits
+from harmonia_py.web.admission.access_log import AccessLog
+from harmonia_py.web.admission.clients import Clients
+from harmonia_py.web.admission.limits import Limits
 from harmonia_py.web.server import serve
-from harmonia_py.web.state import Rules, Serving
+from harmonia_py.web.state import Serving, ServingSettings
 
 TIME_LIMIT: Final = 30.0
+_LAG_SECONDS: Final = 0.05
 
 PATH: Final = StorePath.parse("26xbg1ndr7hbcncrlf9nhx5is2b25d13-hello-2.12.1")
 ABSENT: Final = HashPart.parse("0" * 32)
@@ -61,6 +67,7 @@ class FakeSource:
 
     Attributes:
         asked: what was asked for, in order.
+        validity: how long its narinfo is right.
         error: raised instead of an answer.
         opened, closed, released: how many times a generator was begun and closed, and a download released.
     """
@@ -70,6 +77,7 @@ class FakeSource:
     log_bytes: bytes = b"line\n"
     unknown_size: bool = False
     pieces: Callable[[int, int | None], Iterator[Piece]] | None = None
+    validity: Validity | None = None
     error: Exception | None = None
     asked: list[str] = field(default_factory=list)
     opened: int = 0
@@ -81,33 +89,32 @@ class FakeSource:
         if self.error is not None:
             raise self.error
 
-    async def narinfo(self, hash_part: HashPart) -> NarInfo | None:
+    async def narinfo(self, hash_part: HashPart) -> Found | None:
         self._note(f"narinfo {hash_part}")
         if hash_part != PATH.hash_part:
             return None
         nar_hash = _hash_of(self.nar_bytes)
-        return NarInfo(
+        narinfo = NarInfo(
             path_info=PathInfo(store_path=PATH, nar_hash=nar_hash, nar_size=len(self.nar_bytes) or 1),
             url=str(NarUrl(hash_part, nar_hash, "none")),
             compression="none",
             file_hash=nar_hash,
             file_size=len(self.nar_bytes),
         )
+        return Found(narinfo, LOCAL, self.validity)
 
-    async def nar(self, url: NarUrl) -> Download | None:
+    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:  # noqa: ARG002  # the port's signature
         self._note(f"nar {url}")
         if url.hash_part != PATH.hash_part or url.nar_hash not in {None, _hash_of(self.nar_bytes)}:
             return None
         return self._download(self.nar_bytes, None if self.unknown_size else len(self.nar_bytes))
 
-    async def listing(self, hash_part: HashPart) -> Download | None:
-        self._note(f"listing {hash_part}")
-        return self._download(self.listing_bytes, len(self.listing_bytes)) if hash_part == PATH.hash_part else None
-
-    async def log(self, derivation: StorePath | HashPart) -> Download | None:
-        self._note(f"log {derivation}")
+    async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
+        self._note(f"{kind} {name}")
+        if kind is DocumentKind.LISTING:
+            return self._download(self.listing_bytes, len(self.listing_bytes)) if name == PATH.hash_part else None
         # Compressed on disk, so its size is known only at the end.
-        return self._download(self.log_bytes, None) if derivation in (LOG_NAME, LOG_NAME.hash_part) else None
+        return self._download(self.log_bytes, None) if name in (LOG_NAME, LOG_NAME.hash_part) else None
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         self._note(f"realisation {output}")
@@ -144,19 +151,29 @@ class Served:
         keepalive_timeout: float = TIME_LIMIT,
         limits: Limits | None = None,
         clients: Clients | None = None,
-        rules: Rules | None = None,
+        settings: ServingSettings | None = None,
+        tokens: Tokens | None = None,
+        others: FindCache | None = None,
+        generation: Generation | None = None,
         shutdown_timeout: float = 1.0,
+        lacks: Callable[[HashPart], bool] | None = None,
     ) -> None:
         self.source = source
         self.cache = BinaryCache(
             cache_info=CacheInfo(StoreDir("/nix/store"), want_mass_query=True, priority=30),
             sources=[source],
             secret_keys=secret_keys,
+            surely_lacks=lacks,
         )
-        self.serving = Serving(self.cache, rules)
+        authenticators = () if tokens is None else (tokens,)
+        self.serving = Serving(
+            Caches(self.cache, public=tokens is None, find=others),
+            settings or ServingSettings(authenticators=authenticators),
+            generation,
+        )
         self.access: list[str] = []
         self._tls = tls
-        self._limits = limits or Limits(keepalive_timeout=keepalive_timeout, stall_timeout=stall_timeout)
+        self._limits = limits or Limits(keepalive_timeout=keepalive_timeout, stall_timeout=stall_timeout, workers=1)
         self._clients = clients
         self._shutdown_timeout = shutdown_timeout
         self._log = AccessLog(json_lines=json_lines, write=self.access.append)
@@ -186,8 +203,21 @@ class Served:
         self._log.flush()
         return "".join(self.access).splitlines()
 
-    async def connect(self, receive_buffer: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def ask(self, target: str, *lines: str) -> Answer:
+        """Ask as Nix does: without a header that sends the request the slow way."""
+        reader, writer = await self.connect()
+        try:
+            writer.write("\r\n".join([f"GET {target} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode())
+            return await read_answer(reader)
+        finally:
+            writer.close()
+
+    async def connect(
+        self, receive_buffer: int | None = None, *, source: str = "127.0.0.1"
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection from the address `source`, of which there are as many as 127.0.0.0/8 has."""
         sock = socket.socket()
+        sock.bind((source, 0))
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
@@ -226,13 +256,24 @@ async def read_answer(reader: asyncio.StreamReader, method: str = "GET") -> Answ
         status_line, _, rest = head.partition(b"\r\n")
         headers = parse_headers(BytesIO(rest))
         status = int(status_line.split()[1])
-        if method == "HEAD" or status in {204, 304}:
+        if method == "HEAD" or status in {100, 204, 304}:
             return Answer(status, headers, b"")
         if headers["Transfer-Encoding"] == "chunked":
             return Answer(status, headers, await _read_chunks(reader))
         if "Content-Length" in headers:
             return Answer(status, headers, await reader.readexactly(int(headers["Content-Length"])))
         return Answer(status, headers, await reader.read())
+
+
+async def take_slowly(reader: asyncio.StreamReader, seconds: float) -> bytes:
+    """What a client takes in that time, a little more than 300 KB in each second."""
+    received = b""
+    for _ in range(round(seconds / _LAG_SECONDS)):
+        data = await reader.read(16 * 1024)
+        assert data, f"cut after {len(received)} bytes"
+        received += data
+        await asyncio.sleep(_LAG_SECONDS)  # this is the lag that is tested
+    return received
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
@@ -243,11 +284,3 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
         assert await reader.readexactly(2) == b"\r\n"
         if size == 0:
             return b"".join(body)
-
-
-async def eventually(condition: Callable[[], object], what: str = "") -> None:
-    """Return when `condition` holds."""
-    async with asyncio.timeout(TIME_LIMIT):
-        while not condition():
-            assert what is not None
-            await asyncio.sleep(0.005)

@@ -2,7 +2,10 @@
 
 import os
 import pty
+import select
 import subprocess
+import termios
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,22 +13,37 @@ from typing import Final
 TIME_LIMIT: Final = 60.0
 
 
-def on_a_terminal(command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], status: int) -> str:
-    """Run `command`, which must end with `status`; standard output and standard error are one terminal."""
+def on_a_terminal(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    status: int,
+    size: tuple[int, int] = (24, 80),
+    typed: tuple[bytes, bytes] | None = None,
+) -> str:
+    """Run `command`, which must end with `status`; its three streams are one terminal of so many lines and columns.
+
+    `typed` is what has to be seen first, and the keys that are typed then.
+    """
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, size)
+    before = termios.tcgetattr(theirs)
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
     try:
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=theirs, stderr=theirs)
-        os.close(theirs)
         seen = b""
-        while True:
-            try:
-                data = os.read(ours, 4096)
-            except OSError:  # the other side is closed
-                break
-            if not data:
-                break
-            seen += data
+        deadline = time.monotonic() + TIME_LIMIT
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            if select.select([ours], [], [], 0.05)[0]:
+                seen += os.read(ours, 4096)
+            if typed is not None and typed[0] in seen:
+                os.write(ours, typed[1])
+                typed = None
+            assert time.monotonic() < deadline, seen
         assert process.wait(TIME_LIMIT) == status
+        assert termios.tcgetattr(theirs) == before, "the terminal is left as it was found"
     finally:
+        process.kill()
+        os.close(theirs)
         os.close(ours)
     return seen.decode()

@@ -1,5 +1,6 @@
 """The command line as people and units use it: the real program, its streams and its exit statuses."""
 
+import keyword
 import os
 import re
 import socket
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import prefork
 import pytest
 import terminal
 
-from harmonia_py import __version__, cli, keys
-from harmonia_py.config import Config
+from harmonia_py import __version__, cli
+from harmonia_py.config import key_files
+from harmonia_py.config.settings import Config
 from harmonia_py.nix.signing import PublicKey, SecretKey
 
 TIME_LIMIT: Final = 30.0
@@ -30,9 +33,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def run(directory: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     env = environment(STATE_DIRECTORY=str(directory / "state"), CACHE_DIRECTORY=str(directory / "cache"), **changes)
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=TIME_LIMIT
-    )
+    return prefork.run(*arguments, cwd=directory, env=env)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -51,7 +52,7 @@ def test_help_names_every_verb_and_shows_examples(tmp_path: Path) -> None:
         help_of_verb = run(tmp_path, verb, "--help")
         assert help_of_verb.returncode == 0
         assert f"harmonia-py {verb}" in help_of_verb.stdout
-    assert "harmonia-py serve --config /etc/harmonia.toml" in done.stdout
+    assert "\n  harmonia-py serve --config /etc/harmonia.toml\n" in done.stdout
     assert "\033[" not in done.stdout
 
 
@@ -68,6 +69,66 @@ def test_a_wrong_command_line_is_status_2(tmp_path: Path, arguments: list[str]) 
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: harmonia-py" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["chek-config"], "there is no 'chek-config'; did you mean 'check-config'?"),
+        (["xyzzy"], "there is no 'xyzzy'; it is one of serve, "),
+        (["serve", "--worker", "2"], "unrecognized arguments: --worker 2; did you mean '--workers'?"),
+        (["serve", "--log-level", "warning"], "there is no 'warning'; did you mean 'warn'?"),
+    ],
+)
+def test_what_was_probably_meant_is_said(tmp_path: Path, arguments: list[str], hint: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert hint in done.stderr
+
+
+@pytest.mark.parametrize("verb", [command.verb for command in cli.COMMANDS])
+def test_every_verb_says_at_length_what_it_does_and_shows_examples(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    description = re.split(r"^(?:positional arguments|options|which .*):$", shown, maxsplit=1, flags=re.MULTILINE)[0]
+    assert len(description.split()) >= 30
+    assert all(len(line) <= 60 for line in description.splitlines())
+    assert f"  harmonia-py {verb}" in shown.partition("\nexamples:\n")[2]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+class TestStandardOutput:
+    """A traceback, or success, was what `--help | true` and `check-config >/dev/full` ended with."""
+
+    @pytest.mark.parametrize("arguments", ["--help", "serve --help", "check-config", "--version"])
+    def test_a_full_disk_is_one_line_and_status_1(self, tmp_path: Path, arguments: str, unbuffered: str) -> None:
+        done = self.shell(tmp_path, f"{arguments} >/dev/full", unbuffered)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert line.endswith("No space left on device")
+
+    @pytest.mark.parametrize("arguments", ["--help", "check-config"])
+    def test_a_reader_that_has_left_is_no_traceback(self, tmp_path: Path, arguments: str, unbuffered: str) -> None:
+        # `read` returns at the end of file only: until then the pipe has no reader, and then it is written to.
+        done = self.shell(tmp_path, f"{arguments} | true", unbuffered)
+        assert done.stderr == ""
+
+    def shell(self, directory: Path, arguments: str, unbuffered: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f"{' '.join(COMMAND)} {arguments}"],
+            cwd=directory,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIME_LIMIT,
+        )
 
 
 def test_an_abbreviated_option_is_not_guessed(tmp_path: Path) -> None:
@@ -118,6 +179,56 @@ class TestCheckConfig:
         assert refused(run(tmp_path, "check-config", "--workers", "0")).startswith("command line: workers: ")
         assert refused(run(tmp_path, "check-config", "--bind", "x")).startswith("command line: bind: ")
 
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('tls_cert_path = "/nowhere/c"\ntls_key_path = "/nowhere/k"', "/nowhere/c: tls_cert_path: No such file"),
+            ('unix_socket_group = "nobody-has-it"', "unix_socket_group: there is no group 'nobody-has-it'"),
+            ('sign_key_paths = ["/etc"]', "/etc: sign_key_paths: Is a directory"),
+            ('token_file = "/etc"', "/etc: token_file: Is a directory"),
+            ('state_directory = "/dev/null"', "state_directory: /dev/null: /dev/null is not a directory"),
+            (
+                '[cache]\ndirectory = "/dev/null/cache"',
+                ": /dev/null is not a directory",
+            ),
+            ('[mirror]\ndirectory = "/dev/null"', "mirror.directory: /dev/null"),
+            ('[[upstream]]\nurl = "https://cache.nixos.org"\nca_file = "/nowhere/ca"', "ca_file: /nowhere/ca: No such"),
+        ],
+    )
+    def test_what_cannot_start_is_not_accepted(self, tmp_path: Path, text: str, message: str) -> None:
+        """The configuration was good, and the server did not start."""
+        (tmp_path / "settings.toml").write_text(text)
+        assert message in refused(run(tmp_path, "check-config"))
+        # Where the files are not, as when an image or a NixOS system is built, the text alone can be checked.
+        assert run(tmp_path, "check-config", "--no-files").returncode == 0
+
+    def test_credentials_can_be_left_to_the_service(self, tmp_path: Path) -> None:
+        """`systemctl reload` failed for every service with credentials: systemd 257 hides them from its ExecReload=."""
+        secret = "/run/credentials/harmonia-py.service/key"
+        (tmp_path / "settings.toml").write_text(f'sign_key_paths = ["{secret}"]\n')
+        assert secret in refused(run(tmp_path, "check-config"))
+        assert run(tmp_path, "check-config", "--no-credentials").returncode == 0
+        (tmp_path / "settings.toml").write_text('sign_key_paths = ["/run/credentials/../../nowhere/key"]\n')
+        assert "/nowhere/key" in refused(run(tmp_path, "check-config", "--no-credentials"))
+
+    def test_everything_that_is_wrong_is_said_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / "settings.toml").write_text(
+            'bind = ["x", "y"]\nunix_socket_group = "nobody-has-it"\nsign_key_paths = ["/nowhere/a", "/nowhere/b"]\n'
+        )
+        done = run(tmp_path, "check-config")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert [re.sub(r": No such.*|: expected.*", "", line) for line in done.stderr.splitlines()] == [
+            "error: settings.toml: bind: 'x'",
+            "error: settings.toml: bind: 'y'",
+            "error: settings.toml: unix_socket_group: there is no group 'nobody-has-it'",
+            "error: /nowhere/a: sign_key_paths",
+            "error: /nowhere/b: sign_key_paths",
+        ]
+
+    def test_it_can_be_quiet(self, tmp_path: Path) -> None:
+        done = run(tmp_path, "check-config", "--quiet")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
     def test_it_writes_nothing(self, tmp_path: Path) -> None:
         run(tmp_path, "check-config")
         assert list(tmp_path.iterdir()) == []
@@ -136,7 +247,7 @@ class TestGenerateKey:
         assert done.returncode == 0
         file = tmp_path / "cache.example.org-1.secret"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        (secret,) = keys.read_secret_keys([file], {})
+        (secret,) = key_files.read_secret_keys([file], {})
         # Standard output has the public key alone, for pipes and substitutions.
         assert PublicKey.parse(done.stdout.strip()) == secret.public_key
         assert done.stderr == "cache.example.org-1.secret: secret key, for sign_key_paths\n"
@@ -152,6 +263,33 @@ class TestGenerateKey:
     def test_a_name_that_cannot_stand_in_a_narinfo_is_refused(self, tmp_path: Path, name: str) -> None:
         refused(run(tmp_path, "generate-key", name))
         assert list(tmp_path.iterdir()) == []
+
+
+class TestPublicKey:
+    def test_it_prints_the_public_key_of_each_file(self, tmp_path: Path) -> None:
+        keys = [SecretKey.generate(name) for name in ("a-1", "b-1")]
+        for key in keys:
+            key_files.write_secret_key(tmp_path / key.name, key)
+        done = run(tmp_path, "public-key", "a-1", "b-1")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines() == [str(key.public_key) for key in keys]
+
+    def test_without_a_file_it_prints_what_the_server_signs_with(self, tmp_path: Path) -> None:
+        assert "has not been made" in refused(run(tmp_path, "public-key"))
+        made = SecretKey.generate("made-1")
+        key_files.write_secret_key(tmp_path / "state/secret-key", made)
+        assert run(tmp_path, "public-key").stdout == f"{made.public_key}\n"
+        named = SecretKey.generate("named-1")
+        key_files.write_secret_key(tmp_path / "named", named)
+        (tmp_path / "settings.toml").write_text('sign_key_paths = ["named"]\n')
+        assert run(tmp_path, "public-key").stdout == f"{named.public_key}\n"
+        (tmp_path / "settings.toml").write_text("sign = false\n")
+        assert "sign = false" in refused(run(tmp_path, "public-key"))
+
+    def test_what_is_no_key_is_one_line_in_words(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("nonsense")
+        assert refused(run(tmp_path, "public-key", "key")).startswith("key: ")
+        assert refused(run(tmp_path, "public-key", "absent")) == "absent: sign_key_paths: No such file or directory"
 
 
 class TestServe:
@@ -211,6 +349,34 @@ def test_verbs_that_do_not_serve_do_not_load_the_web_framework(tmp_path: Path) -
         capture_output=True,
         timeout=TIME_LIMIT,
     )
+
+
+def test_a_command_loads_the_module_of_no_other(tmp_path: Path) -> None:
+    """Progress bars, the client's libraries, JWT: a server must not pay for what other commands import."""
+    program = """if True:
+        import sys
+        from harmonia_py import cli
+        assert cli.main(["-c", "/nowhere"]) == 1
+        loaded = {name.split(".")[2] for name in sys.modules if name.startswith("harmonia_py.commands.")}
+        assert loaded == {"serve", "options", "parser"}, loaded
+        assert "rich" not in sys.modules
+    """
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), check=False, capture_output=True, text=True, timeout=TIME_LIMIT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_a_module_and_every_module_a_command() -> None:
+    folder = Path(cli.__file__).parent / "commands"
+    shared = {"__init__", "catalog", "node", "options", "parser", "path_arguments", "progress"}
+    shared |= {"elsewhere", "explain_cache", "rebuilding"}  # parts of `cache`, `explain` and `fsck`
+    shared |= {"user"}  # of `catalog`, `doctor` and `key`
+    shared |= {"queue_service"}  # of `hook`, `watch-exec` and `watch-store`
+    modules = {entry.stem for entry in folder.iterdir() if entry.stem != "__pycache__"} - shared
+    names = {(command.module or command.verb).replace("-", "_") for command in cli.COMMANDS}
+    assert modules == {f"{name}_" if keyword.iskeyword(name) else name for name in names}
 
 
 def test_main_returns_the_status(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

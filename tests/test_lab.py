@@ -15,9 +15,9 @@ def test_the_small_closure_has_references_and_nothing_protects_it(lab: Lab) -> N
     assert not lab.real(closure.top).exists()
 
 
-def test_a_chroot_store_has_the_usual_store_dir(chroot_lab: Lab, tmp_path: Path) -> None:
+def test_a_chroot_store_has_the_usual_store_dir(chroot_lab: Lab) -> None:
     assert chroot_lab.full(chroot_lab.closure.top).startswith("/nix/store/")
-    assert chroot_lab.real(chroot_lab.closure.top).is_relative_to(tmp_path)
+    assert chroot_lab.real(chroot_lab.closure.top).is_relative_to(chroot_lab.root)
     assert (chroot_lab.real(chroot_lab.closure.top) / "foobar").read_text() == "FOOBAR\n"
     chroot_lab.start_daemon()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harmonia_py.config import Config
-from harmonia_py.config_tables import Zstd
+from harmonia_py.config.settings import Config
+from harmonia_py.config.tables import Zstd
 from harmonia_py.metrics.families import FAMILIES
 from harmonia_py.web.routes import routes
 
@@ -53,7 +53,7 @@ class TestComparedWithHarmonia:
         }
 
     def test_every_url_has_the_name_of_its_route_and_none_is_missing(self) -> None:
-        assert {row[1] for row in table("URLs")} == {route.kwargs["name"] for route in routes()}
+        assert {row[1] for row in table("URLs")} == {route.name for route in routes()}
 
     def test_every_metric_is_one_and_none_of_harmonias_is_missing(self) -> None:
         named = {row[0] for row in table("Figures")}

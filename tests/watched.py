@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPMessage, parse_headers
@@ -49,6 +50,11 @@ class Held:
         )
 
 
+def _kinds(held: Held) -> Counter[str]:
+    """How many descriptors lead to what: files by name, sockets and pipes together."""
+    return Counter(link.partition(":[")[0] for link in held.descriptors)
+
+
 def _links(process: int) -> list[str]:
     links = []
     for fd in Path(f"/proc/{process}/fd").iterdir():
@@ -60,18 +66,21 @@ def _links(process: int) -> list[str]:
 
 
 def memory_of(process: int) -> int:
-    """Bytes that nobody shares with it: what its end would free."""
+    """Bytes that no other process shares with it: what its end would free."""
     fields = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in fields if line.startswith("Private_"))
 
 
 def await_return(process: int, before: Held, *, descriptors: int = 0, threads: int = 0) -> Held:
-    """Return when `process` holds what it held before, but for so many descriptors and threads."""
+    """Return when `process` holds what it held before, but for so many descriptors and threads.
+
+    What was closed meanwhile makes up for no other descriptor that is open now.
+    """
     deadline = time.monotonic() + TIME_LIMIT
     while True:
         now = Held.by(process)
         if (
-            len(now.descriptors) <= len(before.descriptors) + descriptors
+            (_kinds(now) - _kinds(before)).total() <= descriptors
             and now.threads <= before.threads + threads
             and now.memory <= before.memory + MEMORY_TOLERANCE
         ):
@@ -81,7 +90,7 @@ def await_return(process: int, before: Held, *, descriptors: int = 0, threads: i
         time.sleep(0.02)
 
 
-class Cut(Exception):
+class ResponseAborted(Exception):
     """The answer ended before its end."""
 
 
@@ -125,14 +134,14 @@ class Raw:
         try:
             return self.socket.recv(most)
         except ConnectionError as error:
-            raise Cut from error
+            raise ResponseAborted from error
 
     def head(self) -> tuple[int, HTTPMessage]:
         data = b""
         while b"\r\n\r\n" not in data:
             more = self.read()
             if not more:
-                raise Cut
+                raise ResponseAborted
             data += more
         head, _, rest = data.partition(b"\r\n\r\n")
         self._begun = rest + self._begun
@@ -144,7 +153,7 @@ class Raw:
         while count:
             data = self.read(min(count, 1 << 20))
             if not data:
-                raise Cut
+                raise ResponseAborted
             parts.append(data)
             count -= len(data)
         return b"".join(parts)
@@ -171,7 +180,7 @@ class Raw:
         while left:
             data = self.read(min(left, 1 << 20))
             if not data:
-                raise Cut
+                raise ResponseAborted
             digest.update(data)
             left -= len(data)
         return Hash("sha256", digest.digest())

@@ -2,12 +2,11 @@
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import prefork
 import pytest
 import tomli_w
 from certificates import make_certificate
@@ -15,13 +14,13 @@ from lab import Keys, Lab
 from reloading import reload
 from server import Server, settings_of
 
-from harmonia_py.cache.access import TokenHash
+from harmonia_py.cache.tokens import TokenHash
 
 NOT_RELOADED = re.compile("not reloaded")
 
 
 class TlsServer(Server):
-    """The same over HTTPS; `url` and `get` are not for it."""
+    """A server over HTTPS; `url` and `get` are not for it."""
 
     def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
         return super().wait_for(re.compile(pattern.pattern.replace("http:", "https:")))
@@ -92,19 +91,13 @@ def test_a_file_that_is_missing_is_named_at_the_start_and_by_check_config(
     nowhere = str(tmp_path / "nobody")
     file.write_text(tomli_w.dumps(mirror_of(upstream.url, keys, daemon, tmp_path, token_file=nowhere)))
     for verb in (["serve", "--bind", "127.0.0.1:0"], ["check-config"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "harmonia_py.cli", *verb, "--config", str(file)],
-            env=daemon.env | {"STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        env = daemon.env | {"STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)}
+        done = prefork.run(*verb, "--config", str(file), cwd=tmp_path, env=env)
         assert done.returncode == 1
         assert done.stdout == ""
-        assert done.stderr.endswith(
-            f"error: upstream {upstream.url.removeprefix('http://')}: {nowhere}: no such file or directory\n"
-        )
+        fault = f"upstream {upstream.url.removeprefix('http://')}: {nowhere}: no such file or directory"
+        # What is checked names the file as well, because it says all that is wrong in it.
+        assert done.stderr.endswith(f"{file}: {fault}\n" if verb == ["check-config"] else f"error: {fault}\n")
 
 
 def test_the_certificate_of_an_upstream_that_was_replaced_is_trusted_after_a_reload(
@@ -125,3 +118,20 @@ def test_the_certificate_of_an_upstream_that_was_replaced_is_trusted_after_a_rel
             trusted.write_bytes(second.chain.read_bytes())
             reload(mirror)
             assert mirror.get(narinfo).status == 200
+
+
+def test_an_upstream_without_a_file_of_certificates_is_held_against_those_of_the_machine(
+    daemon: Lab, keys: Keys, tmp_path: Path
+) -> None:
+    known, unknown = make_certificate(tmp_path, "known"), make_certificate(tmp_path, "unknown")
+    root = tmp_path / "upstream"
+    root.mkdir()
+    tls = {"tls_cert_path": str(known.chain), "tls_key_path": str(known.key)}
+    with TlsServer(root, daemon.env, settings_of(daemon, keys) | tls) as upstream:
+        settings = mirror_of(f"https://127.0.0.1:{upstream.port}", keys, daemon, tmp_path)
+        narinfo = f"/{daemon.closure.top.hash_part}.narinfo"
+        for pair, status in ((unknown, 503), (known, 200)):
+            place = tmp_path / str(status)
+            place.mkdir()
+            with Server(place, daemon.env | {"SSL_CERT_FILE": str(pair.chain)}, settings) as mirror:
+                assert mirror.get(narinfo).status == status

@@ -3,31 +3,19 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Client, Keys, Lab
+from lab import Keys, Lab
 from nginx import Nginx
+from realising import assert_has_the_closure, realise
 from server import Server, settings_of
 
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import StorePath
-
-
-def realise(client: Client, url: str, public_keys: str, path: str, *, check: bool = True) -> bool:
-    """Whether `client` gets `path` with its closure from `url`, trusting these keys and building nothing."""
-    options = {"substituters": url, "trusted-public-keys": public_keys, "max-jobs": "0"}
-    arguments = [argument for name, value in options.items() for argument in ("--option", name, value)]
-    return client.run("nix-store", "--realise", path, *arguments, check=check).returncode == 0
-
-
-def assert_has_the_closure(client: Client, lab: Lab) -> None:
-    for store_path in (lab.closure.top, lab.closure.input2, lab.closure.input0):
-        dump = client.run("nix-store", "--dump", str(client.real(store_path))).stdout
-        assert dump == lab.dump(store_path)
-    client.nix_store("--verify", "--check-contents")
 
 
 def mirror_settings(lab: Lab, upstream_url: str, upstream_key: str, *keys: Keys, **mirror: Any) -> dict[str, Any]:
@@ -83,7 +71,9 @@ def make_cache(lab: Lab, upstream_key: Keys, tmp_path: Path) -> MakeCache:
     return make
 
 
-@pytest.fixture(params=["xz", "zstd", "none", "bzip2"])
+@pytest.fixture(
+    params=["xz", "zstd", pytest.param("none", marks=pytest.mark.slow), pytest.param("bzip2", marks=pytest.mark.slow)]
+)
 def nginx(request: pytest.FixtureRequest, make_cache: MakeCache, tmp_path: Path) -> Iterator[Nginx]:
     with Nginx(tmp_path, make_cache(request.param)) as upstream:
         yield upstream
@@ -242,6 +232,14 @@ def test_one_option_on_the_command_line_is_enough_for_the_public_cache(lab: Lab,
     with Server(tmp_path, lab.env, None, "--upstream", "https://cache.nixos.org") as server:
         assert server.get("/nix-cache-info").status == 200
         assert server.get("/ready").status == 200
+
+
+def test_the_page_of_a_mirror_that_does_not_sign_has_the_keys_of_its_upstreams(
+    lab: Lab, upstream_key: Keys, tmp_path: Path
+) -> None:
+    settings = mirror_settings(lab, "http://127.0.0.1:9", upstream_key.public) | {"sign": False}
+    with Server(tmp_path, lab.env, settings) as server:
+        assert f"extra-trusted-public-keys = {upstream_key.public}" in unescape(server.get("/").body.decode())
 
 
 def test_an_upstream_without_a_key_is_refused_with_a_hint(lab: Lab, tmp_path: Path) -> None:

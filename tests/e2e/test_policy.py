@@ -130,6 +130,17 @@ def test_a_policy_that_comes_later_also_holds_for_what_is_kept_and_ready(
         assert_served(server, lab, added)
 
 
+def test_a_named_cache_with_the_paths_of_the_store_has_those_that_the_policy_allows(
+    lab: Lab, added: StorePath, tmp_path: Path
+) -> None:
+    """It had all of them."""
+    team = {"caches": {"team": {"public": True, "local_store": True}}}
+    with Server(tmp_path, lab.env, settings(lab, serve="ultimate") | team) as server:
+        assert server.get(f"/team/{lab.closure.top.hash_part}.narinfo").status == 200
+        assert server.get(f"/team/{added.hash_part}.narinfo").status == 404
+        assert server.get(f"/team/nar/{added.hash_part}.nar").status == 404
+
+
 def test_a_realisation_of_what_is_not_served_is_not_there(tmp_path: Path) -> None:
     with Lab(tmp_path) as lab:
         closure = lab.build_ca()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from lab import Keys, Lab
+from ports import free_port
 from server import Server, settings_of
 
 HOW_TO = Path(__file__).parent.parent.parent / "docs/how-to"
@@ -54,13 +55,6 @@ class Proxy:
         request = urllib.request.Request(self.url + path, headers=dict(headers or {}))
         with urllib.request.urlopen(request, timeout=TIME_LIMIT, context=context) as response:
             return response.status, response.headers, response.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import pytest
 from fault_upstream import KEY, Connection, FaultUpstream, hang, package, status
 from server import Server
 from worker_clients import connect, worker_of
 
-from harmonia_py.cache.breaker import FAILURES
+from harmonia_py.mirror.breaker import FAILURES
 
 BUDGET: Final = 0.5
 WORKERS: Final = 4
@@ -28,17 +27,11 @@ NOTHING: Final = 0.4
 # `harmonia-py` with breakers that are open for a second.
 _QUICK: Final = """
 import sys
-from harmonia_py.cache import breaker
+from harmonia_py.mirror import breaker
 from harmonia_py.cli import main
 breaker.OPEN_SECONDS = 1.0
 sys.exit(main())
 """
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
 
 
 @asynccontextmanager
@@ -52,10 +45,7 @@ async def running(
         "upstream": [{"url": upstream.url, "name": "up", "public_keys": [str(KEY.public_key)]}],
         "mirror": {"budget": budget},
     }
-    server = Server(tmp_path, os.environ, values)
-    if quick:
-        assert server._command[:3] == [sys.executable, "-m", "harmonia_py.cli"]
-        server._command[1:3] = ["-c", _QUICK]
+    server = Server(tmp_path, os.environ, values, interpreter=(sys.executable, "-c", _QUICK) if quick else ())
     await asyncio.to_thread(server.__enter__)
     try:
         yield server

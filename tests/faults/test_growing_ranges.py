@@ -2,14 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from fault_upstream import Connection, FaultUpstream, Package, package
 from mirrors import mirror_of, settle
-from serving import Answer, Served, eventually
+from serving import Answer, Served
+from waiting import eventually
+
+from harmonia_py.contents.blobs import Blob, BlobKey
 
 SIZE = 3_000_000
 MIDDLE = SIZE // 2
@@ -28,12 +30,6 @@ class Gate:
         await connection.respond(self._file[:MIDDLE], Content_Length=str(len(self._file)))
         await self.open.wait()
         await connection.send(self._file[MIDDLE:])
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
 
 
 PARTS = {
@@ -84,6 +80,43 @@ async def test_each_gets_its_part_whoever_leaves_and_nothing_is_left_open(
         await settle(mirror)
         await eventually(lambda: descriptors() <= before)
     assert upstream.count("/nar/") == 1
+
+
+async def test_a_request_that_looked_for_the_file_before_it_came_knows_how_long_it_is(
+    upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client asked for the first byte of a file and got all of it, chunked, and no faster than the upstream sent it.
+
+    The request had looked for the file before another request began it, and then took it for one that another process
+    fetches, whose length is not known.
+    """
+    one = package(size=SIZE, compression="none")
+    gate = Gate(upstream, one)
+    has_begun = asyncio.Event()
+    async with mirror_of(upstream, directory=tmp_path) as mirror:
+        look = mirror._intake.storage.open
+        looks = 0
+
+        async def first_look_takes_long(key: BlobKey) -> Blob | None:
+            nonlocal looks
+            looks += 1
+            is_first = looks == 1
+            found = await look(key)
+            if is_first:
+                await has_begun.wait()
+            return found
+
+        monkeypatch.setattr(mirror._intake.storage, "open", first_look_takes_long)
+        slow = asyncio.create_task(mirror.nar(one.our_url))
+        await eventually(lambda: looks)
+        for request in (mirror.nar(one.our_url), slow):
+            download = await request
+            has_begun.set()
+            assert download is not None
+            with download:
+                assert download.size == SIZE
+        gate.open.set()
+        await settle(mirror)
 
 
 def assert_is_the_part(one: Package, text: str, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""`kill -9` at each stage of a download from an upstream: nobody gets a wrong file, and nothing wrong is left."""
+"""`kill -9` at each stage of a download from an upstream: no client gets a wrong file, and nothing wrong is left."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from fault_upstream import KEY, Connection, FaultUpstream, Package, file_with_ranges, package
-from mirrors import kept, leftovers
+from mirrors import leftovers, named
 from server import Server
 
 SIZE = 3_000_000
@@ -18,7 +18,7 @@ STAGES = {"headers": None, "first byte": 0, "small": 1000, "midway": SIZE // 2, 
 
 
 class Killer:
-    """Serves packages; the first time that a file has come so far, somebody is killed."""
+    """Serves packages; the first time that a file has come so far, it calls `kill`."""
 
     def __init__(self, upstream: FaultUpstream) -> None:
         self.kill: Callable[[], None] = lambda: None
@@ -77,10 +77,10 @@ async def download_at_last(server: Server, one: Package) -> bytes:
 
 
 async def until_kept(directory: Path, one: Package) -> None:
-    """Wait for the file and its narinfo, and hold the file to what it should be."""
+    """Wait until the catalog names the file, and hold the file to what it should be."""
     name = str(one.our_url).removeprefix("nar/")
     async with asyncio.timeout(30):
-        while not {name, f"{one.hash_part}.narinfo"} <= set(kept(directory)):  # noqa: ASYNC110  # as above
+        while one.hash_part not in named(directory):  # noqa: ASYNC110  # as above
             await asyncio.sleep(0.02)
     (file,) = (path for path in (directory / "blobs").glob("*/*") if path.name == name)
     assert file.read_bytes() == one.file

@@ -3,19 +3,18 @@
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from catalogs import opened_catalog
 from fault_upstream import KEY, FaultUpstream, Package, body, package, signed
 from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, settle
 
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
+from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
+from harmonia_py.catalog.collection import Scope
+from harmonia_py.catalog.collector import Collector
 
 
 @pytest.fixture
@@ -48,14 +47,28 @@ async def test_a_disk_that_becomes_read_only_still_gives_what_it_has(upstream: F
     """Each attempt to keep something made the mirror leave the disk alone for a while, with all that was kept there."""
     one, other = package(1), package(2)
     upstream.serve(one, other)
+    # While a file is open for writing, as that of the catalog is, its file system cannot be mounted read-only by hand.
+    with mounted(disk / "mirror" / ".catalog"):
+        await keep_read_only(upstream, disk, one, other)
+
+
+@contextlib.contextmanager
+def mounted(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True, timeout=10)
+    yield
+    subprocess.run(["umount", directory], check=True, timeout=10)
+
+
+async def keep_read_only(upstream: FaultUpstream, disk: Path, one: Package, other: Package) -> None:
     async with mirror_of(upstream, directory=disk / "mirror", narinfo_ttl=0.0) as mirror:
         await fetch_kept(mirror, one)
         remount(disk, "ro")
         assert await fetch(mirror, other) == other.file
         await upstream.stop()
-        narinfo = await mirror.narinfo(one.hash_part)
-        assert narinfo is not None
-        assert narinfo.origin == "stale"
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert found.origin.label == "stale"
         assert await fetch(mirror, one) == one.file
         remount(disk, "rw")
 
@@ -75,12 +88,12 @@ async def test_a_full_disk_never_costs_the_narinfo_that_was_there(
         fill(disk)
         assert await mirror.narinfo(one.hash_part) is not None
         await settle(mirror)
-        assert len(kept(disk / "mirror")) == 2
+        assert len(kept(disk / "mirror")) == 1
     await upstream.stop()
     async with mirror_of(upstream, directory=disk / "mirror", narinfo_ttl=0.0) as mirror:
-        narinfo = await mirror.narinfo(one.hash_part)
-        assert narinfo is not None
-        assert (narinfo.origin, narinfo.path_info) == ("stale", one.path_info)
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert (found.origin.label, found.narinfo.path_info) == ("stale", one.path_info)
         assert await fetch(mirror, one) == one.file
         assert leftovers(disk / "mirror") == []
 
@@ -99,23 +112,55 @@ async def test_when_a_nar_is_gone_its_narinfo_is_asked_for_again(
         assert await mirror.narinfo(one.hash_part) is None
 
 
-async def test_what_was_evicted_is_not_said_to_be_kept(
-    upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_was_evicted_is_not_said_to_be_kept(upstream: FaultUpstream, tmp_path: Path) -> None:
+    one = package()
+    upstream.serve(one)
+    async with mirror_of(upstream, directory=tmp_path) as mirror:
+        await fetch_kept(mirror, one)
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert found.origin.label == "kept"
+        await evict_all(tmp_path)
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert found.origin.label == "upstream up0"
+
+
+async def evict_all(directory: Path) -> None:
+    """What another process does when there is no room at all."""
+    now, scope = Timestamp(int(time.time()) + 1), Scope(cache=MIRROR, settings=CacheSettings(), deleted=False)
+
+    async def delete(blob_keys: Sequence[str]) -> Collection[str]:
+        for key in blob_keys:
+            next((directory / "blobs").glob(f"*/{key}")).unlink()
+        return ()
+
+    async with opened_catalog("sqlite", directory / ".catalog") as catalog:
+        collector = Collector(catalog.collection, catalog.garbage, delete)
+        await collector.make_room([scope], 2**60, now)
+        assert (await collector.remove(scope, now, now)).removed
+        assert (await collector.empty_garbage(now)).deleted
+
+
+async def test_what_was_deleted_by_hand_comes_again_when_it_is_asked_for(
+    upstream: FaultUpstream, tmp_path: Path
 ) -> None:
     one = package()
     upstream.serve(one)
-    monkeypatch.setattr("harmonia_py.cache.remembered._LOOK_KEPT_SECONDS", 0.0)
-    monkeypatch.setattr("harmonia_py.cache.kept._FACTS_SECONDS", 0.0)
     async with mirror_of(upstream, directory=tmp_path) as mirror:
         await fetch_kept(mirror, one)
-        narinfo = await mirror.narinfo(one.hash_part)
-        assert narinfo is not None
-        assert narinfo.origin == "kept"
-        for file in (tmp_path / "blobs").glob("*/*"):
-            file.unlink()
-        narinfo = await mirror.narinfo(one.hash_part)
-        assert narinfo is not None
-        assert narinfo.origin == "upstream up0"
+        (tmp_path / "blobs" / kept_at(tmp_path)).unlink()
+    async with mirror_of(upstream, directory=tmp_path) as mirror:
+        assert await fetch_kept(mirror, one) == one.file
+        assert upstream.count("/nar/") == 2
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert found.origin.label == "kept"
+
+
+def kept_at(directory: Path) -> Path:
+    [path] = (directory / "blobs").glob("*/*")
+    return path
 
 
 async def test_a_file_size_of_nought_is_one_that_is_not_known(upstream: FaultUpstream, tmp_path: Path) -> None:
@@ -145,7 +190,7 @@ async def test_a_clock_that_jumps_costs_a_question_and_no_more(
         monkeypatch.setattr(time, "time", now)
         await upstream.stop()
         for found in (one, other):
-            narinfo = await mirror.narinfo(found.hash_part)
-            assert narinfo is not None
-            assert narinfo.origin in ("kept", "stale")
+            answer = await mirror.narinfo(found.hash_part)
+            assert answer is not None
+            assert answer.origin.label in ("kept", "stale")
             assert await fetch(mirror, found) == found.file

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fault_upstream import KEY, Connection, FaultUpstream, Package, package
-from mirrors import kept
+from mirrors import kept, named
 from server import Server
 from worker_clients import connect
 
@@ -37,12 +37,6 @@ class Gate:
         self.half.set()
         await self.open.wait()
         await connection.send(self._file[middle:])
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
 
 
 @pytest.fixture
@@ -104,7 +98,7 @@ class Begun:
 
 async def until_kept(server: Server, one: Package) -> None:
     async with asyncio.timeout(30):
-        while not (directory(server) / "blobs").is_dir() or f"{one.hash_part}.narinfo" not in kept(directory(server)):  # noqa: ASYNC110  # another process makes it true
+        while one.hash_part not in named(directory(server)):  # noqa: ASYNC110  # another process makes it true
             await asyncio.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from lab import Lab
 from server import Server, settings_of
-from watched import Cut, Held, Raw, await_return, random_file
+from watched import Held, Raw, ResponseAborted, await_return, random_file
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "BREW")
 HEADERS: Final = (
@@ -102,7 +102,7 @@ def targets_of(server: Server, daemon: Lab) -> list[str]:
 def ask(server: Server, method: str, target: str, header: str, version: str = "1.1") -> int | None:
     """The status; None when the connection is closed without one."""
     lines = [f"{method} {target} HTTP/{version}", "Host: x", "Connection: close", *([header] if header else [])]
-    with Raw(server.port) as client, contextlib.suppress(Cut):
+    with Raw(server.port) as client, contextlib.suppress(ResponseAborted):
         client.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
         while (status := client.head()[0]) == 100:
             continue
@@ -158,15 +158,12 @@ def test_while_the_daemon_is_dead_only_that_is_said(server: Server, daemon: Lab)
 
 
 def test_while_files_are_missing_only_that_is_said(server: Server, daemon: Lab, tmp_path: Path) -> None:
-    """The database says that a path is valid whose files are gone: our fault, said as such, of that path alone."""
+    """The database says that a path is valid whose files are gone: that one alone is not here, and the log says why."""
     path = daemon.add(random_file(tmp_path / "vanishes", 1000))
     daemon.real(path).unlink()
-    for target in (f"/nar/{path.hash_part}.nar", f"/{path.hash_part}.ls"):
-        assert server.get(target).status == 500
-    narinfo = server.get(f"/{path.hash_part}.narinfo")
-    assert narinfo.status == 200
-    url = next(line for line in narinfo.body.decode().splitlines() if line.startswith("URL: ")).removeprefix("URL: ")
-    assert server.get(f"/{url}").status == 500
-    assert server.get(f"/serve/{path.hash_part}").status == 404
+    targets = (f"/nar/{path.hash_part}.nar", f"/{path.hash_part}.ls", f"/{path.hash_part}.narinfo")
+    for target in (*targets, f"/serve/{path.hash_part}"):
+        assert server.get(target).status == 404
+    assert f"{path} is damaged: nothing of it" in server.output()
     assert "Traceback" not in server.output()
     attack(server, [f"/{daemon.closure.top.hash_part}.narinfo"], FINE)

@@ -1,4 +1,4 @@
-"""Workers that are reloaded, killed and stopped while clients download: nobody gets a wrong byte."""
+"""Workers that are reloaded, killed and stopped while clients download: none of them gets a wrong byte."""
 
 import os
 import re

@@ -1,7 +1,6 @@
 """Upstreams that send a little now and then: nothing waits for them for days. Those that are only slow are borne."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,12 @@ from harmonia_py.errors import HarmoniaError
 SIZES = [100_000, 3_000_000]
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
-
-
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harmonia_py.cache.stream._PACE_SECONDS", 0.3)
-    monkeypatch.setattr("harmonia_py.cache.stream._PACE_BYTES", 1000)
-    monkeypatch.setattr("harmonia_py.cache.stream._REOPEN_SECONDS", 0.3)
-    monkeypatch.setattr("harmonia_py.cache.stream._RESUME_SECONDS", 0.01)
+    monkeypatch.setattr("harmonia_py.mirror.stream._PACE_SECONDS", 0.3)
+    monkeypatch.setattr("harmonia_py.mirror.stream._PACE_BYTES", 1000)
+    monkeypatch.setattr("harmonia_py.mirror.stream._REOPEN_SECONDS", 0.3)
+    monkeypatch.setattr("harmonia_py.mirror.stream._RESUME_SECONDS", 0.01)
 
 
 async def drip(connection: Connection, data: bytes) -> None:
@@ -51,7 +44,7 @@ async def test_a_download_that_drips_is_given_up(
         with pytest.raises(HarmoniaError):
             await fetch(mirror, one)
         await settle(mirror)
-        assert not mirror._files._running
+        assert not mirror._intake._tasks
         if keeps:
             assert kept(tmp_path) == leftovers(tmp_path) == []
     assert len([request for request in upstream.requests if "range" in request.headers]) > 0
@@ -76,7 +69,7 @@ async def test_an_answer_that_never_begins_does_not_hold_a_download_that_was_cut
         with pytest.raises(HarmoniaError):
             await fetch(mirror, one)
         await settle(mirror)
-        assert not mirror._files._running
+        assert not mirror._intake._tasks
 
 
 @pytest.mark.parametrize("keeps", [True, False])

@@ -26,18 +26,12 @@ from fault_upstream import (
 from mirrors import kept, leftovers, mirror_of, settle
 from serving import Answer, Served
 
-from harmonia_py.cache.mirror import Mirror
+from harmonia_py.mirror.mirror import Mirror
 from harmonia_py.upstream.addresses import Address
 
 ONE = package(size=1_500_000)
 MAYBE, NOT_FOUND, OK = HTTPStatus.BAD_GATEWAY, HTTPStatus.NOT_FOUND, HTTPStatus.OK
 INSIDE = "127.0.0.2"
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
 
 
 @dataclass
@@ -59,10 +53,12 @@ class Front:
 
 
 @asynccontextmanager
-async def front(*upstreams: FaultUpstream, directory: Path, **settings: Any) -> AsyncIterator[Front]:
+async def front(
+    *upstreams: FaultUpstream, directory: Path, budget: float = 0.5, **settings: Any
+) -> AsyncIterator[Front]:
     async with (
         mirror_of(
-            *upstreams, directory=directory, stall_timeout=0.3, budget=0.5, negative_ttl=0.0, **settings
+            *upstreams, directory=directory, stall_timeout=0.3, budget=budget, negative_ttl=0.0, **settings
         ) as mirror,
         Served(cast(Any, mirror)) as served,
     ):
@@ -145,7 +141,8 @@ async def test_a_wrong_nar_never_comes_whole_is_not_kept_and_the_next_upstream_i
     upstream.answers[f"/{one.path}"] = body(FLAWS[name](one))
     async with FaultUpstream() as second:
         second.serve(one)
-        async with front(upstream, second, directory=tmp_path, priorities=(1, 2)) as cache:
+        # Both answer at once; on a busy machine that may take a while.
+        async with front(upstream, second, directory=tmp_path, budget=10.0, priorities=(1, 2)) as cache:
             assert await cache.narinfo(one) == OK
             answer = await cache.nar(one)
             await settle(cache.mirror)
@@ -176,13 +173,14 @@ NAR_FAULTS: dict[str, tuple[Speak, HTTPStatus]] = {
 
 @pytest.mark.parametrize("name", NAR_FAULTS)
 async def test_a_nar_that_cannot_be_had_is_an_error_before_anything_is_promised(
-    upstream: FaultUpstream, tmp_path: Path, name: str
+    upstream: FaultUpstream, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("harmonia_py.mirror.nar_download._BEGIN_SECONDS", 0.3)
     answer, expected = NAR_FAULTS[name]
     upstream.serve(ONE)
     good = upstream.answers[f"/{ONE.path}"]
     upstream.answers[f"/{ONE.path}"] = answer
-    async with front(upstream, directory=tmp_path, begin_timeout=0.3) as cache:
+    async with front(upstream, directory=tmp_path) as cache:
         assert await cache.narinfo(ONE) == OK
         heard = await cache.nar(ONE)
         assert heard is not None

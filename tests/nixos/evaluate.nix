@@ -48,6 +48,18 @@ let
           builtins.concatStringsSep "" (lib.mapAttrsToList (key: one: "${key} = ${inline one}\n") value)
         );
     };
+    writeShellScript =
+      name: script:
+      derivation {
+        inherit name script;
+        system = builtins.currentSystem;
+        builder = "/bin/sh";
+        PATH = "/usr/bin:/bin";
+        args = [
+          "-ec"
+          "{ echo '#!/bin/sh'; printf %s \"$script\"; } >$out; chmod +x $out"
+        ];
+      };
     runCommand =
       name: _: script:
       derivation {

@@ -14,7 +14,9 @@ import msgspec
 import pytest
 from lab import Lab
 
-from harmonia_py import config, config_file, serve
+from harmonia_py.config import file as config_file
+from harmonia_py.config import settings as config
+from harmonia_py.server import serve
 
 PROJECT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
@@ -72,8 +74,46 @@ def unit(nix: Lab, given: dict[str, Any]) -> dict[str, Any]:
     return service
 
 
+EXAMPLE = PROJECT / "docs/how-to/nixos-nginx.nix"
+REPLICA = PROJECT / "docs/how-to/nixos-replicas.nix"
+
+
+def example(nix: Lab, attribute: str, file: Path = EXAMPLE) -> Any:
+    """What an example of the documentation says under `attribute`."""
+    expression = f"(import {file} {{ harmonia-py.nixosModules.default = null; }}).{attribute}"
+    return json.loads(nix.run("nix-instantiate", "--eval", "--strict", "--json", "--expr", expression).stdout)
+
+
+def test_the_example_with_nginx_is_a_service_that_nginx_alone_reaches(nix: Lab) -> None:
+    settings = msgspec.toml.decode(built_file(nix, example(nix, "services.harmonia-py")).read_bytes())
+    (server,) = example(nix, "services.nginx.upstreams.harmonia-py.servers")
+    assert settings["bind"] == [server]
+    assert f"https://{next(iter(example(nix, 'services.nginx.virtualHosts')))}" == settings["base_url"]
+
+
+def test_the_example_of_a_replica_has_its_secrets_from_credentials(nix: Lab) -> None:
+    given = example(nix, "services.harmonia-py", REPLICA)
+    settings = msgspec.toml.decode(built_file(nix, given).read_bytes())
+    named = (
+        settings["database"]["password_file"],
+        settings["storage"]["credentials_file"],
+        settings["key_encryption_file"],
+    )
+    assert {Path(file).name for file in named} == set(given["credentials"])
+
+
+def test_the_example_asks_nginx_for_what_the_page_on_proxies_does(nix: Lab) -> None:
+    host = example(nix, 'services.nginx.virtualHosts."cache.example.org"')
+    told = {line.strip() for line in host["locations"]["/"]["extraConfig"].splitlines() if line.strip()}
+    block = (PROJECT / "docs/how-to/nginx.conf").read_text().partition("location / {")[2].partition("}")[0]
+    lines = {line.strip() for line in block.splitlines() if line.strip() and not line.strip().startswith("#")}
+    assert told == {line for line in lines if not line.startswith("proxy_pass ")}
+
+
 @pytest.mark.parametrize(
-    "file", [*sorted((PROJECT / "nixos").rglob("*.nix")), PROJECT / "flake.nix"], ids=lambda file: file.name
+    "file",
+    [*sorted((PROJECT / "nixos").rglob("*.nix")), PROJECT / "flake.nix", EXAMPLE, REPLICA],
+    ids=lambda file: file.name,
 )
 def test_every_file_parses(nix: Lab, file: Path) -> None:
     nix.run("nix-instantiate", "--parse", str(file))
@@ -126,6 +166,17 @@ def test_a_configuration_that_is_wrong_is_not_built(nix: Lab, settings: dict[str
     done = build_configuration(nix, {"settings": settings})
     assert done.returncode != 0
     assert message in done.stderr.decode()
+
+
+def test_declared_caches_become_tables_of_the_file(nix: Lab) -> None:
+    caches = {"team": {"max_size": "200 GiB"}, "open": {"public": True, "caches": ["default"]}, "default": {}}
+    file = built_file(nix, {"caches": caches})
+    assert tomllib.loads(file.read_text()) == {"caches": caches}
+    assert "looks through itself" in build_configuration(nix, {"caches": {"a": {"caches": ["a"]}}}).stderr.decode()
+    both = evaluate(nix, {"caches": {"a": {}}, "settings": {"caches": {"b": {}}}})
+    assert [one["message"].rpartition(", ")[2] for one in both["assertions"] if not one["assertion"]] == [
+        "not in both."
+    ]
 
 
 def test_keys_and_secrets_are_handed_over_by_systemd(nix: Lab) -> None:
@@ -193,9 +244,9 @@ def test_an_option_that_is_unknown_or_of_another_type_is_refused(nix: Lab, given
     assert next(iter(given)) in refused(nix, given)
 
 
-def _of_unit_file() -> dict[str, list[str]]:
+def _of_unit_file(name: str = "harmonia-py.service") -> dict[str, list[str]]:
     """`[Service]` of the unit for other distributions."""
-    text = (PROJECT / "systemd/harmonia-py.service").read_text()
+    text = (PROJECT / "systemd" / name).read_text()
     lines = re.findall(r"^(\w+)=(.*)$", text.partition("[Service]")[2].partition("[Install]")[0], re.MULTILINE)
     found: dict[str, list[str]] = {}
     for key, value in lines:
@@ -214,9 +265,11 @@ def test_it_is_as_confined_as_elsewhere(nix: Lab) -> None:
     }
     there = _of_unit_file()
     # What is found elsewhere on NixOS; and its nix-daemon's socket is open to every user.
-    for key in ("ExecStart", "WorkingDirectory", "SupplementaryGroups"):
+    for key in ("ExecStart", "ExecReload", "WorkingDirectory", "SupplementaryGroups"):
         here.pop(key, None)
         there.pop(key)
+    # The package of NixOS does not unpack itself: there nothing needs to run in the cache directory.
+    there.pop("ExecPaths")
     assert here == there
 
 
@@ -241,6 +294,33 @@ def test_systemd_calls_it_safe(nix: Lab, tmp_path: Path, given: dict[str, Any], 
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", report.stdout)
     assert found is not None
     assert float(found[1]) <= limit
+
+
+def test_what_is_built_is_written_down_by_the_hook_and_pushed_by_the_service(nix: Lab) -> None:
+    given = {"cache": "https://cache.example.org/team", "tokenFile": "/run/keys/token"}
+    told = evaluate(nix, given, "push.nix", "harmonia-py-push")
+    service = told["systemd"]["services"]["harmonia-py-push"]
+    here = {
+        key: [_as_text(one) for one in value] if isinstance(value, list) else [_as_text(value)]
+        for key, value in service["serviceConfig"].items()
+    }
+    there = _of_unit_file("harmonia-py-push.service")
+    assert here["ExecStart"][0].endswith(
+        "/bin/harmonia-py hook run https://cache.example.org/team --queue /var/lib/harmonia-py-push --deadline 60"
+    )
+    assert there.pop("Environment") == [f"HARMONIA_PY_TOKEN_FILE={service['environment']['HARMONIA_PY_TOKEN_FILE']}"]
+    assert here.pop("LoadCredential") == ["token:/run/keys/token"]
+    for key in ("ExecStart", "EnvironmentFile", "LoadCredential"):
+        here.pop(key, None)
+        there.pop(key)
+    assert here == there
+    done = nix.run(
+        "nix-build",
+        *("--no-out-link", str(HERE / "evaluate.nix"), *_arguments("push.nix", "harmonia-py-push", given)),
+        *("--attr", "nix.settings.post-build-hook"),
+    )
+    hook = Path(done.stdout.decode().strip()).read_text()
+    assert "/bin/harmonia-py hook add --queue /var/lib/harmonia-py-push || true" in hook
 
 
 def test_a_client_asks_the_cache_and_forgets_soon_what_it_does_not_have(nix: Lab) -> None:
@@ -269,3 +349,10 @@ def test_the_package_has_every_dependency() -> None:
     # nixpkgs writes names without dots and capitals.
     wanted = {re.split(r"[>=<; ]", one)[0].replace(".", "-").lower() for one in project["dependencies"]}
     assert listed == wanted
+
+
+def test_the_key_of_attics_tokens_is_handed_over_by_systemd_and_switches_its_api_on(nix: Lab) -> None:
+    given = {"atticEnvironmentFile": "/run/keys/atticd.env"}
+    assert tomllib.loads(built_file(nix, given).read_text()) == {"attic": {"enabled": True}}
+    assert unit(nix, given)["serviceConfig"]["EnvironmentFile"] == "/run/keys/atticd.env"
+    assert "EnvironmentFile" not in unit(nix, {})["serviceConfig"]

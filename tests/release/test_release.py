@@ -3,10 +3,13 @@
 import json
 import re
 import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import release_check
+import release_files
 import sbom
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -64,8 +67,45 @@ def test_two_builds_of_the_wheel_are_the_same_bytes() -> None:
     assert list(release_check.problems_of_the_wheel(PROJECT)) == []
 
 
+def test_the_notes_of_a_release_are_what_the_changelog_says_of_it(project: Path) -> None:
+    assert release_files.notes(project).startswith("# harmonia-py 1.2.0 (")
+    (project / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n* New.\n\n## 1.1.0 (2026-01-01)\n\n* Old.\n")
+    assert release_files.notes(project) == "# harmonia-py 1.2.0, not released\n\n* New.\n"
+    (project / "CHANGELOG.md").write_text("# Changelog\n")
+    with pytest.raises(SystemExit):
+        release_files.notes(project)
+
+
+def test_what_can_be_downloaded_is_complete_and_can_be_checked(tmp_path: Path) -> None:
+    (tmp_path / "harmonia-py").write_bytes(b"the one file")
+    release_files.complete(PROJECT, tmp_path)
+    subprocess.run(["sha256sum", "--check", "--strict", release_files.SUMS], cwd=tmp_path, check=True, timeout=60)
+    listed = (tmp_path / release_files.SUMS).read_text()
+    named = {line.split()[1] for line in listed.splitlines()}
+    assert named == {"harmonia-py", release_files.ARCHIVE, release_files.NOTES}
+    with tarfile.open(tmp_path / release_files.ARCHIVE) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+        assert names >= {"share/man/man1/harmonia-py.1", "systemd/harmonia-py.service", "harmonia.toml.example"}
+        assert names >= {f"systemd/{file.name}" for file in (PROJECT / "systemd").iterdir()}
+    before = (tmp_path / release_files.ARCHIVE).read_bytes()
+    assert release_files.archive(PROJECT) == before, "the same bytes every time"
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_the_manual_page_and_the_completions(tmp_path: Path) -> None:
+    commit = subprocess.run(["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    wheel = release_check.build_wheel(PROJECT, commit.stdout.strip(), tmp_path)
+    names = {name.partition(".data/data/")[2] for name in zipfile.ZipFile(wheel).namelist()}
+    assert names >= {
+        "share/man/man1/harmonia-py.1",
+        "share/bash-completion/completions/harmonia-py",
+        "share/zsh/site-functions/_harmonia-py",
+        "share/fish/vendor_completions.d/harmonia-py.fish",
+    }
+
+
 def test_the_bill_of_materials_names_all_that_is_locked_and_is_the_same_every_time() -> None:
-    lock = (PROJECT / "requirements.lock").read_text()
+    lock = (PROJECT / "requirements-extras.lock").read_text()
     bill = sbom.bill(lock)
     assert json.dumps(sbom.bill(lock)) == json.dumps(bill)
     locked = set(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))

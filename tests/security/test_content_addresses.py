@@ -1,6 +1,5 @@
 """Attacks on paths that nobody has to sign, because their contents prove them: by whoever runs an upstream."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,12 +60,6 @@ FORGED = {
 }
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
-
-
 @pytest.mark.parametrize("genuine", GENUINE.values(), ids=list(GENUINE))
 async def test_what_its_contents_prove_needs_no_signature(
     upstream: FaultUpstream, tmp_path: Path, genuine: Package
@@ -78,9 +71,9 @@ async def test_what_its_contents_prove_needs_no_signature(
         assert await fetch_kept(mirror, genuine) == genuine.file
     await upstream.stop()
     async with mirror_of(upstream, directory=tmp_path) as mirror:
-        narinfo = await mirror.narinfo(genuine.hash_part)
-        assert narinfo is not None
-        assert (narinfo.origin, narinfo.path_info) == ("kept", genuine.path_info)
+        found = await mirror.narinfo(genuine.hash_part)
+        assert found is not None
+        assert (found.origin.label, found.narinfo.path_info) == ("kept", genuine.path_info)
 
 
 @pytest.mark.parametrize("key", [None, KEY])
@@ -141,14 +134,14 @@ async def test_what_came_under_a_withdrawn_key_comes_once_more_before_it_stands_
     monkeypatch.setattr("mirrors.KEY", OTHER_KEY)
     upstream.serve(one)
     async with mirror_of(upstream, directory=tmp_path) as mirror:
-        narinfo = await mirror.narinfo(one.hash_part)
-        assert narinfo is not None
-        assert narinfo.origin == "upstream up0"
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert found.origin.label == "upstream up0"
         if genuine:
             assert await fetch_kept(mirror, one) == one.file
-            narinfo = await mirror.narinfo(one.hash_part)
-            assert narinfo is not None
-            assert narinfo.origin == "kept"
+            found = await mirror.narinfo(one.hash_part)
+            assert found is not None
+            assert found.origin.label == "kept"
         else:
             with pytest.raises(HarmoniaError):
                 await fetch(mirror, one)
@@ -161,19 +154,19 @@ async def test_what_came_under_a_withdrawn_key_comes_once_more_before_it_stands_
 async def test_a_mirrors_key_is_not_lent_to_a_nar_hash_that_nobody_vouches_for(
     upstream: FaultUpstream, tmp_path: Path, forged: Package
 ) -> None:
-    """An upstream could have its lie signed, take the address off the narinfo, and give it to who trusts that key."""
+    """An upstream could have its lie signed, take the address off the found, and give it to who trusts that key."""
     other = replace(forged.path_info, nar_hash=Hash.of(b"what an attacker would like to install"))
     upstream.serve(replace(forged, path_info=other))
     upstream.serve(honest := signed(replace(forged, path_info=replace(other, store_path=DEP, ca=None)), KEY))
     async with mirror_of(upstream, directory=tmp_path) as mirror:
         info = CacheInfo(STORE_DIR, want_mass_query=True, priority=30)
         cache = BinaryCache(cache_info=info, sources=[mirror], secret_keys=[OTHER_KEY])
-        narinfo = await cache.narinfo(forged.hash_part)
-        assert narinfo is not None
-        assert narinfo.path_info.signatures == ()
-        narinfo = await cache.narinfo(honest.hash_part)
-        assert narinfo is not None
-        assert {signature.key_name for signature in narinfo.path_info.signatures} == {"upstream-1", "other-1"}
+        found = await cache.narinfo(forged.hash_part)
+        assert found is not None
+        assert found.narinfo.path_info.signatures == ()
+        found = await cache.narinfo(honest.hash_part)
+        assert found is not None
+        assert {signature.key_name for signature in found.narinfo.path_info.signatures} == {"upstream-1", "other-1"}
 
 
 @pytest.mark.parametrize(
@@ -210,9 +203,9 @@ async def test_an_address_of_a_later_nix_proves_nothing_and_is_passed_on_with_a_
     upstream.serve(one)
     upstream.answers[f"/{one.hash_part}.narinfo"] = body(text)
     async with mirror_of(upstream, directory=tmp_path) as mirror:
-        narinfo = await mirror.narinfo(one.hash_part)
-        assert narinfo is not None
-        assert str(narinfo.path_info.ca).startswith("text:blake3:")
+        found = await mirror.narinfo(one.hash_part)
+        assert found is not None
+        assert str(found.narinfo.path_info.ca).startswith("text:blake3:")
         assert await fetch_kept(mirror, one) == one.file
     upstream.answers[f"/{one.hash_part}.narinfo"] = body(text.replace(b"Sig: ", b"Gis: "))
     async with mirror_of(upstream, directory=tmp_path / "other") as mirror:

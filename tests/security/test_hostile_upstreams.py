@@ -11,8 +11,9 @@ from blob_readers import read_all
 from fault_upstream import COMPRESS, Connection, FaultUpstream, Speak, body, package, status
 from mirrors import fetch, kept, leftovers, mirror_of, settle
 
-from harmonia_py.cache.upstream import Resume
+from harmonia_py.cache.source import DocumentKind
 from harmonia_py.errors import HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
+from harmonia_py.mirror.upstream import Resume
 from harmonia_py.upstream.client import HttpUpstream, Place
 
 # Large enough for threads to read it from the socket.
@@ -20,12 +21,6 @@ ONE = package(size=2_000_000, compression="none")
 FILE = ONE.file
 SIZE = len(FILE)
 CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (SIZE, FILE)
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FaultUpstream]:
-    async with FaultUpstream() as upstream:
-        yield upstream
 
 
 @asynccontextmanager
@@ -122,7 +117,7 @@ PADDING = {
 async def test_a_file_that_has_no_end_is_given_up_long_before_the_disk_is_full(
     upstream: FaultUpstream, tmp_path: Path, *, compression: str, behind: bool, keeps: bool
 ) -> None:
-    """Nobody says how long the file is, and what is in it never gets longer than the NAR should be."""
+    """No header says how long the file is, and what is in it never gets longer than the NAR should be."""
     one = replace(package(compression=compression), with_file_hash=False)
     upstream.serve(one)
     sent = 0
@@ -153,7 +148,7 @@ async def test_a_file_that_has_no_end_is_given_up_long_before_the_disk_is_full(
 async def test_a_log_that_has_no_end_is_given_up_as_well(
     upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, encoding: str | None, keeps: bool
 ) -> None:
-    monkeypatch.setattr("harmonia_py.cache.wanted._MAX_DOCUMENT_BYTES", 1_000_000)
+    monkeypatch.setattr("harmonia_py.contents.document_check._MAX_DOCUMENT_BYTES", 1_000_000)
     derivation = package(3).path_info.store_path
     portion = b"line\n" * 10_000 if encoding is None else PADDING[encoding]
 
@@ -166,7 +161,7 @@ async def test_a_log_that_has_no_end_is_given_up_as_well(
     upstream.answers[f"/log/{derivation}"] = speak
     async with asyncio.timeout(30), mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
         with pytest.raises(HarmoniaError):  # noqa: PT012  # from the first byte on
-            found = await mirror.log(derivation)
+            found = await mirror.document(DocumentKind.LOG, derivation)
             assert found is not None
             with found:
                 await read_all(found.pieces(0, found.size))
@@ -201,7 +196,7 @@ async def test_the_rest_of_another_file_is_not_put_behind_the_beginning_of_a_log
 
     upstream.answers[f"/log/{derivation}"] = speak
     async with mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
-        found = await mirror.log(derivation)
+        found = await mirror.document(DocumentKind.LOG, derivation)
         assert found is not None
         with found, pytest.raises(HarmoniaError):
             await read_all(found.pieces(0, found.size))

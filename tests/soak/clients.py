@@ -15,7 +15,7 @@ from soak.paths import Path
 from soak.policy import CUT, Asked, Kind, Origin, allowed
 from soak.tally import Tally
 from soak.world import PORT, World
-from watched import Cut, Raw, decompressed
+from watched import Raw, ResponseAborted, decompressed
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.base32 import encode
@@ -117,7 +117,7 @@ class Client(threading.Thread):
         return True
 
     def plain_nar(self) -> None:
-        """As Nix of old asks for it; nobody narrows it down by a NarHash."""
+        """As Nix of old asks for it, without a NarHash in the URL."""
         path = self._in_store()
         answer = self.ask(_of(path, "nar as it is", f"/nar/{path.hash_part}.nar", Kind.NAR))
         if answer is not None:
@@ -223,7 +223,7 @@ class Client(threading.Thread):
         try:
             answer = self._exchange(question)
             outcome = answer.status
-        except (Cut, ConnectionResetError, BrokenPipeError):
+        except (ResponseAborted, ConnectionResetError, BrokenPipeError):
             self.close()
             answer, outcome = None, CUT
         except TimeoutError:
@@ -312,7 +312,7 @@ class SlowClient(Client):
                         if self.chance.random() < 0.25
                         else self._trickle(raw, headers, path)
                     )
-            except Cut:
+            except ResponseAborted:
                 outcome = CUT
             question = _of(path, "slow client", f"/nar/{path.hash_part}.nar", Kind.NAR, good=_OK | {"let go"})
             self.tally.answered(question.what, outcome, time.time() - began, 0)
@@ -330,7 +330,7 @@ class SlowClient(Client):
         while left and not self.tally.stop.is_set():
             data = raw.read(min(left, 50_000))
             if not data:
-                raise Cut
+                raise ResponseAborted
             parts.append(data)
             left -= len(data)
             time.sleep(0.05)
@@ -346,7 +346,7 @@ class SlowClient(Client):
         try:
             while left and (data := raw.read(left)):
                 left -= len(data)
-        except Cut:
+        except ResponseAborted:
             return "let go"
         return "let go" if left else "kept"
 

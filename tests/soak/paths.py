@@ -18,7 +18,7 @@ class Path:
     Attributes:
         store_path: its base name.
         nar: what `nix-store --dump` says.
-        listing: what `nix store ls --json --recursive` says; None where nobody asked.
+        listing: what `nix store ls --json --recursive` says; None where it was not asked.
         log: the derivation, and what `nix-store --read-log` says; None where there is none.
         collecting, gone: of a doomed path: from when on it may be gone, and since when it is; see `Asked.collected`.
     """

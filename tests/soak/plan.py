@@ -73,7 +73,7 @@ _FLAPS: Final = (
 
 
 def plan(seed: int, seconds: float) -> list[Event]:
-    """The same events for the same seed and length, in their order."""
+    """The events in their order; equal ones for an equal seed and length."""
     chance = random.Random(seed)
     events = [Event(at, what) for what, every in _EVERY.items() for at in _times(chance, every, seconds)]
     events += _flaps(chance, seconds)

@@ -16,7 +16,7 @@ from typing import Final
 
 from soak.plan import FAULTY, NGINX
 
-from harmonia_py.cache.breaker import OPEN_SECONDS
+from harmonia_py.mirror.breaker import OPEN_SECONDS
 
 # docs/explanation/garbage.md: "gone for clients within seconds".
 GONE_SECONDS: Final = 4.0

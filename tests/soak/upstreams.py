@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class StoppableNginx(Nginx):
-    """nginx that can be stopped in its tracks: the kernel accepts for it, and nobody answers."""
+    """nginx that can be stopped in its tracks: the kernel accepts for it, and no answer comes."""
 
     def begin(self, fault: Fault) -> None:
         if fault is Fault.GONE:

@@ -45,6 +45,14 @@ def exposure(unit: Path) -> float:
     return float(found[1])
 
 
+def test_the_service_that_pushes_is_understood_and_may_do_little_else(tmp_path: Path) -> None:
+    unit = tmp_path / "harmonia-py-push.service"
+    unit.write_text((UNITS / unit.name).read_text().replace("/usr/bin/harmonia-py", "/bin/true"))
+    told = analyze("verify", "--man=no", str(unit)).stderr.splitlines()
+    assert [line for line in told if "harmonia-py" in line] == []
+    assert exposure(unit) <= 3.0
+
+
 @pytest.mark.parametrize("drop_ins", [(), ("mirror.conf",), ("mirror.conf", "signing-key.conf")])
 def test_systemd_understands_every_line(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
     older = ("older-systemd.conf",) if version() < 253 else ()

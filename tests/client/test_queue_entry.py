@@ -1,0 +1,35 @@
+"""An entry of the queue of a hook: all of it is there, or nothing."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from harmonia_py.client.push_queue import PushQueue
+from harmonia_py.errors import StorageError
+from harmonia_py.nix.store_path import StoreDir
+
+STORE = StoreDir.parse("/nix/store")
+PATH = "/nix/store/xb4y5iklhya4blk42k1cfkb8k07dpp9b-hello"
+
+
+def test_nothing_is_left_of_an_entry_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each build on a full disk left two hidden files behind, which were never removed."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError):
+        PushQueue(tmp_path).add([PATH])
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_word_that_is_no_text_is_set_aside(tmp_path: Path) -> None:
+    """The hook of the build ended in a traceback."""
+    queue = PushQueue(tmp_path)
+    queue.add([PATH, os.fsdecode(b"/nix/store/\xff")])
+    (name,) = queue.entries(10)
+    assert list(queue.read(name, STORE)) == [STORE.parse_path(PATH)]
+    assert len(queue.state().aside) == 1

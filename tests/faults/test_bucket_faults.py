@@ -1,0 +1,207 @@
+"""A bucket that answers with errors, late, in part, or not at all: no wrong byte, and absence is never made up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from blob_readers import read_all
+from s3_double import Fault, Object, S3Double
+
+from harmonia_py.cache.source import Pause
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.errors import StorageError
+from harmonia_py.storage.s3 import objects, stores
+from harmonia_py.storage.s3.blobs import S3Blobs
+from harmonia_py.storage.s3.digests import S3Digests
+from harmonia_py.storage.spool import DiskSpool
+
+pytestmark = pytest.mark.s3
+
+KEY = BlobKey("nar/a.nar.zst")
+LARGE = bytes(range(256)) * 12_000
+PART = 5 * 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket is waited for less long than usual."""
+    monkeypatch.setattr(stores, "_ANSWER", timedelta(seconds=2))
+    monkeypatch.setattr(stores, "_STALL", timedelta(seconds=2))
+    monkeypatch.setattr(stores, "_BACKOFF", {"init_backoff": timedelta(milliseconds=5), "base": 2})
+    monkeypatch.setattr(objects, "_ANSWER_SECONDS", 20.0)
+
+
+@pytest.fixture
+async def bucket(double: S3Double) -> AsyncIterator[S3Blobs]:
+    async with S3Blobs(double.settings("kept", part_size=PART)) as bucket:
+        yield bucket
+
+
+async def read(bucket: S3Blobs, start: int = 0, stop: int | None = None) -> bytes:
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    with blob:
+        return await read_all(blob.pieces(start, stop))
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.SLOW_DOWN, Fault.CUT, Fault.LOST, Fault.SILENT])
+async def test_a_read_that_fails_twice_is_right_in_the_end(double: S3Double, bucket: S3Blobs, fault: Fault) -> None:
+    await bucket.put(KEY, LARGE, {"name": "x"})
+    double.fault("GET", "nar/", fault, times=2)
+    assert await read(bucket) == LARGE
+    assert await read(bucket, 1_000_000, 2_000_001) == LARGE[1_000_000:2_000_001]
+    assert not double.faults_left()
+
+
+async def test_a_long_body_that_is_cut_goes_on_where_it_was(double: S3Double, bucket: S3Blobs) -> None:
+    await bucket.put(KEY, LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    double.fault("GET", "nar/", Fault.CUT, times=3)
+    with blob:
+        assert await read_all(blob.pieces(0, None)) == LARGE
+    assert not double.faults_left()
+
+
+async def test_a_read_that_always_fails_ends_with_an_error_and_not_with_fewer_bytes(
+    double: S3Double, bucket: S3Blobs
+) -> None:
+    await bucket.put(KEY, LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    double.fault("GET", "nar/", Fault.SILENT, times=1000)
+    with blob, pytest.raises(StorageError):
+        await read_all(blob.pieces(0, None))
+
+
+async def test_bytes_of_another_object_never_follow_those_of_the_first(double: S3Double, bucket: S3Blobs) -> None:
+    await bucket.put(KEY, LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    await bucket.put(KEY, bytes(len(LARGE)), {})
+    with blob, pytest.raises(StorageError):
+        await read_all(blob.pieces(0, None))
+
+
+@pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.LOST, Fault.SILENT])
+@pytest.mark.parametrize("size", [10, PART + 1])
+async def test_an_upload_that_fails_twice_is_whole_in_the_end(
+    double: S3Double, bucket: S3Blobs, fault: Fault, size: int
+) -> None:
+    double.fault("PUT", "nar/", fault, times=2)
+    double.fault("POST", "nar/", fault)
+    await bucket.put(KEY, bytes(size), {"name": "x"})
+    assert await read(bucket) == bytes(size)
+    assert await bucket.metadata(KEY) == {"name": "x"}
+    # One whose beginning was not answered is nobody's; a lifecycle rule ends it.
+    assert not any(double.uploads.values()), "no part is left"
+
+
+async def test_an_upload_whose_last_answer_is_lost_has_succeeded(double: S3Double, bucket: S3Blobs) -> None:
+    """The second attempt to complete it is told that there is no such upload."""
+    double.fault("POST", "uploadId", Fault.LOST)
+    await bucket.put(KEY, bytes(PART + 1), {})
+    assert await read(bucket) == bytes(PART + 1)
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.ERROR_IN_200, Fault.SILENT])
+async def test_an_upload_that_does_not_succeed_says_so_and_what_was_there_stays(
+    double: S3Double, bucket: S3Blobs, fault: Fault
+) -> None:
+    await bucket.put(KEY, b"before", {"name": "before"})
+    double.fault("POST", "uploadId", fault, times=1000)
+    with pytest.raises(StorageError):
+        await bucket.put(KEY, bytes(PART + 1), {"name": "after"})
+    assert await read(bucket) == b"before"
+    assert await bucket.metadata(KEY) == {"name": "before"}
+
+
+async def test_a_file_of_a_spool_is_uploaded_from_its_descriptor(
+    double: S3Double, bucket: S3Blobs, tmp_path: Path
+) -> None:
+    async with DiskSpool(tmp_path / "spool") as spool:
+        writer = await spool.begin(KEY, len(LARGE))
+        assert writer is not None
+        await asyncio.to_thread(writer.write, LARGE)
+        file = await asyncio.to_thread(writer.finish)
+        double.fault("PUT", "nar/", Fault.LOST)
+        await bucket.put(KEY, file, {})
+        await asyncio.to_thread(writer.close)
+    assert await read(bucket) == LARGE
+
+
+async def test_that_there_is_no_bucket_does_not_mean_that_there_is_no_file(double: S3Double, bucket: S3Blobs) -> None:
+    """Every path would have been quarantined."""
+    await bucket.put(KEY, b"data", {})
+    double.fault("GET", "nar/", Fault.NO_BUCKET, times=2)
+    with pytest.raises(StorageError, match="404 Not Found"):
+        await bucket.open(KEY)
+    with pytest.raises(StorageError, match="404 Not Found"):
+        await bucket.metadata(KEY)
+    assert await bucket.metadata(KEY) == {}
+
+
+async def test_a_server_that_cannot_delete_many_at_once_is_asked_one_by_one(double: S3Double, bucket: S3Blobs) -> None:
+    keys = [BlobKey(f"nar/{number}") for number in range(3)]
+    for key in keys:
+        await bucket.put(key, b"data", {})
+    double.fault("POST", "delete", Fault.ERROR, times=3)
+    await asyncio.gather(*map(bucket.delete, keys))
+    assert [info.key async for info in bucket.list()] == []
+
+
+async def test_a_deletion_that_fails_says_so(double: S3Double, bucket: S3Blobs) -> None:
+    await bucket.put(KEY, b"data", {})
+    double.fault("POST", "delete", Fault.SLOW_DOWN, times=1000)
+    with pytest.raises(StorageError, match="503"):
+        await bucket.delete(KEY)
+    assert await bucket.metadata(KEY) is not None
+
+
+async def test_deletions_that_come_together_are_one_request(double: S3Double, bucket: S3Blobs) -> None:
+    await asyncio.gather(*[bucket.delete(BlobKey(f"nar/{number}")) for number in range(400)])
+    assert len([line for line in double.seen if line.startswith("POST")]) == 1
+
+
+async def test_reading_once_more_says_what_is_there(double: S3Double, bucket: S3Blobs) -> None:
+    await bucket.put(KEY, LARGE, {"file_hash": "sha256:x"})
+    double.fault("GET", "nar/", Fault.CUT, times=2)
+    async with S3Digests(double.settings("kept")) as digests:
+        digest = await digests.digest(KEY)
+        assert digest is not None
+        assert (digest.file_size, digest.claimed) == (len(LARGE), "sha256:x")
+        assert await digests.digest(BlobKey("nar/none")) is None
+        double.fault("GET", "nar/", Fault.NO_BUCKET)
+        with pytest.raises(StorageError):
+            await digests.digest(KEY)
+
+
+async def test_a_bucket_that_takes_nothing_is_known_within_seconds(double: S3Double, bucket: S3Blobs) -> None:
+    double.fault("PUT", ".probe", Fault.SILENT, times=1000)
+    async with asyncio.timeout(30):
+        with pytest.raises(StorageError, match=r"in time|cannot be reached"):
+            await bucket.objects.probe()
+
+
+async def test_a_download_waits_for_its_client_and_ends_with_it(double: S3Double, bucket: S3Blobs) -> None:
+    double.objects[f"kept/{KEY}"] = Object(bytes(64 * 1024 * 1024), {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    pieces = blob.pieces(0, None)
+    taken = 0
+    while taken < 1_000_000:
+        piece = await asyncio.to_thread(next, pieces)
+        if isinstance(piece, Pause):
+            await piece.wait()
+        else:
+            assert isinstance(piece, bytes)
+            taken += len(piece)
+    (task,) = bucket.objects._arrivals._tasks
+    assert not task.done(), "64 MiB are not in memory"
+    assert isinstance(pieces, Generator)
+    await asyncio.to_thread(pieces.close)
+    await asyncio.wait([task], timeout=5)
+    assert task.done()
+    blob.release()

@@ -1,0 +1,182 @@
+"""A log that is not read holds up neither workers nor their supervisor."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from harmonia_py.server.log_output import LogOutput
+
+TIME_LIMIT: Final = 30.0
+
+
+def dropped(lines: int) -> str:
+    return f"({lines} dropped)\n"
+
+
+@pytest.fixture(params=["pipe", "socket"])
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """What is read from, and what is written to."""
+    if request.param == "pipe":
+        fds = os.pipe()
+    else:
+        reader, writer = socket.socketpair()
+        fds = reader.detach(), writer.detach()
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+def read_to(fd: int, end: bytes) -> bytes:
+    data = b""
+    os.set_blocking(fd, True)
+    while not data.endswith(end):
+        data += os.read(fd, 65536)
+    return data
+
+
+def test_what_is_not_read_is_held_then_dropped_and_said(ends: tuple[int, int]) -> None:
+    output = LogOutput(ends[1], dropped, max_held=10_000)
+    lines = [f"{number:>6} {'x' * 92}\n" for number in range(20_000)]
+    began = time.monotonic()
+    for line in lines:
+        output.write(line)
+    assert time.monotonic() - began < TIME_LIMIT
+    # A reader comes back: what was held is there, in order, and how much is missing.
+    read = []
+    thread = threading.Thread(target=lambda: read.append(read_to(ends[0], b"the end\n")))
+    thread.start()
+    deadline = time.monotonic() + TIME_LIMIT
+    while thread.is_alive():
+        output.write("the end\n")
+        assert time.monotonic() < deadline
+    thread.join()
+    got = read[0].decode().splitlines(keepends=True)
+    whole = [line for line in got if "x" in line]
+    assert whole == lines[: len(whole)]
+    (said,) = [line for line in got if "dropped" in line][:1]
+    # Some of those that say that it is the end may be missing, too.
+    assert int(said.removeprefix("(").partition(" ")[0]) >= len(lines) - len(whole)
+
+
+def test_a_kernel_that_cannot_write_without_waiting_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pwritev(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    reader, writer = os.pipe()
+    try:
+        output = LogOutput(writer, dropped, max_held=10_000)
+        for _ in range(10_000):
+            output.write("x" * 99 + "\n")
+        os.set_blocking(reader, False)
+        assert len(os.read(reader, 1_000_000)) >= 60_000
+        output.write("again\n")
+        assert b"dropped)\nagain\n" in os.read(reader, 1_000_000)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = LogOutput(writer, dropped)
+    for _ in range(3):
+        output.write("line\n")
+    output.flush()
+    os.close(writer)
+
+
+def test_a_file_gets_every_line(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        output = LogOutput(file.fileno(), dropped, max_held=1000)
+        for number in range(1000):
+            output.write(f"{number}\n")
+    assert (tmp_path / "log").read_text().splitlines() == [str(number) for number in range(1000)]
+
+
+def test_a_child_does_not_write_what_its_parent_holds() -> None:
+    reader, writer = os.pipe()
+    output = LogOutput(writer, dropped, max_held=200_000)
+    output.write("x" * 99_999 + "\n")  # more than a pipe holds
+    pid = os.fork()
+    if pid == 0:
+        os.read(reader, 1_000_000)
+        output.write("child\n")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.set_blocking(reader, False)
+    assert os.read(reader, 1_000_000) == b"child\n"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_server_whose_log_is_not_read_goes_on(tmp_path: Path) -> None:
+    """A pipe that is not read stopped every worker after 64 KiB of log, and the supervisor with its next message."""
+    settings = tmp_path / "harmonia.toml"
+    settings.write_text('workers = 1\nlog_format = "json"\n[cache]\ndirectory = "cache"\n')
+    command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(settings), "--bind", "127.0.0.1:0"]
+    env = os.environ | {"STATE_DIRECTORY": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            url = _url(process)
+            for _ in range(400):  # more than a megabyte of log
+                _ask(f"{url}/{'a' * 3500}", 404)
+            # The supervisor has something to say as well.
+            (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for _ in range(3):
+                os.kill(int(worker), signal.SIGKILL)
+                worker = _replacement(process.pid, worker)
+            _ask(f"{url}/health", 200)
+            process.send_signal(signal.SIGTERM)
+            rest = process.stderr.read()
+            assert process.wait(TIME_LIMIT) == 0
+        finally:
+            process.kill()
+    lines = rest.decode().splitlines()
+    assert any(json.loads(line)["message"].endswith("starting another") for line in lines if '"message"' in line)
+
+
+def _url(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        for word in line.decode().split():
+            if word.startswith("http://127.0.0.1:"):
+                return word.rstrip("/")
+    raise AssertionError("the server did not start")
+
+
+def _ask(url: str, status: int) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=TIME_LIMIT) as answer:
+            assert answer.status == status
+    except urllib.error.HTTPError as error:
+        error.close()
+        assert error.code == status  # noqa: PT017  # a status is no failure here
+
+
+def _replacement(supervisor: int, before: str) -> str:
+    deadline = time.monotonic() + TIME_LIMIT
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        if children and before not in children:
+            return children[0]
+        time.sleep(0.01)
+    raise AssertionError("no other worker was started")

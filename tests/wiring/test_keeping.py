@@ -1,0 +1,108 @@
+"""What looks after a directory of kept files, across reloads of the configuration."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalogs import path_info
+from s3_double import S3Double
+from waiting import eventually
+
+from harmonia_py.catalog import housekeeping
+from harmonia_py.catalog.quota import Limits
+from harmonia_py.catalog.rooms import Rooms
+from harmonia_py.contents.kept_files import FileFacts, key_of
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarUrl
+from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.storage.s3.hot import HotSettings
+from harmonia_py.wiring import pools as pools_module
+from harmonia_py.wiring.bucket import BucketPlace
+from harmonia_py.wiring.keeping import Keeping, open_keeping
+from harmonia_py.wiring.pools import Pools
+
+_SIZE = 100
+
+
+@pytest.fixture
+async def pools(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pools]:
+    monkeypatch.setattr(pools_module, "_ANSWER_SECONDS", 0.0)
+    pools = Pools()
+    yield pools
+    await pools.aclose()
+
+
+class World:
+    """One process that keeps files in a bucket, with copies in front of it."""
+
+    def __init__(self, pools: Pools, double: S3Double, directory: Path, limits: Limits) -> None:
+        self.rooms = Rooms(seconds=0.01)
+        self._pools = pools
+        self._place = BucketPlace(double.settings(), HotSettings(directory / "hot", 10**6, 0))
+        self._directory = directory
+        self._limits = limits
+        self._double = double
+
+    async def load(self, *, min_free: int = 0) -> Keeping:
+        """What a configuration keeps; another `min_free` of the copies opens the files anew."""
+        assert self._place.hot is not None
+        async with self._pools.select() as selection:
+            return await open_keeping(
+                selection,
+                "cache.directory",
+                self._directory,
+                self._limits,
+                place=replace(self._place, hot=replace(self._place.hot, min_free=min_free)),
+                store_dir=StoreDir("/nix/store"),
+                metrics=Metrics.alone(),
+                housekeeping=True,
+                rooms=self.rooms,
+                scrub_period=None,
+            )
+
+    async def keep(self, keeping: Keeping, name: str) -> None:
+        info = path_info(name)
+        key = key_of(NarUrl(info.store_path.hash_part, info.nar_hash, "zstd"))
+        data = name.encode().ljust(_SIZE)
+        await keeping.intake.storage.ask(lambda _, blobs: blobs.put(key, data, {}))
+        await keeping.kept.keep(key, info, FileFacts(Hash.of(data), len(data)))
+
+    def files(self) -> int:
+        return sum(key.endswith(".nar.zst") for key in list(self._double.objects))
+
+
+async def reloaded(world: World, pools: Pools) -> Keeping:
+    """What is kept by a configuration under which the files were opened anew, once those of before are closed."""
+    await world.load()
+    keeping = await world.load(min_free=1)
+    await eventually(lambda: not pools._left)  # nothing else tells
+    return keeping
+
+
+async def test_a_directory_is_held_to_its_limits_also_after_its_files_were_opened_anew(
+    tmp_path: Path, double: S3Double, pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eviction went on with the files of before a reload, which were closed, and ended by a RuntimeError."""
+    monkeypatch.setattr(housekeeping, "_CHECK_SECONDS", 0.01)
+    world = World(pools, double, tmp_path, Limits(max_size=2 * _SIZE))
+    keeping = await reloaded(world, pools)
+    for name in ("one", "two", "three", "four"):
+        await world.keep(keeping, name)
+    await eventually(lambda: 1 <= world.files() <= 2)
+
+
+async def test_all_that_is_kept_is_held_to_its_limits_also_after_files_were_opened_anew(
+    tmp_path: Path, double: S3Double, pools: Pools
+) -> None:
+    """The room of before a reload stayed, and with it the files that were closed."""
+    world = World(pools, double, tmp_path, Limits())
+    keeping = await reloaded(world, pools)
+    for name in ("one", "two", "three", "four"):
+        await world.keep(keeping, name)
+    world.rooms.limits = Limits(max_size=2 * _SIZE)
+    looking = asyncio.create_task(world.rooms.run())
+    await eventually(lambda: 1 <= world.files() <= 2)
+    looking.cancel()
