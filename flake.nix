@@ -31,6 +31,10 @@
           nixpkgs.overlays = [ self.overlays.default ];
         };
         nix-client = ./nixos/nix-client.nix;
+        push = {
+          imports = [ ./nixos/push.nix ];
+          nixpkgs.overlays = [ self.overlays.default ];
+        };
         default = self.nixosModules.harmonia-py;
       };
 

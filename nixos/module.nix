@@ -13,6 +13,13 @@ let
     cfg.settings
     // lib.optionalAttrs (cfg.upstreams != [ ]) {
       upstream = map (one: if builtins.isString one then { url = one; } else one) cfg.upstreams;
+    }
+    // lib.optionalAttrs (cfg.caches != { }) { inherit (cfg) caches; }
+    // lib.optionalAttrs (cfg.atticEnvironmentFile != null) {
+      attic = {
+        enabled = true;
+      }
+      // (cfg.settings.attic or { });
     };
   bind = settings.bind or "[::]:5000";
   addresses = lib.toList bind;
@@ -28,7 +35,7 @@ let
 
   # The build fails where the service would not start.
   configFile = pkgs.runCommand "harmonia.toml" { } ''
-    ${lib.getExe cfg.package} check-config --config ${toml.generate "unchecked-harmonia.toml" settings} >/dev/null
+    ${lib.getExe cfg.package} check-config --no-files --config ${toml.generate "unchecked-harmonia.toml" settings} >/dev/null
     cp ${toml.generate "unchecked-harmonia.toml" settings} $out
   '';
   file = "harmonia-py/harmonia.toml";
@@ -47,6 +54,7 @@ let
     "limits"
     "worker_timeout"
     "unix_socket_mode"
+    "database"
     "unix_socket_group"
   ];
 
@@ -80,6 +88,18 @@ in
         priority = 30;
         workers = 4;
         cache.max_size = "200 GiB";
+        caches.main.public = true;
+        oidc.github = {
+          issuer = "https://token.actions.githubusercontent.com";
+          audience = "https://cache.example.org";
+          rules = [
+            {
+              claims = { repository_owner = "example"; ref = "refs/heads/main"; };
+              caches = [ "main" ];
+              allow = [ "read" "push" ];
+            }
+          ];
+        };
       };
       description = ''
         What is in {file}`harmonia.toml`. It is checked when the system is built. Secrets do not belong here: everyone
@@ -93,7 +113,8 @@ in
       example = [ "/run/keys/cache.example.org-1.secret" ];
       description = ''
         Files with secret keys, each of which signs every narinfo. Root alone needs to be able to read them: systemd
-        hands them to the service. Without any, nothing is signed.
+        hands them to the service. Without any, a key is made at the first start, unless `settings.sign` is false;
+        {command}`harmonia-py public-key` prints it.
       '';
     };
 
@@ -124,6 +145,35 @@ in
       '';
     };
 
+    caches = lib.mkOption {
+      type = lib.types.attrsOf toml.type;
+      default = { };
+      example = {
+        team.max_size = "200 GiB";
+        open = {
+          public = true;
+          caches = [ "default" ];
+        };
+        default.into = "store";
+      };
+      description = ''
+        Caches that machines push to, each a table `[caches.NAME]` of {file}`harmonia.toml`, at `/NAME/`; `default` lets the
+        cache at `/` take pushes. {command}`harmonia-py token create` makes the tokens that open them, and
+        {command}`harmonia-py key create` the keys that they sign with.
+      '';
+    };
+
+    atticEnvironmentFile = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = lib.literalExpression "config.services.atticd.environmentFile";
+      description = ''
+        A file that sets `ATTIC_SERVER_TOKEN_HS256_SECRET_BASE64` or its kin, the key of Attic's tokens, as
+        {option}`services.atticd.environmentFile` does; it stays out of the Nix store. With it the API of Attic is
+        switched on, for its client as it is.
+      '';
+    };
+
     socketActivation = lib.mkOption {
       type = lib.types.bool;
       default = true;
@@ -149,6 +199,10 @@ in
       {
         assertion = !(cfg.settings ? upstream && cfg.upstreams != [ ]);
         message = "services.harmonia-py: name upstreams in upstreams or in settings.upstream, not in both.";
+      }
+      {
+        assertion = !(cfg.settings ? caches && cfg.caches != { });
+        message = "services.harmonia-py: declare caches in caches or in settings.caches, not in both.";
       }
     ];
 
@@ -194,6 +248,7 @@ in
       serviceConfig = {
         Type = "notify-reload";
         ExecStart = "${lib.getExe cfg.package} serve --config /etc/${file}";
+        ExecReload = "${lib.getExe cfg.package} check-config --quiet --no-credentials --config /etc/${file}";
         StateDirectory = "harmonia-py";
         StateDirectoryMode = "0700";
         CacheDirectory = "harmonia-py";
@@ -206,6 +261,8 @@ in
         TimeoutStopSec = 60;
         KillMode = "mixed";
         OOMPolicy = "continue";
+        MemoryMax = "50%";
+        TasksMax = 2048;
         LimitNOFILE = 65536;
         LimitCORE = 0;
 
@@ -255,6 +312,7 @@ in
       # For sockets that it makes itself.
       // lib.optionalAttrs (!cfg.socketActivation) { RuntimeDirectory = "harmonia-py"; }
       // lib.optionalAttrs (credentials != [ ]) { LoadCredential = credentials; }
+      // lib.optionalAttrs (cfg.atticEnvironmentFile != null) { EnvironmentFile = cfg.atticEnvironmentFile; }
       // lib.optionalAttrs (!cfg.socketActivation && lib.any (port: port < 1024) ports) {
         CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
         AmbientCapabilities = "CAP_NET_BIND_SERVICE";

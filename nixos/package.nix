@@ -18,6 +18,7 @@ python3Packages.buildPythonApplication {
       ../pyproject.toml
       ../README.md
       ../LICENSE
+      ../completions
       ../docs/reference/harmonia-py.1
     ];
   };
@@ -36,15 +37,13 @@ python3Packages.buildPythonApplication {
       tomli-w
       uvloop
     ]
+    # What `services.harmonia-py.atticEnvironmentFile` takes, and `settings.oidc`.
+    ++ [ pyjwt cryptography ]
     ++ lib.optional (pythonOlder "3.14") backports-zstd;
-
-  postInstall = ''
-    install -D -m 644 docs/reference/harmonia-py.1 $out/share/man/man1/harmonia-py.1
-  '';
 
   # The tests need a Nix to talk to; the checks of the flake have one.
   doCheck = false;
-  pythonImportsCheck = [ "harmonia_py.serve" ];
+  pythonImportsCheck = [ "harmonia_py.server.serve" ];
 
   meta = {
     description = "Nix binary cache: serves the local Nix store over HTTP, signed, verified and fast";
