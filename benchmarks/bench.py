@@ -162,9 +162,9 @@ class Bench:
                     targets.append(target)
             yield targets
 
-    def resolve(self, server: Server, form: str | None) -> Target | None:
-        """Ask a server for all narinfos; None when it offers NARs in another form than `form`."""
-        narinfos = [f"/{path[:32]}.narinfo" for path in self._paths]
+    def resolve(self, server: Server, form: str | None, cache: str = "") -> Target | None:
+        """Ask a server for all narinfos below `cache`; None when it offers NARs in another form than `form`."""
+        narinfos = [f"{cache}/{path[:32]}.narinfo" for path in self._paths]
         nars = []
         with client.Connection(server.address) as connection:
             for narinfo in narinfos:
@@ -173,7 +173,7 @@ class Bench:
                 if form not in (None, offered):
                     self.say(f"{server.name} offers {offered}, not {form}: left out here")
                     return None
-                nars.append("/" + fields["URL"])
+                nars.append(f"{cache}/{fields['URL']}")
         return Target(server, narinfos, nars)
 
     def nar_of(self, target: Target, base_name: str) -> str:

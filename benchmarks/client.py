@@ -19,9 +19,9 @@ _MAX_CHUNK_LINE = 32
 
 
 class Connection:
-    """One keep-alive connection."""
+    """One keep-alive connection; `coding` is what it accepts beside a body as it is."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, coding: str = "") -> None:
         self._socket = socket.create_connection(address, timeout=READ_TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Python's own time-out asks poll() before every read; the kernel's is free.
@@ -29,7 +29,8 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", READ_TIMEOUT_SECONDS, 0))
         self._buffer = bytearray(BUFFER_SIZE)
         self._view = memoryview(self._buffer)
-        self._host = f"{address[0]}:{address[1]}"
+        accepts = f"Accept-Encoding: {coding}\r\n" if coding else ""
+        self._headers = f"Host: {address[0]}:{address[1]}\r\n{accepts}\r\n"
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +79,7 @@ class Connection:
         self._begin(target)
 
     def _begin(self, target: str) -> tuple[bytes, bytes]:
-        self._socket.sendall(f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode())
+        self._socket.sendall(f"GET {target} HTTP/1.1\r\n{self._headers}".encode())
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._view[: self._receive(self._view)]
@@ -143,7 +144,7 @@ def first_bytes(address: Address, targets: Sequence[str]) -> list[float]:
         return [connection.first_byte(target) for target in targets]
 
 
-def drain_all(address: Address, targets: Sequence[str], connections: int) -> tuple[float, int]:
+def drain_all(address: Address, targets: Sequence[str], connections: int, coding: str = "") -> tuple[float, int]:
     """Seconds to download every target once, and the bytes, by workers that pull from one queue.
 
     Raises:
@@ -166,7 +167,7 @@ def drain_all(address: Address, targets: Sequence[str], connections: int) -> tup
 
     with ExitStack() as stack:
         threads = [
-            threading.Thread(target=work, args=(number, stack.enter_context(Connection(address))))
+            threading.Thread(target=work, args=(number, stack.enter_context(Connection(address, coding))))
             for number in range(connections)
         ]
         for thread in threads:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import BenchmarkError, debian
-from benchmarks.nix_store import STORE_DIR, NixStore, Registration, canonicalise, remove_tree
+from benchmarks.nix_store import STORE_DIR, NixStore, Registration, canonicalise, nar_hash_of_text, remove_tree
 from harmonia_py.nix import base32
 
 MIB = 1 << 20
@@ -207,7 +207,7 @@ class _Builder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hashes = dict(zip(paths, pool.map(self._store.nar_hash, paths), strict=True))
         nar_size = sum(size for _, size in hashes.values())
-        hashes |= {base_name: _nar_hash_of_text(base_name) for base_name in tiny}
+        hashes |= {base_name: nar_hash_of_text(base_name) for base_name in tiny}
         assert hashes[tiny[0]] == self._store.nar_hash(tiny[0])
         self._store.register(Registration(path, *hashes[path], self._references[path]) for path in hashes)
         return nar_size
@@ -224,13 +224,6 @@ class _Builder:
             self._say(f"writing the file cache, compression {form}")
             target = f"file://{self._directory / f'files-{form}'}?compression={form}&secret-key={key}"
             self._store.run("nix", "copy", "--no-check-sigs", "--to", target, f"{STORE_DIR}/{root}")
-
-
-def _nar_hash_of_text(text: str) -> tuple[str, int]:
-    """What `nar_hash` says of a file with this content, without starting a process for each of thousands."""
-    words = ("nix-archive-1", "(", "type", "regular", "contents", text, ")")
-    nar = b"".join(len(word).to_bytes(8, "little") + word.encode() + bytes(-len(word) % 8) for word in words)
-    return hashlib.sha256(nar).hexdigest(), len(nar)
 
 
 def _write_small_files(path: Path, files: list[Path], count: int) -> None:

@@ -58,8 +58,16 @@ class Load:
     p99: float
 
 
-def run(address: Address, targets: Sequence[str], *, connections: int, seconds: int, threads: int) -> Load:
-    """Ask for `targets` over and over.
+def run(
+    address: Address,
+    targets: Sequence[str],
+    *,
+    connections: int,
+    seconds: int,
+    threads: int,
+    are_absent: bool = False,
+) -> Load:
+    """Ask for `targets`, which are all there, or all absent, over and over.
 
     Raises:
         BenchmarkError: `wrk` is missing, or a request failed.
@@ -75,6 +83,8 @@ def run(address: Address, targets: Sequence[str], *, connections: int, seconds: 
         command += [f"http://{address[0]}:{address[1]}/", "--", str(urls)]
         output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
     facts = json.loads(output.rpartition("JSON")[2])
+    if are_absent:
+        facts["errors"]["status"] -= facts["requests"]
     errors = ", ".join(f"{kind} {count}" for kind, count in facts["errors"].items() if count)
     if errors or not facts["requests"]:
         raise BenchmarkError(f"requests that failed, of {facts['requests']}: {errors or 'all'}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harmonia_py.nix.listing import format_listing
 from harmonia_py.nix.nar_parser import Parser
-from harmonia_py.store.dump import dump, layout_of, scan
+from harmonia_py.store.files.dump import dump, layout_of, scan
 
 ROUNDS = 7
 SIZES = (300, 800, 2000, 4000, 6000, 12_000)

@@ -37,10 +37,17 @@ class ProcessTree:
 
     def pss(self) -> int:
         """Bytes of memory, what is shared counted in equal parts."""
+        return self._memory("Pss:")
+
+    def private(self) -> int:
+        """Bytes of memory that no other process shares."""
+        return self._memory("Private_Clean:", "Private_Dirty:")
+
+    def _memory(self, *fields: str) -> int:
         total = 0
         for pid in self.members():
             for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(fields):
                     total += int(line.split()[1]) * 1024
         return total
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import Case, Sample
+from benchmarks.bench import Case, Goal, Sample
 
 MEASURED = "harmonia-py"
 REFERENCE = "nginx"
@@ -74,7 +74,7 @@ class Row:
             "ratio": f"{self.ratio:.2f}" if self.ratio is not None else "",
             "cpu_seconds": f"{self.cpu_seconds:.2f}" if self.cpu_seconds is not None else "",
             "peak_mb": f"{self.peak_pss / 1e6:.0f}" if self.peak_pss is not None else "",
-            "goal": _goal(self.case) if self.server == MEASURED else "",
+            "goal": _goal(self.case, self.case.goal) if self.case.goal and self.server == MEASURED else "",
             "met": "" if met is None else "yes" if met else "no",
         }
 
@@ -83,11 +83,9 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _goal(case: Case) -> str:
-    if case.goal is None:
-        return ""
+def _goal(case: Case, goal: Goal) -> str:
     sign = "≥" if case.more_is_better else "≤"
-    return f"{sign} {case.goal.limit:g}" + (f" x {case.goal.server}" if case.goal.server else f" {case.unit}")
+    return f"{sign} {goal.limit:g}" + (f" x {goal.server}" if goal.server else f" {case.unit}")
 
 
 def rows(samples: Iterable[Sample]) -> list[Row]:
@@ -129,6 +127,49 @@ def format_table(table: Sequence[Row]) -> str:
     texts = ["| " + " | ".join(line[name].ljust(widths[name]) for name in names) + " |" for line in lines]
     rule = "|" + "|".join("-" * (widths[name] + 2) for name in names) + "|"
     return "\n".join([texts[0], rule, *texts[1:], ""])
+
+
+def by_case(samples: Iterable[Sample]) -> dict[Case, dict[str, Row]]:
+    """The row of each server, for each case."""
+    cases: dict[Case, dict[str, Row]] = {}
+    for row in rows(samples):
+        cases.setdefault(row.case, {})[row.server] = row
+    return cases
+
+
+def format_columns(
+    samples: Sequence[Sample], columns: Mapping[str, str], goals: Mapping[str, Sequence[Goal]] | None = None
+) -> str:
+    """A Markdown table with the medians of each server in a column.
+
+    Args:
+        samples: what was measured.
+        columns: the servers, in order, and what stands above their columns.
+        goals: by what is measured; each of them has to be met. None for a table without them.
+    """
+    titles = ["what", "unit", *columns.values(), *(("goal", "met") if goals is not None else ())]
+    lines = [titles, ["---"] * len(titles)]
+    for case, servers in by_case(samples).items():
+        cells = [f"{servers[name].median:.4g}" if name in servers else "-" for name in columns]
+        lines.append([case.what, case.unit, *cells])
+        if goals is not None:
+            wanted = goals.get(case.what, ())
+            lines[-1] += [", ".join(_goal(case, goal) for goal in wanted), _shortfall(case, wanted, servers)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _shortfall(case: Case, goals: Sequence[Goal], servers: Mapping[str, Row]) -> str:
+    """Yes, no with the factor that is missing, or nothing where there is nothing to hold it against."""
+    factors = []
+    for goal in goals:
+        if MEASURED not in servers or (goal.server is not None and goal.server not in servers):
+            continue
+        bound = goal.limit * (1 if goal.server is None else servers[goal.server].median)
+        value = servers[MEASURED].median
+        factors.append(bound / value if case.more_is_better else value / bound)
+    if not factors:
+        return ""
+    return "yes" if max(factors) <= 1 else f"no, by {max(factors):.2f}"
 
 
 def format_csv(table: Sequence[Row]) -> str:

@@ -23,6 +23,7 @@ _BUSY = 0.5  # a load average above which it is not the servers alone that are m
 Section = Callable[[Bench], Iterator[Sample]]
 SECTIONS: dict[str, Section] = {
     "narinfo": throughput.narinfo,
+    "absent": throughput.absent,
     "unseen": throughput.unseen,
     "none": throughput.whole_closure("none", 2.0),
     "zstd": throughput.whole_closure("zstd", 1.2),

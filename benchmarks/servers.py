@@ -1,5 +1,6 @@
 """The servers that are compared, each started from nothing, and what is known of one that runs."""
 
+import compileall
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from benchmarks import BenchmarkError
 from benchmarks.client import Address, Connection
 from benchmarks.closure import Closure
+from benchmarks.nix_store import NixStore
 from benchmarks.processes import ProcessTree
 
 START_SECONDS = 30
@@ -91,17 +93,46 @@ def nginx(closure: Closure, name: str = "nginx", *, limit: str = "") -> Contende
                 port=port,
                 root=closure.file_cache(setting.form),
                 limit=f"limit_rate {limit};" if limit else "",
+                takes="",
             )
         )
-        command = ["nginx", "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(configuration)]
-        return _running(name, command, port, directory)
+        return _running(name, _nginx_command(directory), port, directory)
 
     return Contender(name, start, lambda setting: [closure.file_cache(setting.form)])
 
 
+def nginx_put(name: str = "nginx, PUT") -> Contender:
+    """Nginx that writes what it is sent and verifies nothing: the least that a push over HTTP takes."""
+
+    def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        port, root = _free_port(), directory / "root"
+        root.mkdir()
+        (root / CACHE_INFO[1:]).write_text("StoreDir: /nix/store\n")
+        (directory / "nginx.conf").write_text(
+            _NGINX.format(
+                user="user root;" if os.geteuid() == 0 else "",
+                workers=setting.workers,
+                access_log="access_log off;",
+                directory=directory,
+                port=port,
+                root=root,
+                limit="",
+                takes="dav_methods PUT; create_full_put_path on; client_max_body_size 0;",
+            )
+        )
+        return _running(name, _nginx_command(directory), port, directory)
+
+    return Contender(name, start)
+
+
+def _nginx_command(directory: Path) -> list[str]:
+    return ["nginx", "-p", str(directory), "-e", f"{directory}/error.log", "-c", f"{directory}/nginx.conf"]
+
+
 def snapshot(tree: Path, directory: Path) -> Path:
-    """A copy of the package in `tree`, so that editing it meanwhile changes nothing."""
-    shutil.copytree(tree / "harmonia_py", directory / "harmonia_py")  # with times: compiled files stay valid
+    """A copy of the package in `tree`, compiled, so that editing it meanwhile changes nothing."""
+    shutil.copytree(tree / "harmonia_py", directory / "harmonia_py")
+    compileall.compile_dir(directory, quiet=1)  # as where a program was installed
     return directory
 
 
@@ -109,19 +140,33 @@ def harmonia_py(closure: Closure, daemon_socket: Path, tree: Path, name: str = "
     """This project, as it is in `tree`, on the store that the file caches were made from."""
 
     def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
-        return _harmonia_py(
-            name,
-            directory,
-            tree,
-            f"workers = {setting.workers}\n"
-            f'real_nix_store = "{closure.store.real_store}"\n'
-            f'daemon_socket = "{daemon_socket}"\n'
-            f'sign_key_paths = ["{closure.secret_key}"]\n'
-            f'compression = "{setting.form}"\n'
-            f"access_log = {str(setting.access_log).lower()}\n",
-        )
+        return on_store(directory, tree, closure.store, daemon_socket, closure.secret_key, setting=setting, name=name)
 
     return Contender(name, start, lambda _: [closure.store.real_store])
+
+
+def on_store(
+    directory: Path,
+    tree: Path,
+    store: NixStore,
+    daemon_socket: Path,
+    secret_key: Path,
+    *,
+    setting: Setting,
+    name: str = "harmonia-py",
+) -> AbstractContextManager[Server]:
+    """This project as it is in `tree`, started on a store, with `directory` for what it keeps."""
+    return _harmonia_py(
+        name,
+        directory,
+        tree,
+        f"workers = {setting.workers}\n"
+        f'real_nix_store = "{store.real_store}"\n'
+        f'daemon_socket = "{daemon_socket}"\n'
+        f'sign_key_paths = ["{secret_key}"]\n'
+        f'compression = "{setting.form}"\n'
+        f"access_log = {str(setting.access_log).lower()}\n",
+    )
 
 
 def mirror(closure: Closure, upstream: str, tree: Path, name: str = "harmonia-py") -> Contender:
@@ -142,16 +187,106 @@ def mirror(closure: Closure, upstream: str, tree: Path, name: str = "harmonia-py
     return Contender(name, start)
 
 
+def team(closure: Closure, tree: Path, name: str = "harmonia-py") -> Contender:
+    """This project with a public cache `team` that has nothing yet."""
+
+    def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        return _harmonia_py(
+            name,
+            directory,
+            tree,
+            f"workers = {setting.workers}\n"
+            'real_nix_store = "/nowhere/store"\n'
+            'daemon_socket = "/nowhere/socket"\n'
+            f'sign_key_paths = ["{closure.secret_key}"]\n'
+            f"access_log = {str(setting.access_log).lower()}\n"
+            "[caches.team]\npublic = true\n",
+        )
+
+    return Contender(name, start)
+
+
+def make_token(tree: Path, directory: Path) -> str:
+    """A token that may push to the cache `team` of the server that was started with this directory.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    command = [sys.executable, "-m", "harmonia_py.cli", "token", "create", "bench", "--cache", "team"]
+    command += ["--allow", "read,push", "--config", str(directory / "harmonia.toml")]
+    environment = os.environ | _directories(directory)
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
+    )
+    if done.returncode:
+        raise BenchmarkError(f"no token: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _directories(directory: Path) -> dict[str, str]:
+    return {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
+
+
 def _harmonia_py(name: str, directory: Path, tree: Path, settings: str) -> AbstractContextManager[Server]:
     port = _free_port()
     configuration = directory / "harmonia.toml"
     configuration.write_text(f'bind = "127.0.0.1:{port}"\n{settings}')
-    kept = {variable: str(directory / variable.lower()) for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY")}
+    kept = _directories(directory)
     for folder in kept.values():
         Path(folder).mkdir()
     # Not the installed command: the working directory says which tree is measured.
     command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
     return _running(name, command, port, directory, environment=os.environ | kept, working_directory=tree)
+
+
+def harmonia(closure: Closure, binary: str, name: str = "Harmonia") -> Contender:
+    """Harmonia, in Rust, on the store that the file caches were made from; it reads the store's database itself."""
+
+    def start(setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        port = _free_port()
+        configuration = directory / "harmonia.toml"
+        configuration.write_text(
+            f'bind = "127.0.0.1:{port}"\n'
+            f"workers = {setting.workers}\n"
+            f'real_nix_store = "{closure.store.real_store}"\n'
+            f'nix_db_path = "{closure.store.root}/nix/var/nix/db/db.sqlite"\n'
+            f'sign_key_paths = ["{closure.secret_key}"]\n'
+        )
+        environment = os.environ | {"CONFIG_FILE": str(configuration), "RUST_LOG": "error"}
+        return _running(name, [binary], port, directory, environment=environment)
+
+    return Contender(name, start, lambda _: [closure.store.real_store])
+
+
+def ncps(closure: Closure, upstream: str, binary: str, name: str = "ncps") -> Contender:
+    """ncps, in Go, as a mirror of one upstream, with nothing kept yet and SQLite as its database."""
+    key = closure.public_key.strip()
+    return _ncps(binary, name, f"--cache-upstream-url={upstream}", f"--cache-upstream-public-key={key}")
+
+
+def ncps_put(binary: str, name: str = "ncps") -> Contender:
+    """ncps, which takes pushes below /upload and holds no NAR against its narinfo; its upstream never answers."""
+    return _ncps(binary, name, "--cache-allow-put-verb", "--cache-upstream-url=http://127.0.0.1:9")
+
+
+def _ncps(binary: str, name: str, *options: str) -> Contender:
+    def start(_setting: Setting, directory: Path) -> AbstractContextManager[Server]:
+        port = _free_port()
+        storage = directory / "storage"
+        storage.mkdir()
+        database = f"--cache-database-url=sqlite:{directory}/ncps.sqlite"
+        subprocess.run(
+            [binary, "--analytics-reporting-enabled=false", "migrate", "up", database],
+            check=True,
+            capture_output=True,
+            timeout=START_SECONDS,
+        )
+        command = [binary, "--analytics-reporting-enabled=false", "--log-level=error", "serve", database, *options]
+        command += ["--cache-hostname=bench.example.org", f"--cache-storage-local={storage}"]
+        command += [f"--cache-temp-path={directory}", f"--server-addr=127.0.0.1:{port}", "--netrc-file="]
+        return _running(name, command, port, directory)
+
+    return Contender(name, start)
 
 
 def peer(name: str, url: str) -> Contender:
@@ -269,6 +404,7 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     root {root};
+    {takes}
   }}
 }}
 """

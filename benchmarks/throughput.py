@@ -1,5 +1,6 @@
 """How many, and how fast: narinfos and NARs over plain HTTP."""
 
+import random
 from collections.abc import Callable, Iterator
 
 from benchmarks import client, load
@@ -10,6 +11,8 @@ from benchmarks.servers import Setting
 CONNECTIONS = (1, 4, 16)
 NARINFO_CONNECTIONS = 32
 _LOAD_SECONDS = 4
+# More than are asked for in that time.
+_ABSENT = 500_000
 _MB = 1e6
 
 
@@ -48,6 +51,33 @@ def _narinfo_load(bench: Bench, case: Case, target: Target) -> Sample:
             threads=bench.workers,
         )
     return Sample(case, target.server.name, result.per_second, watch.cpu_seconds, watch.peak_pss)
+
+
+def absent(bench: Bench) -> Iterator[Sample]:
+    """Narinfos that are not there, each asked for once: most of what a client asks a cache for."""
+    case = Case("absent", "absent narinfos, 32 connections", "requests/s", more_is_better=True, goal=Goal(1.0))
+    targets = absent_narinfos(_ABSENT)
+    with bench.all_running(Setting("none", bench.workers), any_form=True) as running:
+        for _ in bench.rounds():
+            for target in running:
+                bench.check_time()
+                with Watch(target.server.tree) as watch:
+                    result = load.run(
+                        target.server.address,
+                        targets,
+                        connections=NARINFO_CONNECTIONS,
+                        seconds=_LOAD_SECONDS,
+                        threads=bench.workers,
+                        are_absent=True,
+                    )
+                yield Sample(case, target.server.name, result.per_second, watch.cpu_seconds, watch.peak_pss)
+
+
+def absent_narinfos(count: int) -> list[str]:
+    """Targets that no store has, the same every time."""
+    alphabet = "0123456789abcdfghijklmnpqrsvwxyz"
+    chosen = random.Random(1)  # nothing is secret
+    return [f"/{''.join(chosen.choices(alphabet, k=32))}.narinfo" for _ in range(count)]
 
 
 def unseen(bench: Bench) -> Iterator[Sample]:
