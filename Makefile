@@ -8,9 +8,12 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 ARGS ?=
 PYTHON ?=
 export PYTHON
+# nginx is there on Debian, where the shell of an ordinary user does not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-# Tests take from a tenth of a second to several: who is done takes work from the others.
-PYTEST := .venv/bin/pytest -n auto --dist worksteal $(ARGS)
+# Tests take from a tenth of a second to several: a process that is done takes work from the others. They wait for servers
+# and clients for half of their time, so one process more than there are cores keeps all of them busy.
+PYTEST := .venv/bin/pytest -n $$(($$(nproc) + 1)) --dist worksteal $(ARGS)
 # Empty: no `-m` of pyproject.toml's, so the slow tests as well.
 EVERYTHING := -m ""
 
@@ -32,19 +35,60 @@ run: $(RUNNABLE) ## Serve this machine's store on port 5000 (ARGS="--bind 127.0.
 
 .PHONY: test
 test: $(TOOLS) ## Run the fast tests, against the real Nix (ARGS="tests/e2e -x")
-	@scripts/install-nix
+	@scripts/install-test-tools
 	@$(PYTEST)
 
+.PHONY: test-floors
+test-floors: $(TOOLS) ## Run a part of the tests with the oldest dependencies that pyproject.toml allows
+	@scripts/install-test-tools
+	@scripts/test-floors $(ARGS)
+
+.PHONY: test-postgresql
+test-postgresql: $(TOOLS) ## Run on PostgreSQL what SQLite is tried with, and what replicas survive
+	@scripts/install-test-tools
+	@$(PYTEST) -m postgresql
+
+# What clients push, on PostgreSQL, in a bucket, by three workers: tests/backing.py.
+BACKING ?= postgresql s3 3
+.PHONY: test-matrix
+test-matrix: $(TOOLS) ## Run what is pushed by clients on another backing (BACKING="postgresql s3 3", ARGS="tests/push")
+	@scripts/install-test-tools
+	@HARMONIA_PY_BACKING="$(BACKING)" $(PYTEST) $(if $(ARGS),,tests/e2e/test_push.py tests/e2e/test_push_client.py tests/security/test_hostile_pushes.py)
+
+.PHONY: test-replicas
+test-replicas: $(TOOLS) ## Kill three replicas, restart PostgreSQL, let the bucket fail, for 15 minutes (SECONDS=, SEED=)
+	@scripts/install-test-tools
+	@HARMONIA_PY_REPLICAS_SECONDS=$(or $(SECONDS),900) HARMONIA_PY_SEED=$(or $(SEED),0) .venv/bin/pytest $(EVERYTHING) tests/faults/test_replicas.py -k bucket $(ARGS)
+
 .PHONY: test-nix-versions
-test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daemon and as client (as root, on Debian)
-	@scripts/install-nix
+test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daemon and client, as who pushes and who substitutes (as root, on Debian)
+	@scripts/install-test-tools
 	@scripts/make-nix-versions
-	@$(PYTEST) $(EVERYTHING) tests/e2e/test_nix_versions.py
+	@$(PYTEST) $(EVERYTHING) tests/e2e/test_nix_versions.py tests/e2e/test_push_versions.py
+
+.PHONY: test-s3
+test-s3: $(TOOLS) ## What is kept in a bucket, against a real server of S3 and one that answers wrongly
+	@scripts/install-test-tools
+	@$(PYTEST) -m s3 tests/s3 tests/faults tests/contracts $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files
-	@scripts/install-nix
-	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/systemd --ignore=tests/release --ignore=tests/container
+	@scripts/install-test-tools
+	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/e2e/test_push_versions.py --ignore=tests/systemd --ignore=tests/release --ignore=tests/container
+
+.PHONY: test-power-cuts
+test-power-cuts: $(TOOLS) ## Kill workers and cut the power 200 times while clients push (as root; ROUNDS=, SEED=)
+	@scripts/install-test-tools
+	@HARMONIA_PY_POWER_CUTS=$(or $(ROUNDS),200) HARMONIA_PY_SEED=$(or $(SEED),0) .venv/bin/pytest $(EVERYTHING) tests/faults/test_push_kills.py $(ARGS)
+
+.PHONY: model
+model: $(TOOLS) ## Take a million steps of the model of what is kept (ARGS="--steps 20000 --processes 2 --seed 1")
+	@PYTHONPATH=tests:tests/model:. .venv/bin/python -m many_steps $(ARGS)
+
+.PHONY: measure-attacks
+measure-attacks: $(TOOLS) ## Measure what other clients notice of one hostile address, on a quiet machine
+	@scripts/install-test-tools
+	@HARMONIA_PY_MEASURE=1 .venv/bin/pytest $(EVERYTHING) tests/security/test_one_hostile_address.py $(ARGS)
 
 .PHONY: test-systemd
 test-systemd: $(TOOLS) ## Boot a machine in a folder and run the service there (as root, on Debian)
@@ -52,7 +96,7 @@ test-systemd: $(TOOLS) ## Boot a machine in a folder and run the service there (
 
 .PHONY: test-container
 test-container: $(TOOLS) ## Build the image of container/ and run it with podman (as root, on Debian; needs no registry)
-	@scripts/install-nix
+	@scripts/install-test-tools
 	@.venv/bin/pytest $(EVERYTHING) tests/container $(ARGS)
 
 # The soak's own network is that of the machine it boots; what it imports of the tests is in tests/.
@@ -66,15 +110,27 @@ test-soak: $(TOOLS) ## Soak that service for a minute and a half: everything ask
 soak: $(TOOLS) ## The same for half an hour (ARGS="--seconds 600 --seed 7 --json FILE")
 	@$(SOAK) --seconds 1800 $(ARGS)
 
+KEPT_SOAK := PYTHONPATH=tests:. .venv/bin/python -m soak.kept
+
+.PHONY: test-soak-kept
+test-soak-kept: $(TOOLS) ## Soak what is pushed for 75 s: pushes, collections, kills, a full disk, lost files (as root)
+	@scripts/install-test-tools
+	@$(KEPT_SOAK) --seconds 75 $(ARGS)
+
+.PHONY: soak-kept
+soak-kept: $(TOOLS) ## The same for an hour (ARGS="--seconds 900 --seed 7 --json FILE")
+	@scripts/install-test-tools
+	@$(KEPT_SOAK) --seconds 3600 $(ARGS)
+
 .PHONY: test-browser
 test-browser: $(TOOLS) ## Look at the pages in Chromium; pictures go to .cache/screenshots
-	@scripts/install-nix
+	@scripts/install-test-tools
 	@scripts/install-chromium
 	@.venv/bin/pytest -m browser tests/browser $(ARGS)
 
 .PHONY: test-all
 test-all: $(TOOLS) ## Run all tests, the slow ones too, and other Nix versions where it can
-	@scripts/install-nix
+	@scripts/install-test-tools
 	@scripts/make-nix-versions || [[ $$? == 77 ]]
 	@scripts/make-machine >/dev/null || [[ $$? == 77 ]]
 	@scripts/install-chromium || [[ $$? == 77 ]]
@@ -115,11 +171,12 @@ docs: $(DOCS) ## Write the reference from the code, and build the documentation 
 	@.venv/bin/python scripts/check_site.py .cache/site
 
 .PHONY: dist
-dist: $(TOOLS) ## Build wheel, source archive, the one file, and the bill of materials in dist/
+dist: $(TOOLS) ## Make what a release consists of in dist/: wheel, source, the one file, manual page, notes, checksums
+	@rm -f dist/*.whl dist/*.tar.gz
 	@SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" .venv/bin/python -c 'from setuptools import build_meta; build_meta.build_wheel("dist"); build_meta.build_sdist("dist")' >/dev/null
 	@.venv/bin/python scripts/make_single_file.py $(ARGS)
 	@.venv/bin/python scripts/sbom.py >dist/harmonia-py.cdx.json
-	@ls dist
+	@.venv/bin/python scripts/release_files.py
 
 .PHONY: test-dist
 test-dist: $(TOOLS) ## Make the one file and try it where there is nothing but Python (as root, on Debian)

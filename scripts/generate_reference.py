@@ -5,7 +5,6 @@ usage: generate_reference.py [--check]
 With `--check` nothing is written; the exit status says whether that would change anything.
 """
 
-import argparse
 import inspect
 import re
 import sys
@@ -16,12 +15,14 @@ from typing import Any, Final
 import metrics_reference
 import msgspec
 import tomli_w
+from verbs import Verb, every_verb
 
-from harmonia_py import __version__, cli, config_tables
-from harmonia_py.config import Config
+import completions
+from harmonia_py import __version__
+from harmonia_py.config.settings import Config
 from harmonia_py.web.routes import routes
 
-FOLDER: Final = Path(__file__).parent.parent / "docs" / "reference"
+PROJECT: Final = Path(__file__).parent.parent
 _ABOUT: Final = "a Nix binary cache: serves the local Nix store over HTTP, signed"
 _MADE: Final = "<!-- Made from the code by scripts/generate_reference.py: change it there. -->\n"
 
@@ -71,14 +72,19 @@ _STATUSES: Final = {
 
 def settings() -> str:
     """Return the page of settings: a table for the keys at the top, and one for each table."""
-    parts = [_MADE, _SETTINGS, _struct(Config)]
-    for field in msgspec.structs.fields(Config):
+    return "".join([_MADE, _SETTINGS, _struct(Config), *_tables(Config, "")])
+
+
+def _tables(struct: type[msgspec.Struct], prefix: str) -> Iterator[str]:
+    """The tables in a table, each followed by those in it."""
+    for field in msgspec.structs.fields(struct):
         table = _table_of(field.type)
         if table is not None:
-            name = f"[[{field.name}]]" if "list[" in str(field.type) else f"[{field.name}]"
+            place = f"{prefix}{field.name}" + (".NAME" if "dict[" in str(field.type) else "")
+            name = f"[[{place}]]" if "list[" in str(field.type) else f"[{place}]"
             what = (inspect.getdoc(table) or "").partition("\n")[0]
-            parts += [f"\n## `{name}`\n\n{what}\n\n", _struct(table)]
-    return "".join(parts)
+            yield f"\n## `{name}`\n\n{what}\n\n{_struct(table)}"
+            yield from _tables(table, f"{place}.")
 
 
 def _struct(struct: type[msgspec.Struct]) -> str:
@@ -99,12 +105,10 @@ def _attributes(struct: type[msgspec.Struct]) -> dict[str, str]:
 
 
 def _table_of(kind: Any) -> type[msgspec.Struct] | None:
-    found = [one for one in vars(config_tables).values() if inspect.isclass(one) and issubclass(one, msgspec.Struct)]
-    return next((one for one in found if one is not msgspec.Struct and _mentions(kind, one)), None)
-
-
-def _mentions(kind: Any, struct: type[msgspec.Struct]) -> bool:
-    return kind is struct or any(_mentions(inner, struct) for inner in getattr(kind, "__args__", ()))
+    """The table that a setting is, or that it has many of."""
+    if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
+        return kind
+    return next((table for inner in getattr(kind, "__args__", ()) if (table := _table_of(inner))), None)
 
 
 def _default(field: Any) -> str:
@@ -122,8 +126,8 @@ def _words(info: Any) -> str:
     match info:
         case msgspec.inspect.UnionType():
             return " or ".join(_words(one) for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
-        case msgspec.inspect.ListType():
-            return f"list of {_words(info.item_type)}s"
+        case msgspec.inspect.ListType() | msgspec.inspect.DictType():
+            return _words_of_many(info)
         case msgspec.inspect.LiteralType():
             return ", ".join(f'`"{value}"`' for value in info.values)
         case msgspec.inspect.BoolType():
@@ -133,6 +137,11 @@ def _words(info: Any) -> str:
         case msgspec.inspect.StrType():
             return "text"
     raise AssertionError(f"no words for {info}")
+
+
+def _words_of_many(info: Any) -> str:
+    is_table = isinstance(info, msgspec.inspect.DictType)
+    return f"table of {_words(info.value_type)}" if is_table else f"list of {_words(info.item_type)}s"
 
 
 def _number(name: str, info: Any) -> str:
@@ -148,46 +157,38 @@ def urls() -> str:
     for route in routes():
         said = (inspect.getdoc(route.handler) or "").partition("\n")[0]
         path = re.sub(r"\{(\w+)[^}]*\}", lambda found: f"<{found[1].replace('_', ' ')}>", route.path)
-        lines.append(f"| `{path}` | `{route.kwargs['name']}` | {said} |\n")
+        lines.append(f"| `{path}` | `{route.name}` | {said} |\n")
     return "".join(lines)
 
 
-def _verbs() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
-    """Each verb, what it does, and its parser."""
-    (verbs,) = (one for one in cli._parser()._actions if isinstance(one, argparse._SubParsersAction))
-    for listed in verbs._choices_actions:
-        yield listed.dest, listed.help or "", verbs.choices[listed.dest]
-
-
-def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+def _arguments(verb: Verb) -> Iterator[tuple[str, str]]:
     """Each argument as it is written, and what it means."""
-    for action in parser._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        value = "" if action.nargs == 0 else f" {action.metavar or '|'.join(map(str, action.choices or ()))}".rstrip()
-        written = [f"{name}{value}" for name in action.option_strings] or [value.strip()]
-        yield ", ".join(written), action.help or ""
+    for argument in verb.arguments:
+        yield argument.metavar, argument.help
+    for option in verb.options:
+        if "--help" not in option.names:
+            value = "" if option.metavar is None else f" {'|'.join(option.choices) or option.metavar}"
+            yield ", ".join(f"{name}{value}" for name in option.names), option.help
 
 
-def _usage(verb: str, parser: argparse.ArgumentParser) -> str:
-    optional = any(action.option_strings for action in parser._actions[1:])
-    positional = [
-        {"*": f"[{action.metavar}…]", "?": f"[{action.metavar}]"}.get(str(action.nargs), f"{action.metavar}")
-        for action in parser._actions
-        if not action.option_strings
-    ]
-    return " ".join([f"harmonia-py {verb}", *(["[OPTION…]"] if optional else []), *positional])
+def _usage(verb: Verb) -> str:
+    words = ["harmonia-py", *verb.words]
+    return " ".join(
+        [*words, *(["[OPTION…]"] if len(verb.options) > 1 else []), *(argument.usage for argument in verb.arguments)]
+    )
 
 
 def command_line() -> str:
     """Return the page of the command line."""
     parts = [_MADE, "# Command line\n\nWithout a verb it serves. The manual page `harmonia-py(1)` says the same.\n"]
-    for verb, said, parser in _verbs():
-        parts.append(f"\n## `{_usage(verb, parser)}`\n\n{_sentence(said)}\n\n")
-        rows = "".join(
-            f"| `{written.replace('|', chr(92) + '|')}` | {what} |\n" for written, what in _arguments(parser)
-        )
+    for verb in list(every_verb())[1:]:
+        parts.append(f"\n## `{_usage(verb)}`\n\n{verb.description or _sentence(verb.help)}\n\n")
+        rows = "".join(_row(written, what) for written, what in _arguments(verb))
         parts.append(f"| argument | what it means |\n|---|---|\n{rows}" if rows else "")
+        if verb.examples:
+            parts.append("\n```console\n")
+            parts += [f"# {purpose}\n$ {command}\n" for command, purpose in verb.examples]
+            parts.append("```\n")
     for title, table in (("Environment", _ENVIRONMENT), ("Signals", _SIGNALS), ("Exit status", _STATUSES)):
         rows = "".join(f"| `{name}` | {what} |\n" for name, what in table.items())
         parts.append(f"\n## {title}\n\n| | |\n|---|---|\n{rows}")
@@ -213,20 +214,28 @@ def manual_page() -> str:
             ".SH SYNOPSIS",
         ),
     ]
-    verbs = list(_verbs())
-    for verb, _, parser in verbs:
-        lines += [rf"\fB{_roff(_usage(verb, parser))}\fR", ".br"]
-    lines += [".SH DESCRIPTION", *map(_roff, cli._DESCRIPTION.partition("\n\n")[2].splitlines()), ".SH VERBS"]
-    for verb, said, parser in verbs:
-        lines += [f".SS {_roff(_usage(verb, parser))}", _roff(_sentence(said))]
-        for written, what in _arguments(parser):
+    top, *verbs = every_verb()
+    for verb in verbs:
+        lines += [rf"\fB{_roff(_usage(verb))}\fR", ".br"]
+    lines.append(".SH DESCRIPTION")
+    lines += _roff_paragraphs(top.description.partition("\n\n")[2])
+    lines.append(".SH VERBS")
+    for verb in verbs:
+        lines += [f".SS {_roff(_usage(verb))}", *_roff_paragraphs(verb.description or _sentence(verb.help))]
+        for written, what in _arguments(verb):
             lines += [".TP", rf"\fB{_roff(written)}\fR", _roff(what)]
+        for index, (command, purpose) in enumerate(verb.examples):
+            lines += [*([".PP", "Examples:"] if index == 0 else []), ".TP", rf"\fB{_roff(command)}\fR", _roff(purpose)]
     for title, table in (("ENVIRONMENT", _ENVIRONMENT), ("SIGNALS", _SIGNALS), ("EXIT STATUS", _STATUSES)):
         lines.append(f".SH {title}")
         for name, what in table.items():
             lines += [".TP", rf"\fB{_roff(name)}\fR", _roff(what.replace("`", ""))]
     lines += [".SH SEE ALSO", _roff("nix.conf(5), nix-daemon(8), systemd.socket(5)")]
     return "\n".join(lines) + "\n"
+
+
+def _roff_paragraphs(text: str) -> list[str]:
+    return "\n.PP\n".join("\n".join(map(_roff, part.splitlines())) for part in text.split("\n\n")).splitlines()
 
 
 def _roff(text: str) -> str:
@@ -236,19 +245,22 @@ def _roff(text: str) -> str:
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
-    "settings.md": settings,
-    "urls.md": urls,
-    "metrics.md": metrics_reference.text,
-    "command-line.md": command_line,
-    "harmonia-py.1": manual_page,
+    "docs/reference/settings.md": settings,
+    "docs/reference/urls.md": urls,
+    "docs/reference/metrics.md": metrics_reference.text,
+    "docs/reference/command-line.md": command_line,
+    "docs/reference/harmonia-py.1": manual_page,
+    "completions/harmonia-py": completions.bash,
+    "completions/_harmonia-py": completions.zsh,
+    "completions/harmonia-py.fish": completions.fish,
 }
 
 
 def main() -> int:
-    """Write the pages, or say which of them that would change."""
+    """Write the files, or say which of them that would change."""
     stale = []
     for name, make in PAGES.items():
-        file = FOLDER / name
+        file = PROJECT / name
         text = make()
         if not file.exists() or file.read_text() != text:
             stale.append(name)
@@ -256,7 +268,7 @@ def main() -> int:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text)
     if stale and sys.argv[1:] == ["--check"]:
-        print(f"docs/reference: not current: {', '.join(stale)}; run scripts/generate_reference.py", file=sys.stderr)
+        print(f"not current: {', '.join(stale)}; run scripts/generate_reference.py", file=sys.stderr)
         return 1
     return 0
 

@@ -23,7 +23,8 @@ LABEL: Final = "# Made by `make lock` from the dependencies in pyproject.toml wi
 LOCKS: Final = {
     "requirements-build.lock": ["--group=build"],
     "requirements.lock": ["pyproject.toml"],
-    "requirements-dev.lock": ["pyproject.toml", "--group=dev"],
+    "requirements-extras.lock": ["pyproject.toml", "--all-extras"],
+    "requirements-dev.lock": ["pyproject.toml", "--all-extras", "--group=dev"],
     "requirements-docs.lock": ["--group=docs"],
     "requirements-audit.lock": ["--group=audit"],
 }
@@ -33,7 +34,12 @@ def digest() -> str:
     """Return a digest of what the lock files depend on."""
     pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     project = pyproject["project"]
-    relevant = [project["requires-python"], project["dependencies"], pyproject["dependency-groups"]]
+    relevant = [
+        project["requires-python"],
+        project["dependencies"],
+        project["optional-dependencies"],
+        pyproject["dependency-groups"],
+    ]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:32]
 
 

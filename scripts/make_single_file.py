@@ -2,9 +2,9 @@
 
 usage: make_single_file.py [--python VERSION]…        default: 3.11 3.12 3.13 3.14
 
-The wheels that requirements.lock names are fetched for each version of Python, checked against their hashes, and packed
-with this project; docs/decisions/0007-one-file.md says why so. They stay in .cache/wheels. It runs on this machine's
-kind of processor, on Linux with glibc.
+The wheels that requirements-extras.lock names are fetched for each version of Python, checked against their hashes, and
+packed with this project; docs/decisions/0007-one-file.md says why so. They stay in .cache/wheels. It runs on this
+machine's kind of processor, on Linux with glibc.
 """
 
 import hashlib
@@ -36,6 +36,8 @@ PLATFORMS: Final = tuple(
 )
 # It has no wheels; on Linux, which is all there is here, the standard library does what it is used for.
 REPLACED: Final = {"pyxattr": SCRIPTS / "single_file" / "xattr.py"}
+# Packages whose wheels come without their licence, which has to go with every copy.
+LICENCES: Final = {"obstore": SCRIPTS / "single_file" / "licences" / "obstore"}
 # What nobody reads at run time.
 _LEFT_OUT: Final = re.compile(r"\.(?:pyi|pyx|pxd|pxi|c|h|cpp|hash)$|(?:^|/)(?:tests?|__pycache__)/|\.dist-info/RECORD$")
 _NATIVE: Final = re.compile(r"\.so(?:\.|$)")
@@ -56,7 +58,7 @@ def source_date() -> int:
 
 def requirements(version: str) -> str:
     """Return what the lock file says for that Python, without what is replaced."""
-    text = (PROJECT / "requirements.lock").read_text()
+    text = (PROJECT / "requirements-extras.lock").read_text()
     kept = []
     for found in re.finditer(
         r"^([\w.-]+)==[^\s;]+(?: ; ([^\\\n]+?))? \\\n(?:    --hash=\S+(?: \\)?\n?)+", text, re.MULTILINE
@@ -102,6 +104,9 @@ def contents(versions: Iterable[str]) -> dict[str, bytes]:
             # A wheel with native code for any Python from some version on is the same file for each of them.
             own = "-none-any" in wheel.name or "-abi3-" in wheel.name
             files |= dict(_unpacked(wheel, "all" if own else version))
+    for package, licence in LICENCES.items():
+        for name in [name for name in files if re.search(rf"/{package}-[^/]+\.dist-info/METADATA$", name)]:
+            files[f"{name.rpartition('/')[0]}/licenses/LICENSE"] = licence.read_bytes()
     for replacement in REPLACED.values():
         files[f"all/{replacement.name}"] = replacement.read_bytes()
     for file in sorted((PROJECT / "harmonia_py").rglob("*")):

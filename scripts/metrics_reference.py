@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.metrics.families import FAMILIES, Family
+from harmonia_py.metrics.families import FAMILIES
+from harmonia_py.metrics.family import Family
 
 FILE: Final = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 

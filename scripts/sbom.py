@@ -1,4 +1,4 @@
-"""Print the bill of materials of what requirements.lock installs, in the JSON of CycloneDX 1.6 (https://cyclonedx.org).
+"""Print the bill of materials of all that a release may install, in JSON of CycloneDX 1.6 (https://cyclonedx.org).
 
 It is the same for the same lock file and version: no time, and a serial number that follows from the rest. Licences
 come from the packages where they are installed.
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from harmonia_py import __version__
 
-LOCK: Final = Path(__file__).parent.parent / "requirements.lock"
+LOCK: Final = Path(__file__).parent.parent / "requirements-extras.lock"
 _LOCKED: Final = re.compile(r"^([\w.-]+)==([^\s;]+)[^\n]*\n((?:    --hash=\S+[^\n]*\n?)+)", re.MULTILINE)
 
 

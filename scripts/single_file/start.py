@@ -26,7 +26,7 @@ def start() -> int:
     sys.path[0] = find(archive)
     # Whatever $PYTHONDONTWRITEBYTECODE says of other folders, this one is for files that make starting faster.
     sys.dont_write_bytecode = False
-    from harmonia_py.cli import main
+    from harmonia_py.start import main
 
     return main()
 
@@ -50,18 +50,25 @@ def places() -> list[str]:
         return [named]
     found = [os.path.join(one, "program") for one in os.environ.get("CACHE_DIRECTORY", "").split(":")[:1] if one]
     if os.geteuid() == 0:
-        found.append("/var/cache/harmonia-py/program")
+        # Not below /var/cache/harmonia-py: that belongs to the user of the service, where it has one.
+        found.append("/var/cache/harmonia-py-program")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/nonexistent", ".cache")
     return [*found, os.path.join(base, "harmonia-py", "program")]
 
 
 def unpack(archive: str, place: str) -> str:
-    """The folder in `place` with the files, made if it is not there."""
-    os.makedirs(place, mode=0o700, exist_ok=True)
-    about = os.stat(place)
-    # Whoever can write there could make us run anything.
-    if about.st_uid not in (0, os.geteuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"others may write to {place}")
+    """The folder in `place` with the files, made if it is not there.
+
+    Raises:
+        PermissionError: another user could put something else there, now or between two looks,
+            or nothing may run there.
+    """
+    # From here on the path has no links, so what was looked at is what is used.
+    place = os.path.realpath(place)
+    refuse_what_others_may_change(place)
+    make_directories(place)
+    refuse_what_others_may_change(place)
+    refuse_what_runs_nothing(place)
     folder = os.path.join(place, NAME)
     if os.path.isdir(folder):
         use(folder)
@@ -70,6 +77,70 @@ def unpack(archive: str, place: str) -> str:
     use(folder)
     remove_unused(place)
     return folder
+
+
+def make_directories(place: str) -> None:
+    """Make `place` and what is missing above it, all for their owner alone: makedirs() does that for the last."""
+    if not os.path.isdir(place):
+        make_directories(os.path.dirname(place))
+        try:
+            os.mkdir(place, 0o700)
+        except FileExistsError:
+            # Another start has made it; the look that follows finds out what it is.
+            return
+
+
+def refuse_what_others_may_change(place: str) -> None:
+    """Look at `place` and every directory above it, as far as they exist.
+
+    Who owns one of them, or may write to it, can put another directory in the place of ours at any moment; we would run
+    what is in it, with our rights. In a directory with the sticky bit, such as /tmp, that takes the owner of ours.
+
+    Raises:
+        PermissionError: one belongs to another user than root and us, or others may write to it.
+    """
+    directory = place
+    while True:
+        try:
+            about = os.lstat(directory)
+        except FileNotFoundError:
+            about = None
+        if about is not None:
+            if about.st_uid not in (0, os.geteuid()) or not stat.S_ISDIR(about.st_mode):
+                raise PermissionError(f"{directory} belongs to another user")
+            is_sticky = about.st_mode & stat.S_ISVTX and directory != place
+            if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_sticky and not is_ours_alone(about, directory):
+                raise PermissionError(f"others may write to {directory}")
+        if directory == "/":
+            return
+        directory = os.path.dirname(directory)
+
+
+def refuse_what_runs_nothing(place: str) -> None:
+    """Look at the file system of `place`: systemd 257 lets nothing run in the cache directory of a dynamic user.
+
+    Raises:
+        PermissionError: it is mounted `noexec`.
+    """
+    if os.statvfs(place).f_flag & os.ST_NOEXEC:
+        raise PermissionError(f"{place} is mounted noexec; a service needs ExecPaths= with its cache directory")
+
+
+def is_ours_alone(about: os.stat_result, directory: str) -> bool:
+    """Whether only a group may write there that is this user's own, as every user has one on many distributions."""
+    if about.st_mode & stat.S_IWOTH or about.st_uid != os.geteuid():
+        return False
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(about.st_gid)
+    except KeyError:
+        return False
+    # The bits for the group are the mask of an access list, where there is one: it may name others.
+    if "system.posix_acl_access" in os.listxattr(directory):
+        return False
+    return (user.pw_gid, user.pw_name) == (group.gr_gid, group.gr_name) and set(group.gr_mem) <= {user.pw_name}
 
 
 def make(archive: str, place: str, folder: str) -> None:
