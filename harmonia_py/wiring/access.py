@@ -8,8 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -18,18 +17,18 @@ from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.cache.caches import Caches, NamedCache
 from harmonia_py.cache.checks import Check
 from harmonia_py.cache.tokens import Tokens
-from harmonia_py.catalog.caches import CHUNKS, DEFAULT_CACHE, CacheExists, CacheRow, Timestamp
+from harmonia_py.catalog.caches import CHUNKS, Timestamp
 from harmonia_py.catalog.key_encryption import KeyEncryption
 from harmonia_py.catalog.rooms import Rooms
 from harmonia_py.catalog.tokens import CatalogTokens
 from harmonia_py.chunks.installed import check_installed
-from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.catalog import has_catalog, open_catalog, wants_catalog
+from harmonia_py.wiring.declared_caches import declare, default_row
 from harmonia_py.wiring.elsewhere import Places
 from harmonia_py.wiring.node import Node
 
@@ -47,7 +46,6 @@ _log = logging.getLogger(__name__)
 # A minute is exact enough for the last uses of tokens that `token list` shows, which are written together, and for the
 # end of a key's overlap with its successor, which lasts days.
 _CHORE_SECONDS: Final = 60.0
-_PAGE: Final = 500
 
 
 class AccessControl:
@@ -126,7 +124,7 @@ class AccessControl:
                 return
             catalog = await self._open(config, key_encryption)
         if self._housekeeping:
-            await _declare(catalog, config)
+            await declare(catalog.caches, config)
 
     def use(self, config: Config, key_encryption: KeyEncryption | None, secret_keys: Sequence[SecretKey]) -> None:
         """Use these settings from now on; this cannot fail.
@@ -224,7 +222,7 @@ class AccessControl:
         if table is None:
             caches = make(node.cache, find=find)
             return caches
-        row = _default_row(config, table)
+        row = default_row(config, table)
         stored = pushing.stored(row)
         elsewhere = places.elsewhere(row, public=config.is_public)
         caches = make(node.cache.with_first(stored, stored, elsewhere), find=find)
@@ -284,30 +282,3 @@ class AccessControl:
             await self._catalog.access.used({token_id: Timestamp(at) for token_id, at in uses.items()})
         except HarmoniaError as error:
             _log.warning("the last uses of %d tokens are not noted: %s", len(uses), error)
-
-
-def _default_row(config: Config, table: Cache) -> CacheRow:
-    """The row of the cache at `/`. Signatures that its policy wants of paths are wanted of pushes as well."""
-    settings = table.settings
-    if config.policy.serve == "signed":
-        settings = replace(settings, signed_by=tuple(config.policy.public_keys))
-    return CacheRow(id=DEFAULT_CACHE, name=DEFAULT, settings=settings, declared=True, created=Timestamp(0))
-
-
-async def _declare(catalog: "SqlCatalog", config: Config) -> None:
-    """Enter the caches that `config` declares, with their settings; all others are left to commands and the API."""
-    caches = catalog.caches
-    for text, table in config.caches.items():
-        name = CacheName.parse(text)
-        row = await caches.find(name)
-        if row is None:
-            with suppress(CacheExists):  # a command has made it meanwhile
-                await caches.create(name, table.settings, declared=True, now=Timestamp(int(time.time())))
-        elif not row.declared or row.settings != table.settings:
-            await caches.configure(name, table.settings, declared=True)
-    after: CacheName | None = None
-    while rows := await caches.page(after, _PAGE):
-        for row in rows:
-            if row.declared and row.name not in config.caches:
-                await caches.configure(row.name, row.settings, declared=False)
-        after = rows[-1].name

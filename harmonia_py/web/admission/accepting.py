@@ -13,10 +13,10 @@ import logging
 import socket
 import ssl
 import struct
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 from harmonia_py.metrics.loads import Load
 from harmonia_py.runtime.bounded import TimedSet
@@ -24,6 +24,7 @@ from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.web.admission.clients import peer_name
 from harmonia_py.web.admission.leaving import Leaving
 from harmonia_py.web.admission.limits import Limits
+from harmonia_py.web.admission.open_connections import Connection, OpenConnections
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ _MOMENT_SECONDS: Final = 0.2
 _AWAY_SECONDS: Final = 0.1
 # For so long a worker leaves a connection to one that has fewer: many times as long as an idle one takes to wake up.
 _LEAVES_SECONDS: Final = 0.001
-# A connection that was used within this time may be used again while it is being closed.
-_IDLE_SECONDS: Final = 1.0
 # The connections of a client that was refused are looked at again after so long. To look at 256 of them for each of
 # 500 refusals a second took a quarter of the event loop's time.
 _BUSY_SECONDS: Final = 0.1
@@ -51,17 +50,6 @@ _MANY: Final = 8
 _PASSED_AT_ONCE: Final = 64
 # For SO_LINGER: the client learns at once, and nothing of the connection stays in the kernel.
 _RESET: Final = struct.pack("ii", 1, 0)
-
-
-class Connection(Protocol):
-    """A connection that is open, as an `Acceptor` sees it."""
-
-    @property
-    def idle_since(self) -> float | None:
-        """Since when, by the loop's clock, it waits for a request; None while it does not."""
-
-    def force_close(self) -> None:
-        """Close it."""
 
 
 class Acceptor:
@@ -96,10 +84,8 @@ class Acceptor:
         self._tls = tls
         self._load = load
         self._connecting: dict[asyncio.Task[None], str | None] = {}
-        self._open: dict[Connection, str | None] = {}
-        # For each client that is counted: its open connections, and how many are being opened.
-        self._of: defaultdict[str, set[Connection]] = defaultdict(set)
         self._connecting_of: Counter[str] = Counter()
+        self._open = OpenConnections(self._loop.time)
         # Clients none of whose connections was idle a moment ago.
         self._busy: TimedSet[str] = TimedSet(_SHARES_KNOWN, self._loop.time)
         # How many connections of each client have come since the last look that found none waiting; there is one only
@@ -107,8 +93,6 @@ class Acceptor:
         self._in_a_row: Counter[str] = Counter()
         # Connections that are accepted, and not opened yet.
         self._put_off: deque[tuple[socket.socket, str | None]] = deque()
-        # Connections that are being closed to make room.
-        self._leaving: set[Connection] = set()
         self._accepting = False
         # Whether a full worker closes idle connections for new ones.
         self._makes_room = False
@@ -149,18 +133,11 @@ class Acceptor:
 
     def opened(self, connection: Connection, peer: str) -> None:
         """Note that a connection to the address `peer` is open."""
-        share = self._open[connection] = self._share_of(peer)
-        if share is not None:
-            self._of[share].add(connection)
+        self._open.add(connection, self._share_of(peer))
 
     def lost(self, connection: Connection) -> None:
         """Note that a connection has ended."""
-        share = self._open.pop(connection, None)
-        self._leaving.discard(connection)
-        if share is not None:
-            self._of[share].discard(connection)
-            if not self._of[share]:
-                del self._of[share]
+        self._open.remove(connection)
         self._note_load()
         if not self._is_full:
             self._makes_room = False
@@ -168,7 +145,7 @@ class Acceptor:
 
     @property
     def _count(self) -> int:
-        return len(self._open) + len(self._connecting) + len(self._put_off) - len(self._leaving)
+        return len(self._open) + len(self._connecting) + len(self._put_off)
 
     @property
     def _is_full(self) -> bool:
@@ -216,7 +193,7 @@ class Acceptor:
 
     def _accept_one(self, sock: socket.socket) -> bool:
         """Accept one connection; whether it was refused or put off, so that the next may be looked at."""
-        if self._is_full and not (self._makes_room and self._close_an_idle_one(self._open)):
+        if self._is_full and not (self._makes_room and self._open.close_an_idle_one()):
             self._look_away()
             return False
         try:
@@ -255,7 +232,7 @@ class Acceptor:
             self._in_a_row.clear()
         self._in_a_row[share] += 1
         # Where a request is answered within few turns of the loop, a burst never has many open.
-        return max(self._in_a_row[share], self._connecting_of[share] + len(self._of.get(share, ()))) > _MANY
+        return max(self._in_a_row[share], self._count_of(share)) > _MANY
 
     def _open_one(self) -> None:
         """Open one of the connections that were put off, one in each turn of the loop."""
@@ -268,29 +245,17 @@ class Acceptor:
         self._connecting[task] = share
         task.add_done_callback(self._connected)
 
+    def _count_of(self, share: str) -> int:
+        return self._open.count(share) + self._connecting_of[share]
+
     def _has_room_for(self, share: str) -> bool:
-        open_ = self._of.get(share, set())
-        count = len(open_) - len(open_ & self._leaving) + self._connecting_of[share]
-        if count < self._per_client:
+        if self._count_of(share) < self._per_client:
             return True
         if self._busy.holds(share):
             return False
-        if not self._close_an_idle_one(open_):
+        if not self._open.close_an_idle_one(share):
             self._busy.add(share, _BUSY_SECONDS)
             return False
-        return True
-
-    def _close_an_idle_one(self, connections: Iterable[Connection]) -> bool:
-        """Close the one of `connections` that has been idle for longest; False when none has been for a while."""
-        longest, since = None, self._loop.time() - _IDLE_SECONDS
-        for connection in connections:
-            idle_since = connection.idle_since
-            if idle_since is not None and idle_since < since and connection not in self._leaving:
-                longest, since = connection, idle_since
-        if longest is None:
-            return False
-        self._leaving.add(longest)
-        longest.force_close()
         return True
 
     def _refuse(self, connection: socket.socket, share: str) -> None:

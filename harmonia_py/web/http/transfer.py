@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, TypeVar
@@ -21,10 +21,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from harmonia_py.cache.source import Pause, Piece
-from harmonia_py.runtime.tasks import retrieve, wake
+from harmonia_py.runtime.tasks import retrieve
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.runtime.turns import Turns
 from harmonia_py.web.admission.limits import Limits, Pace, unsent_bytes
+from harmonia_py.web.http.patience import Patience
 from harmonia_py.web.http.pausing import wait_for_more
 from harmonia_py.web.http.pieces import close_pieces, gather, in_memory
 from harmonia_py.web.http.pump import ClientGone, Full, Outcome, Pump
@@ -42,8 +43,6 @@ _MAKING: Final = 2
 # of all cores.
 _MAKING_SHARE: Final = 1 / 4
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
-# Added to a wait, so that it does not end a moment before the time that it waits for.
-_TICK_SECONDS: Final = 0.01
 
 # SO_LINGER as (on, seconds): on with 0 seconds makes `close` send a reset; off is the default.
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -88,6 +87,7 @@ class Transfers:
         self.making = Turns(_MAKING, 1, making_rest(limits.workers, len(os.sched_getaffinity(0))))
         self.coders = Turns(MAX_CODERS, _CODERS_PER_CLIENT)
         self._coding_threads = Threads(Pool.CODE)
+        self._patience = Patience(limits)
         self._turns = Turns(Pool.TRANSFER.threads, _THREADS_PER_CLIENT)
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class Transfers:
                 if isinstance(outcome, Pause):
                     await wait_for_more(outcome, sock, moved)
                 elif isinstance(outcome, Full):
-                    await self._until_writable(sock, pump.sent, pace)
+                    await self._patience.until_writable(sock, pump.sent, pace)
                 if transport.is_closing():
                     raise ClientGone
         finally:
@@ -176,7 +176,7 @@ class Transfers:
         """
         if transport.get_extra_info("sslcontext") is not None:
             return None
-        await self._flush(writer, transport)
+        await self._patience.flush(writer, transport)
         original = transport.get_extra_info("socket")
         if original is None or transport.is_closing():
             raise ClientGone
@@ -240,70 +240,10 @@ class Transfers:
                 if not part:
                     continue
                 sending.first_byte = sending.first_byte or time.perf_counter()
-                await self._at_pace(asyncio.ensure_future(write(part)), pace, taken)
+                await self._patience.at_pace(asyncio.ensure_future(write(part)), pace, taken)
                 sending.note(sending.sent + len(part))
         finally:
             self._close_when_done(None, None, parts)
-
-    async def _flush(self, writer: AbstractStreamWriter, transport: asyncio.Transport) -> None:
-        """Wait until the headers have left: the duplicate of the socket must not overtake the transport's buffer."""
-        low, high = transport.get_write_buffer_limits()
-        transport.set_write_buffer_limits(high=0)
-        try:
-            # One turn of the loop hands the headers to the kernel, unless the client lags behind: then wait for it.
-            await asyncio.sleep(0)
-            while transport.get_write_buffer_size():
-                if transport.is_closing():
-                    raise ClientGone
-                await self._within_limit(writer.drain())
-        finally:
-            transport.set_write_buffer_limits(high=high, low=low)
-
-    async def _until_writable(self, sock: socket.socket, sent: int, pace: Pace) -> None:
-        loop = asyncio.get_running_loop()
-        writable: asyncio.Future[None] = loop.create_future()
-        loop.add_writer(sock, wake, writable)
-        try:
-            await self._at_pace(writable, pace, lambda: sent - unsent_bytes(sock.fileno()))
-        finally:
-            loop.remove_writer(sock)
-
-    async def _at_pace(self, waiting: "asyncio.Future[None]", pace: Pace, taken: Callable[[], int]) -> None:
-        """Wait until `waiting` is done, for as long as the client takes enough; `taken` counts the bytes it has taken.
-
-        A socket is reported writable only when a third of its output has left, which may be more than a MiB. So the
-        client has not stalled if anything at all has left within a `stall_timeout`.
-
-        Raises:
-            ClientGone: the client takes nothing, or too little.
-        """
-        clock = asyncio.get_running_loop().time
-        since = looked = clock()
-        try:
-            taken_then = taken()
-            while not waiting.done():
-                left = since + self.limits.stall_timeout - clock()
-                if left <= 0:
-                    if taken() == taken_then:
-                        raise ClientGone
-                    since, taken_then = clock(), taken()
-                    continue
-                await asyncio.wait([waiting], timeout=min(left, pace.patience + _TICK_SECONDS))
-                now = clock()
-                if not pace.is_fast_enough(now - looked, taken()):
-                    raise ClientGone
-                looked = now
-        finally:
-            if not waiting.cancel() and not waiting.cancelled():
-                waiting.exception()
-        waiting.result()
-
-    async def _within_limit(self, waiting: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(self.limits.stall_timeout):
-                await waiting
-        except TimeoutError:
-            raise ClientGone from None
 
 
 def making_rest(workers: int, cores: int) -> float:

@@ -22,7 +22,7 @@ from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import HashPart
-from harmonia_py.web.admission import accepting
+from harmonia_py.web.admission import accepting, open_connections
 from harmonia_py.web.admission.clients import Clients, Proxies, group_of
 from harmonia_py.web.admission.limits import Limits, Pace, unsent_bytes
 from harmonia_py.web.admission.rate_limit import RateLimiter, RateTable
@@ -40,7 +40,7 @@ class TestConnections:
     async def test_whoever_comes_when_all_are_taken_waits_until_one_is_free(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(accepting, "_IDLE_SECONDS", TIME_LIMIT)
+        monkeypatch.setattr(open_connections, "_IDLE_SECONDS", TIME_LIMIT)
         async with Served(FakeSource(), limits=Limits(max_connections=2)) as served, asyncio.timeout(TIME_LIMIT):
             first, second, third = [await served.connect() for _ in range(3)]
             for reader, writer in (first, second):
@@ -132,7 +132,7 @@ class TestConnectionsOfOneClient:
                 writer.close()
 
     async def test_a_client_that_has_many_makes_room_for_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(accepting, "_IDLE_SECONDS", 0.05)
+        monkeypatch.setattr(open_connections, "_IDLE_SECONDS", 0.05)
         async with Served(FakeSource(), limits=self.LIMITS) as served, asyncio.timeout(TIME_LIMIT):
             clients = []
             for _ in range(4):
@@ -150,7 +150,7 @@ class TestConnectionsOfOneClient:
                 writer.close()
 
     async def test_when_all_are_taken_the_longest_idle_one_makes_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(accepting, "_IDLE_SECONDS", 0.05)
+        monkeypatch.setattr(open_connections, "_IDLE_SECONDS", 0.05)
         slow = SlowSource()
         async with Served(slow, limits=self.LIMITS) as served, asyncio.timeout(TIME_LIMIT):
             # Some are silent, some have begun a request that they do not finish, and one waits for its answer.
