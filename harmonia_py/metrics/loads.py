@@ -10,7 +10,8 @@ from typing import Final
 
 _PROCESS: Final = 0
 _CONNECTIONS: Final = 1
-_COLUMNS: Final = 2
+_TAKEN: Final = 2
+_COLUMNS: Final = 3
 _WORD: Final = 8
 
 
@@ -32,6 +33,15 @@ class Load:
         """Let the others know that this process accepts connections, and has so many."""
         self._cells[self._start + _CONNECTIONS] = connections
         self._cells[self._start + _PROCESS] = os.getpid()
+
+    def takes_one(self) -> None:
+        """Let the others know that this process has taken a connection from the sockets that all of them wait on."""
+        self._cells[self._start + _TAKEN] += 1
+
+    def taken_by_others(self) -> int:
+        """How many connections the other workers have taken: only whether that changes tells something."""
+        cells = self._cells
+        return sum(cells[start + _TAKEN] for start in range(0, len(cells), _COLUMNS)) - cells[self._start + _TAKEN]
 
     def ends(self) -> None:
         """Let the others know that it accepts no more."""

@@ -29,6 +29,13 @@ def test_a_worker_has_more_connections_than_another_only_while_that_one_accepts(
     assert not ours.exceeds_another()
 
 
+def test_what_a_worker_takes_is_known_to_the_others_alone() -> None:
+    loads = Loads(3)
+    ours, other = loads.of(0), loads.of(2)
+    other.takes_one()
+    assert (ours.taken_by_others(), other.taken_by_others()) == (1, 0)
+
+
 def test_a_worker_that_was_killed_has_no_connections_to_come() -> None:
     """It has said nothing of its end, and every connection would wait a moment for it."""
     loads = Loads(2)

@@ -101,7 +101,8 @@ class Acceptor:
         # While it leaves a connection to another worker.
         self._leaves: asyncio.TimerHandle | None = None
         self._leaving_to_others = Leaving(load, self._loop.time)
-        self._accepted = 0
+        # What other workers had taken when this one last decided about a connection.
+        self._taken_by_others = load.taken_by_others()
         self._warning = RareWarning(_log)
         self._protocol: Callable[[], asyncio.Protocol]
 
@@ -190,6 +191,7 @@ class Acceptor:
             if not self._accept_one(sock):
                 break
         self._note_load()
+        self._taken_by_others = self._load.taken_by_others()
 
     def _accept_one(self, sock: socket.socket) -> bool:
         """Accept one connection; whether it was refused or put off, so that the next may be looked at."""
@@ -208,7 +210,7 @@ class Acceptor:
             self._pause()
             self._rest = self._loop.call_later(_REST_SECONDS, self._rested)
             return False
-        self._accepted += 1
+        self._load.takes_one()
         share = self._share_of(peer_name(connection.family, address))
         if share is not None and not self._has_room_for(share):
             self._refuse(connection, share)
@@ -268,12 +270,15 @@ class Acceptor:
         )
 
     def _left(self, sock: socket.socket) -> None:
+        """Take the connection that was left, unless another worker has: then what waits is another one."""
         self._leaves = None
         self._resume()
         if self._accepting:
-            accepted = self._accepted
-            self._take(sock)
-            self._leaving_to_others.note(is_taken=self._accepted == accepted)
+            before, self._taken_by_others = self._taken_by_others, self._load.taken_by_others()
+            is_taken = self._taken_by_others != before
+            self._leaving_to_others.note(is_taken=is_taken)
+            if not is_taken or not self._leaving_to_others.is_due():
+                self._take(sock)
 
     def _look_away(self) -> None:
         self._pause()

@@ -2,11 +2,12 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from serving import PATH, TIME_LIMIT, FakeSource, read_answer
+from waiting import eventually
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.caches import Caches
@@ -16,8 +17,6 @@ from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.web.admission import accepting, leaving
 from harmonia_py.web.server import serve
 from harmonia_py.web.state import Serving
-
-Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture
@@ -35,12 +34,20 @@ async def worker(listener: socket.socket, metrics: Metrics) -> AsyncIterator[Non
         yield
 
 
-async def ask(listener: socket.socket) -> Client:
-    """A client that has an answer, and keeps its connection."""
-    reader, writer = await asyncio.open_connection(*listener.getsockname())
-    writer.write(f"GET /{PATH.hash_part}.narinfo HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    assert (await read_answer(reader)).status == 200
-    return reader, writer
+@asynccontextmanager
+async def clients(listener: socket.socket) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """What asks with so many clients, one after the other; each keeps its connection until the block ends."""
+    with ExitStack() as connections:
+
+        async def ask(count: int) -> None:
+            for _ in range(count):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                connections.callback(writer.close)
+                writer.write(f"GET /{PATH.hash_part}.narinfo HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert (await read_answer(reader)).status == 200
+
+        async with asyncio.timeout(TIME_LIMIT):
+            yield ask
 
 
 async def test_of_two_workers_the_one_with_fewer_connections_takes_the_next(listener: socket.socket) -> None:
@@ -48,13 +55,9 @@ async def test_of_two_workers_the_one_with_fewer_connections_takes_the_next(list
     board = Board(2)
     one, two = board.claim(0), board.claim(1)
     with listener:
-        async with AsyncExitStack() as stack, asyncio.timeout(TIME_LIMIT):
-            for metrics in (one, two):
-                await stack.enter_async_context(worker(listener, metrics))
-            clients = [await ask(listener) for _ in range(8)]
+        async with worker(listener, one), worker(listener, two), clients(listener) as ask:
+            await ask(8)
             assert (one.load.connections, two.load.connections) == (4, 4)
-            for _, writer in clients:
-                writer.close()
 
 
 async def test_a_worker_that_came_later_takes_connections_until_it_has_as_many(listener: socket.socket) -> None:
@@ -62,15 +65,38 @@ async def test_a_worker_that_came_later_takes_connections_until_it_has_as_many(l
     board = Board(2)
     one, two = board.claim(0), board.claim(1)
     with listener:
-        async with AsyncExitStack() as stack, asyncio.timeout(TIME_LIMIT):
-            await stack.enter_async_context(worker(listener, one))
-            clients = [await ask(listener) for _ in range(8)]
+        async with worker(listener, one), clients(listener) as ask:
+            await ask(8)
             assert one.load.connections == 8
-            await stack.enter_async_context(worker(listener, two))
-            clients += [await ask(listener) for _ in range(8)]
-            assert (one.load.connections, two.load.connections) == (8, 8)
-            for _, writer in clients:
-                writer.close()
+            async with worker(listener, two), clients(listener) as ask_more:
+                await ask_more(8)
+                assert (one.load.connections, two.load.connections) == (8, 8)
+
+
+async def test_a_connection_that_comes_after_another_one_was_left_is_left_as_well(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of its moment a worker took what waited then: not the connection that it had left, but the next."""
+    late: list[socket.socket] = []
+    real = accepting.Acceptor._left
+
+    def left(self: accepting.Acceptor, sock: socket.socket) -> None:
+        if not late:
+            late.append(socket.create_connection(listener.getsockname()))
+        real(self, sock)
+
+    monkeypatch.setattr(accepting.Acceptor, "_left", left)
+    board = Board(2)
+    one, two = board.claim(0), board.claim(1)
+    with listener, ExitStack() as stack:
+        async with worker(listener, one), clients(listener) as ask:
+            await ask(8)
+            async with worker(listener, two), clients(listener) as ask_more:
+                await ask_more(1)
+                await eventually(lambda: late)
+                stack.enter_context(late[0])
+                await eventually(lambda: one.load.connections + two.load.connections == 10)
+                assert (one.load.connections, two.load.connections) == (8, 2)
 
 
 async def test_a_connection_that_no_other_worker_takes_is_taken_all_the_same(listener: socket.socket) -> None:
@@ -79,11 +105,9 @@ async def test_a_connection_that_no_other_worker_takes_is_taken_all_the_same(lis
     board.claim(1).load.accepts(0)  # it is this process, which lives, and accepts nothing there
     ours = board.claim(0)
     with listener:
-        async with worker(listener, ours), asyncio.timeout(TIME_LIMIT):
-            clients = [await ask(listener) for _ in range(3)]
+        async with worker(listener, ours), clients(listener) as ask:
+            await ask(3)
             assert ours.load.connections == 3
-            for _, writer in clients:
-                writer.close()
 
 
 async def test_few_connections_wait_for_a_worker_that_takes_none(
@@ -103,12 +127,10 @@ async def test_few_connections_wait_for_a_worker_that_takes_none(
     board.claim(1).load.accepts(0)
     ours = board.claim(0)
     with listener:
-        async with worker(listener, ours), asyncio.timeout(TIME_LIMIT):
-            clients = [await ask(listener) for _ in range(20)]
+        async with worker(listener, ours), clients(listener) as ask:
+            await ask(20)
             assert ours.load.connections == 20
             assert len(left) == 8
-            for _, writer in clients:
-                writer.close()
 
 
 def test_a_worker_that_takes_none_is_left_one_again_after_a_pause_and_one_that_takes_them_each() -> None:
@@ -132,11 +154,9 @@ async def test_a_worker_that_stops_leaves_its_connections_to_the_others(listener
     board = Board(2)
     one, two = board.claim(0), board.claim(1)
     with listener:
-        async with worker(listener, one), asyncio.timeout(TIME_LIMIT):
+        async with worker(listener, one), clients(listener) as ask:
             async with worker(listener, two):
                 pass
-            clients = [await ask(listener) for _ in range(3)]
+            await ask(3)
             assert one.load.connections == 3
             assert not one.load.exceeds_another()
-            for _, writer in clients:
-                writer.close()
