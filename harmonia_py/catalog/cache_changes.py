@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonia_py.cache.access import Principal
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
-from harmonia_py.catalog.audit import Audit, entry_now
+from harmonia_py.catalog.audit import Audit, AuditEntry, entry_now
 from harmonia_py.catalog.caches import CacheExists, CacheRow, Caches, CacheSettings, Timestamp
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_of
 from harmonia_py.catalog.keys import KeyExists, KeyRow, Keys, KeyState
@@ -52,12 +52,12 @@ class CacheChanges:
             raise CacheExists(f"there is a cache {name} already")
         row = await self._caches.create(name, settings, declared=False, now=self._now())
         try:
-            await self._keys.add(self._key_row(row, key))
+            detail = asdict(settings) | {"public_key": str(key.public_key)}
+            await self._keys.add(self._key_row(row, key), self._entry(by, "cache.create", name, name, detail))
         except BaseException:
             # Without a key it would serve paths that no client trusts.
             await self._caches.delete(name, now=self._now())
             raise
-        await self._note(by, "cache.create", name, name, asdict(settings) | {"public_key": str(key.public_key)})
 
     async def configure(self, name: CacheName, changes: Mapping[str, Any], by: Principal) -> bool:
         """Change settings, by their names in `CacheSettings`; False when there is no such cache.
@@ -84,11 +84,11 @@ class CacheChanges:
         row = await self._own(name)
         if row is None:
             return False
+        entry = self._entry(by, "key.rotate", name, key.name, {"public_key": str(key.public_key)})
         try:
-            await self._keys.add(self._key_row(row, key), retire_others=self._now())
+            await self._keys.add(self._key_row(row, key), entry, retire_others=self._now())
         except KeyExists:
             raise PushRefused(f"the cache {name} had a key {key.name} before: give the new one another name") from None
-        await self._note(by, "key.rotate", name, key.name, {"public_key": str(key.public_key)})
         return True
 
     async def add_key(self, cache: CacheRow, key: SecretKey, by: Principal) -> None:
@@ -98,8 +98,8 @@ class CacheChanges:
             KeyExists: it has one of this name.
             StorageError: it cannot be changed.
         """
-        await self._keys.add(self._key_row(cache, key))
-        await self._note(by, "key.create", cache.name, key.name, {"public_key": str(key.public_key)})
+        entry = self._entry(by, "key.create", cache.name, key.name, {"public_key": str(key.public_key)})
+        await self._keys.add(self._key_row(cache, key), entry)
 
     async def new_key(self, name: CacheName) -> SecretKey:
         """A new key that is named after the cache, with a number when the cache has had a key of that name."""
@@ -143,7 +143,11 @@ class CacheChanges:
     async def _note(
         self, by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]
     ) -> None:
-        await self._audit.note([entry_now(by.name, action, cache=cache, subject=subject, detail=detail)])
+        await self._audit.note([self._entry(by, action, cache, subject, detail)])
+
+    @staticmethod
+    def _entry(by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
+        return entry_now(by.name, action, cache=cache, subject=subject, detail=detail)
 
     def _now(self) -> Timestamp:
         return Timestamp(int(self._clock()))

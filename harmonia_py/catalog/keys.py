@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.errors import HarmoniaError
 
@@ -56,15 +57,20 @@ class Keys(Protocol):
     async def of(self, cache: CacheId) -> Sequence[KeyRow]:
         """All keys of a cache, the oldest first."""
 
-    async def add(self, key: KeyRow, *, retire_others: Timestamp | None = None) -> None:
-        """Take in a new key; with `retire_others` the active ones sign beside it until then, in one transaction.
+    async def add(self, key: KeyRow, entry: AuditEntry, *, retire_others: Timestamp | None = None) -> None:
+        """Take in a new key, with an entry of the audit log, in one transaction.
+
+        With `retire_others` the active ones sign beside it until then.
 
         Raises:
             KeyExists: the cache has one of this name.
         """
 
-    async def retire(self, cache: CacheId, name: str, *, until: Timestamp, now: Timestamp) -> bool:
-        """Let a key sign until then, or, when that is not later than `now`, no more; False when there is none."""
+    async def retire(self, cache: CacheId, name: str, entry: AuditEntry, *, until: Timestamp, now: Timestamp) -> bool:
+        """Let a key sign until then, or, when that is not later than `now`, no more; False when there is none.
+
+        The same transaction writes `entry` to the audit log, if there is such a key.
+        """
 
     async def end_overlaps(self, *, now: Timestamp) -> bool:
         """Let the keys of all caches whose time has come sign no more; False, at little cost, when there are none."""

@@ -73,8 +73,8 @@ def _create(options: argparse.Namespace, config: Config) -> int:
         if signing := _signing(rows, name, encryption):
             raise ConfigError(f"the cache {name} signs with {signing[-1].name}; `key rotate` makes a successor")
         key = _new_key(options, config, name, rows)
-        await catalog.keys.add(_row(cache, key, encryption))
-        await catalog.audit.note([entry("key.create", cache=name, subject=key.name, public_key=str(key.public_key))])
+        noted = entry("key.create", cache=name, subject=key.name, public_key=str(key.public_key))
+        await catalog.keys.add(_row(cache, key, encryption), noted)
         return key.public_key
 
     print(in_catalog(config, create))  # noqa: T201
@@ -94,9 +94,8 @@ def _rotate(options: argparse.Namespace, config: Config) -> int:
         if not signing:
             raise ConfigError(f"the cache {name} has no key that signs; `key create` makes one")
         key = _new_key(options, config, name, rows)
-        await catalog.keys.add(_row(cache, key, encryption), retire_others=until)
-        detail = {"public_key": str(key.public_key), "until": until}
-        await catalog.audit.note([entry("key.rotate", cache=name, subject=key.name, **detail)])
+        noted = entry("key.rotate", cache=name, subject=key.name, public_key=str(key.public_key), until=until)
+        await catalog.keys.add(_row(cache, key, encryption), noted, retire_others=until)
         return key.public_key, [row.name for row in signing if row.state is KeyState.ACTIVE]
 
     public_key, others = in_catalog(config, rotate)
@@ -115,8 +114,8 @@ def _retire(options: argparse.Namespace, config: Config) -> int:
         signing = [row.name for row in rows if row.signs(at)]
         if options.name not in signing:
             raise ConfigError(f"no key {options.name} signs for the cache {name}; `key list {name}` shows which do")
-        await catalog.keys.retire(cache.id, options.name, until=at, now=at)
-        await catalog.audit.note([entry("key.retire", cache=name, subject=options.name)])
+        noted = entry("key.retire", cache=name, subject=options.name)
+        await catalog.keys.retire(cache.id, options.name, noted, until=at, now=at)
         return len(signing) == 1
 
     if in_catalog(config, retire):

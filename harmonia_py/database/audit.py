@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from harmonia_py.catalog.audit import AuditEntry
@@ -34,11 +34,7 @@ class SqlAudit:
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
         """As in `Audit`."""
-        rows = [
-            (entry.at_ns, entry.id, entry.principal, entry.action, entry.cache, entry.subject, entry.detail)
-            for entry in entries
-        ]
-        await self._database.write(lambda: ask_many(_NOTE, rows))
+        await self._database.write(lambda: note(entries))
 
     async def page(self, after: tuple[int, str] | None, limit: int) -> Sequence[AuditEntry]:
         """As in `Audit`."""
@@ -72,6 +68,15 @@ def _identity(now: Timestamp) -> tuple[int, str]:
     if 0 <= exact_ns - at_ns < _SAME_CLOCK_NS:
         at_ns = exact_ns
     return at_ns, f"{exact_ns:020d}-{secrets.token_hex(_ID_BYTES)}"
+
+
+def note(entries: Iterable[AuditEntry]) -> Transaction[None]:
+    """Write entries, as a part of a transaction."""
+    rows = [
+        (entry.at_ns, entry.id, entry.principal, entry.action, entry.cache, entry.subject, entry.detail)
+        for entry in entries
+    ]
+    yield from ask_many(_NOTE, rows)
 
 
 def note_in_cache(

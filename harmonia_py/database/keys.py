@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.keys import KeyExists, KeyRow, KeyState
+from harmonia_py.database.audit import note
 from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_one
 
 _COLUMNS: Final = "cache_id, name, public_key, secret, encryption, state, created_s, until_s"
@@ -36,7 +38,7 @@ class SqlKeys:
 
         return await self._database.read(of)
 
-    async def add(self, key: KeyRow, *, retire_others: Timestamp | None = None) -> None:
+    async def add(self, key: KeyRow, entry: AuditEntry, *, retire_others: Timestamp | None = None) -> None:
         """As in `Keys`."""
 
         def add() -> Transaction[None]:
@@ -46,15 +48,19 @@ class SqlKeys:
                 yield from ask(_RETIRE_OTHERS, key.cache, retire_others)
             secret = (key.public_key, key.secret, key.encryption)
             yield from ask(_ADD, key.cache, key.name, *secret, key.state.value, key.created, key.until)
+            yield from note([entry])
 
         await self._database.write(add, *_CHANGES)
 
-    async def retire(self, cache: CacheId, name: str, *, until: Timestamp, now: Timestamp) -> bool:
+    async def retire(self, cache: CacheId, name: str, entry: AuditEntry, *, until: Timestamp, now: Timestamp) -> bool:
         """As in `Keys`."""
         state = KeyState.RETIRED if until <= now else KeyState.RETIRING
 
         def retire() -> Transaction[bool]:
-            return (yield from ask_one(_RETIRE, cache, name, state.value, until)) is not None
+            retired = (yield from ask_one(_RETIRE, cache, name, state.value, until)) is not None
+            if retired:
+                yield from note([entry])
+            return retired
 
         return await self._database.write(retire, *_CHANGES)
 

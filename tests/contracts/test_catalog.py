@@ -24,7 +24,7 @@ from harmonia_py.cache.access import Action, grants_of
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog import access
 from harmonia_py.catalog.access import TokenExists, TokenRow, TooManyTokens
-from harmonia_py.catalog.audit import AuditEntry
+from harmonia_py.catalog.audit import AuditEntry, entry_now
 from harmonia_py.catalog.caches import DEFAULT_CACHE, MIRROR, CacheExists, CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.evidence import Evidence, Judge
 from harmonia_py.catalog.keys import KeyExists, KeyRow, KeyState
@@ -828,15 +828,17 @@ async def test_a_new_key_lets_the_old_ones_sign_for_a_while(catalog: SqlCatalog)
         created=NOW,
     )
     new = replace(old, name="k-2", created=later(1))
-    await catalog.keys.add(old)
+    made, again, rotated, retired, absent = (entry_now("tests", f"key.{number}") for number in range(5))
+    await catalog.keys.add(old, made)
     with pytest.raises(KeyExists):
-        await catalog.keys.add(old)
-    await catalog.keys.add(new, retire_others=later(60))
+        await catalog.keys.add(old, again)
+    await catalog.keys.add(new, rotated, retire_others=later(60))
     assert await catalog.keys.of(CACHE) == [replace(old, state=KeyState.RETIRING, until=later(60)), new]
-    assert await catalog.keys.retire(CACHE, "k-1", until=later(5), now=later(5))
+    assert await catalog.keys.retire(CACHE, "k-1", retired, until=later(5), now=later(5))
     assert [key.state for key in await catalog.keys.of(CACHE)] == [KeyState.RETIRED, KeyState.ACTIVE]
-    assert not await catalog.keys.retire(CACHE, "k-3", until=later(5), now=later(5))
+    assert not await catalog.keys.retire(CACHE, "k-3", absent, until=later(5), now=later(5))
     assert await catalog.keys.of(OTHER) == []
+    assert await catalog.audit.page(None, 10) == [made, rotated, retired], "what was refused is not noted"
 
 
 async def test_a_change_of_a_key_is_one_of_access_and_nothing_to_end_is_none(catalog: SqlCatalog) -> None:
@@ -851,9 +853,9 @@ async def test_a_change_of_a_key_is_one_of_access_and_nothing_to_end_is_none(cat
         created=NOW,
     )
     seen = [catalog.database.generation(Topic.ACCESS)]
-    await catalog.keys.add(key)
+    await catalog.keys.add(key, entry_now("tests", "key.create"))
     seen.append(catalog.database.generation(Topic.ACCESS))
-    await catalog.keys.add(replace(key, name="k-2"), retire_others=later(60))
+    await catalog.keys.add(replace(key, name="k-2"), entry_now("tests", "key.rotate"), retire_others=later(60))
     seen.append(catalog.database.generation(Topic.ACCESS))
     assert not await catalog.keys.end_overlaps(now=later(59))
     assert catalog.database.generation(Topic.ACCESS) == seen[-1]
@@ -864,7 +866,8 @@ async def test_a_change_of_a_key_is_one_of_access_and_nothing_to_end_is_none(cat
         "k-1": KeyState.RETIRED,
         "k-2": KeyState.ACTIVE,
     }
-    assert await catalog.keys.retire(CACHE, "k-2", until=later(61), now=later(61))
+    retired = entry_now("tests", "key.retire")
+    assert await catalog.keys.retire(CACHE, "k-2", retired, until=later(61), now=later(61))
     seen.append(catalog.database.generation(Topic.ACCESS))
     assert len(set(seen)) == len(seen)
 

@@ -15,6 +15,7 @@ from pushing import pushed_to
 from trees import File
 
 from harmonia_py.cache.source import Pause, Piece
+from harmonia_py.catalog.audit import entry_now
 from harmonia_py.catalog.key_encryption import secret_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
 from harmonia_py.catalog.nars import RECIPES
@@ -121,7 +122,7 @@ async def add_key(house: House, name: str) -> None:
         state=KeyState.ACTIVE,
         created=now,
     )
-    await house.server.catalog.keys.add(added, retire_others=now)
+    await house.server.catalog.keys.add(added, entry_now("tests", "key.rotate"), retire_others=now)
 
 
 async def test_a_cache_whose_first_path_is_in_chunks_is_not_written_anew_at_each_start(house: House) -> None:

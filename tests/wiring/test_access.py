@@ -9,6 +9,7 @@ from catalogs import nar_file
 from waiting import eventually
 
 from harmonia_py.cache.cache_name import CacheName
+from harmonia_py.catalog.audit import entry_now
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheRow, CacheSettings, Timestamp
 from harmonia_py.catalog.key_encryption import secret_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
@@ -134,8 +135,9 @@ async def test_a_key_that_was_rotated_signs_until_its_time_and_no_longer(tmp_pat
         catalog = await open_catalog(settings)
         row = await catalog.caches.find(CacheName("team"))
         assert row is not None
-        await catalog.keys.add(key_row(row, "team-1", NOW))
-        await catalog.keys.add(key_row(row, "team-2", later(1)), retire_others=later(30 * DAY))
+        await catalog.keys.add(key_row(row, "team-1", NOW), entry_now("tests", "key.create"))
+        rotated = entry_now("tests", "key.rotate")
+        await catalog.keys.add(key_row(row, "team-2", later(1)), rotated, retire_others=later(30 * DAY))
 
         async def signers() -> list[str]:
             if access.generation.cells[0] != seen[0]:  # as a worker does before it answers a request

@@ -10,6 +10,7 @@ from administering import Machine
 from msgspec.structs import replace as replace_fields
 
 from harmonia_py.cache.cache_name import CacheName
+from harmonia_py.catalog.audit import entry_now
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.commands.doctor import caches
 from harmonia_py.config.settings import Config
@@ -90,7 +91,7 @@ async def test_a_key_that_cannot_be_read_is_a_failure(machine: Machine) -> None:
     [key] = await catalog.keys.of(team.id)
     other = await catalog.caches.create(CacheName("other"), team.settings, declared=False, now=team.created)
     # Another cache's secret, as if a row had been copied by hand.
-    await catalog.keys.add(replace(key, cache=other.id))
+    await catalog.keys.add(replace(key, cache=other.id), entry_now("tests", "key.create"))
     await catalog.aclose()
     assert any(line.startswith("failure: other: ") and "not served" in line for line in await said(machine))
 
