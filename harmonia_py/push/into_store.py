@@ -25,7 +25,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.evidence_check import other_references
-from harmonia_py.push.publishing import CheckedClaim, PushPorts, ToCome
+from harmonia_py.push.publishing import CheckedClaim, PushPorts, ToCome, not_here
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.store_import import StoreImport
 
@@ -150,8 +150,7 @@ class IntoStore:
         blob = await self._blobs.open(BlobKey(file.blob_key))
         if blob is None:
             await self._quarantine.finds(file)
-            name = PushedFile(file.file_hash, file.compression)
-            raise PushConflict(f"URL: nar/{name} is not here: run the same command again with --refresh")
+            raise not_here(PushedFile(file.file_hash, file.compression))
         added = await self._store_import.add(info, file, blob)
         # A session of its own lets the file go soon, however long the client goes on pushing.
         ends = Timestamp(self._now() - SESSION_SECONDS + _FILE_SECONDS)

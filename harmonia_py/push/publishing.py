@@ -189,7 +189,7 @@ class Publisher:
         info, asking = claim.path_info, self._evidence_check.question(claim.path_info)
         evidence = await self._catalog.evidence.find(session.cache, file.file_hash, info, asking.in_question)
         if evidence is None:
-            raise PushConflict(f"URL: nar/{file} is not here: run the same command again with --refresh")
+            raise not_here(file)
         checked = self._evidence_check.check_claim(claim, file, evidence, asking.findings)
         elsewhere = await self._check_references(info, checked, evidence, to_come)
         verified_ca = await self._verified_address(info, checked.file, evidence.file)
@@ -240,12 +240,17 @@ class Publisher:
             download = await self._open_blob(row.blob_key)
             if download is None:
                 await self._quarantine.finds(row)
-                raise PushConflict(f"URL: nar/{file} is not here: run the same command again with --refresh")
+                raise not_here(file)
             with download:
                 unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None), self._read)
                 while (pause := await in_thread(self._threads, _feed, parts, unpacker, check)) is not None:
                     await pause.wait()
         return str(info.ca)
+
+
+def not_here(file: PushedFile) -> PushConflict:
+    """The refusal of a narinfo whose file is not here: the client can push the file again."""
+    return PushConflict(f"URL: nar/{file} is not here: run the same command again with --refresh")
 
 
 @contextmanager
