@@ -16,7 +16,8 @@ _HEAD: Final = """\
 # Metrics
 
 What `/metrics` has, for all worker processes together. Every series is there from the start, with 0; those of upstreams
-and of the mirror when the configuration names an upstream. Counters survive workers and begin again with the server.
+and of the mirror when the configuration names an upstream, and durations from the first request of their kind on.
+Counters survive workers and begin again with the server.
 `path` is the name of a route, or `other`; `method` is `GET`, `HEAD` or `other`.
 
 Made from the code by `scripts/metrics_reference.py`. A dashboard and alert rules are in `dashboards/`.

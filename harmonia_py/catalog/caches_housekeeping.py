@@ -64,21 +64,21 @@ class CollectionCounters(Counters):
         ended: when the last whole pass ended, in seconds since the epoch.
     """
 
-    swept: Counter = counted(families.PUSHES_SWEPT)
-    swept_files: Counter = counted(families.PUSHED_FILES_SWEPT)
-    waited: Counter = counted(families.PUSHED_PATHS, "waited_in_vain")
-    paths: Counter = counted(families.COLLECTED_PATHS)
-    bytes: Counter = counted(families.COLLECTED_BYTES)
-    files: Counter = counted(families.COLLECTED_FILES)
-    published: Gauge = gauged(families.KEPT_PATHS, "published")
-    published_bytes: Gauge = gauged(families.KEPT_BYTES, "published")
-    condemned: Gauge = gauged(families.KEPT_PATHS, "condemned")
-    condemned_bytes: Gauge = gauged(families.KEPT_BYTES, "condemned")
-    waiting: Gauge = gauged(families.KEPT_PATHS, "waiting")
-    pins: Gauge = gauged(families.PINS)
-    pinned: Gauge = gauged(families.PINNED_PATHS)
-    garbage: Gauge = gauged(families.GARBAGE_FILES)
-    ended: Gauge = gauged(families.COLLECTION_TIME)
+    swept: Counter = counted(families.pushed.PUSHES_SWEPT)
+    swept_files: Counter = counted(families.pushed.PUSHED_FILES_SWEPT)
+    waited: Counter = counted(families.pushed.PUSHED_PATHS, "waited_in_vain")
+    paths: Counter = counted(families.pushed.COLLECTED_PATHS)
+    bytes: Counter = counted(families.pushed.COLLECTED_BYTES)
+    files: Counter = counted(families.pushed.COLLECTED_FILES)
+    published: Gauge = gauged(families.pushed.KEPT_PATHS, "published")
+    published_bytes: Gauge = gauged(families.pushed.KEPT_BYTES, "published")
+    condemned: Gauge = gauged(families.pushed.KEPT_PATHS, "condemned")
+    condemned_bytes: Gauge = gauged(families.pushed.KEPT_BYTES, "condemned")
+    waiting: Gauge = gauged(families.pushed.KEPT_PATHS, "waiting")
+    pins: Gauge = gauged(families.pushed.PINS)
+    pinned: Gauge = gauged(families.pushed.PINNED_PATHS)
+    garbage: Gauge = gauged(families.pushed.GARBAGE_FILES)
+    ended: Gauge = gauged(families.pushed.COLLECTION_TIME)
 
 
 class CachesHousekeeping:

@@ -36,10 +36,10 @@ class EvictionCounters(Counters):
         evicted_bytes: the size of their files.
     """
 
-    blobs: Gauge = gauged(families.CACHE_BLOBS)
-    bytes: Gauge = gauged(families.CACHE_BYTES)
-    evicted_blobs: Counter = counted(families.CACHE_EVICTED_BLOBS)
-    evicted_bytes: Counter = counted(families.CACHE_EVICTED_BYTES)
+    blobs: Gauge = gauged(families.kept.CACHE_BLOBS)
+    bytes: Gauge = gauged(families.kept.CACHE_BYTES)
+    evicted_blobs: Counter = counted(families.kept.CACHE_EVICTED_BLOBS)
+    evicted_bytes: Counter = counted(families.kept.CACHE_EVICTED_BYTES)
 
 
 class Housekeeping:

@@ -32,8 +32,8 @@ class QuarantineCounters(Counters):
         paths: that readers do not see any more because of these.
     """
 
-    files: Counter = counted(families.QUARANTINED_FILES)
-    paths: Counter = counted(families.HIDDEN_PATHS)
+    files: Counter = counted(families.kept.QUARANTINED_FILES)
+    paths: Counter = counted(families.kept.HIDDEN_PATHS)
 
 
 class Quarantine:

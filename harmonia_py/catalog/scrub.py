@@ -53,12 +53,12 @@ class ScrubCounters(Counters):
         hidden: paths that are hidden now because of these.
     """
 
-    files: Counter = counted(families.SCRUBBED_FILES)
-    bytes: Counter = counted(families.SCRUBBED_BYTES)
-    faults: Counter = counted(families.SCRUB_FAULTS)
-    age: Gauge = gauged(families.SCRUB_AGE)
-    quarantined: Gauge = gauged(families.QUARANTINED)
-    hidden: Gauge = gauged(families.HIDDEN)
+    files: Counter = counted(families.kept.SCRUBBED_FILES)
+    bytes: Counter = counted(families.kept.SCRUBBED_BYTES)
+    faults: Counter = counted(families.kept.SCRUB_FAULTS)
+    age: Gauge = gauged(families.kept.SCRUB_AGE)
+    quarantined: Gauge = gauged(families.kept.QUARANTINED)
+    hidden: Gauge = gauged(families.kept.HIDDEN)
 
 
 class Scrub:

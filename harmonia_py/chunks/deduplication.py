@@ -61,17 +61,17 @@ class DeduplicationCounters(Counters):
         ended: when the last pass ended, in seconds since the epoch.
     """
 
-    files: Gauge = gauged(families.CHUNKED_FILES)
-    former_bytes: Gauge = gauged(families.CHUNKED_BYTES)
-    packs: Gauge = gauged(families.PACKS)
-    used_bytes: Gauge = gauged(families.PACK_BYTES, "used")
-    unused_bytes: Gauge = gauged(families.PACK_BYTES, "unused")
-    made: Counter = counted(families.DEDUPLICATED_FILES, "chunks")
-    left: Counter = counted(families.DEDUPLICATED_FILES, "left")
-    nar_bytes: Counter = counted(families.DEDUPLICATED_BYTES)
-    errors: Counter = counted(families.DEDUPLICATION_ERRORS)
-    waiting: Gauge = gauged(families.DEDUPLICATION_WAITING)
-    ended: Gauge = gauged(families.DEDUPLICATION_TIME)
+    files: Gauge = gauged(families.chunks.CHUNKED_FILES)
+    former_bytes: Gauge = gauged(families.chunks.CHUNKED_BYTES)
+    packs: Gauge = gauged(families.chunks.PACKS)
+    used_bytes: Gauge = gauged(families.chunks.PACK_BYTES, "used")
+    unused_bytes: Gauge = gauged(families.chunks.PACK_BYTES, "unused")
+    made: Counter = counted(families.chunks.DEDUPLICATED_FILES, "chunks")
+    left: Counter = counted(families.chunks.DEDUPLICATED_FILES, "left")
+    nar_bytes: Counter = counted(families.chunks.DEDUPLICATED_BYTES)
+    errors: Counter = counted(families.chunks.DEDUPLICATION_ERRORS)
+    waiting: Gauge = gauged(families.chunks.DEDUPLICATION_WAITING)
+    ended: Gauge = gauged(families.chunks.DEDUPLICATION_TIME)
 
 
 class Deduplication:

@@ -22,11 +22,11 @@ class CompressedCounters(Counters):
         file_bytes: compressed bytes of the files finished.
     """
 
-    hits: Counter = counted(families.COMPRESSED_DOWNLOADS, "hit")
-    followed: Counter = counted(families.COMPRESSED_DOWNLOADS, "followed")
-    misses: Counter = counted(families.COMPRESSED_DOWNLOADS, "miss")
-    unkept: Counter = counted(families.COMPRESSED_DOWNLOADS, "unkept")
-    mismatches: Counter = counted(families.COMPRESSED_FAILURES, "mismatch")
-    failures: Counter = counted(families.COMPRESSED_FAILURES, "error")
-    nar_bytes: Counter = counted(families.COMPRESSED_NAR_BYTES)
-    file_bytes: Counter = counted(families.COMPRESSED_FILE_BYTES)
+    hits: Counter = counted(families.store.COMPRESSED_DOWNLOADS, "hit")
+    followed: Counter = counted(families.store.COMPRESSED_DOWNLOADS, "followed")
+    misses: Counter = counted(families.store.COMPRESSED_DOWNLOADS, "miss")
+    unkept: Counter = counted(families.store.COMPRESSED_DOWNLOADS, "unkept")
+    mismatches: Counter = counted(families.store.COMPRESSED_FAILURES, "mismatch")
+    failures: Counter = counted(families.store.COMPRESSED_FAILURES, "error")
+    nar_bytes: Counter = counted(families.store.COMPRESSED_NAR_BYTES)
+    file_bytes: Counter = counted(families.store.COMPRESSED_FILE_BYTES)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from harmonia_py.errors import FormatError
-from harmonia_py.metrics.families import FAMILIES, HTTP_REQUEST_DURATION, HTTP_REQUESTS
+from harmonia_py.metrics.families import FAMILIES
+from harmonia_py.metrics.families.http import HTTP_REQUEST_DURATION, HTTP_REQUESTS
 from harmonia_py.metrics.family import Family
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,7 +25,7 @@ class Sample(NamedTuple):
 
 
 def format_metrics(figures: Mapping[str, Sequence[float]]) -> str:
-    """The whole text.
+    """The whole text. The durations of requests are left out of which there was none.
 
     Args:
         figures: the numbers of each series by its name and labels, as `Family.series` writes them; of a histogram the
@@ -35,9 +36,12 @@ def format_metrics(figures: Mapping[str, Sequence[float]]) -> str:
         name, _, labels = series.partition("{")
         by_name.setdefault(name, []).append((labels.removesuffix("}"), cells))
     # Every answer has taken some time, so they are counted once.
-    by_name[HTTP_REQUESTS.name] = [
-        (labels, [sum(cells[:-1])]) for labels, cells in by_name.get(HTTP_REQUEST_DURATION.name, ())
-    ]
+    durations = by_name.get(HTTP_REQUEST_DURATION.name, ())
+    requests = [(labels, sum(cells[:-1])) for labels, cells in durations]
+    by_name[HTTP_REQUESTS.name] = [(labels, [count]) for labels, count in requests]
+    # The counter begins at zero for `increase()`; twelve lines of zeros beside it would be nine tenths of the text.
+    answered = {labels for labels, count in requests if count}
+    by_name[HTTP_REQUEST_DURATION.name] = [(labels, cells) for labels, cells in durations if labels in answered]
     return "".join(_lines(FAMILIES, by_name))
 
 

@@ -1,9 +1,12 @@
 """`Family`: a family of series on `/metrics`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
+
+HARMONIA_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
+"""Upper bounds in seconds, those of Harmonia 3."""
 
 
 @dataclass(frozen=True, slots=True)

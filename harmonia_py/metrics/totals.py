@@ -42,16 +42,16 @@ def _of_processes(
     maker: int, first: ProcessFacts | None, readings: list[SlotReading], workers: Mapping[int, ProcessFacts]
 ) -> Totals:
     figures: Totals = {
-        of.BUILD_INFO.series(__version__): [1.0],
-        of.WORKERS.series(): [float(len(workers))],
-        of.PROCESS_MAX_FDS.series(): [float(max_fds())],
+        of.processes.BUILD_INFO.series(__version__): [1.0],
+        of.processes.WORKERS.series(): [float(len(workers))],
+        of.processes.PROCESS_MAX_FDS.series(): [float(max_fds())],
     }
     for number, worker in workers.items():
         label = str(number)
-        figures[of.WORKER_CPU.series(label)] = [worker.cpu_seconds]
-        figures[of.WORKER_RSS.series(label)] = [float(worker.resident_bytes)]
-        figures[of.WORKER_FDS.series(label)] = [float(worker.open_fds)]
-        figures[of.WORKER_START.series(label)] = [worker.start_time]
+        figures[of.processes.WORKER_CPU.series(label)] = [worker.cpu_seconds]
+        figures[of.processes.WORKER_RSS.series(label)] = [float(worker.resident_bytes)]
+        figures[of.processes.WORKER_FDS.series(label)] = [float(worker.open_fds)]
+        figures[of.processes.WORKER_START.series(label)] = [worker.start_time]
     by_process = {reading.process: workers[reading.number] for reading in readings if reading.number in workers}
     if first is not None:
         by_process[maker] = first
@@ -59,9 +59,9 @@ def _of_processes(
     if all_processes:
         # The first process waits for those that end, and so inherits the time they took: the sum never falls.
         ended = first.ended_children_cpu_seconds if first is not None else 0.0
-        figures[of.PROCESS_CPU.series()] = [sum(one.cpu_seconds for one in all_processes) + ended]
-        figures[of.PROCESS_RSS.series()] = [float(sum(one.resident_bytes for one in all_processes))]
-        figures[of.PROCESS_VIRTUAL.series()] = [float(sum(one.virtual_bytes for one in all_processes))]
-        figures[of.PROCESS_FDS.series()] = [float(sum(one.open_fds for one in all_processes))]
-        figures[of.PROCESS_START.series()] = [min(one.start_time for one in all_processes)]
+        figures[of.processes.PROCESS_CPU.series()] = [sum(one.cpu_seconds for one in all_processes) + ended]
+        figures[of.processes.PROCESS_RSS.series()] = [float(sum(one.resident_bytes for one in all_processes))]
+        figures[of.processes.PROCESS_VIRTUAL.series()] = [float(sum(one.virtual_bytes for one in all_processes))]
+        figures[of.processes.PROCESS_FDS.series()] = [float(sum(one.open_fds for one in all_processes))]
+        figures[of.processes.PROCESS_START.series()] = [min(one.start_time for one in all_processes)]
     return figures

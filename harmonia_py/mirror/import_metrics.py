@@ -19,8 +19,8 @@ class ImportCounters(Counters):
         queued: paths that are still to be imported.
     """
 
-    imported: Counter = counted(families.MIRROR_IMPORTS, "imported")
-    untrusted: Counter = counted(families.MIRROR_IMPORTS, "untrusted")
-    incomplete: Counter = counted(families.MIRROR_IMPORTS, "incomplete")
-    failed: Counter = counted(families.MIRROR_IMPORTS, "failed")
-    queued: Gauge = gauged(families.MIRROR_IMPORT_QUEUE)
+    imported: Counter = counted(families.upstreams.MIRROR_IMPORTS, "imported")
+    untrusted: Counter = counted(families.upstreams.MIRROR_IMPORTS, "untrusted")
+    incomplete: Counter = counted(families.upstreams.MIRROR_IMPORTS, "incomplete")
+    failed: Counter = counted(families.upstreams.MIRROR_IMPORTS, "failed")
+    queued: Gauge = gauged(families.upstreams.MIRROR_IMPORT_QUEUE)

@@ -22,11 +22,11 @@ class MirrorCounters(Counters):
         failures: files that were begun and could not be finished.
     """
 
-    narinfos_asked: Counter = counted(families.MIRROR_NARINFOS, "asked")
-    narinfos_remembered: Counter = counted(families.MIRROR_NARINFOS, "remembered")
-    narinfos_stale: Counter = counted(families.MIRROR_NARINFOS, "stale")
-    hits: Counter = counted(families.MIRROR_DOWNLOADS, "hit")
-    followed: Counter = counted(families.MIRROR_DOWNLOADS, "followed")
-    fetched: Counter = counted(families.MIRROR_DOWNLOADS, "fetched")
-    passed: Counter = counted(families.MIRROR_DOWNLOADS, "unkept")
-    failures: Counter = counted(families.MIRROR_FAILURES)
+    narinfos_asked: Counter = counted(families.upstreams.MIRROR_NARINFOS, "asked")
+    narinfos_remembered: Counter = counted(families.upstreams.MIRROR_NARINFOS, "remembered")
+    narinfos_stale: Counter = counted(families.upstreams.MIRROR_NARINFOS, "stale")
+    hits: Counter = counted(families.upstreams.MIRROR_DOWNLOADS, "hit")
+    followed: Counter = counted(families.upstreams.MIRROR_DOWNLOADS, "followed")
+    fetched: Counter = counted(families.upstreams.MIRROR_DOWNLOADS, "fetched")
+    passed: Counter = counted(families.upstreams.MIRROR_DOWNLOADS, "unkept")
+    failures: Counter = counted(families.upstreams.MIRROR_FAILURES)

@@ -24,13 +24,13 @@ class UpstreamMetrics(Counters):
         breaker_open: 1 while it is not asked because it failed.
     """
 
-    found: Counter = counted(families.UPSTREAM_REQUESTS, "found")
-    absent: Counter = counted(families.UPSTREAM_REQUESTS, "absent")
-    unreachable: Counter = counted(families.UPSTREAM_ERRORS, "unreachable")
-    malformed: Counter = counted(families.UPSTREAM_ERRORS, "protocol")
-    untrusted: Counter = counted(families.UPSTREAM_ERRORS, "untrusted")
-    received_bytes: Counter = counted(families.UPSTREAM_BYTES)
-    breaker_open: Gauge = gauged(families.UPSTREAM_BREAKER)
+    found: Counter = counted(families.upstreams.UPSTREAM_REQUESTS, "found")
+    absent: Counter = counted(families.upstreams.UPSTREAM_REQUESTS, "absent")
+    unreachable: Counter = counted(families.upstreams.UPSTREAM_ERRORS, "unreachable")
+    malformed: Counter = counted(families.upstreams.UPSTREAM_ERRORS, "protocol")
+    untrusted: Counter = counted(families.upstreams.UPSTREAM_ERRORS, "untrusted")
+    received_bytes: Counter = counted(families.upstreams.UPSTREAM_BYTES)
+    breaker_open: Gauge = gauged(families.upstreams.UPSTREAM_BREAKER)
 
     def failed(self, error: UpstreamError) -> None:
         """Count a request that ended with `error`."""

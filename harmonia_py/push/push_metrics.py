@@ -20,9 +20,9 @@ class PushCounters(Counters):
         refused: narinfos and files whose claims were wrong.
     """
 
-    files: Counter = counted(families.PUSHED_FILES)
-    bytes: Counter = counted(families.PUSHED_BYTES)
-    published: Counter = counted(families.PUSHED_PATHS, "published")
-    waiting: Counter = counted(families.PUSHED_PATHS, "waiting")
-    kept_first: Counter = counted(families.PUSHED_PATHS, "kept_first")
-    refused: Counter = counted(families.PUSHED_PATHS, "refused")
+    files: Counter = counted(families.pushed.PUSHED_FILES)
+    bytes: Counter = counted(families.pushed.PUSHED_BYTES)
+    published: Counter = counted(families.pushed.PUSHED_PATHS, "published")
+    waiting: Counter = counted(families.pushed.PUSHED_PATHS, "waiting")
+    kept_first: Counter = counted(families.pushed.PUSHED_PATHS, "kept_first")
+    refused: Counter = counted(families.pushed.PUSHED_PATHS, "refused")

@@ -38,7 +38,7 @@ class StoreCounters(Counters):
         damaged: paths that were found to be damaged.
     """
 
-    damaged: Counter = counted(families.STORE_DAMAGED)
+    damaged: Counter = counted(families.store.STORE_DAMAGED)
 
 
 class Damage(msgspec.Struct, frozen=True):

@@ -124,13 +124,14 @@ class HttpMetrics:
         for path in (*STATUSES, OTHER):
             for status in _REFUSALS:
                 self._of("GET", path, status)
-        self._first_bytes = {path: metrics.histogram(families.HTTP_FIRST_BYTE, path) for path in sorted(DOWNLOADS)}
+        self._first_bytes = {path: metrics.histogram(families.http.HTTP_FIRST_BYTE, path) for path in sorted(DOWNLOADS)}
         kinds = [*_KINDS_OF_NAR, *(path for path in STATUSES if path != "nar"), OTHER]
-        self._sent = {kind: metrics.counter(families.HTTP_SENT_BYTES, kind) for kind in kinds}
-        self.connections = metrics.gauge(families.HTTP_CONNECTIONS)
-        self.in_flight = metrics.gauge(families.TRANSFERS_IN_FLIGHT)
+        self._sent = {kind: metrics.counter(families.http.HTTP_SENT_BYTES, kind) for kind in kinds}
+        self.connections = metrics.gauge(families.http.HTTP_CONNECTIONS)
+        self.in_flight = metrics.gauge(families.http.TRANSFERS_IN_FLIGHT)
         self.aborted = {
-            reason: metrics.counter(families.TRANSFERS_ABORTED, reason) for reason in (CLIENT, SOURCE, SHUTDOWN, FAULT)
+            reason: metrics.counter(families.http.TRANSFERS_ABORTED, reason)
+            for reason in (CLIENT, SOURCE, SHUTDOWN, FAULT)
         }
         self.ready_narinfos = self._of("GET", "narinfo", 200)
         self.absent_narinfos = self._of("GET", "narinfo", 404)
@@ -154,7 +155,7 @@ class HttpMetrics:
         key = (method, path, status)
         known = self._requests.get(key)
         if known is None:
-            known = self._metrics.histogram(families.HTTP_REQUEST_DURATION, method, path, str(status))
+            known = self._metrics.histogram(families.http.HTTP_REQUEST_DURATION, method, path, str(status))
             self._requests[key] = known
         return known
 

@@ -164,8 +164,8 @@ def test_metrics_of_somebody_else_are_not_ours(body: bytes) -> None:
 
 def test_rates_are_per_second_of_what_came_in_between() -> None:
     metrics = Metrics.alone()
-    request = metrics.histogram(families.HTTP_REQUEST_DURATION, "GET", "narinfo", "200")
-    sent = metrics.counter(families.HTTP_SENT_BYTES, "narinfo")
+    request = metrics.histogram(families.http.HTTP_REQUEST_DURATION, "GET", "narinfo", "200")
+    sent = metrics.counter(families.http.HTTP_SENT_BYTES, "narinfo")
     for _ in range(100):
         request.observe(5.0)
     before = reading(metrics, 10.0)
@@ -184,8 +184,8 @@ def test_rates_are_per_second_of_what_came_in_between() -> None:
 
 def test_a_server_that_was_started_again_has_no_negative_rates() -> None:
     old, new = Metrics.alone(), Metrics.alone()
-    old.counter(families.HTTP_SENT_BYTES, "nar").add(10**9)
-    new.counter(families.HTTP_SENT_BYTES, "nar").add(10)
+    old.counter(families.http.HTTP_SENT_BYTES, "nar").add(10**9)
+    new.counter(families.http.HTTP_SENT_BYTES, "nar").add(10)
     assert compare(reading(old, 0), reading(new, 1), 0).sent_bytes == 0
 
 
@@ -218,8 +218,8 @@ def test_what_a_collection_has_left_and_freed_is_shown_once_one_has_ended() -> N
     counters.pinned.set(2)
     counters.garbage.set(4)
     counters.ended.set(100)
-    metrics.gauge(families.QUARANTINED, "pushed").set(1)
-    metrics.gauge(families.QUARANTINED, "mirror").set(6)
+    metrics.gauge(families.kept.QUARANTINED, "pushed").set(1)
+    metrics.gauge(families.kept.QUARANTINED, "mirror").set(6)
     view = compare(reading(metrics, 1.0), reading(metrics, 2.0), 190.0)
     assert view.collection == Collection(
         age=90.0, paths=70, size=9_000_000, condemned=3, pinned=2, freed=5_000_000, garbage=4, quarantined=1
@@ -254,7 +254,7 @@ def test_what_chunks_save_is_shown_once_there_are_some_in_any_directory() -> Non
 
 def test_an_upstream_that_is_left_alone_is_seen() -> None:
     metrics = Metrics.alone()
-    metrics.gauge(families.UPSTREAM_BREAKER, "cache.nixos.org").set(1)
+    metrics.gauge(families.upstreams.UPSTREAM_BREAKER, "cache.nixos.org").set(1)
     assert "left alone" in drawn(metrics, "http://a")
 
 
@@ -269,7 +269,7 @@ def drawn(metrics: Metrics, url: str) -> str:
 @given(st.text(max_size=30))
 def test_names_that_a_server_sends_cannot_move_the_cursor_or_pass_for_markup(name: str) -> None:
     metrics = Metrics.alone()
-    metrics.gauge(families.UPSTREAM_BREAKER, f"[/]\x1b[2J{name}").set(1)
+    metrics.gauge(families.upstreams.UPSTREAM_BREAKER, f"[/]\x1b[2J{name}").set(1)
     text = drawn(metrics, "http://[red]\x1b")
     assert "\x1b" not in text
     assert "[/]?[2J" in text
@@ -278,7 +278,7 @@ def test_names_that_a_server_sends_cannot_move_the_cursor_or_pass_for_markup(nam
 def test_a_quantile_beyond_the_last_bucket_is_its_bound() -> None:
     metrics = Metrics.alone()
     before = reading(metrics, 0)
-    metrics.histogram(families.HTTP_REQUEST_DURATION, "GET", "narinfo", "200").observe(60)
+    metrics.histogram(families.http.HTTP_REQUEST_DURATION, "GET", "narinfo", "200").observe(60)
     assert compare(before, reading(metrics, 1), 0).narinfo_p99 == 1.0
 
 

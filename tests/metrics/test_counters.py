@@ -11,13 +11,13 @@ from harmonia_py.metrics.totals import read_figures
 
 @dataclass(frozen=True, slots=True)
 class Counted(Counters):
-    found: Counter = counted(families.UPSTREAM_REQUESTS, "found")
-    breaker_open: Gauge = gauged(families.UPSTREAM_BREAKER)
+    found: Counter = counted(families.upstreams.UPSTREAM_REQUESTS, "found")
+    breaker_open: Gauge = gauged(families.upstreams.UPSTREAM_BREAKER)
 
 
 @dataclass(frozen=True, slots=True)
 class Waited(Counters):
-    after: Histogram = observed(families.DAEMON_ACQUIRE, "reused")
+    after: Histogram = observed(families.store.DAEMON_ACQUIRE, "reused")
 
 
 def test_they_are_the_series_with_the_labels_that_are_given_and_then_their_own() -> None:
@@ -25,8 +25,8 @@ def test_they_are_the_series_with_the_labels_that_are_given_and_then_their_own()
     figures = Counted.on(metrics, "a-cache")
     figures.found.add()
     figures.breaker_open.set(1)
-    assert metrics.counter(families.UPSTREAM_REQUESTS, "a-cache", "found").value == 1
-    assert metrics.gauge(families.UPSTREAM_BREAKER, "a-cache").value == 1
+    assert metrics.counter(families.upstreams.UPSTREAM_REQUESTS, "a-cache", "found").value == 1
+    assert metrics.gauge(families.upstreams.UPSTREAM_BREAKER, "a-cache").value == 1
 
 
 def test_made_by_themselves_they_count_for_nobody_else() -> None:
@@ -40,4 +40,4 @@ def test_a_histogram_has_the_buckets_of_its_family() -> None:
     for figures in (Waited(), Waited.on(metrics)):
         figures.after.observe(0.002)
     text = format_metrics(read_figures(metrics.board))
-    assert f'{families.DAEMON_ACQUIRE.name}_count{{outcome="reused"}} 1' in text
+    assert f'{families.store.DAEMON_ACQUIRE.name}_count{{outcome="reused"}} 1' in text

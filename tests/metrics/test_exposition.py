@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harmonia_py.errors import FormatError
 from harmonia_py.metrics import families
-from harmonia_py.metrics.board import Board
+from harmonia_py.metrics.board import Board, Metrics
 from harmonia_py.metrics.exposition import format_metrics, parse_metrics
 from harmonia_py.metrics.totals import read_figures
 
@@ -35,20 +35,33 @@ def test_what_is_written_is_read_by_prometheus(counts: dict[str, float], observa
     board = Board(1)
     metrics = board.claim(0)
     for name, count in counts.items():
-        metrics.counter(families.UPSTREAM_BYTES, name).add(count)
-    histogram = metrics.histogram(families.HTTP_REQUEST_DURATION, "GET", "nar", "200")
+        metrics.counter(families.upstreams.UPSTREAM_BYTES, name).add(count)
+    histogram = metrics.histogram(families.http.HTTP_REQUEST_DURATION, "GET", "nar", "200")
     for one in observations:
         histogram.observe(one)
     text = format_metrics(read_figures(board))
     assert ours(text) == theirs(text)
     read = ours(text)
     for name, count in counts.items():
-        assert read[families.UPSTREAM_BYTES.name, frozenset({("upstream", name)})] == count
+        assert read[families.upstreams.UPSTREAM_BYTES.name, frozenset({("upstream", name)})] == count
     labels = {("method", "GET"), ("path", "nar"), ("status", "200")}
-    assert read[families.HTTP_REQUESTS.name, frozenset(labels)] == len(observations)
-    assert read[f"{families.HTTP_REQUEST_DURATION.name}_bucket", frozenset(labels | {("le", "+Inf")})] == len(
-        observations
-    )
+    assert read[families.http.HTTP_REQUESTS.name, frozenset(labels)] == len(observations)
+    all_of_them = (f"{families.http.HTTP_REQUEST_DURATION.name}_bucket", frozenset(labels | {("le", "+Inf")}))
+    assert read.get(all_of_them, 0) == len(observations)
+
+
+def test_requests_are_there_from_the_start_and_durations_with_the_first_of_their_kind() -> None:
+    """Twelve lines of zeros for each of five hundred kinds of requests were nine tenths of the text: 646 kB."""
+    metrics = Metrics.alone()
+    asked = metrics.histogram(families.http.HTTP_REQUEST_DURATION, "GET", "nar", "200")
+    metrics.histogram(families.http.HTTP_REQUEST_DURATION, "GET", "nar", "404")
+    asked.observe(0.2)
+    read = ours(format_metrics(read_figures(metrics.board)))
+    status = {labels: value for (name, labels), value in read.items() if name == families.http.HTTP_REQUESTS.name}
+    assert {dict(labels)["status"]: value for labels, value in status.items()} == {"200": 1, "404": 0}
+    durations = [dict(labels) for name, labels in read if name.startswith(families.http.HTTP_REQUEST_DURATION.name)]
+    assert {labels["status"] for labels in durations} == {"200"}
+    assert len(durations) == len(families.http.HTTP_REQUEST_DURATION.buckets) + 3
 
 
 @given(st.text(alphabet=string.printable, max_size=60))
@@ -91,4 +104,4 @@ def test_every_family_has_a_name_of_its_own_that_says_what_it_is() -> None:
 
 def test_a_series_names_every_label() -> None:
     with pytest.raises(ValueError, match="labels"):
-        families.HTTP_SENT_BYTES.series()
+        families.http.HTTP_SENT_BYTES.series()

@@ -45,12 +45,12 @@ async def test_a_file_without_a_narinfo_goes_a_day_after_the_last_sign_of_life_o
     assert (await house.server.put(GLIBC.place, GLIBC.data, run="r1")).status == 200
     await house.look(SESSION_SECONDS - _MARGIN)
     assert blob(GLIBC) in house.files()
-    assert house.counted(families.PUSHES_SWEPT) == 0
+    assert house.counted(families.pushed.PUSHES_SWEPT) == 0
     await house.look(SESSION_SECONDS + _MARGIN)
     assert house.files() == set()
-    assert house.counted(families.PUSHES_SWEPT) == 1
-    assert house.counted(families.PUSHED_FILES_SWEPT) == 1
-    assert house.counted(families.COLLECTED_FILES) == 1
+    assert house.counted(families.pushed.PUSHES_SWEPT) == 1
+    assert house.counted(families.pushed.PUSHED_FILES_SWEPT) == 1
+    assert house.counted(families.pushed.COLLECTED_FILES) == 1
     head = await house.server.get(f"/push/r1{GLIBC.place}", token="pusher", method="HEAD")
     assert head.status == 404, "the client sends it again"
 
@@ -88,7 +88,7 @@ async def test_a_path_whose_references_do_not_come_within_an_hour_is_given_up_an
     assert blob(HELLO) in house.files()
     await house.look(WAITING_SECONDS + _MARGIN)
     assert house.files() == set()
-    assert house.counted(families.PUSHED_PATHS, "waited_in_vain") == 1
+    assert house.counted(families.pushed.PUSHED_PATHS, "waited_in_vain") == 1
     await house.published(GLIBC)
     assert await status(house, PATH) == 404
     await house.published(HELLO)
@@ -125,8 +125,8 @@ async def test_what_was_unused_for_too_long_goes_after_its_grace_and_its_narinfo
     assert {static(PATH), blob(HELLO)} <= house.files()
     await house.look(_UNUSED + _GRACE + 3 * _MARGIN)
     assert house.files() == {"team/nix-cache-info"}
-    assert house.counted(families.COLLECTED_PATHS) == 2
-    assert house.counted(families.COLLECTED_BYTES) == len(HELLO.data) + len(GLIBC.data)
+    assert house.counted(families.pushed.COLLECTED_PATHS) == 2
+    assert house.counted(families.pushed.COLLECTED_BYTES) == len(HELLO.data) + len(GLIBC.data)
 
 
 async def test_what_is_asked_for_keeps_all_that_it_references(house: House) -> None:
@@ -138,7 +138,7 @@ async def test_what_is_asked_for_keeps_all_that_it_references(house: House) -> N
     await house.look(_UNUSED + _GRACE + 3 * _MARGIN)
     assert {blob(HELLO), blob(GLIBC)} <= house.files()
     size = await house.server.catalog.objects.size((await team(house)).id)
-    assert (size.condemned, house.counted(families.COLLECTED_PATHS)) == (0, 0)
+    assert (size.condemned, house.counted(families.pushed.COLLECTED_PATHS)) == (0, 0)
 
 
 async def test_what_a_pin_reaches_stays_however_long_it_is_unused(house: House) -> None:
@@ -160,19 +160,22 @@ async def test_how_much_there_is_in_each_state_is_shown_after_each_collection(ho
     cache, now = (await team(house)).id, Timestamp(int(time.time()))
     await house.server.catalog.pins.set(cache, PinName("release"), REFERENCE, set_by="tests", now=now)
     await house.look(0)
-    assert house.shown(families.KEPT_PATHS, "waiting") == 1
-    assert house.shown(families.PINS) == 1
-    assert house.shown(families.PINNED_PATHS) == 0, "it waits"
+    assert house.shown(families.pushed.KEPT_PATHS, "waiting") == 1
+    assert house.shown(families.pushed.PINS) == 1
+    assert house.shown(families.pushed.PINNED_PATHS) == 0, "it waits"
     await house.published(GLIBC)
     await house.look(0)
-    assert house.shown(families.KEPT_PATHS, "published") == 2
-    assert house.shown(families.KEPT_BYTES, "published") == len(HELLO.data) + len(GLIBC.data)
-    assert house.shown(families.PINNED_PATHS) == 1
+    assert house.shown(families.pushed.KEPT_PATHS, "published") == 2
+    assert house.shown(families.pushed.KEPT_BYTES, "published") == len(HELLO.data) + len(GLIBC.data)
+    assert house.shown(families.pushed.PINNED_PATHS) == 1
     await house.look(_UNUSED + _MARGIN)
-    assert (house.shown(families.KEPT_PATHS, "published"), house.shown(families.KEPT_PATHS, "condemned")) == (1, 1)
-    assert house.shown(families.KEPT_BYTES, "condemned") == len(HELLO.data)
-    assert house.shown(families.GARBAGE_FILES) == 0
-    assert abs(house.shown(families.COLLECTION_TIME) - house.clock()) < _MARGIN
+    assert (
+        house.shown(families.pushed.KEPT_PATHS, "published"),
+        house.shown(families.pushed.KEPT_PATHS, "condemned"),
+    ) == (1, 1)
+    assert house.shown(families.pushed.KEPT_BYTES, "condemned") == len(HELLO.data)
+    assert house.shown(families.pushed.GARBAGE_FILES) == 0
+    assert abs(house.shown(families.pushed.COLLECTION_TIME) - house.clock()) < _MARGIN
 
 
 async def test_what_is_condemned_is_revived_by_a_reader(house: House) -> None:

@@ -437,7 +437,7 @@ async def test_the_job_goes_on_after_any_error_of_ours(house: House, monkeypatch
     await asyncio.wait({job, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
     assert (job.done(), waiting.done()) == (False, True)
     job.cancel()
-    assert house.counted(families.DEDUPLICATION_ERRORS, "pushed") >= 1
+    assert house.counted(families.chunks.DEDUPLICATION_ERRORS, "pushed") >= 1
     last = await house.server.catalog.chunk_work.last()
     assert last is not None
     assert (last.error, last.ended) == ("a file has become shorter", None)
@@ -449,7 +449,7 @@ async def test_the_job_counts_anew_what_a_release_before_the_totals_has_left_wro
         lambda: ask("update totals set objects = 3, size = 300 where state = 'packs'")
     )
     await (await job_of(house)).look()
-    assert house.shown(families.PACK_BYTES, "pushed", "unused") == 0
+    assert house.shown(families.chunks.PACK_BYTES, "pushed", "unused") == 0
     assert await house.server.catalog.repairs.wrong_totals() == []
 
 
@@ -481,15 +481,18 @@ async def test_what_the_job_does_and_what_chunks_save_is_shown(house: House) -> 
     house.clock.ahead = DAY
     work = house.server.catalog.chunk_work
     assert await job.look() > 1_000_000
-    shown = {family: house.shown(family, "pushed") for family in (families.CHUNKED_FILES, families.CHUNKED_BYTES)}
-    assert shown == {families.CHUNKED_FILES: 3, families.CHUNKED_BYTES: before}
+    shown = {
+        family: house.shown(family, "pushed")
+        for family in (families.chunks.CHUNKED_FILES, families.chunks.CHUNKED_BYTES)
+    }
+    assert shown == {families.chunks.CHUNKED_FILES: 3, families.chunks.CHUNKED_BYTES: before}
     (pack,) = packs(house)
     size = (house.server.directory / pack).stat().st_size
-    assert house.shown(families.PACK_BYTES, "pushed", "used") == size
-    assert house.shown(families.PACK_BYTES, "pushed", "unused") == 0
-    assert house.counted(families.DEDUPLICATED_FILES, "pushed", "chunks") == 3
-    assert house.shown(families.DEDUPLICATION_WAITING, "pushed") == 0
-    assert abs(house.shown(families.DEDUPLICATION_TIME, "pushed") - house.clock()) < 60
+    assert house.shown(families.chunks.PACK_BYTES, "pushed", "used") == size
+    assert house.shown(families.chunks.PACK_BYTES, "pushed", "unused") == 0
+    assert house.counted(families.chunks.DEDUPLICATED_FILES, "pushed", "chunks") == 3
+    assert house.shown(families.chunks.DEDUPLICATION_WAITING, "pushed") == 0
+    assert abs(house.shown(families.chunks.DEDUPLICATION_TIME, "pushed") - house.clock()) < 60
     assert await work.chunked(row.id) == 3
     # A third of the pack goes: it is short, and stays as it is.
     await delete(house, small)
@@ -497,7 +500,7 @@ async def test_what_the_job_does_and_what_chunks_save_is_shown(house: House) -> 
     await job.look()
     figures = await work.figures()
     assert (figures.files, figures.packs, figures.pack_size) == (2, 1, size)
-    assert 0 < house.shown(families.PACK_BYTES, "pushed", "unused") == size - figures.used_size < size // 2
+    assert 0 < house.shown(families.chunks.PACK_BYTES, "pushed", "unused") == size - figures.used_size < size // 2
     assert await house.server.catalog.repairs.wrong_totals() == []
 
 
@@ -507,12 +510,12 @@ async def test_a_process_that_looks_after_the_caches_no_more_shows_nothing_of_th
     job = await job_of(house)
     house.clock.ahead = DAY
     running = asyncio.create_task(job.run())
-    await eventually(lambda: house.shown(families.CHUNKED_FILES, "pushed") == 1)
+    await eventually(lambda: house.shown(families.chunks.CHUNKED_FILES, "pushed") == 1)
     running.cancel()
     await asyncio.wait([running])
-    assert house.shown(families.CHUNKED_FILES, "pushed") == 0
-    assert house.shown(families.DEDUPLICATION_TIME, "pushed") == 0
-    assert house.counted(families.DEDUPLICATED_FILES, "pushed", "chunks") == 1
+    assert house.shown(families.chunks.CHUNKED_FILES, "pushed") == 0
+    assert house.shown(families.chunks.DEDUPLICATION_TIME, "pushed") == 0
+    assert house.counted(families.chunks.DEDUPLICATED_FILES, "pushed", "chunks") == 1
 
 
 async def test_files_that_stay_as_they_are_and_paths_that_wait_are_counted(
@@ -535,11 +538,11 @@ async def test_files_that_stay_as_they_are_and_paths_that_wait_are_counted(
         await job.look()
     last = await house.server.catalog.chunk_work.last()
     assert last is not None
-    assert (house.shown(families.DEDUPLICATION_WAITING, "pushed"), last.waiting) == (3, 3)
+    assert (house.shown(families.chunks.DEDUPLICATION_WAITING, "pushed"), last.waiting) == (3, 3)
     await job.look()
-    assert house.shown(families.DEDUPLICATION_WAITING, "pushed") == 0
-    assert house.counted(families.DEDUPLICATED_FILES, "pushed", "left") == 1
-    assert house.counted(families.DEDUPLICATED_FILES, "pushed", "chunks") == 2
+    assert house.shown(families.chunks.DEDUPLICATION_WAITING, "pushed") == 0
+    assert house.counted(families.chunks.DEDUPLICATED_FILES, "pushed", "left") == 1
+    assert house.counted(families.chunks.DEDUPLICATED_FILES, "pushed", "chunks") == 2
 
 
 async def job_of(house: House) -> Deduplication:

@@ -169,8 +169,8 @@ async def test_what_is_lost_is_counted(house: House) -> None:
     for _ in range(2):
         await download(house, GLIBC)
     metrics = house.server.metrics
-    assert metrics.counter(families.QUARANTINED_FILES, "pushed").value == 1
-    assert metrics.counter(families.HIDDEN_PATHS, "pushed").value == 2
+    assert metrics.counter(families.kept.QUARANTINED_FILES, "pushed").value == 1
+    assert metrics.counter(families.kept.HIDDEN_PATHS, "pushed").value == 2
     entries = [one for one in await house.server.catalog.audit.page(None, 100) if one.action == "quarantine"]
     assert [(one.principal, one.subject) for one in entries] == [("server", blob(GLIBC))]
     assert json.loads(entries[0].detail)["hidden"] == 2

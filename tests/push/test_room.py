@@ -150,7 +150,7 @@ async def test_a_file_that_cannot_be_read_holds_up_neither_the_others_nor_the_co
         await _left_behind(server, cache)
         await house.look(_MARGIN)
         assert (await server.catalog.objects.size(cache)).incoming_size == len(LARGE.data)
-        assert house.shown(families.COLLECTION_TIME) > 0, "the pass went on to its end"
+        assert house.shown(families.pushed.COLLECTION_TIME) > 0, "the pass went on to its end"
 
 
 async def test_a_storage_that_does_not_answer_ends_the_pass_at_the_first_files_that_are_asked_for(

@@ -18,7 +18,7 @@ from trees import File, Folder, nar
 
 from harmonia_py import __version__
 from harmonia_py.errors import DaemonUnreachable
-from harmonia_py.metrics.families import HTTP_REQUEST_DURATION
+from harmonia_py.metrics.families.http import HTTP_REQUEST_DURATION
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey, Signature

@@ -19,8 +19,8 @@ class HotCounters(Counters):
         bytes: bytes of all copies, those of other processes as well.
     """
 
-    hits: Counter = counted(families.HOT_FILES, "hit")
-    misses: Counter = counted(families.HOT_FILES, "miss")
-    copied_bytes: Counter = counted(families.HOT_COPIED_BYTES)
-    evicted_bytes: Counter = counted(families.HOT_EVICTED_BYTES)
-    bytes: Gauge = gauged(families.HOT_BYTES)
+    hits: Counter = counted(families.kept.HOT_FILES, "hit")
+    misses: Counter = counted(families.kept.HOT_FILES, "miss")
+    copied_bytes: Counter = counted(families.kept.HOT_COPIED_BYTES)
+    evicted_bytes: Counter = counted(families.kept.HOT_EVICTED_BYTES)
+    bytes: Gauge = gauged(families.kept.HOT_BYTES)
