@@ -28,6 +28,7 @@ from harmonia_py.catalog.mirrored import (
 from harmonia_py.catalog.nars import BeingDeleted, NarFile, Nars
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication, StoredObject
 from harmonia_py.catalog.outages import Outages
+from harmonia_py.catalog.owed import Owed
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, KeptFacts, Mismatch, url_of
@@ -45,12 +46,7 @@ _MAX_FACTS: Final = 16_384
 # Deleting the bytes of a file normally takes less than a second; after ten the disk is in trouble.
 _DELETION_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.1
-# A storage that fails is left alone for as long.
-_STORAGE_SECONDS: Final = 10.0
 _MAX_MISMATCHES: Final = 10_000
-# Entries still owed to a catalog that failed, of some kilobytes each. The files of further ones are found at the next
-# start.
-_MAX_OWED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,23 +87,11 @@ class Kept:
         self._facts: Bounded[BlobKey, KeptFacts] = Bounded(_MAX_FACTS)
         # Two files of one NAR may come at once: the second must see the first one's row to replace it.
         self._entry_lock = asyncio.Lock()
-        self._owed: Bounded[BlobKey, Callable[[KeptPorts], Awaitable[object]]] = Bounded(_MAX_OWED)
-        self._owes = asyncio.Event()
+        self._owed = Owed(storage, self._catalog, self._write)
 
     async def enter_owed(self) -> None:
         """Enter the files that came while the catalog failed, as soon as it answers. Runs until it is cancelled."""
-        while True:
-            await self._owes.wait()
-            await asyncio.sleep(self._catalog.rest_seconds())
-            key, entry = self._owed.popitem(last=False)
-            if not self._owed:
-                self._owes.clear()
-            try:
-                if await self._storage.metadata(key) is not None:
-                    await self._enter(key, entry)
-            except NotKept:
-                self._owe(key, entry)
-                await asyncio.sleep(_STORAGE_SECONDS)
+        await self._owed.run()
 
     async def reserve(self, key: BlobKey) -> None:
         """Keep the collector from deleting what is put under `key` after this call; wait while older bytes are deleted.
@@ -156,7 +140,7 @@ class Kept:
             async with self._entry_lock:
                 await ports.objects.publish(await _replacing(ports.objects, publication), now=_now())
 
-        await self._enter(key, publish)
+        await self._owed.enter(key, publish)
         await self._write(lambda ports: ports.mismatches.clear(path_info.store_path))
 
     async def mark(self, path_info: PathInfo, nar_hash: Hash | None) -> None:
@@ -182,7 +166,7 @@ class Kept:
 
     async def keep_mirrored(self, key: BlobKey, upstream_narinfo: UpstreamNarInfo) -> None:
         """Enter the NAR under this key, which was verified against this narinfo of an upstream."""
-        await self._enter(key, partial(self._keep_mirrored, key, upstream_narinfo))
+        await self._owed.enter(key, partial(self._keep_mirrored, key, upstream_narinfo))
 
     async def _keep_mirrored(self, key: BlobKey, upstream_narinfo: UpstreamNarInfo, ports: KeptPorts) -> None:
         metadata = await self._storage.metadata(key)
@@ -219,7 +203,7 @@ class Kept:
         kind = DocumentKind.LISTING if is_listing else DocumentKind.LOG
         document = Document(kind=kind, name=name, size=size, blob_key=key)
         keepers = [HashPart(name)] if is_listing else []
-        await self._enter(key, lambda ports: ports.uploads.attach(MIRROR, None, document, keepers, now=_now()))
+        await self._owed.enter(key, lambda ports: ports.uploads.attach(MIRROR, None, document, keepers, now=_now()))
 
     async def realisation(self, output: str) -> UpstreamRealisation | None:
         """The remembered answer of an upstream for an output; None also when the catalog does not answer."""
@@ -269,19 +253,6 @@ class Kept:
     def _remember(self, key: BlobKey, known: KeptFacts) -> KeptFacts:
         self._facts[key] = known
         return known
-
-    async def _enter(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:
-        """Enter a file in the catalog, now, or when that and the storage answer again."""
-        try:
-            entered = await self._write(entry)
-        except NotKept:
-            entered = False
-        if not entered:
-            self._owe(key, entry)
-
-    def _owe(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:
-        self._owed[key] = entry
-        self._owes.set()
 
     async def _write(self, write: Callable[[KeptPorts], Awaitable[object]]) -> bool:
         """Write to the catalog; False when it takes nothing now."""

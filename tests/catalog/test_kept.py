@@ -184,7 +184,7 @@ async def test_a_file_is_named_later_although_the_storage_fails_as_well(
 ) -> None:
     """A file whose storage could not tell whether it is there was taken for one that is gone, and had no row."""
     monkeypatch.setattr("harmonia_py.catalog.outages._REST_SECONDS", 0.01)
-    monkeypatch.setattr("harmonia_py.catalog.kept._STORAGE_SECONDS", 0.01)
+    monkeypatch.setattr("harmonia_py.catalog.owed._STORAGE_SECONDS", 0.01)
     await storage.put(key(), b"file", {})
     full = "create trigger full before insert on objects begin select raise(abort, 'the disk is full'); end"
     await catalog.database.write(lambda: ask(full))
@@ -214,7 +214,7 @@ async def test_a_mirrored_file_is_named_later_although_the_storage_could_not_tel
     kept: Kept, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was served, and had no row until the next start: nothing owed it, unlike a file that was compressed here."""
-    monkeypatch.setattr("harmonia_py.catalog.kept._STORAGE_SECONDS", 0.01)
+    monkeypatch.setattr("harmonia_py.catalog.owed._STORAGE_SECONDS", 0.01)
     told = UpstreamNarInfo(
         narinfo=NarInfo(path_info=ONE, url="nar/x.nar.zst", compression="zstd"),
         upstream="up",
