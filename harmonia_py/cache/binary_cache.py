@@ -116,6 +116,11 @@ class BinaryCache:
         """Whether files inside store paths can be asked for one by one."""
         return self._files is not None
 
+    @property
+    def gives_all(self) -> bool:
+        """Whether every path that it has is given out; False where a policy may hide some."""
+        return self._policy is None
+
     def surely_lacks(self, hash_part: HashPart) -> bool:
         """Whether it is known without waiting that no source has the path; False: one may have it."""
         return self._surely_lacks is not None and self._surely_lacks(hash_part)

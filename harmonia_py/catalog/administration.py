@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from harmonia_py.catalog.caches import CacheRow, Timestamp
 from harmonia_py.catalog.deletion import Deletions
 from harmonia_py.catalog.pins import Pins
+from harmonia_py.catalog.standing import Standings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +17,12 @@ class CacheAdministration:
         row: the cache.
         pins: the pins of all caches.
         deletions: delete paths of any cache.
+        standings: tell what keeps paths of any cache.
         now: the time as the catalog has it.
     """
 
     row: CacheRow
     pins: Pins
     deletions: Deletions
+    standings: Standings
     now: Callable[[], Timestamp]

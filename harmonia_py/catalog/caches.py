@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NewType, Protocol
 
 from harmonia_py.cache.cache_name import CacheName
@@ -88,6 +89,11 @@ class CacheRow:
     settings: CacheSettings
     declared: bool
     created: Timestamp
+
+
+def iso(at: Timestamp | None) -> str | None:
+    """A time as ISO 8601 writes it; None for none."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
 
 
 class Caches(Protocol):

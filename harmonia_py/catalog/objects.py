@@ -215,8 +215,13 @@ class ObjectIndex(Protocol):
     async def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Sequence[StoredObject]:
         """Up to `limit` objects that readers see, in the order of their hash parts, those that follow `after`."""
 
-    async def paths(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, StorePath]:
-        """The paths that the cache has, also those that wait or are condemned. They get no lease."""
+    async def paths(
+        self, cache: CacheId, hash_parts: Collection[HashPart], *, shown: bool = False
+    ) -> Mapping[HashPart, StorePath]:
+        """The paths that the cache has, also those that wait or are condemned. They get no lease.
+
+        With `shown` only those that readers see.
+        """
 
     async def waiting(self, cache: CacheId, hash_part: HashPart) -> frozenset[HashPart] | None:
         """The references for which the object waits; None when it does not wait."""

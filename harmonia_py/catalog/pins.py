@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol, Self
 
-from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.caches import CacheId, Timestamp, iso
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.store_path import HashPart, StorePath
 
@@ -101,8 +100,7 @@ class PinRevision:
 
     def to_json(self) -> Mapping[str, Any]:
         """The revision as JSON."""
-        at = None if self.set_at is None else datetime.fromtimestamp(self.set_at, UTC).isoformat()
-        return {"revision": self.revision, "path": self.path, "set": at, "set_by": self.set_by}
+        return {"revision": self.revision, "path": self.path, "set": iso(self.set_at), "set_by": self.set_by}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

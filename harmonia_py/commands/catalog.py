@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
@@ -135,11 +134,6 @@ def seconds_of(option: str, text: str) -> int:
     if match is None:
         raise FormatError(f"{option} {text}: not a time such as 12h, 90d, 2w, 1y")
     return int(match[1]) * _UNITS[match[2]]
-
-
-def iso(at: Timestamp | None) -> str | None:
-    """A time as ISO 8601 writes it; None for none."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def now() -> Timestamp:

@@ -8,9 +8,9 @@ from rich.markup import escape
 
 from harmonia_py.cache.access import may_look_into
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
-from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.caches import CacheRow, iso
 from harmonia_py.catalog.objects import ObjectState
-from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, iso
+from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog
 from harmonia_py.commands.progress import hanging, results
 from harmonia_py.config.settings import Config
 from harmonia_py.nix.store_path import HashPart

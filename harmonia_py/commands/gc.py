@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.filesize import decimal
 
-from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import CondemnedObject
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.pins import DAY
-from harmonia_py.commands.catalog import all_of, in_catalog, in_copied_catalog, iso
+from harmonia_py.commands.catalog import all_of, in_catalog, in_copied_catalog
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.progress import count

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of, secret_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
-from harmonia_py.commands.catalog import entry, found_cache, in_catalog, iso, named_cache, now, seconds_of
+from harmonia_py.commands.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files

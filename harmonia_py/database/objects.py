@@ -49,7 +49,8 @@ _PUBLISHED_DOCUMENT: Final = f"""
     )
 """
 _PAGE: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part > $2 and {READABLE} order by o.hash_part limit $3"
-_NAMES: Final = "select hash_part, name from objects where cache_id = $1 and hash_part in ($list)"
+_NAMES: Final = "select o.hash_part, o.name from objects o where o.cache_id = $1 and o.hash_part in ($list)"
+_SHOWN_NAMES: Final = f"{_NAMES} and {READABLE}"
 _WAITS: Final = "select 1 from objects where cache_id = $1 and hash_part = $2 and state = 'waiting'"
 _WAITS_FOR: Final = f"""
     select m.reference from object_references m
@@ -134,9 +135,11 @@ class SqlObjects:
 
         return await self._database.read(page)
 
-    async def paths(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, StorePath]:
+    async def paths(
+        self, cache: CacheId, hash_parts: Collection[HashPart], *, shown: bool = False
+    ) -> Mapping[HashPart, StorePath]:
         """As in `ObjectIndex`."""
-        return await self._database.read(lambda: paths(cache, hash_parts))
+        return await self._database.read(lambda: paths(cache, hash_parts, shown=shown))
 
     async def waiting(self, cache: CacheId, hash_part: HashPart) -> frozenset[HashPart] | None:
         """As in `ObjectIndex`."""
@@ -171,9 +174,11 @@ class SqlObjects:
         return await self._database.scan(keepers)
 
 
-def paths(cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[dict[HashPart, StorePath]]:
+def paths(
+    cache: CacheId, hash_parts: Collection[HashPart], *, shown: bool = False
+) -> Transaction[dict[HashPart, StorePath]]:
     """As `ObjectIndex.paths`."""
-    rows = yield from ask_for_each(_NAMES, sorted(hash_parts), cache)
+    rows = yield from ask_for_each(_SHOWN_NAMES if shown else _NAMES, sorted(hash_parts), cache)
     return {HashPart(hash_part): StorePath(f"{hash_part}-{name}") for hash_part, name in rows}
 
 

@@ -143,20 +143,15 @@ def _session_routes(root: str, prefix: str) -> list[Route]:
 
 
 def _catalog_routes(root: str, prefix: str) -> list[Route]:
-    path = root + "/pin/{pin}"
+    path, one_path = root + "/pin/{pin}", root + "/api/paths/{hash_part:[^/.]+}"
     return [
         *_session_routes(root, prefix),
         _get(root + "/pins", pins.get, f"{prefix}pins"),
         _get(path, pins.get_one, f"{prefix}pin"),
         Route(hdrs.METH_PUT, path, pins_api.put, f"{prefix}put-pin", Terms(Action.PIN)),
         Route(hdrs.METH_DELETE, path, pins_api.delete, f"{prefix}delete-pin", Terms(Action.PIN)),
-        Route(
-            hdrs.METH_DELETE,
-            root + "/api/paths/{hash_part:[^/.]+}",
-            paths_api.delete,
-            f"{prefix}delete",
-            Terms(Action.DELETE),
-        ),
+        _get(one_path, at_turn(paths_api.get), f"{prefix}standing"),
+        Route(hdrs.METH_DELETE, one_path, paths_api.delete, f"{prefix}delete", Terms(Action.DELETE)),
         Route(
             hdrs.METH_POST,
             root + "/api/promote",

@@ -1,6 +1,7 @@
 """The caches of the catalog put together, over the things that a process has open for them."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from harmonia_py.cache.binary_cache import BinaryCache, DebugFilesInOrder, Elsewhere
@@ -9,6 +10,7 @@ from harmonia_py.cache.source import Source
 from harmonia_py.cache.tree import DebugFiles
 from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.standing import Standings
 from harmonia_py.catalog.stored import StoredObjects
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.nix.cache_info import CacheInfo
@@ -19,6 +21,9 @@ from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.store_import import StoreImport
 from harmonia_py.wiring.cache_keys import SigningKey
 from harmonia_py.wiring.publishing import Publishing
+
+# Paths that a search for a reason looks at, for a client that waits: some tenths of a second.
+_MOST_LOOKED_AT: Final = 1000
 
 
 class PushedCaches:
@@ -46,6 +51,7 @@ class PushedCaches:
         self._publishing = publishing
         self._stored = stored
         self._now = now
+        self._standings = Standings(catalog.objects, catalog.objects, most=_MOST_LOOKED_AT)
         self._pushes: WeakKeyDictionary[NamedCache, Pushes] = WeakKeyDictionary()
         self._administrations: WeakKeyDictionary[NamedCache, CacheAdministration] = WeakKeyDictionary()
 
@@ -103,7 +109,11 @@ class PushedCaches:
         )
         if store_import is None:
             self._administrations[cache] = CacheAdministration(
-                row=row, pins=self._catalog.pins, deletions=self._catalog.deletions, now=self._now
+                row=row,
+                pins=self._catalog.pins,
+                deletions=self._catalog.deletions,
+                standings=self._standings,
+                now=self._now,
             )
 
     def static_side(self, row: CacheRow, keys: Sequence[SigningKey]) -> StaticSide:

@@ -373,6 +373,7 @@ async def test_paths_are_told_whatever_their_state(catalog: SqlCatalog) -> None:
     assert await catalog.objects.paths(CACHE, hash_parts(names)) == {
         hash_part(name): store_path(name) for name in names[:2]
     }
+    assert await catalog.objects.paths(CACHE, hash_parts(names), shown=True) == {hash_part("a"): store_path("a")}
     assert await catalog.objects.paths(CACHE, ()) == {}
 
 

@@ -11,11 +11,11 @@ from rich.filesize import decimal
 
 from harmonia_py.cache.cache_name import DEFAULT
 from harmonia_py.catalog.access import TokenRow
-from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of
 from harmonia_py.catalog.keys import KeyState
 from harmonia_py.catalog.passes import LastPass
-from harmonia_py.commands.catalog import all_of, iso
+from harmonia_py.commands.catalog import all_of
 from harmonia_py.commands.doctor.finding import Finding, in_thread
 from harmonia_py.commands.progress import count
 from harmonia_py.commands.user import describe

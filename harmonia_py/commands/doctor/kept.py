@@ -6,9 +6,9 @@ from typing import Final
 
 from rich.filesize import decimal
 
+from harmonia_py.catalog.caches import iso
 from harmonia_py.catalog.file_checks import Health
 from harmonia_py.chunks.work import ChunkFigures, LastLook
-from harmonia_py.commands.catalog import iso
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.config.settings import Config
 

@@ -3,13 +3,15 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.explore import Closure, Explorer
 from harmonia_py.cache.source import DocumentKind
+from harmonia_py.catalog.pins import DAY
+from harmonia_py.catalog.standing import Standing
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -17,6 +19,7 @@ from harmonia_py.web.admission.address import url_of
 from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.pages.directory import Node, read_contents
 from harmonia_py.web.pages.templates import date_of, respond_page
+from harmonia_py.web.standing import standing_of
 from harmonia_py.web.state import TRANSFERS, cache_of, explorer_of
 
 # Some paths are referred to by everything in the store.
@@ -56,6 +59,7 @@ async def get(request: web.Request) -> web.StreamResponse:
         "references": _some(tuple(path for path in info.references if path != info.store_path)),
         "refers_to_itself": info.store_path in info.references,
         "referrers": None if referrers is None else _some(referrers),
+        "kept": _kept(await standing_of(request, hash_part)),
         "closure": closure,
         "deriver_is_here": info.deriver is not None and await _is_here(cache, info.deriver),
         "log_of": await _log_of(cache, info),
@@ -64,6 +68,24 @@ async def get(request: web.Request) -> web.StreamResponse:
         "serve": f"serve/{hash_part}/" if cache.shows_files else None,
     }
     return await respond_page(request, "path.html", values)
+
+
+def _kept(standing: Standing | None) -> dict[str, Any] | None:
+    """What the page says of the standing of a pushed path; None for any other, and for one that has just gone."""
+    if standing is None or standing.stored is None:
+        return None
+    unused, until = standing.cache.settings.keep_unused, standing.used_until
+    return {
+        "reason": standing.reason,
+        "chain": standing.chain,
+        "pins": () if standing.keepers is None else standing.keepers.pins,
+        "referrers": standing.referrers,
+        "used": date_of(standing.stored.used),
+        "unused_days": None if unused is None else f"{unused / DAY:g}",
+        "used_until": None if until is None else date_of(until),
+        "has_max_size": standing.cache.settings.max_size is not None,
+        "is_known": standing.is_known,
+    }
 
 
 async def _respond_damaged(request: web.Request, hash_part: HashPart) -> web.Response:
