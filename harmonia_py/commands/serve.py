@@ -8,7 +8,7 @@ from harmonia_py.commands.options import add_settings, load, naming_the_place
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.server import listen, log
-from harmonia_py.server.framework import without_certificates
+from harmonia_py.server.framework import without_client
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,9 +31,9 @@ def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     # What imports make stays: looking for garbage among it would be a tenth of the start. The supervisor ends this.
     gc.disable()
+    without_client()
     # Generating the reference needs every parser, and not the web framework.
-    with without_certificates():
-        from harmonia_py.server import serve  # noqa: PLC0415  # as said
+    from harmonia_py.server import serve  # noqa: PLC0415  # as said
 
     file, settings = load(options)
     _set_up_log(settings)

@@ -13,8 +13,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs, web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from harmonia_py.web.admission.accepting import Acceptor
