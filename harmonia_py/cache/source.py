@@ -92,6 +92,7 @@ class Download:
         pieces: called with the first byte and the byte after the last, yields what lies between. It raises
             `StorePathChanged` or `StorageError` when the bytes cannot be had, also midway: then the transfer is cut.
         file: all of it as a slice of an open file, when it is one; the descriptor is good until `release`.
+        data: all of it, when it is in memory.
         redirect: gives a URL to which the client may be sent instead; None when the bytes are here alone.
         whole: when `size` is None, waits until all bytes are there, for a client that has some of them already, and
             returns their download, which the caller releases; None when that takes too long or they will not come.
@@ -107,6 +108,7 @@ class Download:
     etag: str
     pieces: Callable[[int, int | None], Iterator[Piece]]
     file: FileSlice | None = None
+    data: bytes | None = None
     redirect: Redirect | None = None
     whole: "Callable[[], Awaitable[Download | None]] | None" = None
     made: "Callable[[], Awaitable[Download | None]] | None" = None
@@ -117,7 +119,7 @@ class Download:
     @classmethod
     def of_bytes(cls, data: bytes, etag: str) -> Self:
         """A download of bytes that are in memory."""
-        return cls(size=len(data), etag=etag, pieces=lambda start, stop: iter((data[start:stop],)))
+        return cls(size=len(data), etag=etag, pieces=lambda start, stop: iter((data[start:stop],)), data=data)
 
     @classmethod
     def to_be_made(cls, etag: str, make: "Callable[[], Awaitable[Download | None]]") -> Self:

@@ -7,7 +7,7 @@ answers again, or, when the process ends before, at the next start.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -118,14 +118,12 @@ class Kept:
         if known is not None and known.validity is not None and known.validity.holds(time.monotonic()):
             return known
         try:
-            stored = await self._catalog.ask(lambda ports: _find(ports.objects, key))
+            stored = await self._catalog.ask(lambda ports: _find(ports.mirrored, key))
         except NotKept:
             return UNKNOWN
         if stored is None:
             return self._remember(key, KeptFacts(None, _validity(additions)))
-        file = stored.file
-        facts = FileFacts(file.file_hash, file.file_size, stored.verified_ca)
-        return self._remember(key, KeptFacts(facts, _validity(removals), BlobKey(file.blob_key)))
+        return self._remember(key, _facts_of(stored, removals))
 
     # Files that were compressed here
 
@@ -164,12 +162,26 @@ class Kept:
         except NotKept:
             return None
 
-    async def keep_mirrored(self, key: BlobKey, upstream_narinfo: UpstreamNarInfo) -> None:
-        """Enter the NAR under this key, which was verified against this narinfo of an upstream."""
-        await self._owed.enter(key, partial(self._keep_mirrored, key, upstream_narinfo))
+    async def keep_mirrored(
+        self, key: BlobKey, upstream_narinfo: UpstreamNarInfo, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Enter the NAR under this key, which was verified against this narinfo of an upstream.
 
-    async def _keep_mirrored(self, key: BlobKey, upstream_narinfo: UpstreamNarInfo, ports: KeptPorts) -> None:
-        metadata = await self._storage.metadata(key)
+        Args:
+            key: of the file.
+            upstream_narinfo: of its path.
+            metadata: that the file has just been kept with; None to look at the file.
+        """
+        await self._owed.enter(key, partial(self._keep_mirrored, key, upstream_narinfo, metadata))
+
+    async def _keep_mirrored(
+        self,
+        key: BlobKey,
+        upstream_narinfo: UpstreamNarInfo,
+        metadata: Mapping[str, str] | None,
+        ports: KeptPorts,
+    ) -> None:
+        metadata = metadata or await self._storage.metadata(key)
         if metadata is None:
             return
         try:
@@ -190,9 +202,13 @@ class Kept:
         async with self._entry_lock:
             stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
             if stored is None or not _stays_offered(stored.file, publication.file, upstream_narinfo):
-                await ports.mirrored.keep(
+                removals, _ = self.epochs()
+                published = await ports.mirrored.keep(
                     replace(publication, replace=stored is not None), upstream_narinfo, now=_now()
                 )
+                if published is not None:
+                    # The next request finds it without a look into the catalog.
+                    self._remember(key, _facts_of(published, removals))
 
     async def refresh(self, upstream_narinfo: UpstreamNarInfo) -> None:
         """Renew the upstream's narinfo of a path that is kept."""
@@ -264,18 +280,19 @@ class Kept:
             return True
 
 
-async def _find(objects: Objects, key: BlobKey) -> StoredObject | None:
+async def _find(mirrored: Mirrored, key: BlobKey) -> StoredObject | None:
     """The object under this key's hash part that has the key's NAR and compression; its file may have another key."""
     url = url_of(key)
-    for cache in (STORE, MIRROR):
-        stored = await objects.find(cache, url.hash_part)
-        if (
-            stored is not None
-            and stored.path_info.nar_hash == url.nar_hash
-            and stored.file.compression == url.compression
-        ):
+    for stored in await mirrored.objects(url.hash_part):
+        if stored.path_info.nar_hash == url.nar_hash and stored.file.compression == url.compression:
             return stored
     return None
+
+
+def _facts_of(stored: StoredObject, removals: Epoch | None) -> KeptFacts:
+    file = stored.file
+    facts = FileFacts(file.file_hash, file.file_size, stored.verified_ca)
+    return KeptFacts(facts, _validity(removals), BlobKey(file.blob_key))
 
 
 async def _replacing(objects: Objects, publication: Publication) -> Publication:

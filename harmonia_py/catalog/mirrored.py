@@ -62,8 +62,11 @@ class Mirrored(Protocol):
     async def find(self, hash_part: HashPart) -> MirroredObject | None:
         """An object, with the narinfo of its upstream."""
 
-    async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> None:
-        """Publish an object with the narinfo of its upstream, in one transaction.
+    async def objects(self, hash_part: HashPart) -> Sequence[StoredObject]:
+        """The objects of a path in the caches `STORE` and `MIRROR`, whose files are in one storage, in this order."""
+
+    async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> StoredObject | None:
+        """Publish an object with the narinfo of its upstream, in one transaction; the object as readers see it then.
 
         Raises:
             BeingDeleted: as in `Objects.publish`.

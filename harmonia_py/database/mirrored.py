@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from harmonia_py.catalog.caches import MIRROR, CacheId, Timestamp
+from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
 from harmonia_py.catalog.mirrored import MirroredObject, UpstreamNarInfo, UpstreamRealisation
-from harmonia_py.catalog.objects import Publication
+from harmonia_py.catalog.objects import Publication, StoredObject
 from harmonia_py.contents.kept_files import Mismatch
 from harmonia_py.database.object_rows import OBJECTS, READABLE, digits, sha256, stored_object
 from harmonia_py.database.publishing import publish
@@ -24,6 +24,7 @@ _TOLD: Final = """
     where hash_part = $1
 """
 _OBJECT: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
+_OBJECTS: Final = f"{OBJECTS} where o.cache_id in ($1, $2) and o.hash_part = $3 and {READABLE} order by o.cache_id"
 _KEEP: Final = """
     insert into upstream_narinfos (hash_part, upstream, url, compression, file_hash, file_size, fetched_ns, max_age_ns)
     values ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -76,15 +77,25 @@ class SqlMirrored:
 
         return await self._database.read(find)
 
-    async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> None:
+    async def objects(self, hash_part: HashPart) -> Sequence[StoredObject]:
         """As in `Mirrored`."""
 
-        def keep() -> Transaction[None]:
+        def objects() -> Transaction[list[StoredObject]]:
+            return [stored_object(row) for row in (yield from ask(_OBJECTS, STORE, MIRROR, hash_part))]
+
+        return await self._database.read(objects)
+
+    async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> StoredObject | None:
+        """As in `Mirrored`."""
+
+        def keep() -> Transaction[StoredObject | None]:
             yield from publish(publication, now)
             yield from _note(narinfo)
+            row = yield from ask_one(_OBJECT, MIRROR, publication.path_info.store_path.hash_part)
+            return None if row is None else stored_object(row)
 
         topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)
-        await self._database.write(keep, *topics)
+        return await self._database.write(keep, *topics)
 
     async def refresh(self, narinfo: UpstreamNarInfo) -> None:
         """As in `Mirrored`."""

@@ -7,7 +7,7 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.database.closures import heal, quarantine
-from harmonia_py.database.object_rows import digits, list_as_garbage, nar_file, take_from_garbage
+from harmonia_py.database.object_rows import digits, is_garbage, list_as_garbage, nar_file, take_from_garbage
 from harmonia_py.database.totals import add_files, resize_objects
 from harmonia_py.database.transaction import (
     Database,
@@ -58,7 +58,9 @@ class SqlNars:
 
     async def reserve(self, blob_key: str) -> None:
         """As in `Nars`."""
-        await self._database.write(lambda: take_from_garbage(blob_key))
+        # Seldom: and a transaction that changes nothing would wait for the disk as well.
+        if await self._database.read(lambda: is_garbage(blob_key)):
+            await self._database.write(lambda: take_from_garbage(blob_key))
 
     async def file(self, file: Hash | str) -> NarFile | None:
         """As in `Nars`."""

@@ -124,6 +124,11 @@ def revive(cache: CacheId, hash_parts: Collection[str], now: Timestamp) -> Trans
     return tuple(HashPart(hash_part) for hash_part, _ in rows)
 
 
+def is_garbage(blob_key: str) -> Transaction[bool]:
+    """Whether the bytes under this key are to be deleted."""
+    return (yield from ask_one(_KEY_IS_GARBAGE, blob_key)) is not None
+
+
 def take_from_garbage(blob_key: str) -> Transaction[None]:
     """Make sure that the bytes under this key stay.
 

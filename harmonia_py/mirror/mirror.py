@@ -8,7 +8,7 @@ in memory, and in the catalog beside the NAR (`narinfo_index`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -292,7 +292,7 @@ class Mirror:
     # Files
 
     async def _want_nar(self, url: NarUrl) -> NarDownload | None:
-        entry = await self.index.find(url.hash_part)
+        entry = await self.index.told(url.hash_part)
         if entry is None:
             entry = await self._questions.ask(url.hash_part)
         if entry is not None and not offers(entry.narinfo, url):
@@ -323,9 +323,9 @@ class Mirror:
             if entry is not None and entry.facts is None and entry.narinfo.path_info.nar_hash == url.nar_hash:
                 await self._enter(entry, url.compression)
 
-    async def _enter(self, entry: IndexedNarInfo, offered: str) -> None:
+    async def _enter(self, entry: IndexedNarInfo, offered: str, metadata: Mapping[str, str] | None = None) -> None:
         info = entry.narinfo.path_info
-        await self.index.enter(entry, NarUrl(info.store_path.hash_part, info.nar_hash, offered))
+        await self.index.enter(entry, NarUrl(info.store_path.hash_part, info.nar_hash, offered), metadata)
         self.on_kept(entry.url.hash_part)
         if self._recoding is not None:
             self._in_background(self._recoding.recode(entry))

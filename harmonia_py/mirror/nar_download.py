@@ -1,6 +1,6 @@
 """NARs as files that a mirror fetches: the choice of the upstream, and the check when the file comes."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,12 +26,12 @@ class Hooks:
 
     Attributes:
         narinfo: asks one upstream for its narinfo of the path.
-        arrived: told that the file is kept, in this compression.
+        arrived: told that the file is kept, in this compression and with these metadata.
         forget: told that the narinfo leads to no right file.
     """
 
     narinfo: Callable[[Upstream], Awaitable[NarInfo | None]]
-    arrived: Callable[[IndexedNarInfo, str], Awaitable[None]]
+    arrived: Callable[[IndexedNarInfo, str, Mapping[str, str]], Awaitable[None]]
     forget: Callable[[IndexedNarInfo], None]
 
 
@@ -76,6 +76,7 @@ class NarDownload(UpstreamFile):
         self._hooks = hooks
         self._bad_files = bad_files
         self._chosen: UpstreamState | None = None
+        self._check: NarCheck | None = None
         self._narinfo = entry.narinfo
         self.size = entry.narinfo.file_size if self._as_it_comes else None
 
@@ -92,12 +93,14 @@ class NarDownload(UpstreamFile):
         narinfo, info = self._narinfo, self._entry.narinfo.path_info
         made = None if self._as_it_comes else encoder(self._offered)
         claims = info, narinfo.compression, narinfo.file_hash, narinfo.file_size
-        return NarCheck(*claims, encoder=made, share=self._share)
+        self._check = NarCheck(*claims, encoder=made, share=self._share)
+        return self._check
 
     async def kept(self) -> None:
         """Tell the mirror that the file is kept."""
         await super().kept()
-        await self._hooks.arrived(self._entry, self._offered)
+        assert self._check is not None
+        await self._hooks.arrived(self._entry, self._offered, self._check.metadata())
 
     @property
     def _memory(self) -> int:

@@ -153,6 +153,10 @@ class NarinfoIndex:
             await self.look(entry)
         return entry
 
+    async def told(self, hash_part: HashPart) -> IndexedNarInfo | None:
+        """As `find`, for what the upstream says alone: whether its NAR is kept may have changed."""
+        return self._present.get(hash_part) or await self.find(hash_part)
+
     def _is_known(self, entry: IndexedNarInfo) -> bool:
         """Whether what the entry says of the kept file is still right, so that no look is needed."""
         self._kept.epochs()
@@ -218,9 +222,15 @@ class NarinfoIndex:
         """Whether `note_absent` was told so a moment ago."""
         return self._absent.holds(key)
 
-    async def enter(self, entry: IndexedNarInfo, url: NarUrl) -> None:
-        """Enter the NAR, which is now kept at `url`, in the catalog, and note it in the entry."""
-        await self._kept.keep_mirrored(key_of(url), _upstream_narinfo(entry))
+    async def enter(self, entry: IndexedNarInfo, url: NarUrl, metadata: Mapping[str, str] | None = None) -> None:
+        """Enter the NAR, which is now kept at `url`, in the catalog, and note it in the entry.
+
+        Args:
+            entry: the narinfo.
+            url: of the NAR.
+            metadata: that the file has just been kept with; None to look at the file.
+        """
+        await self._kept.keep_mirrored(key_of(url), _upstream_narinfo(entry), metadata)
         await self.look(entry)
 
     async def renew(self, entry: IndexedNarInfo) -> None:

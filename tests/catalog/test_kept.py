@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from math import inf
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
 from harmonia_py.contents.storage import Storage
 from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.database.transaction import ask
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
@@ -104,6 +106,37 @@ async def test_of_files_of_one_nar_that_come_at_once_the_one_is_named_that_narin
     assert found.stored.file.compression == "zstd"
     await kept.keep_mirrored(keys[order.index("none")], told)
     assert (await kept.find(keys[order.index("zstd")])).facts is not None
+
+
+async def test_a_nar_of_an_upstream_is_entered_with_one_wait_for_the_disk_and_then_known(
+    kept: Kept, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each NAR of a mirror took two transactions that waited for the disk, and as many as seven questions."""
+    told = UpstreamNarInfo(
+        narinfo=NarInfo(path_info=ONE, url="nar/x.nar.zst", compression="zstd"),
+        upstream="up",
+        fetched=0.0,
+        max_age=60.0,
+    )
+    metadata = {"file_hash": str(FACTS.file_hash), "file_size": str(FACTS.file_size)}
+    done: Counter[str] = Counter()
+    for name in ("read", "write"):
+        monkeypatch.setattr(SqliteDatabase, name, _counted(done, name, getattr(SqliteDatabase, name)))
+    await kept.reserve(key())
+    await storage.put(key(), b"file", metadata)
+    await kept.keep_mirrored(key(), told, metadata)
+    assert done == {"read": 2, "write": 1}
+    found = await kept.find(key())
+    assert (found.facts, found.key) == (FACTS, key())
+    assert done == {"read": 2, "write": 1}
+
+
+def _counted(done: Counter[str], name: str, call: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    def counted(*arguments: object, **options: object) -> Awaitable[object]:
+        done[name] += 1
+        return call(*arguments, **options)
+
+    return counted
 
 
 async def test_what_comes_again_while_it_is_garbage_stays(kept: Kept, catalog: SqlCatalog) -> None:

@@ -25,7 +25,7 @@ from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog import access
 from harmonia_py.catalog.access import TokenExists, TokenRow, TooManyTokens
 from harmonia_py.catalog.audit import AuditEntry, entry_now
-from harmonia_py.catalog.caches import DEFAULT_CACHE, MIRROR, CacheExists, CacheId, CacheSettings, Timestamp
+from harmonia_py.catalog.caches import DEFAULT_CACHE, MIRROR, STORE, CacheExists, CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.evidence import Evidence, Judge
 from harmonia_py.catalog.keys import KeyExists, KeyRow, KeyState
 from harmonia_py.catalog.mirrored import UpstreamNarInfo, UpstreamRealisation
@@ -682,11 +682,11 @@ async def test_what_an_upstream_said_is_found_while_its_object_is_there(catalog:
     told = UpstreamNarInfo(narinfo=narinfo, upstream="one", fetched=1.5, max_age=60.25)
     await catalog.mirrored.refresh(told)
     assert await catalog.mirrored.find(hash_part("a")) is None
-    await catalog.mirrored.keep(publication(MIRROR, "a"), told, now=NOW)
+    stored = await catalog.mirrored.keep(publication(MIRROR, "a"), told, now=NOW)
     kept = await catalog.mirrored.find(hash_part("a"))
     assert kept is not None
     assert kept.upstream_narinfo == told
-    assert kept.stored == await catalog.objects.find(MIRROR, hash_part("a"))
+    assert kept.stored == stored == await catalog.objects.find(MIRROR, hash_part("a"))
     later_told = replace(told, upstream="two", fetched=2.0, max_age=float("1e30"))
     await catalog.mirrored.refresh(later_told)
     found = await catalog.mirrored.find(hash_part("a"))
@@ -695,6 +695,21 @@ async def test_what_an_upstream_said_is_found_while_its_object_is_there(catalog:
     assert found.upstream_narinfo.max_age > 10**9
     await catalog.nars.quarantine(nar_file("a").file_hash, "gone", now=NOW)
     assert await catalog.mirrored.find(hash_part("a")) is None
+
+
+async def test_what_was_compressed_here_is_found_together_with_what_is_mirrored(catalog: SqlCatalog) -> None:
+    told = UpstreamNarInfo(
+        narinfo=NarInfo(path_info=path_info("a"), url="nar/x.nar.xz", compression="xz"),
+        upstream="one",
+        fetched=1.0,
+        max_age=60.0,
+    )
+    assert await catalog.mirrored.objects(hash_part("a")) == []
+    mirrored = await catalog.mirrored.keep(publication(MIRROR, "a"), told, now=NOW)
+    assert await catalog.mirrored.objects(hash_part("a")) == [mirrored]
+    await catalog.objects.publish(publication(STORE, "a"), now=NOW)
+    compressed = await catalog.objects.find(STORE, hash_part("a"))
+    assert await catalog.mirrored.objects(hash_part("a")) == [compressed, mirrored]
 
 
 async def test_realisations_of_upstreams_are_kept(catalog: SqlCatalog) -> None:

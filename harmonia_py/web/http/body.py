@@ -17,6 +17,7 @@ from harmonia_py.web.admission.limits import answer_begins
 from harmonia_py.web.http.coding import select
 from harmonia_py.web.http.errors import error_response, not_found
 from harmonia_py.web.http.making import turn_of
+from harmonia_py.web.http.pieces import at_hand
 from harmonia_py.web.http.ranges import (
     ByteRange,
     Unsatisfiable,
@@ -163,7 +164,11 @@ async def _respond_coded(
         return condition
     coding = request.app[SERVING].settings.coding
     coded = replace(
-        download, size=None, pieces=lambda start, stop: coding.pieces(name, download.pieces(start, stop)), file=None
+        download,
+        size=None,
+        pieces=lambda start, stop: coding.pieces(name, download.pieces(start, stop)),
+        file=None,
+        data=None,
     )
     return await _send(request, coded, DownloadResponse(headers=headers), None, coded=True)
 
@@ -191,7 +196,9 @@ async def _respond_uncoded(request: web.Request, download: Download, all_headers
     part = part or ByteRange(0, download.size)
     size = part.stop - part.start
     if size <= SMALL_BYTES and request.method != hdrs.METH_HEAD:
-        data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
+        data = at_hand(download, part.start, part.stop)
+        if data is None:
+            data = await request.app[TRANSFERS].read(download.pieces(part.start, part.stop))
         return web.Response(status=status, body=data, headers=all_headers)
     sized = DownloadResponse(status=status, headers=all_headers)
     sized.content_length = size

@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator, Iterator
 from typing import Final
 
-from harmonia_py.cache.source import FileSlice, Pause, Piece
+from harmonia_py.cache.source import Download, FileSlice, Pause, Piece
 from harmonia_py.errors import StorePathChanged
 
 # Bytes that pass through memory at a time.
@@ -36,6 +36,25 @@ def gather(parts: Iterator[bytes | Pause], data: list[bytes]) -> Pause | None:
             return part
         data.append(part)
     return None
+
+
+def at_hand(download: Download, start: int, stop: int) -> bytes | None:
+    """Bytes of a download that are in memory, or in the page cache; None when a thread has to wait for them."""
+    if download.data is not None:
+        return download.data[start:stop]
+    if download.file is None:
+        return None
+    return cached(FileSlice(download.file.fd, download.file.offset + start, stop - start))
+
+
+def cached(file: FileSlice) -> bytes | None:
+    """The bytes of a slice; None when the page cache does not have all of them, or the file system does not tell."""
+    buffer = bytearray(file.size)
+    try:
+        count = os.preadv(file.fd, [buffer], file.offset, os.RWF_NOWAIT)
+    except OSError:
+        return None
+    return bytes(buffer) if count == file.size else None
 
 
 def close_pieces(pieces: Iterator[Piece]) -> None:
