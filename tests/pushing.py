@@ -31,6 +31,7 @@ from harmonia_py.cache.access import Authenticator, Generation, Principal, grant
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.caches import Caches, NamedCache
+from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.cache_changes import CacheChanges
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.database.catalog import SqlCatalog
@@ -186,7 +187,9 @@ async def pushed_to(
 
         async def find(name: CacheName) -> NamedCache | None:
             row = await catalog.caches.find(name)
-            return None if row is None else node.caches.cache_of(row, keys=await keys.of(row))
+            if row is None:
+                return None
+            return node.caches.cache_of(row, keys=await keys.of(row), usage=CacheUsage.on(metrics, name))
 
         for name in (TEAM, OTHER):
             if await catalog.caches.find(name) is None:

@@ -28,6 +28,7 @@ from harmonia_py.cache.found import LOCAL, Found
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Piece
 from harmonia_py.cache.tokens import Tokens
 from harmonia_py.cache.validity import Validity
+from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -171,6 +172,7 @@ class Served:
             settings or ServingSettings(authenticators=authenticators),
             generation,
         )
+        self.metrics = Metrics.alone()
         self.access: list[str] = []
         self._tls = tls
         self._limits = limits or Limits(keepalive_timeout=keepalive_timeout, stall_timeout=stall_timeout, workers=1)
@@ -189,6 +191,7 @@ class Served:
                 [sock],
                 tls=self._tls,
                 access_log=self._log,
+                metrics=self.metrics,
                 limits=self._limits,
                 clients=self._clients,
                 shutdown_timeout=self._shutdown_timeout,

@@ -19,7 +19,8 @@ from harmonia_py.cache.access import Generation, Principal, grants_of
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.caches import NamedCache
-from harmonia_py.errors import NotAuthenticated
+from harmonia_py.cache.usage import CacheUsage
+from harmonia_py.errors import NotAuthenticated, StorageError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.web.state import ServingSettings
@@ -74,19 +75,26 @@ class Teams:
         sources: of the caches, by name.
         asked: the names that were looked up, in order.
         made: the names of caches that were made, in order.
+        broken: whether nobody can tell which caches there are.
+        usages: what was asked of each cache, by name.
     """
 
     public: Mapping[str, bool]
     sources: dict[str, FakeSource] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
+    broken: bool = False
+    usages: dict[str, CacheUsage] = field(default_factory=dict)
 
     async def find(self, name: CacheName) -> NamedCache | None:
         self.asked.append(name)
+        if self.broken:
+            raise StorageError("the catalog is away")
         if name not in self.public:
             return None
         self.sources.setdefault(name, FakeSource(nar_bytes=name.encode() * 100))
-        return NamedCache(name, public=self.public[name], make=lambda: self._make(name))
+        usage = self.usages.setdefault(name, CacheUsage())
+        return NamedCache(name, public=self.public[name], make=lambda: self._make(name), usage=usage)
 
     def _make(self, name: CacheName) -> BinaryCache:
         self.made.append(name)

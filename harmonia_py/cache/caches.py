@@ -14,6 +14,7 @@ from harmonia_py.cache.access import Action, Principal
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.cache.explore import Explorer
+from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.nix.signing import PublicKey
 
 # Caches that one worker remembers, a few hundred bytes each; to look one up again takes a row of a database.
@@ -32,6 +33,7 @@ class NamedCache:
         upstream_keys: the public keys of those.
         other_keys: the public keys of further places that it has paths from.
         key_ends: when keys that have a successor stop signing, in seconds since the epoch, by their names.
+        usage: counts what is asked of it and pushed to it; by itself when None.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class NamedCache:
         upstream_keys: Sequence[PublicKey] = (),
         other_keys: Sequence[PublicKey] = (),
         key_ends: Mapping[str, float] = MappingProxyType({}),
+        usage: CacheUsage | None = None,
     ) -> None:
         self.name = name
         self.public = public
@@ -53,6 +56,7 @@ class NamedCache:
         self.upstream_keys = tuple(upstream_keys)
         self.other_keys = tuple(other_keys)
         self.key_ends = key_ends
+        self.usage = usage or CacheUsage()
         self._make = make
 
     @property
@@ -78,7 +82,7 @@ class Caches:
     """The caches of one worker.
 
     Args:
-        default: the cache at `/`; public, explorer, upstreams, upstream_keys: what `NamedCache` is told of it.
+        default: the cache at `/`; public, explorer, upstreams, upstream_keys, usage: what `NamedCache` is told of it.
         find: looks up the others; None for a server that has no others.
 
     Attributes:
@@ -94,6 +98,7 @@ class Caches:
         explorer: Explorer | None = None,
         upstreams: Sequence[str] = (),
         upstream_keys: Sequence[PublicKey] = (),
+        usage: CacheUsage | None = None,
         find: FindCache | None = None,
     ) -> None:
         self.default = NamedCache(
@@ -103,6 +108,7 @@ class Caches:
             explorer=explorer,
             upstreams=upstreams,
             upstream_keys=upstream_keys,
+            usage=usage,
         )
         self.has_others = find is not None
         self._find = find

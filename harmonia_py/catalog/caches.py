@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NewType, Protocol
+from typing import Any, Final, NamedTuple, NewType, Protocol
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.errors import HarmoniaError
@@ -96,11 +96,47 @@ def iso(at: Timestamp | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
 
 
+class KeptByCache(NamedTuple):
+    """What a cache has: paths that readers see and that are not condemned, and bytes of their files.
+
+    Attributes:
+        name: of the cache.
+        paths: how many it has.
+        size: bytes of their files.
+        max_size: bytes that it may have; None for no limit.
+    """
+
+    name: CacheName
+    paths: int
+    size: int
+    max_size: int | None
+
+
+class KeptByCaches(NamedTuple):
+    """What each of the oldest caches has, and what all others have together.
+
+    Attributes:
+        oldest: caches that have a name, the oldest first.
+        other_paths: how many paths the others have.
+        other_size: bytes of the files of these.
+    """
+
+    oldest: Sequence[KeptByCache]
+    other_paths: int
+    other_size: int
+
+
 class Caches(Protocol):
     """The caches that have a name. Each method raises `StorageError` when the catalog cannot tell."""
 
     async def find(self, name: CacheName) -> CacheRow | None:
         """The cache of this name."""
+
+    async def older(self, cache: CacheId, limit: int) -> int:
+        """How many caches that have a name, that at `/` among them, are older than this one; at most `limit`."""
+
+    async def kept(self, limit: int) -> KeptByCaches:
+        """What each of the `limit` oldest caches that have a name has, that at `/` among them, and the others have."""
 
     async def page(self, after: CacheName | None, limit: int) -> Sequence[CacheRow]:
         """Up to `limit` caches in the order of their names, those that follow `after`."""

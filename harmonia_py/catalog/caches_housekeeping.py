@@ -13,7 +13,8 @@ from typing import Final
 
 from harmonia_py.catalog.arrivals import LeftBehind
 from harmonia_py.catalog.audit import Audit
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.cache_gauges import CacheGauges
+from harmonia_py.catalog.caches import Caches, Timestamp
 from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import Collecting, Survey
 from harmonia_py.catalog.collector import Collector
@@ -23,6 +24,7 @@ from harmonia_py.catalog.passes import Passes
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
+from harmonia_py.metrics.cache_labels import MOST_NAMED
 from harmonia_py.metrics.counters import Counters, counted, gauged
 
 _log = logging.getLogger(__name__)
@@ -93,7 +95,9 @@ class CachesHousekeeping:
         left_behind: has files counted that processes left behind.
         passes: is told of each pass.
         collecting: makes this process the one that collects.
+        caches: tell what each of them has.
         counters: of what goes.
+        gauges: of what each cache has.
         clock: seconds since the epoch.
         seconds: between two passes.
     """
@@ -109,7 +113,9 @@ class CachesHousekeeping:
         left_behind: LeftBehind,
         passes: Passes,
         collecting: Collecting,
+        caches: Caches,
         counters: CollectionCounters,
+        gauges: CacheGauges,
         clock: Callable[[], float] = time.time,
         seconds: float = _SECONDS,
     ) -> None:
@@ -122,19 +128,27 @@ class CachesHousekeeping:
         self._left_behind = left_behind
         self._uses = uses
         self._collecting = collecting
+        self._caches = caches
         self._counters = counters
+        self._gauges = gauges
         self._clock = clock
         self._seconds = seconds
 
     async def run(self) -> None:
         """Collect every minute, until the caller cancels it."""
         with self._counters.shown_meanwhile():
-            while True:
-                try:
-                    await self.look(_WAIT_SECONDS)
-                except StorageError as error:
-                    _log.warning("cannot collect what caches do not need any more: %s", error)
-                await asyncio.sleep(self._seconds)
+            try:
+                await self._look_again_and_again()
+            finally:
+                self._gauges.hide()
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            try:
+                await self.look(_WAIT_SECONDS)
+            except StorageError as error:
+                _log.warning("cannot collect what caches do not need any more: %s", error)
+            await asyncio.sleep(self._seconds)
 
     async def look(self, wait_seconds: float = 0.0) -> Collected | None:
         """One pass over all caches and what they leave, in small transactions; None when another process is at one.
@@ -170,6 +184,7 @@ class CachesHousekeeping:
     async def _count(self, now: Timestamp) -> None:
         """Set the gauges of the present state, after a whole pass."""
         counters, size, inventory = self._counters, await self._index.size(None), await self._survey.inventory(now=now)
+        self._gauges.show(await self._caches.kept(MOST_NAMED))
         counters.published.set(size.objects - size.condemned)
         counters.published_bytes.set(size.published_size)
         counters.condemned.set(size.condemned)

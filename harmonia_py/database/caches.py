@@ -7,7 +7,16 @@ from typing import Any, Final
 import msgspec
 
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.catalog.caches import CacheExists, CacheId, CacheRow, CacheSettings, Timestamp
+from harmonia_py.catalog.caches import (
+    DEFAULT_CACHE,
+    CacheExists,
+    CacheId,
+    CacheRow,
+    CacheSettings,
+    KeptByCache,
+    KeptByCaches,
+    Timestamp,
+)
 from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_one
 
 _COLUMNS: Final = "id, name, settings, declared, created_s"
@@ -15,6 +24,17 @@ _COLUMNS: Final = "id, name, settings, declared, created_s"
 _FIND: Final = f"select {_COLUMNS} from caches where name = $1 and deleted_s is null"
 _PAGE: Final = f"""
     select {_COLUMNS} from caches where name > $1 and name >= '0' and deleted_s is null order by name limit $2
+"""
+_NAMED: Final = f"c.id >= {DEFAULT_CACHE} and c.deleted_s is null"
+_OLDER: Final = f"select count(*) from (select 1 from caches c where {_NAMED} and c.id < $1 limit $2) older"
+_KEPT: Final = f"""
+    select c.id, c.name, c.settings, coalesce(t.objects, 0), coalesce(t.size, 0)
+    from caches c left join totals t on t.cache_id = c.id and t.state = 'published'
+    where {_NAMED} order by c.id limit $1
+"""
+_KEPT_BY_OTHERS: Final = f"""
+    select coalesce(sum(t.objects), 0), coalesce(sum(t.size), 0)
+    from caches c join totals t on t.cache_id = c.id and t.state = 'published' where {_NAMED} and c.id > $1
 """
 _CREATE: Final = f"""
     insert into caches ({_COLUMNS}) select max(id) + 1, $1, $2, $3, $4 from caches returning {_COLUMNS}
@@ -44,6 +64,29 @@ class SqlCaches:
             return _parse((yield from ask_one(_FIND, name)))
 
         return await self._database.read(find)
+
+    async def older(self, cache: CacheId, limit: int) -> int:
+        """As in `Caches`."""
+        row = await self._database.read(lambda: ask_one(_OLDER, cache, limit))
+        assert row is not None
+        return int(row[0])
+
+    async def kept(self, limit: int) -> KeptByCaches:
+        """As in `Caches`."""
+
+        def kept() -> Transaction[KeptByCaches]:
+            rows = yield from ask(_KEPT, limit)
+            others: Row | None = (0, 0)
+            if len(rows) == limit:
+                others = yield from ask_one(_KEPT_BY_OTHERS, rows[-1][0])
+            assert others is not None
+            first = [
+                KeptByCache(CacheName(name), int(paths), int(size), _settings(settings).max_size)
+                for _, name, settings, paths, size in rows
+            ]
+            return KeptByCaches(first, int(others[0]), int(others[1]))
+
+        return await self._database.scan(kept)
 
     async def page(self, after: CacheName | None, limit: int) -> Sequence[CacheRow]:
         """As in `Caches`."""
@@ -104,6 +147,10 @@ def _text(settings: CacheSettings) -> str:
     return msgspec.json.encode(settings).decode()
 
 
+def _settings(text: str) -> CacheSettings:
+    return msgspec.json.decode(text, type=CacheSettings)
+
+
 def _parse(row: Row | None) -> CacheRow | None:
     return None if row is None else _row(row)
 
@@ -113,7 +160,7 @@ def _row(row: tuple[Any, ...]) -> CacheRow:
     return CacheRow(
         id=CacheId(number),
         name=CacheName(name),
-        settings=msgspec.json.decode(settings, type=CacheSettings),
+        settings=_settings(settings),
         declared=bool(declared),
         created=Timestamp(created),
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from harmonia_py.metrics.cache_labels import CacheLabels
 from harmonia_py.metrics.families import COUNTED
 from harmonia_py.metrics.family import Family
 from harmonia_py.metrics.loads import Load, Loads, lives
@@ -22,7 +23,7 @@ from harmonia_py.metrics.shared import SharedNumbers, SharedTexts
 
 _log = logging.getLogger(__name__)
 
-# A worker has some 400 series of at most 200 bytes. What is not used takes no memory.
+# A worker has some 600 series of at most 200 bytes, and 600 of caches, of at most 112. Unused bytes take no memory.
 _SLOT_BYTES: Final = 256 * 1024
 # A reload may ask for more workers than there were.
 _LEAST_PLACES: Final = 32
@@ -166,6 +167,7 @@ class Metrics:
     Attributes:
         board: the figures of all.
         load: how many connections this worker has, and whether others have fewer.
+        cache_labels: the values of the label `cache`.
     """
 
     def __init__(self, slot: memoryview, board: Board, load: Load) -> None:
@@ -175,6 +177,7 @@ class Metrics:
         self._words = slot.cast("Q")
         self._cells = slot.cast("d")
         self._places = {name: start for name, start, _ in _entries(slot)}
+        self.cache_labels = CacheLabels(self._places)
         for name, start in self._places.items():
             if FAMILIES_BY_NAME[name.partition("{")[0]].kind == "gauge":
                 self._cells[start] = 0.0  # it ended with the worker before

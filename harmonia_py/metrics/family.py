@@ -8,6 +8,9 @@ Kind = Literal["counter", "gauge", "histogram"]
 HARMONIA_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 """Upper bounds in seconds, those of Harmonia 3."""
 
+CACHE_LABEL: Final = "cache"
+"""The label with the name of a cache. It comes first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Family:

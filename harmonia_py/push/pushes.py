@@ -9,6 +9,7 @@ from harmonia_py.cache.access import Principal
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.found import Found
 from harmonia_py.cache.source import Download
+from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
@@ -56,7 +57,8 @@ class Pushes:
         static_writer: writes these in the background.
         open_blob: opens files.
         quarantine: is told of a file that is missing.
-        counters: of pushes.
+        counters: of pushes to all caches.
+        usage: of this cache.
         into_store: adds pushed paths to the local store, instead of publishing them; None: they are published.
         room: of the cache.
         pending: files that clients send past this server; None where they cannot.
@@ -82,6 +84,7 @@ class Pushes:
         open_blob: OpenBlob,
         quarantine: Quarantine,
         counters: PushCounters,
+        usage: CacheUsage,
         room: RoomForPushes,
         into_store: IntoStore | None = None,
         pending: PendingUploads | None = None,
@@ -101,6 +104,7 @@ class Pushes:
         self._open_blob = open_blob
         self._quarantine = quarantine
         self._counters = counters
+        self._usage = usage
         self._into_store = into_store
         self._sessions: Bounded[tuple[str, str], tuple[PushSession, int]] = Bounded(_MAX_SESSIONS)
         self._pending = pending
@@ -266,6 +270,7 @@ class Pushes:
     async def _count(self, file_size: int, *, checked: int | None = None) -> None:
         self._counters.files.add()
         self._counters.bytes.add(file_size)
+        self._usage.pushed_nars.add()
         await self._room.came(file_size, checked)
 
     async def publish(

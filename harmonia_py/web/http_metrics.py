@@ -12,6 +12,7 @@ from harmonia_py.metrics.board import Counter, Histogram, Metrics
 OTHER: Final = "other"
 # Before the name of a route of a cache that is not the one at `/`.
 NAMED: Final = "named:"
+NARINFO: Final = "narinfo"
 
 _FAULTS: Final = (500, 502, 503)
 _DOCUMENT: Final = (200, 304, 404, *_FAULTS)

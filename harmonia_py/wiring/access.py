@@ -31,6 +31,7 @@ from harmonia_py.wiring.catalog import has_catalog, open_catalog, wants_catalog
 from harmonia_py.wiring.declared_caches import declare, default_row
 from harmonia_py.wiring.elsewhere import Places
 from harmonia_py.wiring.node import Node
+from harmonia_py.wiring.usage import Usages
 
 if TYPE_CHECKING:
     from harmonia_py.catalog.administration import CacheAdministration
@@ -72,6 +73,7 @@ class AccessControl:
     ) -> None:
         self.generation = Generation()
         self._metrics = metrics
+        self._usages = Usages(metrics)
         self._housekeeping = housekeeping
         self._rooms = rooms
         self._clock = clock
@@ -196,7 +198,14 @@ class AccessControl:
         """The cache at `/`, and those of the catalog."""
         upstreams = [upstream.label for upstream in config.upstream]
         keys = list(dict.fromkeys(key for upstream in config.upstream for key in upstream.keys))
-        make = partial(Caches, public=config.is_public, explorer=node.explorer, upstreams=upstreams, upstream_keys=keys)
+        make = partial(
+            Caches,
+            public=config.is_public,
+            explorer=node.explorer,
+            upstreams=upstreams,
+            upstream_keys=keys,
+            usage=self._usages.default,
+        )
         catalog, keys_of, pushing = self._catalog, self._keys, self._pushing
         if catalog is None or keys_of is None or pushing is None:
             return make(node.cache)
@@ -212,6 +221,7 @@ class AccessControl:
                 debug_files=node.debug_files if row.settings.local_store else None,
                 elsewhere=places.elsewhere(row, public=row.settings.public),
                 other_keys=await places.keys(row),
+                usage=await self._usages.of(row, catalog.caches),
             )
 
         async def find_served(name: CacheName) -> NamedCache | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.arrivals import LeftBehind
+from harmonia_py.catalog.cache_gauges import CacheGauges
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.caches_housekeeping import CachesHousekeeping, CollectionCounters
 from harmonia_py.catalog.collection import Collecting
@@ -58,7 +59,9 @@ def caches_housekeeping(
         left_behind=LeftBehind(catalog.arrivals, node.blobs),
         passes=catalog.passes,
         collecting=collecting or catalog.database.collecting,
+        caches=catalog.caches,
         counters=CollectionCounters.on(metrics),
+        gauges=CacheGauges(metrics),
         clock=clock,
         seconds=seconds,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harmonia_py.cache.binary_cache import BinaryCache
+from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.stored import OpenBlob
@@ -76,7 +77,13 @@ class Publishing:
     static_errors: RareWarning = field(default_factory=lambda: RareWarning(logging.getLogger(StaticSide.__module__)))
 
     def pushes_to(
-        self, row: CacheRow, view: BinaryCache, store_import: StoreImport | None, *, looks_elsewhere: bool
+        self,
+        row: CacheRow,
+        view: BinaryCache,
+        store_import: StoreImport | None,
+        *,
+        looks_elsewhere: bool,
+        usage: CacheUsage,
     ) -> Pushes:
         """The pushes to a cache.
 
@@ -85,6 +92,7 @@ class Publishing:
             view: the cache, as readers see it.
             store_import: adds pushed paths to the local store, instead of publishing them.
             looks_elsewhere: whether it has paths that were not pushed to it.
+            usage: counts what is pushed to it.
         """
         catalog = self._ports()
 
@@ -148,6 +156,7 @@ class Publishing:
             open_blob=self.open_blob,
             quarantine=self.quarantine,
             counters=self.counters,
+            usage=usage,
             room=room,
             into_store=into_store,
             pending=self.pending,

@@ -8,6 +8,7 @@ from harmonia_py.cache.binary_cache import BinaryCache, DebugFilesInOrder, Elsew
 from harmonia_py.cache.caches import NamedCache
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.tree import DebugFiles
+from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.caches import CacheRow, Timestamp
 from harmonia_py.catalog.standing import Standings
@@ -72,6 +73,7 @@ class PushedCaches:
         debug_files: DebugFiles | None = None,
         elsewhere: Sequence[Elsewhere] = (),
         other_keys: Sequence[PublicKey] = (),
+        usage: CacheUsage | None = None,
     ) -> NamedCache:
         """A cache of the catalog.
 
@@ -82,13 +84,19 @@ class PushedCaches:
             debug_files: find the debug information of these.
             elsewhere: other caches, asked after all sources.
             other_keys: the keys of upstreams and other caches that it has paths from.
+            usage: counts what is asked of it and pushed to it; by itself when None.
         """
         stored = self._stored(row)
         debug = stored if debug_files is None else DebugFilesInOrder(stored, debug_files)
         view = self._view(row, keys, [stored, *others], debug, elsewhere)
         key_ends = {key.secret_key.name: float(key.until) for key in keys if key.until is not None}
         cache = NamedCache(
-            row.name, public=row.settings.public, make=lambda: view, key_ends=key_ends, other_keys=other_keys
+            row.name,
+            public=row.settings.public,
+            make=lambda: view,
+            key_ends=key_ends,
+            other_keys=other_keys,
+            usage=usage,
         )
         self.take_pushes(cache, row, looks_elsewhere=bool(others or elsewhere))
         return cache
@@ -105,7 +113,7 @@ class PushedCaches:
             looks_elsewhere: whether it has paths that were not pushed to it.
         """
         self._pushes[cache] = self._publishing.pushes_to(
-            row, cache.cache, store_import, looks_elsewhere=looks_elsewhere
+            row, cache.cache, store_import, looks_elsewhere=looks_elsewhere, usage=cache.usage
         )
         if store_import is None:
             self._administrations[cache] = CacheAdministration(

@@ -19,14 +19,19 @@ from lab import Lab
 from rich.console import Console
 from server import Server, settings_of
 
+from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.tokens import TokenHash
+from harmonia_py.cache.usage import CacheUsage
+from harmonia_py.catalog.cache_gauges import CacheGauges
+from harmonia_py.catalog.caches import KeptByCache, KeptByCaches
 from harmonia_py.catalog.caches_housekeeping import CollectionCounters
 from harmonia_py.chunks.deduplication import DeduplicationCounters
 from harmonia_py.commands.top.reading import NoMetrics, Reading
 from harmonia_py.commands.top.screen import _draw
-from harmonia_py.commands.top.view import Chunks, Collection, compare
+from harmonia_py.commands.top.view import Cache, Chunks, Collection, compare
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Metrics
+from harmonia_py.metrics.cache_labels import OTHERS
 from harmonia_py.metrics.exposition import format_metrics, parse_metrics
 from harmonia_py.metrics.totals import read_figures
 from harmonia_py.push.push_metrics import PushCounters
@@ -227,6 +232,36 @@ def test_what_a_collection_has_left_and_freed_is_shown_once_one_has_ended() -> N
     text = drawn(metrics, "http://x")
     assert "collection" in text
     assert "quarantined" in text
+
+
+def test_each_cache_is_shown_the_most_asked_for_first_once_there_are_several() -> None:
+    metrics = Metrics.alone()
+    CacheUsage.on(metrics, "default")
+    assert "narinfos/s" not in drawn(metrics, "http://x")
+    before = reading(metrics, 1.0)
+    usage = CacheUsage.on(metrics, "team")
+    usage.found.add(6)
+    usage.absent.add(2)
+    usage.pushed_nars.add(5)
+    kept = [KeptByCache(CacheName("team"), 7, 9_000_000, 10**9), KeptByCache(CacheName("large"), 1, 8 * 10**9, None)]
+    CacheGauges(metrics).show(KeptByCaches(kept, 3, 1000))
+    view = compare(before, reading(metrics, 3.0), 0.0)
+    team = Cache("team", paths=7, size=9_000_000, max_size=10**9, narinfos=4.0, found=0.75, pushed_nars=5)
+    assert [cache.name for cache in view.caches] == ["team", "large", OTHERS, "default"]
+    assert view.caches[0] == team
+    lines = drawn(metrics, "http://x").splitlines()
+    assert any("narinfos/s" in line and "pushed NARs" in line for line in lines)
+    assert any("team" in line and "9.0 MB" in line and "1.0 GB" in line for line in lines)
+
+
+def test_of_many_caches_the_most_used_are_shown_and_the_rest_is_counted() -> None:
+    metrics = Metrics.alone()
+    for number in range(50):
+        CacheUsage.on(metrics, f"cache-{number:02}").found.add()
+    text = drawn(metrics, "http://x")
+    assert "cache-11" in text
+    assert "cache-12" not in text
+    assert "… and 38 caches" in text
 
 
 def test_what_chunks_save_is_shown_once_there_are_some_in_any_directory() -> None:

@@ -87,6 +87,25 @@ async def test_caches_are_paged_by_name_and_those_without_a_name_are_not_among_t
     assert [row.name for row in (*first, *rest)] == ["default", "n0", "n1", "n2", "n3", "n4", "other"]
 
 
+async def test_the_oldest_caches_are_told_each_and_the_others_together(catalog: SqlCatalog) -> None:
+    """Ten thousand caches with figures of their own would be more than `/metrics` can bear."""
+    limited = CacheSettings(max_size=1000)
+    made = [
+        await catalog.caches.create(CacheName(name), limited, declared=False, now=NOW)
+        for name in ("a", "gone", "b", "c")
+    ]
+    assert await catalog.caches.delete(CacheName("gone"), now=NOW)
+    size = publication(OTHER, "x").file.file_size
+    for cache, names in ((CACHE, "x"), (OTHER, "xy"), (made[2].id, "z"), (made[3].id, "xyz"), (MIRROR, "x")):
+        for name in names:
+            await catalog.objects.publish(publication(cache, name), now=NOW)
+    kept = await catalog.caches.kept(3)
+    assert kept == ([("default", 1, size, None), ("other", 2, 2 * size, None), ("a", 0, 0, 1000)], 4, 4 * size)
+    assert (await catalog.caches.kept(5))[1:] == (0, 0)
+    assert [await catalog.caches.older(cache.id, 100) for cache in (made[0], made[2], made[3])] == [2, 3, 4]
+    assert await catalog.caches.older(made[3].id, 2) == 2
+
+
 async def test_a_cache_can_be_configured(catalog: SqlCatalog) -> None:
     settings = CacheSettings(priority=7)
     configured = await catalog.caches.configure(CacheName("other"), settings, declared=False)

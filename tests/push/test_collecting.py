@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from catalogs import publication
 from house import Clock, House, blob, listing, static, status, team
 from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE, push
 from pushing import OTHER, TEAM, pushed_to
@@ -23,6 +24,8 @@ from harmonia_py.catalog.pins import PinName
 from harmonia_py.catalog.uploads import SESSION_SECONDS, WAITING_SECONDS, Session
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.metrics import families
+from harmonia_py.metrics.cache_labels import MOST_NAMED, OTHERS
+from harmonia_py.metrics.totals import read_figures
 from harmonia_py.nix import base32
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.static_side import Deleter, StaticSide
@@ -176,6 +179,34 @@ async def test_how_much_there_is_in_each_state_is_shown_after_each_collection(ho
     assert house.shown(families.pushed.KEPT_BYTES, "condemned") == len(HELLO.data)
     assert house.shown(families.pushed.GARBAGE_FILES) == 0
     assert abs(house.shown(families.pushed.COLLECTION_TIME) - house.clock()) < _MARGIN
+
+
+async def test_what_each_cache_has_is_shown_after_each_collection(house: House) -> None:
+    of_team = (families.caches.CACHES_KEPT_PATHS, families.caches.CACHES_KEPT_BYTES, families.caches.CACHES_MAX_BYTES)
+    caches = house.server.catalog.caches
+    assert await caches.change(TEAM, {"max_size": 2**40})
+    await house.published(GLIBC)
+    await house.look(0)
+    assert [house.shown(family, TEAM) for family in of_team] == [1, len(GLIBC.data), 2**40]
+    assert house.shown(families.caches.CACHES_KEPT_PATHS, OTHER) == 0
+    pushed = families.caches.CACHES_PUSHED_NARS
+    assert [house.server.metrics.counter(pushed, name).value for name in (TEAM, OTHER)] == [1, 0]
+    assert await caches.delete(TEAM, now=Timestamp(int(time.time())))
+    await house.look(0)
+    assert [house.shown(family, TEAM) for family in of_team] == [0, 0, 0]
+
+
+async def test_more_caches_than_can_be_named_are_shown_together(house: House) -> None:
+    caches = house.server.catalog.caches
+    for number in range(MOST_NAMED):
+        await caches.create(CacheName(f"n{number}"), CacheSettings(), declared=False, now=Timestamp(0))
+    last = CacheName(f"n{MOST_NAMED - 1}")
+    row = await caches.find(last)
+    assert row is not None
+    await house.server.catalog.objects.publish(publication(row.id, "a"), now=Timestamp(int(time.time())))
+    await house.look(0)
+    assert house.shown(families.caches.CACHES_KEPT_PATHS, OTHERS) == 1
+    assert families.caches.CACHES_KEPT_PATHS.series(last) not in read_figures(house.metrics.board)
 
 
 async def test_what_is_condemned_is_revived_by_a_reader(house: House) -> None:

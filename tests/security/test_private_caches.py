@@ -14,6 +14,8 @@ from serving import ABSENT, LOG_NAME, PATH, Answer, read_answer
 from teams import TeamServer, served_teams
 
 from harmonia_py.cache.cache_name import RESERVED
+from harmonia_py.cache.usage import CacheUsage
+from harmonia_py.metrics.cache_labels import names_in
 
 NARINFO: Final = f"{PATH.hash_part}.narinfo"
 BELOW: Final = [
@@ -64,6 +66,30 @@ async def test_guessing_by_status_and_text_with_a_token_for_another_cache(served
         assert team.body == absent.body.replace(b"nope", b"team")
     assert team.body == b"Forbidden: the token stranger does not allow to read the cache team\n"
     assert asked_of_caches(served) == []
+
+
+async def test_reading_its_name_in_the_metrics(served: TeamServer) -> None:
+    """Anybody may read the metrics of a server whose cache at / is public."""
+    for name in ("open", "team", "other", "default"):
+        CacheUsage.on(served.metrics, name).found.add()
+
+    async def named(token: str | None) -> set[str]:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = await served.get("/metrics", headers)
+        assert answer.status == 200
+        return names_in(answer.body.decode().splitlines())
+
+    assert await named(None) == {"default", "open"}
+    assert await named("reader") == {"default", "open", "team"}
+    assert await named("admin") == {"default", "open", "team", "other"}
+
+
+async def test_reading_its_name_while_nobody_can_tell_what_is_public(served: TeamServer) -> None:
+    CacheUsage.on(served.metrics, "team").found.add()
+    CacheUsage.on(served.metrics, "open").found.add()
+    served.teams.broken = True
+    answer = await served.get("/metrics")
+    assert (answer.status, names_in(answer.body.decode().splitlines())) == (200, set())
 
 
 async def test_guessing_by_writing(served: TeamServer) -> None:

@@ -18,10 +18,12 @@ from rich.table import Table
 from harmonia_py.commands.progress import count
 from harmonia_py.commands.top.keys import key_that_ends, sleep
 from harmonia_py.commands.top.reading import Reading, printable
-from harmonia_py.commands.top.view import Chunks, Collection, Upstream, View, Worker, compare
+from harmonia_py.commands.top.view import Cache, Chunks, Collection, Upstream, View, Worker, compare
 from harmonia_py.upstream.credentials import read_authorization
 
 _HASTE_MILLISECONDS: Final = 10.0
+# The rest, with less to show, is in the JSON.
+_MOST_CACHES: Final = 12
 _HOW_TO_END: Final = "[dim]q ends[/]"
 
 
@@ -102,6 +104,8 @@ def _draw(view: View, url: str) -> Group:
     if view.chunks is not None:
         boxes.append(_chunks(view.chunks))
     tables = [_workers(view)]
+    if len(view.caches) > 1:
+        tables.append(_caches(view.caches))
     if view.upstreams:
         tables.append(_upstreams(view.upstreams))
     return Group(head, Columns(boxes), *tables)
@@ -166,6 +170,25 @@ def _upstreams(upstreams: Sequence[Upstream]) -> Table:
     for one in upstreams:
         state = "[red]left alone[/]" if one.left_alone else ""
         table.add_row(escape(one.name), f"{one.requests:,.1f}", f"{one.errors:,.1f}", _bytes(one.received_bytes), state)
+    return table
+
+
+def _caches(caches: Sequence[Cache]) -> Table:
+    table = Table(box=None, header_style="dim")
+    for heading in ("cache", "narinfos/s", "found", "paths", "size", "limit", "pushed NARs"):
+        table.add_column(heading, justify="left" if heading == "cache" else "right")
+    for one in caches[:_MOST_CACHES]:
+        table.add_row(
+            escape(one.name),
+            f"{one.narinfos:,.1f}",
+            "-" if one.found is None else f"{one.found:.0%}",
+            f"{one.paths:,.0f}",
+            _bytes(one.size),
+            "-" if one.max_size is None else _bytes(one.max_size),
+            f"{one.pushed_nars:,.0f}",
+        )
+    if len(caches) > _MOST_CACHES:
+        table.add_row(f"[dim]… and {count(len(caches) - _MOST_CACHES, 'cache')}[/]")
     return table
 
 

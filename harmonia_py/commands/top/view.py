@@ -1,7 +1,7 @@
 """The view of the changes between two readings: functions from values to values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harmonia_py.commands.top.reading import Reading
@@ -26,6 +26,29 @@ class Upstream:
     errors: float
     received_bytes: float
     left_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache: its paths and bytes, bytes that it may have, its use.
+
+    Attributes:
+        name: of the cache; the caches without series of their own are one.
+        paths: that were pushed to it and that readers see, at the last collection,
+        size: and bytes of their files.
+        max_size: bytes that it may have; None for no limit.
+        narinfos: that it was asked for, per second.
+        found: the share of them that it had; None when it was asked for none.
+        pushed_nars: that it was sent since the server started.
+    """
+
+    name: str
+    paths: float
+    size: float
+    max_size: float | None
+    narinfos: float
+    found: float | None
+    pushed_nars: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +125,7 @@ class View:
     evicted_bytes: float
     pushed_bytes: float
     pushed: dict[str, float]
+    caches: list[Cache]
     collection: Collection | None
     chunks: Chunks | None
     daemon_active: float
@@ -150,6 +174,7 @@ def compare(before: Reading, after: Reading, now: float) -> View:
         evicted_bytes=rate("harmonia_cache_evicted_bytes_total"),
         pushed_bytes=rate("harmonia_pushed_bytes_total"),
         pushed={name: count for name, count in after.by("harmonia_pushed_paths_total", "result").items() if count},
+        caches=_caches(after, rate),
         collection=_collection(after, now),
         chunks=_chunks(after, now),
         daemon_active=after.sum("harmonia_daemon_active_connections"),
@@ -178,6 +203,30 @@ def compare(before: Reading, after: Reading, now: float) -> View:
             for name in after.by("harmonia_upstream_breaker_open", "upstream")
         ],
     )
+
+
+def _caches(reading: Reading, rate: Callable[..., float]) -> list[Cache]:
+    """The caches that are asked for most, and that have most, first."""
+    narinfos = "harmonia_caches_narinfos_total"
+    pushed_nars = reading.by("harmonia_caches_pushed_nars_total", "cache")
+    paths, sizes, limits = (
+        reading.by(f"harmonia_caches_{what}", "cache") for what in ("kept_paths", "kept_bytes", "max_bytes")
+    )
+    caches = []
+    for name in pushed_nars.keys() | paths.keys():
+        asked, found = rate(narinfos, cache=name), rate(narinfos, cache=name, result="found")
+        caches.append(
+            Cache(
+                name=name,
+                paths=paths.get(name, 0.0),
+                size=sizes.get(name, 0.0),
+                max_size=limits.get(name) or None,
+                narinfos=asked,
+                found=found / asked if asked else None,
+                pushed_nars=pushed_nars.get(name, 0.0),
+            )
+        )
+    return sorted(caches, key=lambda cache: (-cache.narinfos, -cache.size, cache.name))
 
 
 def _collection(reading: Reading, now: float) -> Collection | None:

@@ -6,15 +6,16 @@ The names of the first two and of the daemon's pool, their labels and their buck
 
 from typing import Final
 
-from harmonia_py.metrics.families import chunks, http, kept, processes, pushed, store, upstreams
+from harmonia_py.metrics.families import caches, chunks, http, kept, processes, pushed, store, upstreams
 
-__all__ = ["COUNTED", "FAMILIES", "chunks", "http", "kept", "processes", "pushed", "store", "upstreams"]
+__all__ = ["COUNTED", "FAMILIES", "caches", "chunks", "http", "kept", "processes", "pushed", "store", "upstreams"]
 
 # Each series of these is a series in the memory that the workers share.
 COUNTED: Final = (
     *http.COUNTED,
     *store.COUNTED,
     *pushed.COUNTED,
+    *caches.COUNTED,
     *kept.COUNTED,
     *chunks.COUNTED,
     *upstreams.COUNTED,

@@ -26,8 +26,8 @@ from harmonia_py.web.fast.ready_answers import SERVER
 from harmonia_py.web.http.errors import error_response, middleware
 from harmonia_py.web.http.request_line import judge
 from harmonia_py.web.http.transfer import DownloadResponse, ResponseAborted, Transfers
-from harmonia_py.web.http_metrics import DOWNLOADS, OTHER, HttpMetrics, Sending, kind_of, path_of
-from harmonia_py.web.state import WAITS_WITH_BODY
+from harmonia_py.web.http_metrics import DOWNLOADS, NARINFO, OTHER, HttpMetrics, Sending, kind_of, path_of
+from harmonia_py.web.state import CACHE, WAITS_WITH_BODY
 
 _log = logging.getLogger(__name__)
 
@@ -248,6 +248,8 @@ class Connection(web.RequestHandler):
             self._access_log.add(Entry(client, request.method, request.raw_path, status, size, seconds))
         path = path_of(request)
         self._metrics.answered(request.method, path, status, seconds)
+        if path == NARINFO and (cache := request.get(CACHE)) is not None:
+            cache.usage.asked(status)
         self._metrics.sent(kind_of(request, path)).add(size - (sending.sent if sending is not None else 0))
         if path in DOWNLOADS and status in _WITH_CONTENT and request.method == hdrs.METH_GET:
             first_byte = sending.first_byte if sending is not None else None

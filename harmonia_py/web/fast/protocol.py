@@ -22,13 +22,14 @@ from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
+from harmonia_py.cache.caches import NamedCache
 from harmonia_py.web.admission.accepting import Acceptor
 from harmonia_py.web.admission.access_log import AccessLog, Entry
 from harmonia_py.web.admission.clients import Clients
 from harmonia_py.web.fast.connection import Connection
 from harmonia_py.web.fast.header_blocks import END
 from harmonia_py.web.fast.narinfo import FindNarinfo
-from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, NarinfoRequest, ReadyAnswers
+from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, ReadyAnswers
 from harmonia_py.web.fast.ready_file import FileTransfer, ReadyFile
 from harmonia_py.web.http.transfer import Transfers
 from harmonia_py.web.http_metrics import CLIENT, HttpMetrics
@@ -103,9 +104,9 @@ class FastProtocol(Connection):
             self._hold(data)
             return
         if self._body_left == 0 and data.startswith(GET) and self._is_idle():
-            answer = self._answers.find(data)
-            if answer is not None and self._may_ask():
-                if self._answer(data, answer):
+            found = self._answers.find(data)
+            if found is not None and self._may_ask():
+                if self._answer(data, *found):
                     return
                 if self._limiter is not None:
                     self._limiter.give_back(self._client)
@@ -154,7 +155,7 @@ class FastProtocol(Connection):
         waits = begins_to_wait or (waiter is not None and not waiter.done())
         return waits and not self._messages and not self._paused and not self._close and not self._force_close
 
-    def _answer(self, request: bytes, answer: bytes | ReadyFile | Absent | NarinfoRequest) -> bool:
+    def _answer(self, request: bytes, cache: NamedCache, answer: Answer) -> bool:
         """Send `answer`; False when that would wait for the disk or for the client."""
         began = time.perf_counter()
         transport = self.transport
@@ -176,7 +177,7 @@ class FastProtocol(Connection):
             self._metrics.began("nar", time.perf_counter() - began)
         transport.write(answer)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._note(target, len(answer), time.perf_counter() - began, status)
+        self._note(target, len(answer), time.perf_counter() - began, status, cache)
         return True
 
     def _send_file(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str) -> bool:
@@ -202,6 +203,7 @@ class FastProtocol(Connection):
             self._access_log.add(Entry(self._client, "GET", f"/{request.target}", status, len(answer), seconds))
         self._metrics.answered("GET", "narinfo", status, seconds)
         self._metrics.narinfo_bytes.add(len(answer))
+        request.cache.usage.asked(status)
         self._go_on()
 
     def _file_sent(self, sent: bool) -> None:  # noqa: FBT001  # a callback
@@ -247,7 +249,14 @@ class FastProtocol(Connection):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
-    def _note(self, target: str, size: int, seconds: float, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _note(
+        self,
+        target: str,
+        size: int,
+        seconds: float,
+        status: HTTPStatus = HTTPStatus.OK,
+        cache: NamedCache | None = None,
+    ) -> None:
         """Log and count an answer that the framework knows nothing of."""
         if self._access_log is not None:
             self._access_log.add(Entry(self._client, "GET", target, status, size, seconds))
@@ -255,6 +264,8 @@ class FastProtocol(Connection):
             found = status is HTTPStatus.OK
             (self._metrics.ready_narinfos if found else self._metrics.absent_narinfos).observe(seconds)
             self._metrics.narinfo_bytes.add(size)
+            if cache is not None:
+                (cache.usage.found if found else cache.usage.absent).add()
         else:
             self._metrics.ready_nars.observe(seconds)
             self._metrics.compressed_nar_bytes.add(size)

@@ -64,6 +64,10 @@ class Absent(NamedTuple):
     answer: bytes
 
 
+Answer = bytes | ReadyFile | Absent | NarinfoRequest
+"""The whole answer to a request, or the file that is its body, or the narinfo that has to be found."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Ready:
     cache: NamedCache
@@ -191,8 +195,8 @@ class ReadyAnswers:
             self._caches.forget()
             self.clear()
 
-    def find(self, request: bytes) -> bytes | ReadyFile | Absent | NarinfoRequest | None:
-        """The whole answer to `request`, or the file that is its body, or the narinfo that has to be found.
+    def find(self, request: bytes) -> tuple[NamedCache, Answer] | None:
+        """The cache that answers `request`, and its answer.
 
         None for a request that the framework must answer.
         """
@@ -213,15 +217,15 @@ class ReadyAnswers:
             # `_may_read` would look first into the same set: the call would be a twentieth of the work for this answer.
             may_read = narinfo.cache in block.caches or self._may_read(block, narinfo.cache)
             date = self._date if now < self._date_until else self.date()
-            return b"".join((narinfo.head, date, narinfo.tail)) if may_read else None
+            return (narinfo.cache, b"".join((narinfo.head, date, narinfo.tail))) if may_read else None
         if target.endswith(_NARINFO):
             return self._narinfo_request(target, block)
         ready = self._files.get(target)
         if ready is None or not ready.is_for(block.coding, now):
             return None
-        return ready.file if self._may_read(block, ready.cache) else None
+        return (ready.cache, ready.file) if self._may_read(block, ready.cache) else None
 
-    def _narinfo_request(self, target: bytes, block: HeaderBlock) -> Absent | NarinfoRequest | None:
+    def _narinfo_request(self, target: bytes, block: HeaderBlock) -> tuple[NamedCache, Answer] | None:
         try:
             text = target.decode()
             name, _, file_name = text.rpartition("/")
@@ -232,8 +236,8 @@ class ReadyAnswers:
         if cache is None or not self._may_read(block, cache):
             return None
         if cache.cache.surely_lacks(hash_part):
-            return Absent(b"".join((self._absent[0], self.date(), self._absent[1])))
-        return NarinfoRequest(cache, hash_part, block.coding, text)
+            return cache, Absent(b"".join((self._absent[0], self.date(), self._absent[1])))
+        return cache, NarinfoRequest(cache, hash_part, block.coding, text)
 
     @staticmethod
     def _may_read(block: HeaderBlock, cache: NamedCache) -> bool:

@@ -275,9 +275,10 @@ class TestWorkers:
             theirs = named[family.name.removesuffix("_total")]
             assert theirs.type == family.kind
             pushing = ("pushed_", "swept_", "collected_", "deleted_", "kept_", "pin", "garbage_", "last_collection_")
+            of_each = ("caches_kept_", "caches_max_")
             chunking = ("chunked_", "packs", "pack_", "deduplicat", "last_deduplication_")
             name = family.name.removeprefix("harmonia_")
-            absent = name.startswith(("upstream_", "mirror_", "hot_", *chunking, *pushing))
+            absent = name.startswith(("upstream_", "mirror_", "hot_", *chunking, *pushing, *of_each))
             assert bool(theirs.samples) != absent, family.name
 
     def test_compressed_files_are_counted(self, server: Server, daemon: Lab) -> None:
