@@ -50,6 +50,7 @@ STATUSES: Final[Mapping[str, tuple[int, ...]]] = {
     "put-pin": _PUSH,
     "delete-pin": (200, 403, 404),
     "delete": (200, 403, 404, 409),
+    "standing": (200, 404, *_FAULTS),
     "promote": (200, 400, 403, 409, 413, 422),
     "capabilities": (200,),
     "token": (200, 400, 401, 403, 404, 502),
