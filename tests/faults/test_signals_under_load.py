@@ -88,7 +88,7 @@ def test_the_end_finishes_what_has_begun(server: Server, paths: dict[StorePath, 
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(TIME_LIMIT) == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20  # the longest that it waits for transfers is 30
     # A connection may be closed between two requests, or when it has been made and not been accepted.
     clients.assert_truthful({200, "cut", "refused"})
     assert clients.statuses["cut"] <= 2 * CLIENTS
@@ -114,7 +114,7 @@ def test_a_client_that_comes_while_transfers_finish_is_turned_away(
 
 
 def await_refusal(server: Server) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + TIME_LIMIT
     while True:
         try:
             Raw(server.port).socket.close()

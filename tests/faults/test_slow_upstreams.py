@@ -40,7 +40,7 @@ async def test_a_download_that_drips_is_given_up(
         await drip(connection, one.file[10_000:])
 
     upstream.answers[f"/{one.path}"] = speak
-    async with asyncio.timeout(20), mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+    async with asyncio.timeout(60), mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
         with pytest.raises(HarmoniaError):
             await fetch(mirror, one)
         await settle(mirror)
@@ -65,7 +65,7 @@ async def test_an_answer_that_never_begins_does_not_hold_a_download_that_was_cut
         connection.cut()
 
     upstream.answers[f"/{one.path}"] = speak
-    async with asyncio.timeout(20), mirror_of(upstream, directory=tmp_path) as mirror:
+    async with asyncio.timeout(60), mirror_of(upstream, directory=tmp_path) as mirror:
         with pytest.raises(HarmoniaError):
             await fetch(mirror, one)
         await settle(mirror)
@@ -88,7 +88,7 @@ async def test_what_is_slow_and_steady_comes_and_takes_as_long_as_it_takes(
             await asyncio.sleep(0.03)
 
     upstream.answers[f"/{one.path}"] = speak
-    async with mirror_of(upstream, directory=tmp_path if keeps else None, stall_timeout=0.6) as mirror:
+    async with mirror_of(upstream, directory=tmp_path if keeps else None, stall_timeout=1.0) as mirror:
         assert await fetch(mirror, one) == one.file
     assert upstream.count("/nar/") == 1
 

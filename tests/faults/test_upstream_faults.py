@@ -54,11 +54,11 @@ class Front:
 
 @asynccontextmanager
 async def front(
-    *upstreams: FaultUpstream, directory: Path, budget: float = 0.5, **settings: Any
+    *upstreams: FaultUpstream, directory: Path, budget: float = 20.0, **settings: Any
 ) -> AsyncIterator[Front]:
     async with (
         mirror_of(
-            *upstreams, directory=directory, stall_timeout=0.3, budget=budget, negative_ttl=0.0, **settings
+            *upstreams, directory=directory, stall_timeout=1.0, budget=budget, negative_ttl=0.0, **settings
         ) as mirror,
         Served(cast(Any, mirror)) as served,
     ):
@@ -92,6 +92,11 @@ NARINFO_FAULTS: dict[str, tuple[Speak, HTTPStatus]] = {
 }
 
 
+def _budget(name: str) -> float:
+    """Seconds: little where all of it is spent, and otherwise what a busy machine may need."""
+    return 1.0 if name == "hangs" else 20.0
+
+
 @pytest.mark.parametrize("name", NARINFO_FAULTS)
 async def test_a_narinfo_that_cannot_be_had_is_unknown_or_absent_and_never_hidden(
     upstream: FaultUpstream, tmp_path: Path, name: str
@@ -100,7 +105,7 @@ async def test_a_narinfo_that_cannot_be_had_is_unknown_or_absent_and_never_hidde
     upstream.serve(ONE)
     good = upstream.answers[path := f"/{ONE.hash_part}.narinfo"]
     upstream.answers[path] = answer
-    async with front(upstream, directory=tmp_path) as cache:
+    async with front(upstream, directory=tmp_path, budget=_budget(name)) as cache:
         assert await cache.narinfo(ONE) == expected
         assert upstream.count("/nar/") == 0
         upstream.answers[path] = good
@@ -116,7 +121,7 @@ async def test_behind_an_upstream_with_a_fault_the_next_one_is_asked(
     upstream.answers[f"/{ONE.hash_part}.narinfo"] = NARINFO_FAULTS[name][0]
     async with FaultUpstream() as second:
         second.serve(ONE)
-        async with front(upstream, second, directory=tmp_path, priorities=(1, 2)) as cache:
+        async with front(upstream, second, directory=tmp_path, budget=2 * _budget(name), priorities=(1, 2)) as cache:
             assert await cache.narinfo(ONE) == OK
 
 
@@ -175,14 +180,15 @@ NAR_FAULTS: dict[str, tuple[Speak, HTTPStatus]] = {
 async def test_a_nar_that_cannot_be_had_is_an_error_before_anything_is_promised(
     upstream: FaultUpstream, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harmonia_py.mirror.nar_download._BEGIN_SECONDS", 0.3)
     answer, expected = NAR_FAULTS[name]
     upstream.serve(ONE)
     good = upstream.answers[f"/{ONE.path}"]
     upstream.answers[f"/{ONE.path}"] = answer
     async with front(upstream, directory=tmp_path) as cache:
         assert await cache.narinfo(ONE) == OK
-        heard = await cache.nar(ONE)
+        with monkeypatch.context() as hurried:
+            hurried.setattr("harmonia_py.mirror.nar_download._BEGIN_SECONDS", 0.3)
+            heard = await cache.nar(ONE)
         assert heard is not None
         assert (heard.status, heard.headers["Cache-Control"]) == (expected, "no-store")
         await settle(cache.mirror)
@@ -240,7 +246,7 @@ async def test_a_dead_upstream_is_an_error_until_its_breaker_opens_and_then_noth
 
 async def test_what_is_kept_is_served_through_every_fault(upstream: FaultUpstream, tmp_path: Path) -> None:
     upstream.serve(ONE)
-    async with front(upstream, directory=tmp_path, narinfo_ttl=0.0) as cache:
+    async with front(upstream, directory=tmp_path, budget=0.5, narinfo_ttl=0.0) as cache:
         assert await cache.nar(ONE)
         await settle(cache.mirror)
         for answer, _ in NARINFO_FAULTS.values():

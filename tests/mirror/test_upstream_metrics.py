@@ -53,7 +53,7 @@ async def test_what_fails_is_counted_by_what_it_is(tmp_path: Path) -> None:
         upstream.serve(stranger)
         upstream.answers[f"/{package(2).hash_part}.narinfo"] = status(500)
         upstream.answers[f"/{package(3).hash_part}.narinfo"] = hang
-        async with mirror_of(upstream, directory=tmp_path, budget=0.3) as mirror:
+        async with mirror_of(upstream, directory=tmp_path, budget=1.5) as mirror:
             metrics = figures_of(mirror)
             assert await mirror.narinfo(stranger.hash_part) is None
             assert metrics.untrusted.value == 1

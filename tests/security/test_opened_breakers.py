@@ -18,8 +18,8 @@ from harmonia_py.web.http.errors import status_of
 AT_ONCE = 12
 # More than that, and than an upstream that takes so long answers within the budget.
 CROWD = 60
-ANSWER_SECONDS = 1.0
-BUDGET = 3.0
+ANSWER_SECONDS = 1.5
+BUDGET = 5.0
 
 
 def late(answer: Speak) -> Speak:

@@ -144,7 +144,7 @@ def test_an_idle_connection_does_not_delay_the_end(server: Server) -> None:
         ask(http, "/health").read()
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert http.sock.recv(1) == b""
 
 
@@ -201,7 +201,7 @@ def test_a_transfer_beyond_the_deadline_is_cut_and_the_exit_status_is_still_zero
         processes = server.processes()
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         assert not any(runs(process) for process in processes)
         with pytest.raises((ConnectionError, HTTPException)):
             # A clean end would be one that has all the bytes.
@@ -230,7 +230,7 @@ def test_a_second_signal_after_a_while_does_not_wait(server: Server, big: StoreP
         began = time.monotonic()
         # Sooner it would be taken for the same wish; it is repeated, so that the clocks need not agree.
         while server.process.poll() is None:
-            assert time.monotonic() < began + 10
+            assert time.monotonic() < began + TIME_LIMIT
             server.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.process.wait(0.2)

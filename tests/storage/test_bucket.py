@@ -86,8 +86,8 @@ async def test_files_that_a_bucket_does_not_delete_together_take_a_limited_time(
     monkeypatch.setattr(deletions, "_ONE_BY_ONE_SECONDS", 1.0)
     monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.5)
     double.fault("POST", "delete", fault, times=1000)
-    keys = [BlobKey(f"nar/{number}.nar") for number in range(20)]
-    async with asyncio.timeout(8):
+    keys = [BlobKey(f"nar/{number}.nar") for number in range(100)]
+    async with asyncio.timeout(30):
         found = await asyncio.gather(*map(blobs.delete, keys), return_exceptions=True)
     assert all(isinstance(error, StorageError) for error in found)
 

@@ -246,7 +246,7 @@ class TestHeaders:
 
     async def test_it_holds_also_for_bytes_that_come_while_an_answer_is_made(self) -> None:
         slow = SlowSource()
-        async with Served(slow, limits=self.LIMITS) as served, asyncio.timeout(10):
+        async with Served(slow, limits=self.LIMITS) as served, asyncio.timeout(TIME_LIMIT):
             reader, writer = await served.connect()
             writer.write(f"GET {NARINFO} HTTP/1.1\r\nHost: x\r\nX-Slow: way\r\n\r\n".encode())
             await eventually(lambda: slow.asked)
@@ -289,15 +289,15 @@ class TestHeaders:
             writer.close()
 
     async def test_an_idle_connection_is_no_slow_header(self) -> None:
-        async with Served(FakeSource(), limits=self.LIMITS) as served, asyncio.timeout(TIME_LIMIT):
+        async with Served(FakeSource(), limits=Limits(header_timeout=1.0)) as served, asyncio.timeout(TIME_LIMIT):
             reader, writer = await served.connect()
-            for _ in range(3):
+            for _ in range(2):
                 # In two parts, and then a pause that is longer than the limit.
                 writer.write(f"GET {NARINFO} HTTP/1.1\r\n".encode())
                 await asyncio.sleep(0.01)
                 writer.write(b"Host: x\r\n\r\n")
                 assert (await read_answer(reader)).status == 200
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.2)
             writer.close()
 
     async def test_an_answer_that_does_not_come_is_503(self) -> None:
@@ -314,11 +314,11 @@ class TestHeaders:
     async def test_a_download_that_has_begun_may_take_longer(self) -> None:
         def pieces(_start: int, _stop: int | None) -> Iterator[Piece]:
             yield b"n" * 50_000
-            yield Pause(0.4)
+            yield Pause(1.2)
             yield b"n" * 50_000
 
         source = FakeSource(nar_bytes=b"n" * 100_000, pieces=pieces)
-        async with Served(source, limits=Limits(request_timeout=0.2)) as served, asyncio.timeout(TIME_LIMIT):
+        async with Served(source, limits=Limits(request_timeout=1.0)) as served, asyncio.timeout(TIME_LIMIT):
             assert (await served.get(nar_url(source))).body == source.nar_bytes
 
 

@@ -69,7 +69,7 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Inbox:
 @pytest.fixture
 async def served(inbox: Inbox) -> AsyncIterator[Served]:
     settings = ServingSettings(authenticators=[Pusher()])
-    async with Served(FakeSource(), settings=settings, limits=Limits(stall_timeout=0.3, request_timeout=5)) as served:
+    async with Served(FakeSource(), settings=settings, limits=Limits(stall_timeout=1.0, request_timeout=30)) as served:
         yield served
 
 
@@ -132,12 +132,12 @@ async def test_one_that_is_not_wanted_is_refused_before_it_is_sent(  # noqa: PLR
 async def test_a_body_may_take_longer_than_an_answer_as_long_as_it_comes(inbox: Inbox) -> None:
     """Handlers were ended after `request_timeout`, so an upload that took two minutes could never succeed."""
     settings = ServingSettings(authenticators=[Pusher()])
-    limits = Limits(stall_timeout=5, request_timeout=0.2)
+    limits = Limits(stall_timeout=30, request_timeout=0.5)
     async with Served(FakeSource(), settings=settings, limits=limits) as served:
         reader, writer = await served.connect()
         writer.write(request(length=8))
         for _ in range(8):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
             writer.write(b"x")
         assert (await read_answer(reader)).status == 204
         writer.close()

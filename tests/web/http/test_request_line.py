@@ -6,7 +6,7 @@ from http import HTTPStatus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import LOG_NAME, PATH, FakeSource, Served, read_answer
+from serving import LOG_NAME, PATH, TIME_LIMIT, FakeSource, Served, read_answer
 
 from harmonia_py.web.http.request_line import judge
 
@@ -132,7 +132,7 @@ async def test_a_client_that_shuts_its_side_gets_its_answers(target: str, reques
         writer.write_eof()
         for _ in range(requests):
             assert (await read_answer(reader)).status == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIME_LIMIT):
             assert await reader.read() == b""
         writer.close()
 
@@ -142,6 +142,6 @@ async def test_a_client_that_ends_within_a_request_is_let_go() -> None:
         reader, writer = await served.connect()
         writer.write(b"GET /health HTTP/1.1\r\n")
         writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIME_LIMIT):
             assert await reader.read() == b""
         writer.close()
