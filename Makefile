@@ -69,7 +69,7 @@ test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daem
 .PHONY: test-s3
 test-s3: $(TOOLS) ## What is kept in a bucket, against a real server of S3 and one that answers wrongly
 	@scripts/install-test-tools
-	@$(PYTEST) -m s3 tests/s3 tests/faults tests/contracts $(ARGS)
+	@$(PYTEST) -m s3 tests/s3 tests/faults tests/contracts tests/attic $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files

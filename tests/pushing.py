@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 import backing
+from catalogs import open_sqlite
 from lab import Client, Lab
 from serving import TIME_LIMIT, Answer, FakeSource, read_answer
 
@@ -37,7 +38,6 @@ from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.postgresql.connections import Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
-from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.database.transaction import Database, Topic
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.cache_info import CacheInfo
@@ -158,7 +158,7 @@ class PushServer:
 async def _database(root: Path) -> Database:
     if backing.IN_POSTGRESQL:
         return await PostgresDatabase.open(Address(backing.database(root)))
-    return await SqliteDatabase.open(root / "catalog.sqlite")
+    return await open_sqlite(root / "catalog.sqlite")
 
 
 @asynccontextmanager

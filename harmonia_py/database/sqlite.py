@@ -172,6 +172,8 @@ def _prepare(path: Path) -> Turns:
             path.with_suffix(LOCK_SUFFIX).touch(mode=0o600)
             connection = _connect(path)
             try:
+                # A migration that a power cut undoes is done again; what is committed later makes it durable.
+                connection.execute("pragma synchronous = normal")
                 while _step(connection):
                     pass
             finally:

@@ -317,6 +317,7 @@ def test_a_catalog_in_postgresql(place: Place) -> None:
     assert json.loads(place.command("cache", "show", "team", "--json"))["public"] is True
 
 
+@pytest.mark.s3
 def test_chunks_in_a_bucket(place: Place, bucket: Bucket) -> None:
     nar = place.tree.path(place.tree.cache("team"), of_pushed(GLIBC), chunk_size=50)
     lost = place.tree.path(place.tree.cache("other"), of_pushed(HELLO))
