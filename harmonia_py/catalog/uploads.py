@@ -17,6 +17,9 @@ UNCLAIMED_SECONDS: Final = 7 * 86_400
 one token without a segment behind `/push` are one session without an end."""
 WAITING_SECONDS: Final = 3600
 """For so long an object waits for its references."""
+LET_GO_SECONDS: Final = 600
+"""For so long a file stays that the path it came for does not need: another path with its NAR may follow, whose client
+was told that the file is here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +74,8 @@ class Uploads(Protocol):
     ) -> None:
         """The file is here, whole and durable, and its hash is right. Seen by this cache's push URLs alone.
 
-        It stays for every session that has brought it, until the last of them has ended or one of its paths is
-        published.
+        It stays for every session that has brought it, or was told that it is here, until that session has ended or has
+        published a path with it.
 
         Args:
             cache: that it was sent to.
@@ -88,6 +91,12 @@ class Uploads(Protocol):
 
     async def find(self, cache: CacheId, file_hash: Hash) -> NarFile | None:
         """A file that was received for this cache, or that one of its objects has. Other caches' files are not told."""
+
+    async def claim(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> NarFile | None:
+        """As `find`, of a file that was checked; what is found stays for this session from then on, as by `received`.
+
+        One step looks for the file and has it stay: another session, which it stayed for, may end at any time.
+        """
 
     async def attach(
         self, cache: CacheId, session: str | None, document: Document, keepers: Collection[HashPart], *, now: Timestamp

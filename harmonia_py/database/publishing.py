@@ -1,6 +1,6 @@
 """The transaction that makes an object visible with everything that goes with it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,10 @@ from harmonia_py.database.object_rows import (
     sha256,
     take_from_garbage,
 )
+from harmonia_py.database.received import ending_claim
 from harmonia_py.database.totals import add_objects, one_more_file, one_more_object
-from harmonia_py.database.transaction import Statement, Transaction, ask, ask_for_each, ask_one, do_together
+from harmonia_py.database.transaction import Statement, Transaction, Value, ask, ask_for_each, ask_one, do_together
+from harmonia_py.database.uploads import let_go
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import parse_signatures
 from harmonia_py.nix.store_path import HashPart
@@ -77,7 +79,6 @@ _LEASE: Final = """
     insert into leases (session_id, cache_id, hash_part) select id, $2, $3 from sessions where id = $1
     on conflict do nothing
 """
-_NOT_RECEIVED: Final = "delete from received where cache_id = $1 and file_hash = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class _Object:
             return False
         new = digits(publication.path_info.nar_hash), digits(publication.file.file_hash)
         return (self.nar_hash, self.file_hash) == new if publication.replace else True
+
+    def stands_for(self, publication: Publication) -> bool:
+        """Whether what is published already has the NAR of a publication whose file is gone."""
+        return self.stays(publication) and self.nar_hash == digits(publication.path_info.nar_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def publish(publication: Publication, now: Timestamp) -> Transaction[Published]:
     # An object keeps its references, also while it waits.
     yield from revive(cache, found.condemned, now)
     if former is not None and former.file_hash != digits(publication.file.file_hash):
-        yield from drop_unused_files([former.file_hash], now)
+        yield from _do_without(publication, former.file_hash, now)
     if missing:
         yield from break_referrers(cache, hash_part, now)
         return Published(state=ObjectState.WAITING, missing=frozenset(missing))
@@ -169,26 +174,33 @@ def _look(publication: Publication) -> Transaction[_Standing]:
     hash_part, file_hash = publication.path_info.store_path.hash_part, digits(file.file_hash)
     row = yield from ask_one(_STANDING, publication.cache, hash_part, file.blob_key, file_hash)
     assert row is not None
-    claimed, key, quarantined, is_taken, is_awaited, *former = row
-    if claimed is not None:
+    claimed, key, quarantined, is_taken, is_awaited, *others = row
+    former = _former(others)
+    is_elsewhere = key not in {None, file.blob_key} and quarantined is None
+    if claimed is not None and not is_elsewhere:
         yield from take_from_garbage(file.blob_key)
-    if key is None and publication.session is not None:  # a pushed file has a row before its path is published
+    # A pushed file has a row before its path is published.
+    if key is None and publication.session is not None and (former is None or not former.stands_for(publication)):
         raise BeingDeleted("its file has gone since it was looked at")
-    nar_hash, own_hash, state, signatures, own_quarantined, broken = former
     return _Standing(
         file_is_new=key is None,
-        file_is_simple=not is_taken and quarantined is None and key in {None, file.blob_key},
+        file_is_simple=not is_taken and quarantined is None and not is_elsewhere,
         is_awaited=bool(is_awaited),
-        former=None
-        if nar_hash is None
-        else _Object(
-            nar_hash,
-            own_hash,
-            ObjectState(state),
-            signatures,
-            is_quarantined=own_quarantined is not None,
-            is_broken=broken is not None,
-        ),
+        former=former,
+    )
+
+
+def _former(row: Sequence[Value]) -> _Object | None:
+    nar_hash, file_hash, state, signatures, quarantined, broken = row
+    if nar_hash is None:
+        return None
+    return _Object(
+        str(nar_hash),
+        str(file_hash),
+        ObjectState(state),
+        str(signatures),
+        is_quarantined=quarantined is not None,
+        is_broken=broken is not None,
     )
 
 
@@ -209,7 +221,7 @@ def _publish_again(former: _Object, publication: Publication, now: Timestamp) ->
     yield from revive(cache, {hash_part}, now)
     new = digits(publication.file.file_hash)
     if new != former.file_hash:
-        yield from drop_unused_files([new], now)
+        yield from _do_without(publication, new, now)
         yield from list_as_garbage([publication.file.blob_key], now)
     first = None if same else sha256(former.nar_hash)
     if not former.is_broken:
@@ -217,6 +229,13 @@ def _publish_again(former: _Object, publication: Publication, now: Timestamp) ->
     references = [row[0] for row in (yield from ask(_REFERENCES, cache, hash_part))]
     missing = set(references) - (yield from _find(cache, references)).present
     return Published(state=ObjectState.WAITING, missing=frozenset(missing), first=first)
+
+
+def _do_without(publication: Publication, file_hash: str, now: Timestamp) -> Transaction[None]:
+    """Do without a file that the path does not have."""
+    if publication.session is not None:
+        yield from let_go(publication.cache, file_hash, now)
+    yield from drop_unused_files([file_hash], now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +284,11 @@ def _referring(publication: Publication, references: Iterable[HashPart], state: 
 
 def _settling(publication: Publication) -> list[Statement]:
     """The object keeps the file from now on, the session the object."""
-    cache, hash_part = publication.cache, publication.path_info.store_path.hash_part
-    lease = [] if publication.session is None else [Statement(_LEASE, (publication.session, cache, hash_part))]
-    return [*lease, Statement(_NOT_RECEIVED, (cache, digits(publication.file.file_hash)))]
+    cache, session, file_hash = publication.cache, publication.session, digits(publication.file.file_hash)
+    if session is None:
+        return []
+    lease = Statement(_LEASE, (session, cache, publication.path_info.store_path.hash_part))
+    return [lease, *ending_claim(cache, file_hash, session)]
 
 
 def _showing(publication: Publication, now: Timestamp) -> list[Statement]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.database.object_rows import drop_unused_files, forget_unused_files, list_as_garbage
-from harmonia_py.database.transaction import Row, Transaction, ask, ask_many
+from harmonia_py.database.transaction import Row, Statement, Transaction, ask, ask_many
 
 # The session that was the last to bring it before another one does.
 _AS_WELL: Final = """
@@ -27,7 +27,21 @@ _RECEIVED: Final = """
     on conflict (cache_id, file_hash) do update
         set session_id = excluded.session_id, received_s = excluded.received_s, state = excluded.state
 """
-_NOT_FOR: Final = "delete from received_as_well where cache_id = $1 and file_hash = $2 and session_id = $3"
+_OTHERS: Final = """
+    from received_as_well w where w.cache_id = $1 and w.file_hash = $2 and w.session_id <> $3
+"""
+# Whatever there is, each row is changed by one of these alone, in any order.
+_END_CLAIM: Final = (
+    "delete from received_as_well where cache_id = $1 and file_hash = $2 and session_id = $3",
+    f"""
+        update received set session_id = (select min(w.session_id) {_OTHERS})
+        where cache_id = $1 and file_hash = $2 and session_id = $3 and exists (select 1 {_OTHERS})
+    """,
+    f"""
+        delete from received
+        where cache_id = $1 and file_hash = $2 and session_id = $3 and not exists (select 1 {_OTHERS})
+    """,
+)
 _NOT_AS_WELL: Final = "delete from received_as_well where session_id = $1"
 _HAND_OVER: Final = """
     update received as r set session_id = (
@@ -55,9 +69,9 @@ def receive(arrivals: Sequence[Arrival]) -> Transaction[None]:
     yield from ask_many(_RECEIVED, arrivals)
 
 
-def give_up_one(cache: CacheId, file_hash: str, session: str) -> Transaction[None]:
-    """End the claim of a session on a file, also if another session was the last to bring it."""
-    yield from ask(_NOT_FOR, cache, file_hash, session)
+def ending_claim(cache: CacheId, file_hash: str, session: str) -> list[Statement]:
+    """The statements that end the claim of one session on a file, which stays for those of others."""
+    return [Statement(sql, (cache, file_hash, session)) for sql in _END_CLAIM]
 
 
 def give_up_received(session: str, now: Timestamp) -> Transaction[int]:

@@ -6,12 +6,12 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind
-from harmonia_py.catalog.uploads import Session
+from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS, Session
 from harmonia_py.database.document_changes import put_document
-from harmonia_py.database.nars import FILES, add_findings, keep_file
+from harmonia_py.database.nars import FILES, FINDINGS, add_findings, keep_file
 from harmonia_py.database.object_rows import digits, nar_file, take_from_garbage
-from harmonia_py.database.received import expect, forget_received, give_up_one, give_up_received, receive
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_many, ask_one
+from harmonia_py.database.received import ending_claim, expect, forget_received, give_up_received, receive
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_many, ask_one, do_together
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
@@ -35,6 +35,7 @@ _FIND: Final = f"""
         or exists (select 1 from objects where cache_id = $1 and file_hash = $2)
     )
 """
+_WHOLE_FILE: Final = "select blob_key from nar_files where file_hash = $1 and quarantined_s is null"
 _KEEPER: Final = """
     insert into object_documents (cache_id, hash_part, kind, name) values ($1, $2, $3, $4) on conflict do nothing
 """
@@ -93,7 +94,7 @@ class SqlUploads:
         def received() -> Transaction[None]:
             yield from receive_file(cache, session, file, findings, now)
             if in_place_of is not None:
-                yield from give_up_one(cache, digits(file.file_hash), in_place_of)
+                yield from do_together(ending_claim(cache, digits(file.file_hash), in_place_of))
 
         # A file that was quarantined has come again: objects that have it are seen again.
         await self._database.write(received, Topic.OBJECTS, durable=False)
@@ -105,6 +106,22 @@ class SqlUploads:
     async def find(self, cache: CacheId, file_hash: Hash) -> NarFile | None:
         """As in `Uploads`."""
         return await self._database.read(lambda: find_file(cache, file_hash))
+
+    async def claim(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> NarFile | None:
+        """As in `Uploads`."""
+
+        def claim() -> Transaction[NarFile | None]:
+            file = yield from find_file(cache, file_hash)
+            if file is None or file.nar_hash is None:
+                return None
+            findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
+            if findings is None or findings[0] is None:
+                return None
+            yield from live_on(cache, session, now)
+            yield from receive([(cache, digits(file_hash), session, file.blob_key, now)])
+            return file
+
+        return await self._database.write(claim, durable=False)
 
     async def attach(
         self, cache: CacheId, session: str | None, document: Document, keepers: Collection[HashPart], *, now: Timestamp
@@ -134,6 +151,15 @@ def receive_file(
     if findings is not None:
         yield from add_findings(file, findings)
     yield from receive([(cache, digits(file.file_hash), session, file.blob_key, now)])
+
+
+def let_go(cache: CacheId, file_hash: str, now: Timestamp) -> Transaction[None]:
+    """Have a file that its path does not need stay a while, for a session of its own."""
+    row = yield from ask_one(_WHOLE_FILE, file_hash)
+    if row is not None:
+        session, ends = f"let go {file_hash}", Timestamp(now - SESSION_SECONDS + LET_GO_SECONDS)
+        yield from live_on(cache, session, ends)
+        yield from receive([(cache, file_hash, session, row[0], ends)])
 
 
 def find_file(cache: CacheId, file_hash: Hash) -> Transaction[NarFile | None]:

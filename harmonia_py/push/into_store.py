@@ -18,7 +18,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
 from harmonia_py.catalog.quarantine import Quarantine
-from harmonia_py.catalog.uploads import SESSION_SECONDS
+from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.errors import FormatError, HarmoniaError, PushConflict, PushRefused
 from harmonia_py.nix.path_info import PathInfo
@@ -31,8 +31,6 @@ from harmonia_py.push.store_import import StoreImport
 
 _log = logging.getLogger(__name__)
 
-# Another path with the same NAR may follow, whose client has asked for the file already.
-_FILE_SECONDS: Final = 600
 # Waiting paths that are read from the catalog at once.
 _PAGE: Final = 100
 # Pushes wait for the same connections to the nix-daemon.
@@ -153,7 +151,7 @@ class IntoStore:
             raise not_here(PushedFile(file.file_hash, file.compression))
         added = await self._store_import.add(info, file, blob)
         # A session of its own lets the file go soon, however long the client goes on pushing.
-        ends = Timestamp(self._now() - SESSION_SECONDS + _FILE_SECONDS)
+        ends = Timestamp(self._now() - SESSION_SECONDS + LET_GO_SECONDS)
         await self._catalog.uploads.received(
             cache, f"added {file.file_hash.nix32}", file, in_place_of=in_place_of, now=ends
         )

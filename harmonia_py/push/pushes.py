@@ -142,12 +142,9 @@ class Pushes:
     async def file(self, session: PushSession, file: PushedFile) -> NarFile | None:
         """A file that this cache has or was sent; it stays as long as the session lives."""
         row = await self._catalog.uploads.find(session.cache, file.file_hash)
-        if row is None or row.compression != file.compression or row.nar_hash is None:
+        if row is None or row.compression != file.compression:
             return None
-        if await self._catalog.nars.findings(row.nar_hash) is None:
-            return None
-        await self._catalog.uploads.received(session.cache, session.id, row, now=self._receiver.now())
-        return row
+        return await self._catalog.uploads.claim(session.cache, session.id, file.file_hash, now=self._receiver.now())
 
     async def open(self, session: PushSession, file: PushedFile) -> Download | None:
         """The bytes of a file that this cache has or was sent."""

@@ -242,7 +242,10 @@ class Receiver:
             await self._blobs.put(key, content, checked.metadata, durable=True)
         else:
             await content.keep(key)
-        await self._uploads.received(session.cache, session.id, file, findings=checked.findings, now=self.now())
+        try:
+            await self._uploads.received(session.cache, session.id, file, findings=checked.findings, now=self.now())
+        except BeingDeleted:
+            raise PushConflict("its session ended while it came: run the same command again") from None
 
     async def _expect(self, session: PushSession, file: PushedFile) -> None:
         """Note that a file is coming, so that the collector leaves its bytes; wait while older ones are deleted.

@@ -87,6 +87,37 @@ async def test_what_has_a_file_has_the_one_that_replaces_it(catalog: SqlCatalog)
     assert list((await catalog.chunks.due(team, [team], NOW, None, 10)).files) == []
 
 
+async def test_a_path_is_published_although_its_file_was_made_of_chunks_since_it_was_looked_at(
+    catalog: SqlCatalog,
+) -> None:
+    """A narinfo got 409 while the bytes that its file had been were deleted."""
+    team, file = await a_cache(catalog), nar_file("a")
+    await catalog.objects.publish(publication(team, "a"), now=NOW)
+    await catalog.chunks.add("packs/a", 35, PACK, now=NOW)
+    made = replace(file, blob_key=f"{RECIPES}{file.file_hash.nix32}")
+    assert await catalog.chunks.replace(file.file_hash, made, [ONE], now=NOW)
+    assert file.blob_key in await catalog.garbage.claim(10, now=NOW)
+    await catalog.objects.publish(publication(team, "b", nar="a", session="s"), now=NOW)
+    found = await catalog.objects.find(team, hash_part("b"))
+    assert found is not None
+    assert found.file == made
+
+
+async def test_a_path_is_published_again_although_its_file_was_replaced_since_it_was_looked_at(
+    catalog: SqlCatalog,
+) -> None:
+    team, file = await a_cache(catalog), nar_file("a")
+    await catalog.objects.publish(publication(team, "a"), now=NOW)
+    await catalog.chunks.add("packs/a", 35, PACK, now=NOW)
+    assert await catalog.chunks.replace(file.file_hash, made_of(file), [ONE], now=NOW)
+    published = await catalog.objects.publish(publication(team, "a", session="s"), now=NOW)
+    assert (published.missing, published.first) == (frozenset(), None)
+    found = await catalog.objects.find(team, hash_part("a"))
+    assert found is not None
+    assert found.file == made_of(file)
+    assert await catalog.nars.file(file.file_hash) is None
+
+
 async def delete_all(catalog: SqlCatalog, cache: CacheId) -> None:
     parts = [one.path_info.store_path.hash_part for one in await catalog.objects.page(cache, None, 10)]
     await catalog.deletions.delete(cache, parts, deleted_by="test", now=NOW)

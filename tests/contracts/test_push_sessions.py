@@ -10,7 +10,7 @@ from catalogs import BACKENDS, NOW, hash_part, hash_parts, later, nar_file, open
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.sessions import Progress
-from harmonia_py.catalog.uploads import Session
+from harmonia_py.catalog.uploads import LET_GO_SECONDS, Session
 from harmonia_py.database.catalog import SqlCatalog
 
 CACHE = DEFAULT_CACHE
@@ -79,6 +79,46 @@ async def test_a_file_that_is_expected_again_stays_for_the_session_that_has_it(c
     await catalog.uploads.expect(CACHE, "t", file.file_hash, file.blob_key, now=NOW)
     await _end(catalog, "t")
     assert await catalog.uploads.find(CACHE, file.file_hash) == file
+
+
+async def test_what_is_found_for_a_session_stays_for_it(catalog: SqlCatalog) -> None:
+    """The session that had sent a file ended while another one was told of it: that one's narinfo got 409."""
+    file = nar_file("a")
+    await catalog.uploads.received(CACHE, "s", replace(file, nar_hash=None, nar_size=None), now=NOW)
+    assert await catalog.uploads.claim(CACHE, "t", file.file_hash, now=NOW) is None, "it was not checked"
+    await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    assert await catalog.uploads.claim(OTHER, "o", file.file_hash, now=NOW) is None
+    assert await catalog.uploads.claim(CACHE, "t", file.file_hash, now=NOW) == file
+    await _end(catalog, "s")
+    assert await catalog.uploads.find(CACHE, file.file_hash) == file
+    await _end(catalog, "t")
+    assert await catalog.uploads.claim(CACHE, "u", file.file_hash, now=NOW) is None
+    assert await catalog.sessions.find("u") is None
+
+
+async def test_a_file_stays_for_other_sessions_when_one_has_published_its_path(catalog: SqlCatalog) -> None:
+    file = nar_file("a")
+    for session in ("s", "t", "u"):
+        await catalog.uploads.received(CACHE, session, file, findings="{}", now=NOW)
+    for publishing, left in (("t", [1, 0, 1]), ("u", [1, 0, 0]), ("s", [0, 0, 0])):
+        await catalog.objects.publish(publication(CACHE, "a", session=publishing), now=NOW)
+        assert [(await catalog.sessions.progress(session)).received for session in ("s", "t", "u")] == left
+    assert await catalog.uploads.find(CACHE, file.file_hash) == file
+
+
+async def test_a_file_that_its_path_does_not_need_stays_for_ten_minutes(catalog: SqlCatalog) -> None:
+    """Another path with the same NAR was pushed next, whose client had been told that the file is here."""
+    first, second = nar_file("first"), nar_file("second")
+    await catalog.objects.publish(publication(CACHE, "a", nar="first"), now=NOW)
+    await catalog.uploads.received(CACHE, "s", second, findings="{}", now=NOW)
+    published = await catalog.objects.publish(publication(CACHE, "a", nar="second", session="s"), now=NOW)
+    assert published.first == first.nar_hash
+    await _end(catalog, "s")
+    await catalog.garbage.sweep(9, now=later(LET_GO_SECONDS - 1))
+    assert await catalog.uploads.find(CACHE, second.file_hash) == second
+    await catalog.garbage.sweep(9, now=later(LET_GO_SECONDS))
+    assert await catalog.uploads.find(CACHE, second.file_hash) is None
+    assert await catalog.garbage.claim(9, now=later(LET_GO_SECONDS)) == [second.blob_key]
 
 
 async def test_a_session_may_let_another_one_have_its_file(catalog: SqlCatalog) -> None:

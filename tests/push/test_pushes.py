@@ -50,6 +50,21 @@ async def test_a_file_that_another_client_brought_in_vain_does_not_stop_a_third(
     assert (answer.status, answer.body[:7]) == (422, b"NarSize")
 
 
+async def test_a_build_that_came_second_stops_no_third_client_that_has_the_same(server: PushServer) -> None:
+    """Its file was dropped with the push of the second client, though the third was told that it is here: 409."""
+    again = pushed(REFERENCE, Folder({b"lib": File(b"built again")}))
+    assert (await push(server, GLIBC, run="first")).status == 200
+    assert (await server.put(again.place, again.data, run="second")).status == 200
+    assert (await server.get(f"/push/third{again.place}", token="pusher", method="HEAD")).status == 200
+    narinfo = f"/{REFERENCE.hash_part}.narinfo"
+    for run in ("second", "third"):
+        assert (await server.put(narinfo, again.narinfo, run=run)).status == 200
+    # Another path that has the same NAR, whose client asked for the file before the first was published.
+    other = pushed(StorePath(f"{PATH.hash_part}-glibc"), Folder({b"lib": File(b"built again")}))
+    assert (await server.put(f"/{PATH.hash_part}.narinfo", other.narinfo, run="third")).status == 200
+    assert await readable(server, PATH)
+
+
 async def test_a_static_narinfo_that_cannot_be_written_ends_no_writing_of_others(
     server: PushServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
