@@ -20,7 +20,8 @@ A Nix binary cache: serves the local Nix store over HTTP, signed.
 Without a verb it serves. Without a configuration file it serves /nix/store on
 [::]:5000, signed with a key that it makes on first start.
 
-The configuration file is ./settings.toml, or what $CONFIG_FILE or --config names; see harmonia.toml.example."""
+The configuration file is ./settings.toml, or what $CONFIG_FILE or --config names; see harmonia.toml.example.
+Commands that root calls take that of the service, /etc/harmonia-py/settings.toml, where these are not."""
 
 
 class Command(NamedTuple):

@@ -32,7 +32,8 @@ _SETTINGS: Final = """\
 What `harmonia.toml` may say, and what holds where it says nothing. Without a file all of these defaults hold, and a
 signing key is made on first start. `harmonia-py check-config --config FILE` prints what would be in effect.
 
-The file is the one that `--config` or `$CONFIG_FILE` names, else `settings.toml` where the daemon is started. The
+The file is the one that `--config` or `$CONFIG_FILE` names, else `settings.toml` where the daemon is started, else,
+for root without `$STATE_DIRECTORY`, `/etc/harmonia-py/settings.toml`, which the units take. The
 command line goes before the environment, and that before the file, except that keys in `$SIGN_KEY_PATHS` are added to
 those in the file.
 

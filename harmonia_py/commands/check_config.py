@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from harmonia_py.commands.options import add_settings, load
 from harmonia_py.commands.parser import Parser
@@ -16,9 +16,6 @@ from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.server import listen
 from harmonia_py.wiring.attic_tokens import attic_tokens
-
-# Where systemd.exec(5), "Credentials", has the credentials of all system services.
-_CREDENTIALS: Final = Path("/run/credentials")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -40,7 +37,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--no-credentials",
         action="store_true",
-        help=f"do not look at files below {_CREDENTIALS}, which systemd shows to a service and not to its ExecReload=",
+        help=f"do not look at files below {key_files.CREDENTIALS}, which systemd shows to a service and not to its "
+        "ExecReload=",
     )
     add_settings(parser)
 
@@ -137,7 +135,7 @@ def _check_issuers(settings: Config) -> None:
 
 
 def _is_credential(file: str | Path) -> bool:
-    return Path(os.path.normpath(file)).is_relative_to(_CREDENTIALS)
+    return Path(os.path.normpath(file)).is_relative_to(key_files.CREDENTIALS)
 
 
 def _secret_keys(files: Sequence[Path]) -> Iterator[Step]:

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from harmonia_py.commands.doctor import signing_keys
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files
@@ -17,7 +18,7 @@ def add_arguments(parser: Parser) -> None:
         Print the public key of each secret key, one a line, as clients need it in trusted-public-keys. Without a FILE
         these are the keys with which the server would sign, the one made at its first start included.""",
         ("harmonia-py public-key cache.example.org-1.secret", "of one file"),
-        ("sudo harmonia-py public-key -c /etc/harmonia.toml", "of a server"),
+        ("sudo harmonia-py public-key", "of the service"),
     )
     parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help="a secret key")
     add_config(parser)
@@ -33,11 +34,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _configured(options: argparse.Namespace) -> list[Path]:
     _, settings = load(options)
-    generated = settings.generated_key_file
-    if generated is None:
-        if not settings.sign:
-            raise ConfigError("no secret key: sign = false")
-        return settings.key_files
-    if not generated.exists():
-        raise ConfigError(f"no secret key: sign_key_paths names none, and {generated} has not been made")
-    return [generated]
+    files = signing_keys.files_of(settings, signing_keys.service_of(os.environ))
+    if files is None:
+        raise ConfigError(f"{signing_keys.OF_SERVICE}: only root sees which keys the service signs with")
+    if not files:
+        raise ConfigError("no secret key: sign = false")
+    if files == [settings.generated_key_file] and not files[0].exists():
+        raise ConfigError(f"no secret key: sign_key_paths names none, and {files[0]} has not been made")
+    return files

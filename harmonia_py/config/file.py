@@ -26,6 +26,7 @@ from harmonia_py.errors import ConfigError
 _log = logging.getLogger(__name__)
 
 DEFAULT_FILE: Final = Path("settings.toml")
+SYSTEM_FILE: Final = Path("/etc/harmonia-py/settings.toml")
 
 _TABLES: Final = {
     "zstd": Zstd,
@@ -55,12 +56,17 @@ _LEVELS: Final = {
 def find_file(named: str | None, environment: Mapping[str, str]) -> Path | None:
     """The configuration file: the one named, `$CONFIG_FILE`, `./settings.toml` if it exists, or none.
 
+    A command that root calls works on the state of the service, in /var/lib/harmonia-py: so it takes the file of the
+    service, if there is one, before none.
+
     Raises:
         ConfigError: a file was named and is not there.
     """
     name = named or environment.get("CONFIG_FILE")
     if not name:
-        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+        is_of_service = os.geteuid() == 0 and not environment.get("STATE_DIRECTORY")
+        candidates = [DEFAULT_FILE, SYSTEM_FILE] if is_of_service else [DEFAULT_FILE]
+        return next((file for file in candidates if file.is_file()), None)
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")

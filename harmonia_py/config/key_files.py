@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+# Where systemd.exec(5), "Credentials", has the credentials of all system services, a directory for each.
+CREDENTIALS: Final = Path("/run/credentials")
+
 # Base 64 of the PEM of the longest RSA key that anyone uses has 9 KiB.
 _MAX_FILE_SIZE: Final = 16 * 1024
 
@@ -184,7 +187,15 @@ def read_secret(
     return found
 
 
-def _warn_of_others(file: Path, mode: int, environment: Mapping[str, str], kind: str) -> None:
+def is_credential(file: Path, environment: Mapping[str, str]) -> bool:
+    """Whether systemd guards the file: no other user enters the directory of a service's credentials.
+
+    An access control list lets the user of the service read them, and shows as permissions of the group.
+    """
     credentials = environment.get("CREDENTIALS_DIRECTORY")
-    if stat.S_IMODE(mode) & 0o077 and not (credentials and file.is_relative_to(credentials)):
+    return file.is_relative_to(CREDENTIALS) or (bool(credentials) and file.is_relative_to(str(credentials)))
+
+
+def _warn_of_others(file: Path, mode: int, environment: Mapping[str, str], kind: str) -> None:
+    if stat.S_IMODE(mode) & 0o077 and not is_credential(file, environment):
         _log.warning("%s: others may read this %s; chmod 600 it", file, kind)

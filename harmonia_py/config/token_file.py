@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from harmonia_py.cache.tokens import TokenHash, Tokens
+from harmonia_py.config.key_files import is_credential
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.runtime.durable import sync_directory
 
@@ -34,8 +35,7 @@ def read_tokens(file: Path, environment: Mapping[str, str]) -> Tokens:
         raise ConfigError(f"{file}: token_file: not text") from None
     except FormatError as error:
         raise ConfigError(f"{file}: token_file: {error}") from None
-    credentials = environment.get("CREDENTIALS_DIRECTORY")
-    if stat.S_IMODE(mode) & 0o077 and not (credentials and file.is_relative_to(credentials)):
+    if stat.S_IMODE(mode) & 0o077 and not is_credential(file, environment):
         _log.warning("%s: others may read these hashes of tokens; chmod 600 it", file)
     if not tokens:
         _log.warning("%s: token_file: holds no token, so nobody may read this cache", file)

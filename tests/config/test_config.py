@@ -319,6 +319,23 @@ class TestFindFile:
         Path("settings.toml").touch()
         assert config_file.find_file(None, {}) == Path("settings.toml")
 
+    def test_a_command_of_root_takes_the_file_of_the_service(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`sudo harmonia-py key create team` made a key that was not encrypted: it did not see key_encryption_file."""
+        of_service = tmp_path / "of-service.toml"
+        monkeypatch.setattr(config_file, "SYSTEM_FILE", of_service)
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        assert config_file.find_file(None, {}) is None
+        of_service.touch()
+        assert config_file.find_file(None, {}) == of_service
+        assert config_file.find_file(None, {"STATE_DIRECTORY": str(tmp_path)}) is None
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        assert config_file.find_file(None, {}) is None
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        Path("settings.toml").touch()
+        assert config_file.find_file(None, {}) == Path("settings.toml")
+
     def test_the_command_line_wins_over_the_environment_and_that_over_settings_toml(self) -> None:
         for name in ("settings.toml", "environment.toml", "named.toml"):
             Path(name).touch()

@@ -104,6 +104,14 @@ def test_systemds_credentials_are_readable_by_design(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("environment", [{}, {"CREDENTIALS_DIRECTORY": "/run/credentials/other.service"}])
+def test_root_reads_the_credentials_of_a_service_without_a_warning(environment: dict[str, str]) -> None:
+    """`sudo harmonia-py key rotate` said `others may read this secret key; chmod 600 it` of a credential."""
+    file = Path("/run/credentials/harmonia-py.service/key-encryption")
+    assert key_files.is_credential(file, environment)
+    assert not key_files.is_credential(Path("/run/keys/key-encryption"), environment)
+
+
 def test_a_written_key_is_readable_by_its_owner_only_and_reads_back(tmp_path: Path, key: SecretKey) -> None:
     file = tmp_path / "new" / "key"
     before = os.umask(0)

@@ -182,7 +182,9 @@ def test_a_supervisor_that_is_stuck_says_nothing(manager: Manager, listening: li
     with manager.service(*listening, LISTEN_FDS="2", WATCHDOG_USEC="1000000") as process:
         manager.hear("WATCHDOG=1")
         process.send_signal(signal.SIGSTOP)
-        manager.silence(0.1)  # what was sent before
+        os.waitpid(process.pid, os.WUNTRACED)
+        while not manager.silence(0.1):
+            continue  # what was sent before
         assert manager.silence(1.5)
         process.send_signal(signal.SIGCONT)
 

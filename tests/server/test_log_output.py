@@ -145,13 +145,29 @@ def test_a_server_whose_log_is_not_read_goes_on(tmp_path: Path) -> None:
                 os.kill(int(worker), signal.SIGKILL)
                 worker = _replacement(process.pid, worker)
             _ask(f"{url}/health", 200)
+            _read_until_told(process, "starting another")
             process.send_signal(signal.SIGTERM)
-            rest = process.stderr.read()
             assert process.wait(TIME_LIMIT) == 0
         finally:
             process.kill()
-    lines = rest.decode().splitlines()
-    assert any(json.loads(line)["message"].endswith("starting another") for line in lines if '"message"' in line)
+
+
+def _read_until_told(process: subprocess.Popen[bytes], ending: str) -> None:
+    """Read the log to its end in a thread, from now on, and wait until the supervisor has said what it held back."""
+    stderr, told = process.stderr, threading.Event()
+    assert stderr is not None
+
+    def read() -> None:
+        for line in stderr:
+            if b'"message"' in line and json.loads(line)["message"].endswith(ending):
+                told.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    deadline = time.monotonic() + TIME_LIMIT
+    while not told.wait(0.1):
+        assert time.monotonic() < deadline
+        # What is held is written with the next message, if the reader has made room by then.
+        process.send_signal(signal.SIGHUP)
 
 
 def _url(process: subprocess.Popen[bytes]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonia_py import __version__
+from harmonia_py.commands.doctor import signing_keys
 from harmonia_py.commands.doctor.client_view import ClientView
 from harmonia_py.commands.doctor.finding import Check, Finding, findings_of
 from harmonia_py.commands.doctor.listening import unverified_tls
@@ -78,7 +79,7 @@ async def _this_machine(options: Options, report: Report, load: Load) -> None:
         report.add([Finding.failure("configuration", line, remedy) for line in str(error).splitlines()])
         return
     report.add([Finding.ok("configuration", str(file or "no file: the defaults"))])
-    view = LocalView(file, config, os.environ)
+    view = LocalView(file, config, os.environ, signing_keys.service_of(os.environ))
     for section in view.sections():
         report.section(section.title)
         await _run(section.checks, report)

@@ -57,16 +57,24 @@ class LocalView:
         file: the configuration file; None for none.
         config: what is in effect.
         environment: of the process.
+        service: the directory of the credentials of the service; None where it is no service that is looked at.
 
     Attributes:
         url: where a server of ours answers; None until it was looked for, and where there is none.
     """
 
-    def __init__(self, file: Path | None, config: Config, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        file: Path | None,
+        config: Config,
+        environment: Mapping[str, str],
+        service: Path | None = None,
+    ) -> None:
         self.url: str | None = None
         self._file = file
         self._config = config
         self._environment = environment
+        self._service = service
         self._names: Sequence[StorePath] | None = None
 
     def sections(self) -> list[Section]:
@@ -105,8 +113,10 @@ class LocalView:
         return [Section("store", store), Section("serving", serving), *others, Section("machine", of_machine)]
 
     def public_keys(self) -> list[PublicKey]:
-        """The public keys of the secret keys of the configuration."""
-        files = signing_keys.files_of(self._config)
+        """The public keys of the secret keys that sign here; none where they are credentials that we may not see."""
+        files = signing_keys.files_of(self._config, self._service)
+        if files is None:
+            return []
         found = [signing_keys.read(file, self._environment).public_key for file in files]
         return [key for key in found if key is not None]
 
@@ -130,11 +140,11 @@ class LocalView:
             await metadata.aclose()
 
     async def _look_at_keys(self) -> Sequence[Finding]:
-        return await in_thread(lambda: signing_keys.look_at(self._config, self._environment))
+        return await in_thread(lambda: signing_keys.look_at(self._config, self._environment, self._service))
 
     async def _look_at_tokens(self) -> Sequence[Finding]:
         file = self._config.token_file
-        return () if file is None else await in_thread(lambda: token_file.look_at(Path(file)))
+        return () if file is None else await in_thread(lambda: token_file.look_at(Path(file), self._environment))
 
     async def _look_at_catalog(self) -> Sequence[Finding]:
         return await caches.look_at(self._config, self._environment)

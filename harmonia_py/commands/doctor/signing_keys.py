@@ -9,15 +9,20 @@ from typing import Final
 
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.commands.user import describe, may
+from harmonia_py.config.key_files import CREDENTIALS, is_credential
 from harmonia_py.config.settings import Config
 from harmonia_py.config.upstream_tables import Upstream
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.signing import PublicKey, SecretKey
 
+# systemd.exec(5), "Credentials": of the unit in systemd/ and of the module for NixOS.
+OF_SERVICE: Final = CREDENTIALS / "harmonia-py.service"
+
 _NAME: Final = "signing key"
 _NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
 _MAX_FILE_SIZE: Final = 4096
 _OTHERS: Final = 0o077
+_AS_ROOT: Final = "run this as root: sudo harmonia-py doctor"
 _GENERATE: Final = "make one with `harmonia-py generate-key cache.example.org-1`"
 
 
@@ -42,14 +47,33 @@ class KeyFile:
     guarded: bool = False
 
 
-def files_of(config: Config) -> list[Path]:
-    """The files of secret keys in the configuration; when it names none, the one that is made at the first start."""
-    return config.key_files if config.generated_key_file is None else [config.generated_key_file]
+def service_of(environment: Mapping[str, str]) -> Path | None:
+    """The directory with the credentials of the service; None for a server whose state was given another place."""
+    return None if environment.get("STATE_DIRECTORY") else OF_SERVICE
+
+
+def files_of(config: Config, service: Path | None) -> list[Path] | None:
+    """The files of the keys that sign here; None when they may be credentials that this user may not see.
+
+    They are those that the configuration names and those in `service`, where a unit gives credentials to the service;
+    when there are none, the one that is made at the first start.
+    """
+    try:
+        credentials = [] if service is None else sorted(service.iterdir())
+    except PermissionError:
+        return None
+    except OSError:  # there is no such service, or it does not run
+        credentials = []
+    given = [one for one in credentials if read(one, {}).public_key is not None]
+    generated = config.generated_key_file
+    if generated is None:
+        named = config.key_files
+        return [*named, *(one for one in given if one not in named)] if config.sign else []
+    return given or [generated]
 
 
 def read(file: Path, environment: Mapping[str, str]) -> KeyFile:
     """The facts about one file."""
-    credentials = environment.get("CREDENTIALS_DIRECTORY")
     try:
         with file.open("rb") as stream:
             status = os.fstat(stream.fileno())
@@ -64,16 +88,19 @@ def read(file: Path, environment: Mapping[str, str]) -> KeyFile:
         public_key=key.public_key,
         mode=stat.S_IMODE(status.st_mode),
         described=describe(status),
-        guarded=bool(credentials) and file.is_relative_to(str(credentials)),
+        guarded=is_credential(file, environment),
     )
 
 
-def look_at(config: Config, environment: Mapping[str, str]) -> list[Finding]:
-    """The findings about all keys of the configuration."""
+def look_at(config: Config, environment: Mapping[str, str], service: Path | None = None) -> list[Finding]:
+    """The findings about all keys that sign here."""
+    files = files_of(config, service)
+    if files is None:
+        return [Finding.warning(_NAME, f"{service}: only root sees which keys the service signs with", _AS_ROOT)]
     generated = config.generated_key_file
-    if generated is not None and not _exists(generated):
-        return [_judge_first_start(generated)]
-    return judge([read(one, environment) for one in files_of(config)])
+    if files == [generated] and not _exists(files[0]):
+        return [_judge_first_start(files[0])]
+    return judge([read(one, environment) for one in files])
 
 
 def judge(found: Sequence[KeyFile]) -> list[Finding]:

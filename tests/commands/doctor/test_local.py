@@ -241,6 +241,32 @@ class TestKeys:
             found = self.look(file)
         assert found == [("signing key", "failure", f"{file}: permission denied")]
 
+    def test_the_keys_that_are_credentials_of_the_service(self, tmp_path: Path) -> None:
+        """After `debian.md` the doctor said of a service with a key of its own that its clients needed another one."""
+        service, settings = tmp_path / "harmonia-py.service", config(state_directory=str(tmp_path))
+        self.key(tmp_path / "secret-key")
+        assert signing_keys.files_of(settings, service) == [tmp_path / "secret-key"]
+        service.mkdir()
+        (service / "tokens").write_text("# none\n")
+        assert signing_keys.files_of(settings, service) == [tmp_path / "secret-key"]
+        key = self.key(service / "sign-key", "cache.example.org-2")
+        assert signing_keys.files_of(settings, service) == [key]
+        named = config(sign_key_paths=[str(tmp_path / "secret-key"), str(key)])
+        assert signing_keys.files_of(named, service) == named.key_files
+        assert signing_keys.files_of(config(sign=False), service) == []
+        view = LocalView(None, settings, {}, service)
+        assert view.public_keys() == [SecretKey.parse(key.read_text()).public_key]
+
+    @as_root
+    def test_credentials_that_we_may_not_see(self, open_path: Path) -> None:
+        service, settings = open_path / "harmonia-py.service", config(state_directory=str(open_path))
+        service.mkdir(0o700)
+        self.key(service / "sign-key")
+        with as_nobody():
+            ((_, verdict, what),) = bad(signing_keys.look_at(settings, {}, service))
+            assert LocalView(None, settings, {}, service).public_keys() == []
+        assert (verdict, what) == ("warning", f"{service}: only root sees which keys the service signs with")
+
     def test_a_configuration_that_signs_nothing(self) -> None:
         ((_, verdict, what),) = bad(signing_keys.look_at(config(sign=False), {}))
         assert verdict == "warning"
@@ -258,16 +284,16 @@ class TestKeys:
 class TestTokenFile:
     def test_what_is_in_it(self, tmp_path: Path) -> None:
         file = tmp_path / "tokens"
-        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "failure")]
+        assert [one[:2] for one in bad(token_file.look_at(file, {}))] == [("token_file", "failure")]
         file.write_text("nonsense")
         file.chmod(0o600)
-        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "failure")]
+        assert [one[:2] for one in bad(token_file.look_at(file, {}))] == [("token_file", "failure")]
         file.write_text("# none\n")
-        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "warning")]
+        assert [one[:2] for one in bad(token_file.look_at(file, {}))] == [("token_file", "warning")]
         file.write_text(f"{TokenHash.generate('somebody')[1]}\n")
-        assert bad(token_file.look_at(file)) == []
+        assert bad(token_file.look_at(file, {})) == []
         file.chmod(0o644)
-        assert [one[:2] for one in bad(token_file.look_at(file))] == [("token_file", "warning")]
+        assert [one[:2] for one in bad(token_file.look_at(file, {}))] == [("token_file", "warning")]
 
 
 @contextmanager
