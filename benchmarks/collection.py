@@ -5,25 +5,20 @@
     .venv/bin/python -m benchmarks.collection --fill /tmp/filled.sqlite        # at any time; then, on a quiet machine:
     .venv/bin/python -m benchmarks.collection --filled /tmp/filled.sqlite      # which uses it up
 
-The references are those of the packages of Debian that this machine knows (`apt-cache dumpavail`), once for each
-generation, in which everything has been built anew. A second process looks narinfos up in the same catalog, as a
-worker does, a hundred a second.
+The catalog is that of `package_catalog`. A second process looks narinfos up in it, as a worker does, 100 a second.
+`--at-most 25` ends each phase after so many seconds, for a machine that is quiet only for a while.
 """
 
 import argparse
 import asyncio
 import os
-import re
-import resource
 import sqlite3
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -31,22 +26,18 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from benchmarks.package_catalog import NOW, counts, fill, hash_of, nar_hash_of, packages
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Reason, Scope
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.sqlite import SqliteDatabase
-from harmonia_py.nix import base32
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.storage.disk import DiskBlobs
 
-_FIELD: Final = re.compile(r"^(Package|Depends|Pre-Depends): (.*)$", re.MULTILINE)
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_FILE_SIZE: Final = 100_000
 _LOOKUPS_SECOND: Final = 100
-_NOW: Final = Timestamp(1_700_000_000)
-_USED: Final = Timestamp(_NOW - 60 * 86_400)
+_SCOPE: Final = Scope(cache=DEFAULT_CACHE, settings=CacheSettings(keep_unused=86_400, grace=0), deleted=False)
 _PERCENT: Final = 100
 _FILES_DELETED: Final = 20_000
 # As many as the collector deletes at a time.
@@ -70,114 +61,25 @@ class Latencies:
         return f"p50 {self.median:.2f} ms, p99 {self.p99:.2f} ms of {self.count}"
 
 
-def packages() -> dict[str, list[str]]:
-    """The packages, each after those that it depends on; what is a circle there is cut."""
-    text = subprocess.run(["apt-cache", "dumpavail"], check=True, capture_output=True, text=True, timeout=300).stdout
-    depends: dict[str, list[str]] = {}
-    for stanza in text.split("\n\n"):
-        fields = dict(_FIELD.findall(stanza))
-        if "Package" in fields:
-            named = ",".join(filter(None, (fields.get("Pre-Depends"), fields.get("Depends")))).split(",")
-            depends[fields["Package"]] = [match[0] for one in named if (match := _NAME.match(one.strip()))]
-    ordered: dict[str, list[str]] = {}
-    for name in depends:
-        _visit(name, depends, ordered)
-    return ordered
+@dataclass(frozen=True)
+class Work:
+    """Paths that were done, in how many seconds, in how many of a processor, and the most MB before and after."""
 
+    paths: int
+    seconds: float
+    of_a_processor: float
+    before: float
+    after: float
 
-def _visit(name: str, depends: dict[str, list[str]], ordered: dict[str, list[str]]) -> None:
-    pending: list[tuple[str, bool]] = [(name, False)]
-    seen: set[str] = set()
-    while pending:
-        one, is_done = pending.pop()
-        if is_done:
-            ordered.setdefault(one, sorted({other for other in depends[one] if other in ordered}))
-        elif one not in ordered and one not in seen:
-            seen.add(one)
-            pending.append((one, True))
-            pending += [(other, False) for other in depends[one] if other in depends and other not in ordered]
+    @property
+    def memory(self) -> str:
+        """For the table."""
+        return f"{self.before:.0f} MB, {self.after:.0f} MB"
 
-
-def hash_of(text: str) -> str:
-    """32 characters of base 32."""
-    return base32.encode(sha256(text.encode()).digest()[:20])
-
-
-def nar_hash_of(text: str) -> str:
-    """A hash as the catalog has it."""
-    return base32.encode(sha256(text.encode()).digest())
-
-
-def fill(path: Path, objects: int, going: int) -> None:
-    """Fill a catalog with generations of all packages, of which the first `going` were not used for long."""
-    graph = packages()
-    count = generation = 0
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("pragma synchronous = off")
-        connection.execute("pragma cache_size = -400000")
-        while count < objects:
-            names = list(graph)[: objects - count]
-            hashes = {name: hash_of(f"{generation} {name}") for name in names}
-            rows = [(hashes[name], name, nar_hash_of(f"nar {generation} {name}")) for name in names]
-            references = [(hashes[one], hashes[other]) for one in names for other in graph[one] if other in hashes]
-            _insert(connection, rows, references)
-            count, generation = count + len(names), generation + 1
-        connection.execute(_STAYS, (going,))
-        connection.execute(_LISTINGS)
-        connection.execute(_KEEPERS)
-        connection.execute("delete from totals")
-        for counted in _TOTALS:
-            connection.execute(f"insert into totals (cache_id, state, objects, size) {counted}")
-        connection.commit()
-        connection.execute("pragma wal_checkpoint(truncate)")
-
-
-def counts(path: Path) -> tuple[int, int]:
-    """How many objects and references a catalog has."""
-    with closing(sqlite3.connect(path)) as connection:
-        return tuple(
-            connection.execute(f"select count(*) from {table}").fetchone()[0]
-            for table in ("objects", "object_references")
-        )
-
-
-_NARS: Final = "insert into nars (nar_hash, nar_size) values (?, ?)"
-_FILES: Final = f"""
-    insert into nar_files (file_hash, file_size, compression, blob_key, nar_hash, checked_s)
-    values (?1, {_FILE_SIZE}, 'zstd', 'nar/' || ?1, ?1, {_USED})
-"""
-_OBJECTS: Final = f"""
-    insert into objects (cache_id, hash_part, name, nar_hash, file_hash, file_size, store_references, signatures, state,
-        pushed_by, pushed_s, used_s, aged_from_s)
-    values ({DEFAULT_CACHE}, ?1, ?2, ?3, ?3, {_FILE_SIZE}, '', '', 'published', 'tests', {_USED}, {_USED}, {_USED})
-"""
-# Those of the catalog would have to be counted within ten seconds.
-_TOTALS: Final = (
-    "select cache_id, state, count(*), sum(file_size) from objects group by cache_id, state",
-    "select 0, 'stored', count(*), sum(file_size) from nar_files",
-)
-_STAYS: Final = f"update objects set used_s = {_NOW - 1000}, aged_from_s = {_NOW - 1000} where rowid > ?"
-# A listing of each, as long as that of a small package.
-_LISTINGS: Final = f"""
-    insert into documents (cache_id, kind, name, size, body, received_s)
-    select cache_id, 'ls', hash_part, 300, cast(printf('%.300c', 'x') as blob), {_USED} from objects order by hash_part
-"""
-_KEEPERS: Final = """
-    insert into object_documents (cache_id, hash_part, kind, name)
-    select cache_id, hash_part, 'ls', hash_part from objects order by hash_part
-"""
-_REFERENCES: Final = f"insert into object_references values ({DEFAULT_CACHE}, ?, ?, 0)"
-
-
-def _insert(
-    connection: sqlite3.Connection, rows: list[tuple[str, str, str]], references: list[tuple[str, str]]
-) -> None:
-    connection.execute("begin")
-    connection.executemany(_NARS, [(nar, 2 * _FILE_SIZE) for _, _, nar in rows])
-    connection.executemany(_FILES, [(nar,) for _, _, nar in rows])
-    connection.executemany(_OBJECTS, rows)
-    connection.executemany(_REFERENCES, references)
-    connection.execute("commit")
+    def __str__(self) -> str:
+        rate, of_a_processor = self.paths / self.seconds, self.paths / self.of_a_processor
+        took = f"{self.paths:,} paths in {self.seconds:.1f} s"
+        return f"{took}: {rate:,.0f} a second, {of_a_processor:,.0f} for each second of a processor"
 
 
 def look_up(path: Path, hash_parts: Sequence[str], begun: Event, ended: Event, told: Any) -> None:
@@ -231,18 +133,47 @@ async def delete_nothing(_keys: Sequence[str]) -> list[str]:
     return []
 
 
-async def collect(path: Path) -> tuple[int, int, float, float]:
-    """Condemn and remove what was not used for long; how many objects each, and in how many seconds each."""
+def work_on(path: Path, what: str, limit: float) -> Work:
+    """Condemn or remove, for so many seconds at most; for a process of its own, whose memory is told."""
+    return asyncio.run((condemn if what == "condemn" else remove)(path, limit))
+
+
+async def condemn(path: Path, limit: float) -> Work:
+    """Condemn what was not used for long."""
+    async with _collecting(path) as (catalog, collector):
+        before = (await catalog.objects.size(DEFAULT_CACHE)).condemned
+        with _timed() as took, suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await collector.condemn_unused(_SCOPE, Reason.UNUSED, Timestamp(NOW - 86_400), NOW)
+        return Work((await catalog.objects.size(DEFAULT_CACHE)).condemned - before, *took)
+
+
+async def remove(path: Path, limit: float) -> Work:
+    """Look again at what is condemned, and remove its rows."""
+    async with _collecting(path) as (catalog, collector):
+        before = (await catalog.objects.size(DEFAULT_CACHE)).objects
+        with _timed() as took, suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await collector.remove(_SCOPE, NOW, NOW)
+        return Work(before - (await catalog.objects.size(DEFAULT_CACHE)).objects, *took)
+
+
+@asynccontextmanager
+async def _collecting(path: Path) -> AsyncIterator[tuple[SqlCatalog, Collector]]:
     catalog = SqlCatalog(await SqliteDatabase.open(path))
-    collector = Collector(catalog.collection, catalog.garbage, delete_nothing)
-    scope = Scope(cache=DEFAULT_CACHE, settings=CacheSettings(keep_unused=86_400, grace=0), deleted=False)
-    begun = time.monotonic()
-    condemned = await collector.condemn_unused(scope, Reason.UNUSED, Timestamp(_NOW - 86_400), _NOW)
-    half = time.monotonic()
-    done = await collector.remove(scope, _NOW, _NOW)
-    end = time.monotonic()
-    await catalog.aclose()
-    return condemned, done.removed, half - begun, end - half
+    try:
+        yield catalog, Collector(catalog.collection, catalog.garbage, delete_nothing)
+    finally:
+        await catalog.aclose()
+
+
+@contextmanager
+def _timed() -> Iterator[list[float]]:
+    """The figures of `Work`, once the block has ended."""
+    took: list[float] = []
+    begun, used, before = time.monotonic(), time.process_time(), megabytes()
+    yield took
+    took += [time.monotonic() - begun, time.process_time() - used, before, megabytes()]
 
 
 async def summed(path: Path) -> float:
@@ -278,67 +209,83 @@ async def started(path: Path) -> float:
 
 
 def megabytes() -> float:
-    """The most memory that this process has taken so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has taken so far. `getrusage` tells that of the process which made it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> int:
     """Measure, and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, default=1_000_000)
-    parser.add_argument("--going", type=int, default=300_000, help="so many of them were not used for long, and go")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of look-ups while nothing else is done")
-    parser.add_argument("--directory", type=Path, help="where the catalog is made; unset means a temporary one")
-    parser.add_argument("--fill", type=Path, help="make this catalog, and do nothing else")
-    parser.add_argument("--filled", type=Path, help="use up this catalog instead of making one")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
+    options = _options()
     with TemporaryDirectory(dir=options.directory) as directory:
         path = options.fill or options.filled or Path(directory, "catalog.sqlite")
         if options.filled is None:
             asyncio.run(started(path))
             _in_process(fill, path, options.objects, options.going)
-        objects, edges = _in_process(counts, path)
-        if options.fill is not None:
-            return 0
-        size = path.stat().st_size
-        start = asyncio.run(started(path))
-        summing = asyncio.run(summed(path))
-        hash_parts = [hash_of(f"0 {name}") for name in list(packages())[:20_000:7]]
-        looking = Looking(path, hash_parts)
-        time.sleep(options.seconds)
-        idle = looking.end()
-        before = megabytes()
-        looking = Looking(path, hash_parts)
-        condemned, removed, condemning, removing = asyncio.run(collect(path))
-        busy = looking.end()
-        after = megabytes()
-        deleting = asyncio.run(deleted(Path(directory, "files")))
+        if options.fill is None:
+            text = _measured(path, Path(directory), options)
+            (options.output / "collection.md").write_text(text)
+            print(text)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", type=int, default=1_000_000)
+    parser.add_argument("--going", type=int, default=300_000, help="so many of them were not used for long, and go")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of look-ups while nothing else is done")
+    parser.add_argument("--at-most", type=float, default=3600.0, help="seconds of condemning, and of removing")
+    parser.add_argument("--directory", type=Path, help="where the catalog is made; unset means a temporary one")
+    parser.add_argument("--fill", type=Path, help="make this catalog, and do nothing else")
+    parser.add_argument("--filled", type=Path, help="use up this catalog instead of making one")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    return parser.parse_args()
+
+
+def _measured(path: Path, directory: Path, options: argparse.Namespace) -> str:
+    """The results."""
+    objects, edges = _in_process(counts, path)
+    size = path.stat().st_size
+    start, summing = asyncio.run(started(path)), asyncio.run(summed(path))
+    hash_parts = [hash_of(f"0 {name}") for name in list(packages())[:20_000:7]]
+    looking = Looking(path, hash_parts)
+    time.sleep(options.seconds)
+    idle = looking.end()
+    condemned, while_condemning = _beside_look_ups("condemn", path, hash_parts, options.at_most)
+    removed, while_removing = _beside_look_ups("remove", path, hash_parts, options.at_most)
+    deleting = asyncio.run(deleted(directory / "files"))
     machine = f"{os.cpu_count()} cores; Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}"
     graph = f"{objects:,} paths with {edges:,} references: the packages of Debian, in generations"
-    going = f"{condemned:,} were not used for long, and go"
-    rates = condemned / condemning, removed / removing, removed / (condemning + removing)
+    beside = [f"{busy}: {busy.p99 / idle.p99:.2f} times" for busy in (while_condemning, while_removing)]
+    rows = [
+        ("opening the catalog, and the first path", f"{start * 1000:.0f} ms"),
+        ("look-ups by another process, nothing else done", str(idle)),
+        ("look-ups by another process, while paths are condemned", beside[0]),
+        ("look-ups by another process, while rows are removed", beside[1]),
+        ("condemned", str(condemned)),
+        ("looked at again, and rows removed", str(removed)),
+        ("files deleted", f"{_FILES_DELETED:,} in {deleting:.1f} s: {_FILES_DELETED / deleting:,.0f} a second"),
+        ("how much a cache has, which each look at `max_size` asks", f"{summing * 1000:.1f} ms"),
+        ("memory of a process before and after it condemned, at most", condemned.memory),
+        ("memory of a process before and after it removed, at most", removed.memory),
+    ]
     lines = [
         "# Collecting a large cache",
         "",
-        f"{graph}, of which {going}; the catalog has {size / 1e9:.2f} GB; {machine}.",
+        f"{graph}; the catalog has {size / 1e9:.2f} GB; {machine}.",
         "",
         "| what | measured |",
         "|---|---|",
-        f"| opening the catalog, and the first path | {start * 1000:.0f} ms |",
-        f"| look-ups by another process, nothing else done | {idle} |",
-        f"| look-ups by another process, while these are collected | {busy}: {busy.p99 / idle.p99:.2f} times |",
-        f"| condemned | {condemned:,} paths in {condemning:.1f} s: {rates[0]:,.0f} a second |",
-        f"| looked at again, and rows removed | {removed:,} paths in {removing:.1f} s: {rates[1]:,.0f} a second |",
-        f"| both | {rates[2]:,.0f} paths a second |",
-        f"| files deleted | {_FILES_DELETED:,} in {deleting:.1f} s: {_FILES_DELETED / deleting:,.0f} a second |",
-        f"| how much a cache has, which each look at `max_size` asks | {summing * 1000:.1f} ms |",
-        f"| memory of the collecting process before and after, at most | {before:.0f} MB, {after:.0f} MB |",
+        *(f"| {what} | {measured} |" for what, measured in rows),
         "",
     ]
-    (options.output / "collection.md").write_text("\n".join(lines))
-    print("\n".join(lines))
-    return 0
+    return "\n".join(lines)
+
+
+def _beside_look_ups(what: str, path: Path, hash_parts: Sequence[str], limit: float) -> tuple[Work, Latencies]:
+    looking = Looking(path, hash_parts)
+    done = _in_process(work_on, path, what, limit)
+    return done, looking.end()
 
 
 def _in_process(work: Any, *arguments: Any) -> Any:
