@@ -58,6 +58,19 @@ def read_metadata(fd: int, path: Path, size: int) -> dict[str, str] | None:
         if error.errno not in _ABSENT:
             raise
         data = _read_sidecar(sidecar_of(path))
+    return _parse(data, size)
+
+
+def look_at_metadata(path: str, size: int) -> dict[str, str] | None:
+    """The metadata in the attribute of the blob at `path`, which is not opened; None: `read_metadata` can tell.
+
+    Raises:
+        OSError: it has no attribute, or none that can be read.
+    """
+    return _parse(xattr.get(path, _ATTRIBUTE, nofollow=True), size)
+
+
+def _parse(data: bytes, size: int) -> dict[str, str] | None:
     try:
         document = _decoder.decode(data)
     except msgspec.MsgspecError:
