@@ -13,6 +13,7 @@ from harmonia_py import __version__
 from harmonia_py.commands.parser import Parser
 from harmonia_py.errors import HarmoniaError, describe_os_error
 from harmonia_py.server import log
+from harmonia_py.server.framework import without_certificates
 
 _DESCRIPTION: Final = """
 A Nix binary cache: serves the local Nix store over HTTP, signed.
@@ -130,7 +131,9 @@ def _module_of(verb: str) -> CommandModule:
     name = verb.replace("-", "_")
     # PEP 8: what would be a keyword ends with an underscore.
     name = f"{name}_" if keyword.iskeyword(name) else name
-    return cast("CommandModule", importlib.import_module(f"harmonia_py.commands.{name}"))
+    # What speaks TLS makes a context of its own, when it does.
+    with without_certificates():
+        return cast("CommandModule", importlib.import_module(f"harmonia_py.commands.{name}"))
 
 
 def _with_verb(arguments: list[str]) -> list[str]:

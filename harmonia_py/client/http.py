@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
+from urllib.request import getproxies
 
 import aiohttp
 import msgspec
@@ -106,10 +107,12 @@ class HttpServer:
         self._connections = connections
         self._tls = tls
         self._rng = rng or random.Random()  # noqa: S311  # spreads clients, hides nothing
+        # Through a proxy the connection may be TLS also where the URL is not.
+        self._may_need_tls = bool(getproxies())
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._tls or True, ttl_dns_cache=60)
+        connector = aiohttp.TCPConnector(limit=self._connections, ttl_dns_cache=60)
         headers = {hdrs.USER_AGENT: f"harmonia-py/{__version__}"}
         if self._token is not None:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._token}"
@@ -180,10 +183,12 @@ class HttpServer:
         stall: float = STALL_SECONDS,
     ) -> Answer:
         """The answer to a request that is made once; otherwise as `ask`."""
+        url = self.url.join(URL(place, encoded=True))
         try:
             async with self._session.request(
                 method,
-                self.url.join(URL(place, encoded=True)),
+                url,
+                ssl=self._context() if self._may_need_tls or url.scheme == "https" else True,
                 data=None if body is None else payload_of(body),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=stall),
@@ -191,6 +196,11 @@ class HttpServer:
                 return await _read(response, absent=absent)
         except (aiohttp.ClientError, OSError) as error:
             raise _unreachable(error) from error
+
+    def _context(self) -> ssl.SSLContext:
+        """The context for TLS. To read the certificates of the machine takes as long as to ask about 1,000 paths."""
+        self._tls = self._tls or ssl.create_default_context()
+        return self._tls
 
 
 async def _read(response: aiohttp.ClientResponse, *, absent: bool) -> Answer:

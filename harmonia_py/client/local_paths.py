@@ -1,11 +1,28 @@
 """The port `LocalPaths`: the store that the client pushes from."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir, StorePath
+
+
+class Closure(Protocol):
+    """Paths and all that they refer to, as a store has them at one moment.
+
+    Attributes:
+        sizes: the bytes of the NAR of each path.
+    """
+
+    sizes: Mapping[StorePath, int]
+
+    def infos(self, wanted: Collection[StorePath]) -> Sequence[PathInfo]:
+        """The path infos of some of the paths, references before what refers to them. Of many it takes a while.
+
+        Raises:
+            DaemonError: the store does not tell.
+        """
 
 
 class LocalPaths(Protocol):
@@ -15,8 +32,8 @@ class LocalPaths(Protocol):
     def store_dir(self) -> StoreDir:
         """The store directory, as references have it."""
 
-    async def closure(self, roots: Collection[StorePath]) -> Sequence[PathInfo]:
-        """`roots` and all that they refer to, references before what refers to them.
+    async def closure(self, roots: Collection[StorePath]) -> Closure:
+        """`roots` and all that they refer to.
 
         Raises:
             StorePathChanged: one is not valid.

@@ -1,11 +1,10 @@
 """The outcomes of a push: of each path, and of all together."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 
@@ -42,7 +41,7 @@ class Summary:
     """A push.
 
     Attributes:
-        outcomes: of every path, references first.
+        outcomes: of every path.
         aborted: why the push as a whole could not go on; empty when it could.
         unpinned: why the pins that were asked for are not set; empty when they are.
     """
@@ -86,11 +85,11 @@ class Ledger:
     """The outcomes of a push so far.
 
     Args:
-        infos: the paths, references first.
+        sizes: the bytes of the NAR of each path.
     """
 
-    def __init__(self, infos: Iterable[PathInfo]) -> None:
-        self._infos = {info.store_path.hash_part: info for info in infos}
+    def __init__(self, sizes: Mapping[StorePath, int]) -> None:
+        self._sizes = {path.hash_part: (path, size) for path, size in sizes.items()}
         self._outcomes: dict[HashPart, Outcome] = {}
 
     def state(self, hash_part: HashPart) -> State | None:
@@ -100,12 +99,12 @@ class Ledger:
 
     def enter(self, hash_part: HashPart, state: State, reason: str = "", sent: int = 0) -> None:
         """Note how the path stands now; bytes that were sent add up."""
-        info, before = self._infos[hash_part], self._outcomes.get(hash_part)
+        (path, nar_size), before = self._sizes[hash_part], self._outcomes.get(hash_part)
         self._outcomes[hash_part] = Outcome(
-            path=info.store_path,
+            path=path,
             state=state,
             reason=reason,
-            nar_size=info.nar_size,
+            nar_size=nar_size,
             sent=sent + (0 if before is None else before.sent),
         )
 
@@ -117,7 +116,7 @@ class Ledger:
 
     def close(self, reason: str) -> Sequence[Outcome]:
         """The outcomes of all paths; those that are still open have failed, for this reason."""
-        for hash_part in self._infos:
+        for hash_part in self._sizes:
             if hash_part not in self._outcomes:
                 self.enter(hash_part, State.FAILED, reason)
-        return [self._outcomes[hash_part] for hash_part in self._infos]
+        return [self._outcomes[hash_part] for hash_part in self._sizes]

@@ -2,10 +2,11 @@
 
 It goes in rounds. A round asks what is missing, sends it and publishes it; what was there and is not any more, because
 it was collected under the push or its session ended, is found by the next. At the end the cache is asked as a
-substituter asks it: a path counts as pushed when it is served. Of roots that were there, some dozens are asked for
+substituter asks it: a path counts as pushed when it is served. Of roots that were there, two dozen are asked for
 like this; of the others it is the server that has looked at the files.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from harmonia_py.client.answers import SessionInfo
 from harmonia_py.client.api import PushApi
 from harmonia_py.client.http import HttpServer
-from harmonia_py.client.local_paths import LocalPaths
+from harmonia_py.client.local_paths import Closure, LocalPaths
 from harmonia_py.client.outcomes import Events, Ledger, State, Summary
 from harmonia_py.client.round import Round
 from harmonia_py.client.sending import Sender
@@ -31,7 +32,7 @@ _ASKED_AT_ONCE: Final = 16
 # Each takes a core and 3.5 MB.
 _MOST_MADE: Final = 4
 # A path that was not sent costs two questions; ten thousand of them would take longer than the whole push.
-_MOST_ROOTS_PROVED: Final = 64
+_MOST_ROOTS_PROVED: Final = 24
 _LOST: Final = "the cache has lost what was pushed"
 
 
@@ -85,17 +86,17 @@ class Push:
             StorePathChanged: one of them is not valid.
             DaemonError: the local store cannot tell.
         """
-        infos = await self._store.closure(roots)
-        ledger = Ledger(infos)
+        closure = await self._store.closure(roots)
+        ledger = Ledger(closure.sizes)
         named, aborted = _some_of(roots), ""
         session: SessionInfo | None = None
         for _ in range(_PROOFS):
             try:
-                session = await self._rounds(infos, ledger)
+                session = await self._rounds(closure, ledger)
             except HarmoniaError as error:
                 session, aborted = None, str(error)
             try:
-                lost = await self._prove(infos, ledger, named)
+                lost = await self._prove(closure, ledger, named)
             except HarmoniaError as error:
                 aborted = aborted or f"what was pushed cannot be asked for: {error}"
                 break
@@ -124,7 +125,7 @@ class Push:
             return (), str(error) if pins else ""
         return missing, _LOST if pins and missing else ""
 
-    async def _rounds(self, infos: Sequence[PathInfo], ledger: Ledger) -> SessionInfo | None:
+    async def _rounds(self, closure: Closure, ledger: Ledger) -> SessionInfo | None:
         session: SessionInfo | None = None
         with Threads(Pool.SEND, self._settings.threads) as threads:
             making = min(self._settings.threads, _MOST_MADE)
@@ -135,7 +136,7 @@ class Push:
             for _ in range(_ROUNDS):
                 try:
                     session = session or await self._begin()
-                    if await self._round(session, infos, ledger, sender):
+                    if await self._round(session, closure, ledger, sender):
                         break
                 except SessionEnded:
                     session = None
@@ -151,21 +152,22 @@ class Push:
             raise NotPermitted("the token may push, and not set pins: that is `--allow read,push,pin`")
         return session
 
-    async def _round(self, session: SessionInfo, infos: Sequence[PathInfo], ledger: Ledger, sender: Sender) -> bool:
+    async def _round(self, session: SessionInfo, closure: Closure, ledger: Ledger, sender: Sender) -> bool:
         """Send and publish missing paths; returns whether none of them is worth another try."""
-        open_ = [info for info in infos if ledger.state(info.store_path.hash_part) is not State.FAILED]
-        lacking = await self._api.missing(session, [info.store_path.hash_part for info in open_])
+        paths = {path.hash_part: path for path in closure.sizes}
+        open_ = [hash_part for hash_part in paths if ledger.state(hash_part) is not State.FAILED]
+        lacking = await self._api.missing(session, open_)
         ledger.reopen(lacking.missing)
-        for info in open_:
-            hash_part = info.store_path.hash_part
+        for hash_part in open_:
             if hash_part not in lacking.missing and ledger.state(hash_part) is None:
                 if hash_part in lacking.elsewhere:
                     ledger.enter(hash_part, State.UPSTREAM, _through(session))
                 else:
                     ledger.enter(hash_part, State.PRESENT)
-        wanted = [info for info in open_ if info.store_path.hash_part in lacking.missing]
-        if not wanted:
+        missing = [paths[hash_part] for hash_part in open_ if hash_part in lacking.missing]
+        if not missing:
             return True
+        wanted = await asyncio.to_thread(closure.infos, missing)
         self._plan(wanted)
         nars = (await self._api.missing(session, (), {info.nar_hash for info in wanted})).nars
         jobs = self._settings.jobs
@@ -178,9 +180,7 @@ class Push:
         self._planned |= {info.store_path.hash_part for info in new}
         self._events.planned(len(new), sum(info.nar_size for info in new))
 
-    async def _prove(
-        self, infos: Sequence[PathInfo], ledger: Ledger, roots: Collection[HashPart]
-    ) -> Collection[HashPart]:
+    async def _prove(self, closure: Closure, ledger: Ledger, roots: Collection[HashPart]) -> Collection[HashPart]:
         """Ask as a substituter does for pushed paths and for the roots; returns those that are not served.
 
         Raises:
@@ -192,7 +192,8 @@ class Push:
             if not await self._is_served(info, ledger):
                 lost.add(info.store_path.hash_part)
 
-        wanted = [info for info in infos if _needs_proof(info, ledger, roots)]
+        doubtful = [path for path in closure.sizes if _needs_proof(path.hash_part, ledger, roots)]
+        wanted = await asyncio.to_thread(closure.infos, doubtful)
         await side_by_side(ask, wanted, at_once=_ASKED_AT_ONCE)
         return lost
 
@@ -206,8 +207,7 @@ class Push:
         return served is not None
 
 
-def _needs_proof(info: PathInfo, ledger: Ledger, roots: Collection[HashPart]) -> bool:
-    hash_part = info.store_path.hash_part
+def _needs_proof(hash_part: HashPart, ledger: Ledger, roots: Collection[HashPart]) -> bool:
     state = ledger.state(hash_part)
     return state is State.PUSHED or (hash_part in roots and state not in (None, State.FAILED))
 

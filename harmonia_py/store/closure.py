@@ -12,6 +12,7 @@ from harmonia_py.errors import DaemonError, StorePathChanged
 from harmonia_py.nix.closure import references_first, roots_of
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.store.closure_query import ClosureRows
 from harmonia_py.store.daemon.temp_roots import TempRoots
 from harmonia_py.store.files.dump import dump, layout_of
 from harmonia_py.store.metadata import StoreMetadata
@@ -21,6 +22,26 @@ from harmonia_py.store.sqlite import SqliteStore
 _ASKED_AT_ONCE: Final = 4
 # Of a NAR that is compressed: less than a job of zstd's, and eight of them fit the memory that a push may take.
 _BUFFER_BYTES: Final = 256 * 1024
+
+
+class FoundPaths:
+    """A closure whose paths were asked for one by one.
+
+    Args:
+        found: the path infos of all of them.
+
+    Attributes:
+        sizes: the bytes of the NAR of each path.
+    """
+
+    def __init__(self, found: Mapping[StorePath, PathInfo]) -> None:
+        self.sizes: Mapping[StorePath, int] = {path: info.nar_size for path, info in found.items()}
+        self._found = found
+
+    def infos(self, wanted: Collection[StorePath]) -> Sequence[PathInfo]:
+        """As in `Closure`."""
+        these = frozenset(wanted)
+        return [info for info in references_first(self._found) if info.store_path in these]
 
 
 class StoreClosures:
@@ -45,8 +66,8 @@ class StoreClosures:
         self._real_store = str(real_store)
         self._read = read
 
-    async def closure(self, roots: Collection[StorePath]) -> Sequence[PathInfo]:
-        """`roots` and all that they refer to, references first.
+    async def closure(self, roots: Collection[StorePath]) -> "ClosureRows | FoundPaths":
+        """`roots` and all that they refer to.
 
         Raises:
             StorePathChanged: one is not valid.
@@ -60,11 +81,11 @@ class StoreClosures:
                 if self.daemon is None:
                     raise
             else:
-                if self.daemon is None or found.keys() >= set(roots):
-                    self._check(roots, found)
-                    return references_first(found)
+                if self.daemon is None or found.sizes.keys() >= set(roots):
+                    self._check(roots, found.sizes)
+                    return found
         assert self.daemon is not None, "one of them is there"
-        return references_first(await self._ask_daemon(self.daemon, roots))
+        return FoundPaths(await self._ask_daemon(self.daemon, roots))
 
     async def _ask_daemon(self, daemon: StoreMetadata, roots: Collection[StorePath]) -> Mapping[StorePath, PathInfo]:
         found: dict[StorePath, PathInfo] = {}
@@ -96,7 +117,7 @@ class StoreClosures:
                 task.cancel()
         return found
 
-    def _check(self, paths: Collection[StorePath], found: Mapping[StorePath, PathInfo]) -> None:
+    def _check(self, paths: Collection[StorePath], found: Mapping[StorePath, object]) -> None:
         for path in paths:
             if path not in found:
                 raise StorePathChanged(f"{self.store_dir.join(path)} is not valid: it is not in the store")

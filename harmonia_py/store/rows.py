@@ -16,15 +16,15 @@ from harmonia_py.nix.store_path import StoreDir, StorePath
 Row = tuple[Any, ...]
 
 
-def path_info(row: Row, references: Iterable[StorePath], store_dir: StoreDir) -> PathInfo:
-    """The path info from `path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca` of `ValidPaths`.
+def path_info(path: StorePath, row: Row, references: Iterable[StorePath], store_dir: StoreDir) -> PathInfo:
+    """The path info of `path` from `hash, registrationTime, deriver, narSize, ultimate, sigs, ca` of `ValidPaths`.
 
     Raises:
         FormatError: a column does not parse.
     """
-    path, nar_hash, registration_time, deriver, nar_size, ultimate, signatures, ca = row
+    nar_hash, registration_time, deriver, nar_size, ultimate, signatures, ca = row
     return PathInfo(
-        store_path=store_dir.parse_path(text(path)),
+        store_path=path,
         nar_hash=Hash.parse(text(nar_hash), "sha256"),
         nar_size=number(nar_size),
         references=sorted_references(references),

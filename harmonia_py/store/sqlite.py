@@ -20,7 +20,7 @@ from harmonia_py.nix.signing import parse_signatures
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.runtime.together import Together
-from harmonia_py.store.closure_query import closure
+from harmonia_py.store.closure_query import ClosureRows, closure
 from harmonia_py.store.metadata import Look, Looked
 from harmonia_py.store.rows import Row, path_info, text
 
@@ -99,7 +99,7 @@ class SqliteStore:
         """Facts about at most `limit` of the paths in the closure of a path, the nearest ones."""
         root = (info.store_path,)
         found = await self._read(
-            lambda: closure(self._reader.query, root, self._store_dir, limit), self._request_timeout
+            lambda: closure(self._reader.query, root, self._store_dir, limit).all_infos(), self._request_timeout
         )
         return tuple(found.values())
 
@@ -125,7 +125,7 @@ class SqliteStore:
             self._request_timeout,
         )
 
-    async def closure(self, roots: Collection[StorePath]) -> dict[StorePath, PathInfo]:
+    async def closure(self, roots: Collection[StorePath]) -> ClosureRows:
         """The valid ones of `roots`, and all that they refer to."""
         return await self._read(lambda: closure(self._reader.query, roots, self._store_dir), _ALL_PATHS_TIME_LIMIT)
 
@@ -160,7 +160,8 @@ class SqliteStore:
             return None
         try:
             references = [self._store_dir.parse_path(text(row[-1])) for row in rows if row[-1] is not None]
-            return path_info(rows[0][:-1], references, self._store_dir)
+            path = self._store_dir.parse_path(text(rows[0][0]))
+            return path_info(path, rows[0][1:-1], references, self._store_dir)
         except FormatError as error:  # the other questions of the call have answers
             return DaemonProtocolError(f"{prefix}…: a row does not parse: {error}")
 

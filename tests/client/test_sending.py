@@ -125,7 +125,8 @@ async def store(lab: Lab) -> AsyncIterator[HeldStore]:
 async def large(store: StoreClosures, lab: Lab, tmp_path: Path, name: str) -> PathInfo:
     """A path that goes in three parts."""
     (tmp_path / name).write_bytes(os.urandom(2 * PART_BYTES + PART_BYTES // 2))
-    (info,) = await store.closure([lab.add(tmp_path / name)])
+    path = lab.add(tmp_path / name)
+    (info,) = (await store.closure([path])).infos([path])
     return info
 
 

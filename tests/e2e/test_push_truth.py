@@ -92,7 +92,7 @@ async def test_a_root_that_is_lost_behind_the_last_look_has_failed(team: Team, d
     assert not summary.is_good
     assert [outcome.path for outcome in summary.failures] == [paths[1]]
     assert "has lost" in summary.failures[0].reason
-    assert api.looks == 64
+    assert api.looks == 22
 
 
 def test_what_refers_to_a_damaged_path_fails_with_it(team: Team, daemon: Lab) -> None:

@@ -173,7 +173,7 @@ class Remote:
 
     def _open_session(self, *tracing: aiohttp.TraceConfig) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self.tls or True),
+            connector=aiohttp.TCPConnector(ssl=self.tls or ssl.create_default_context()),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
