@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final
 
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import Overloaded, StorageError
 from harmonia_py.runtime.tasks import wake
 
 # A request that has waited so long for its turn is told to come back. Clients give up after 300 seconds.
@@ -34,6 +34,16 @@ class Turn:
         self.began = 0.0
         self._turns = turns
         self._came: asyncio.Future[None] | None = None
+
+    async def granted(self) -> None:
+        """Return when it has come, however long that takes.
+
+        Raises:
+            Overloaded: no turn comes any more.
+        """
+        await self._wait(None)
+        if self.is_waiting:
+            raise Overloaded("this server is stopping")
 
     async def wait(self) -> None:
         """Return when it has come.
@@ -61,12 +71,16 @@ class Turn:
         self.is_waiting = False
         self.client = client
         self.began = asyncio.get_running_loop().time()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the task that waits look again."""
         if self._came is not None:
             wake(self._came)
 
     async def __aenter__(self) -> None:
         try:
-            await self._wait(None)
+            await self.granted()
         except BaseException:
             self.leave()
             raise
@@ -77,7 +91,7 @@ class Turn:
         self.leave()
 
     async def _wait(self, seconds: float | None) -> None:
-        if self.is_waiting:
+        if self.is_waiting and not self._turns.is_closed:
             self._came = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._came], timeout=seconds)
 
@@ -92,10 +106,12 @@ class Turns:
 
     Attributes:
         free: turns that no client has.
+        is_closed: whether no turn comes any more.
     """
 
     def __init__(self, at_once: int, per_client: int | None = None, rest: float = 0.0) -> None:
         self.free = at_once
+        self.is_closed = False
         self._per_client = at_once if per_client is None else per_client
         self._rest = rest
         self._queues: OrderedDict[str, deque[Turn]] = OrderedDict()
@@ -105,6 +121,13 @@ class Turns:
     def is_wanted(self) -> bool:
         """Whether a client waits."""
         return any(turn.is_waiting for queue in self._queues.values() for turn in queue)
+
+    def close(self) -> None:
+        """Let no turn come any more; those that have come go on. What waits in `granted` is told so at once."""
+        self.is_closed = True
+        for queue in self._queues.values():
+            for turn in queue:
+                turn.wake()
 
     def take(self, client: str) -> Turn:
         """A turn of `client`, at once or later."""
@@ -152,7 +175,7 @@ class Turns:
 
     def _may_begin(self, client: str) -> bool:
         # When a turn is free, each client that waits has all turns of its own: otherwise it would have been let in.
-        return self.free > 0 and self._running[client] < self._per_client
+        return not self.is_closed and self.free > 0 and self._running[client] < self._per_client
 
     def _begin(self, turn: Turn, client: str) -> None:
         self.free -= 1
@@ -160,7 +183,7 @@ class Turns:
         turn.come(client)
 
     def _serve(self) -> None:
-        while self.free and (client := self._next()) is not None:
+        while self.free and not self.is_closed and (client := self._next()) is not None:
             self._begin(self._queues[client].popleft(), client)
             self._queues.move_to_end(client)
 

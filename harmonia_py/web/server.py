@@ -111,6 +111,7 @@ async def serve(
         yield
     finally:
         await acceptor.stop()
+        transfers.making.close()
         await _finish(manager, shutdown_timeout)
         looking.cancel()
         await asyncio.wait([looking])

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 from waiting import eventually
 
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import Overloaded, StorageError
 from harmonia_py.runtime.turns import Turns
 
 
@@ -158,3 +158,14 @@ class TestRounds:
         await first.wait()
         with pytest.raises(StorageError):
             await second.wait()
+
+    async def test_when_no_turn_comes_any_more_those_that_wait_are_told_and_those_that_have_one_go_on(self) -> None:
+        turns = Turns(1)
+        async with turns.take("a"):
+            waiting = asyncio.create_task(turns.take("b").granted())
+            await asyncio.sleep(0)
+            turns.close()
+            with pytest.raises(Overloaded):
+                await waiting
+        with pytest.raises(Overloaded):
+            await turns.take("c").granted()
