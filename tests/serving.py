@@ -20,6 +20,7 @@ from functools import lru_cache
 from http.client import HTTPMessage, parse_headers
 from io import BytesIO
 from typing import Final, Self
+from weakref import WeakSet
 
 from harmonia_py.cache.access import Generation
 from harmonia_py.cache.binary_cache import BinaryCache
@@ -180,6 +181,7 @@ class Served:
         self._shutdown_timeout = shutdown_timeout
         self._log = AccessLog(json_lines=json_lines, write=self.access.append)
         self._stack = AsyncExitStack()
+        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
 
     async def __aenter__(self) -> Self:
         sock = socket.create_server(("127.0.0.1", 0))
@@ -199,7 +201,11 @@ class Served:
         )
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, error: type[BaseException] | None = None, *_: object) -> None:
+        if error is not None:
+            # The test did not come to the lines that close its clients: the next one would hear of them.
+            for writer in self._writers:
+                writer.close()
         await self._stack.aclose()
 
     def access_lines(self) -> list[str]:
@@ -226,7 +232,9 @@ class Served:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
         # A small limit: what a test does not read stays in the kernel, as with a client that lags.
-        return await asyncio.open_connection(sock=sock, limit=receive_buffer or 2**16)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 2**16)
+        self._writers.add(writer)
+        return reader, writer
 
     async def send(self, data: bytes) -> bytes:
         """What the server answers to these bytes, until it closes."""

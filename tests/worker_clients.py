@@ -40,7 +40,7 @@ class Client:
 
 def worker_of(server: Server, peer_port: int, own_port: int | None = None) -> int:
     """The process of `server` that has the connection with this port at the other end."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()

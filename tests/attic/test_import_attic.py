@@ -307,6 +307,7 @@ def test_a_database_that_cannot_be_read_now_is_not_called_that_of_something_else
     assert "not the database of a server of Attic" not in told
 
 
+@pytest.mark.postgresql
 def test_a_catalog_in_postgresql(place: Place) -> None:
     """The rows of an SQLite database, in the tables that migrations of Attic make there."""
     place.tree.path(place.tree.cache("team", public=True), of_pushed(GLIBC), chunk_size=50)

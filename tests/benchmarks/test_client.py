@@ -35,9 +35,9 @@ def answering(response: bytes, piece: int) -> Iterator[Address]:
         acceptor.start()
         yield listener.getsockname()
         listener.shutdown(socket.SHUT_RDWR)
-        acceptor.join(10)
+        acceptor.join(30)
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
 
 
 def chunked(*chunks: bytes) -> bytes:

@@ -126,7 +126,7 @@ async def test_a_writer_knows_whether_it_is_followed(spool: Spool, other: Spool)
     assert await asyncio.to_thread(writer.is_followed)  # by who draws pieces still
     await asyncio.to_thread(pieces.close)  # type: ignore[attr-defined]  # it is a generator
     await other.free_bytes()  # comes after the closing
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await asyncio.to_thread(writer.is_followed):
             await other.free_bytes()
     await asyncio.to_thread(writer.close)

@@ -62,6 +62,7 @@ async def copied(source: Path | str, target: Path | str) -> dict[str, int]:
     return dict(done)
 
 
+@pytest.mark.postgresql
 async def test_a_catalog_goes_to_postgresql_and_back_and_is_the_same(tmp_path: Path, url: str) -> None:
     there, back = tmp_path / "catalog.sqlite", tmp_path / "back" / "catalog.sqlite"
     back.parent.mkdir()
@@ -86,6 +87,7 @@ async def test_a_catalog_goes_to_postgresql_and_back_and_is_the_same(tmp_path: P
     ]
 
 
+@pytest.mark.postgresql
 async def test_a_copy_that_is_another_than_the_original_is_not_there(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ async def _fill_postgresql(url: str) -> None:
     await catalog.aclose()
 
 
+@pytest.mark.postgresql
 async def test_a_catalog_is_not_copied_over_another(tmp_path: Path, url: str) -> None:
     await filled(tmp_path / "catalog.sqlite")
     await filled(tmp_path / "other.sqlite")
@@ -127,6 +130,7 @@ async def test_a_catalog_is_not_copied_over_another(tmp_path: Path, url: str) ->
         await copied(tmp_path / "catalog.sqlite", tmp_path / "other.sqlite")
 
 
+@pytest.mark.postgresql
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 async def test_a_copy_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_path: Path, url: str) -> None:
     """The service could not open the file that an administrator had copied its catalog to."""
@@ -140,6 +144,7 @@ async def test_a_copy_that_root_makes_belongs_to_the_owner_of_the_directory(tmp_
     assert owners == {(1234, 4321)}
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
 async def test_while_it_is_copied_reads_go_on_and_writes_wait(tmp_path: Path, url: str, backend: str) -> None:
     """A write between the copy and the change of the setting would be lost."""

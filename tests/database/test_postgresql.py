@@ -25,7 +25,9 @@ from harmonia_py.database.postgresql.sql import cast, definition
 from harmonia_py.database.transaction import Database, Row, Statement, Topic, Transaction, ask, ask_one
 from harmonia_py.errors import CatalogError, StorageError
 
-TIME_LIMIT: Final = 20.0
+pytestmark = pytest.mark.postgresql
+
+TIME_LIMIT: Final = 30.0
 PUT: Final = "insert into progress (name, value) values ($1, $2)"
 GET: Final = "select value from progress where name = $1"
 COUNT: Final = "select count(*) from progress"

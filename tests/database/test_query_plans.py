@@ -271,6 +271,7 @@ def postgresql_plan_of(url: str, sql: str) -> str:
     return in_loop(explain())
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("what", ALL)
 def test_no_statement_reads_all_rows_of_postgresql(url: str, what: str) -> None:
     plan = postgresql_plan_of(url, ALL[what])
@@ -282,6 +283,7 @@ def test_no_statement_reads_all_rows_of_postgresql(url: str, what: str) -> None:
     )
 
 
+@pytest.mark.postgresql
 def test_the_tokens_of_a_holder_are_counted_without_those_of_others(url: str) -> None:
     """Each exchange read the tokens of all holders that had not expired."""
     assert re.search(r"Index Cond: \(\(holder = .*\) AND \(expires_s > ", postgresql_plan_of(url, access._OF_HOLDER))
@@ -294,6 +296,7 @@ async def test_the_tokens_of_a_holder_are_counted_without_those_of_others_in_sql
     assert step.endswith("(holder=? AND expires_s>?)")
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("what", IN_ORDER)
 def test_pages_of_postgresql_come_in_the_order_of_an_index(url: str, what: str) -> None:
     """Sorting for each page would read all rows that are left."""

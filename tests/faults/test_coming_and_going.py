@@ -18,7 +18,7 @@ from waiting import wait_until
 from harmonia_py.nix.store_path import StorePath
 
 # Several times the second after which the store directory is looked at again.
-FORGOTTEN_SECONDS: Final = 5.0
+FORGOTTEN_SECONDS: Final = 20.0
 # So that each of two workers is asked, on connections of their own.
 ASKED: Final = 16
 KEPT, DROPPED = range(20), range(20, 60)

@@ -19,7 +19,7 @@ from harmonia_py.nix.store_path import StorePath
 CLIENTS: Final = 8
 PATHS: Final = 60
 RESTARTS: Final = 4
-RECOVERY_SECONDS: Final = 2.0
+RECOVERY_SECONDS: Final = 10.0
 
 
 @pytest.fixture

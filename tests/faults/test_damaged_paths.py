@@ -16,7 +16,7 @@ from harmonia_py.config.settings import Config
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.store.daemon.store import DaemonStore
 
-SEEN_SECONDS: Final = 5.0
+SEEN_SECONDS: Final = 20.0
 # One that is verified before its first byte is sent, and one that is not.
 SIZES: Final = [100_000, 8 * 1024 * 1024]
 

@@ -19,10 +19,10 @@ from worker_clients import connect, worker_of
 
 from harmonia_py.mirror.breaker import FAILURES
 
-BUDGET: Final = 0.5
+BUDGET: Final = 1.0
 WORKERS: Final = 4
 # What a breaker that is open costs is its name in a log of errors; this is far more, and less than the budget.
-NOTHING: Final = 0.4
+NOTHING: Final = 0.8
 
 # `harmonia-py` with breakers that are open for a second.
 _QUICK: Final = """

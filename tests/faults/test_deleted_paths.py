@@ -19,7 +19,7 @@ from harmonia_py.nix.store_path import StorePath
 
 # More than sockets hold, so that a download is in the middle for as long as a client wants.
 BIG_SIZE: Final = 12 * 1024 * 1024
-FORGOTTEN_SECONDS: Final = 5.0
+FORGOTTEN_SECONDS: Final = 20.0
 
 
 @pytest.fixture(scope="module")

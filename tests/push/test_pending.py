@@ -68,7 +68,7 @@ async def test_files_that_are_taken_from_the_bucket_at_once_have_room_together(
         await send(server, HELLO)
         await send(server, GLIBC)
         first = asyncio.create_task(narinfo(server, GLIBC))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await inside.wait()
             second = asyncio.create_task(narinfo(server, HELLO))
             assert await second == 413, "the first one has room, and is not yet kept"

@@ -80,7 +80,7 @@ async def test_a_static_narinfo_that_cannot_be_written_ends_no_writing_of_others
     monkeypatch.setattr(blobs, "put", fail)
     for one in (GLIBC, HELLO):
         assert (await push(server, one)).status == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await server.node.static_writer.written()
     assert await server.node.blobs.metadata(BlobKey(f"team/{PATH.hash_part}.narinfo")) is not None
 

@@ -29,7 +29,7 @@ async def test_an_error_that_was_not_expected_is_logged_with_its_trace_and_the_w
         await asyncio.Event().wait()
 
     task = asyncio.create_task(lasting(work))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await goes_on.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -41,5 +41,5 @@ async def test_an_error_that_was_not_expected_is_logged_with_its_trace_and_the_w
 
 
 async def test_work_that_ends_by_itself_has_ended() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await lasting(lambda: asyncio.sleep(0))

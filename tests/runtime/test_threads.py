@@ -20,7 +20,7 @@ def niceness() -> int:
 
 
 async def test_a_pool_has_as_many_threads_as_it_says_and_they_have_its_name() -> None:
-    threads, two_are_inside, names = Threads(Pool.SCAN), threading.Barrier(2, timeout=10), list[str]()
+    threads, two_are_inside, names = Threads(Pool.SCAN), threading.Barrier(2, timeout=30), list[str]()
 
     def work() -> None:
         names.append(threading.current_thread().name)
@@ -46,7 +46,7 @@ async def test_what_is_opened_for_a_caller_that_has_left_is_closed() -> None:
     threads, gate, closed = Threads(Pool.BLOBS), threading.Event(), threading.Event()
 
     def open_() -> str:
-        gate.wait(10)
+        gate.wait(60)
         return "open"
 
     call = asyncio.create_task(threads.in_time(open_, undo=lambda _: closed.set()))
@@ -56,7 +56,7 @@ async def test_what_is_opened_for_a_caller_that_has_left_is_closed() -> None:
         await call
     assert not closed.is_set()
     gate.set()
-    assert await asyncio.to_thread(closed.wait, 10)
+    assert await asyncio.to_thread(closed.wait, 30)
     await threads.aclose()
 
 
@@ -65,7 +65,7 @@ async def test_a_disk_that_does_not_answer_is_a_storage_error(monkeypatch: pytes
     threads, gate = Threads(Pool.BLOBS), threading.Event()
     try:
         with pytest.raises(StorageError, match="does not answer"):
-            await threads.in_time(lambda: gate.wait(10))
+            await threads.in_time(lambda: gate.wait(60))
         await threads.aclose()  # which does not wait for it either
     finally:
         gate.set()
@@ -86,11 +86,11 @@ async def test_a_caller_that_is_cancelled_waits_for_the_thread_that_is_inside() 
     def work() -> None:
         nonlocal left
         inside.set()
-        gate.wait(10)
+        gate.wait(60)
         left = True
 
     call = asyncio.create_task(in_thread(threads, work))
-    assert await asyncio.to_thread(inside.wait, 10)
+    assert await asyncio.to_thread(inside.wait, 30)
     call.cancel()
     asyncio.get_running_loop().call_later(0.05, gate.set)
     with pytest.raises(asyncio.CancelledError):
@@ -105,12 +105,12 @@ async def test_a_thread_whose_caller_is_cancelled_is_told_so_before_it_is_waited
 
     def work() -> bool:
         inside.set()
-        return given_up.wait(10)
+        return given_up.wait(60)
 
     call = asyncio.create_task(in_thread(threads, work, give_up=given_up.set))
-    assert await asyncio.to_thread(inside.wait, 10)
+    assert await asyncio.to_thread(inside.wait, 30)
     call.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(asyncio.CancelledError):
             await call
     await threads.aclose()
@@ -135,11 +135,11 @@ async def test_a_caller_that_is_cancelled_twice_waits_for_the_thread_as_well() -
 
     def work() -> None:
         inside.set()
-        gate.wait(10)
+        gate.wait(60)
 
     call = asyncio.create_task(in_thread(threads, work))
     try:
-        assert await asyncio.to_thread(inside.wait, 10)
+        assert await asyncio.to_thread(inside.wait, 30)
         for _ in range(3):
             call.cancel()
             done, _ = await asyncio.wait([call], timeout=0.05)

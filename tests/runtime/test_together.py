@@ -85,7 +85,7 @@ async def test_a_call_that_fails_in_a_way_that_was_not_foreseen_leaves_no_questi
         return call()
 
     together: Together[str, int] = Together.in_thread(answer, run)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for word in ("first", "second"):
             with pytest.raises(StorageError):
                 await together.ask(word)
@@ -116,7 +116,7 @@ async def test_questions_that_came_during_such_a_call_do_not_wait_either() -> No
         return call()
 
     together: Together[str, int] = Together.in_thread(answer, run)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         first = asyncio.create_task(together.ask("first"))
         await begun.wait()
         second = asyncio.create_task(together.ask("second"))

@@ -87,7 +87,7 @@ def test_what_was_deleted_by_others_is_found_by_fsck_and_healed_by_the_next_push
     assert lost.removeprefix("kept/") in done.stdout
     assert team.get(f"/team/{daemon.closure.input0.hash_part}.narinfo").status == 200, "it was only looked at"
     machine.do("fsck", "--repair", *config)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     # Ready answers are good until the next look at what other processes have changed, which is once a second.
     while team.get(f"/team/{daemon.closure.input0.hash_part}.narinfo").status != 404:
         assert time.monotonic() < deadline

@@ -3,6 +3,7 @@
 Each attack by its name.
 """
 
+import asyncio
 import base64
 import statistics
 import time
@@ -184,14 +185,15 @@ async def test_a_revoked_token_on_an_open_connection(served: TeamServer) -> None
 
 
 async def test_an_expired_token_on_an_open_connection(served: TeamServer) -> None:
-    served.tokens.expire("reader", at=time.time() + 0.4)
+    served.tokens.expire("reader", at=time.time() + 2.0)
     request = f"GET /team/{NARINFO} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer reader\r\n\r\n".encode()
     reader, writer = await served.connect()
     writer.write(request)
     assert (await read_answer(reader)).status == 200
     statuses: list[int] = []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while 401 not in statuses and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
         writer.write(request)
         statuses.append((await read_answer(reader)).status)
     writer.close()

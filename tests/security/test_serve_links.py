@@ -230,7 +230,7 @@ async def test_special_files_are_neither_opened_nor_shown(store: PlainStore, tmp
         (store.real / fifo).unlink()
         os.mkfifo(store.real / fifo)
         async with store.site() as site:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 for name in names:
                     await refused(site, f"/serve/{path.hash_part}/{name}")
                 await refused(site, f"/serve/{fifo.hash_part}")

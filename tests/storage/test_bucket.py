@@ -102,7 +102,7 @@ async def test_a_deletion_ends_also_when_what_was_asked_beside_it_ends_with_an_e
 
     with monkeypatch.context() as mistaken:
         mistaken.setattr(blobs.objects, "remove", fail)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             found = await asyncio.gather(blobs.delete(KEY), blobs.delete(KEY), return_exceptions=True)
         assert [type(error) for error in found] == [StorageError, StorageError]
         deleting = blobs._deletions._together._asking

@@ -336,7 +336,7 @@ async def test_small_blobs_that_are_put_together_wait_for_the_disk_at_the_same_t
 
     def sync(fd: int) -> None:
         calls.append(fd)
-        two_are_inside.wait(10)
+        two_are_inside.wait(30)
         fdatasync(fd)
 
     async with DiskBlobs(tmp_path) as blobs:

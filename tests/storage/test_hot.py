@@ -169,7 +169,7 @@ async def test_a_copy_is_served_while_the_bucket_does_not_answer(front: Front, m
     await worker.put(KEY, DATA, METADATA)
     await copied(worker)
     front.double.fault("GET", "nar/", Fault.SILENT, times=1000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for _ in range(20):
             assert await read(worker) == DATA
 

@@ -255,7 +255,7 @@ async def test_closing_ends_the_thread_and_the_descriptors(lab: Lab) -> None:
     assert own
     await store.aclose()
     for thread in own:
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
     assert not any(str(lab.database) in target for target in open_files())
     with pytest.raises(DaemonUnreachable, match="closed"):

@@ -41,7 +41,7 @@ async def opened(server: FaultUpstream, answer: Speak, stall_timeout: float = 5.
 async def until_read(found: Body, count: int) -> None:
     """Wait until the framework has so much of a body, or wants no more for now."""
     content = found.read.__self__._response.content  # type: ignore[attr-defined]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while content.total_bytes < count and not content._protocol._reading_paused:  # noqa: ASYNC110  # no event
             await asyncio.sleep(0)
 

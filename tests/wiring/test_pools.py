@@ -131,7 +131,7 @@ async def test_the_end_of_a_process_waits_for_nothing() -> None:
         await world.get(selection, "before")
     async with world.pools.select() as selection:
         await world.get(selection, "now")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await world.pools.aclose()
     assert sorted(world.closed) == ["before", "now"]
 

@@ -91,7 +91,7 @@ def test_many_threads_share_one_scan(tmp_path: Path) -> None:
     together = threading.Barrier(8)
 
     def ask(_: int) -> int:
-        together.wait(10)
+        together.wait(30)
         return id(layouts.get(path))
 
     with ThreadPoolExecutor(8) as threads:
@@ -107,7 +107,7 @@ def test_a_scan_that_fails_fails_for_all_who_wait(tmp_path: Path) -> None:
     together = threading.Barrier(4)
 
     def ask(_: int) -> str:
-        together.wait(10)
+        together.wait(30)
         try:
             layouts.get(path)
         except Exception as error:  # noqa: BLE001  # its kind is what we look at

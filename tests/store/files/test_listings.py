@@ -125,7 +125,7 @@ async def test_narinfos_wait_for_no_listing(store: PlainStore, scanned: Scanned)
     async with store.site() as site:
         listed = [asyncio.create_task(site.get(f"/{path.hash_part}.ls")) for path in paths]
         await eventually(lambda: len(scanned.paths) == 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for path in paths:
                 assert (await site.get(f"/{path.hash_part}.narinfo")).status == 200
                 assert (await site.request("HEAD", f"/{path.hash_part}.ls")).status == 200
@@ -147,7 +147,7 @@ async def test_what_tells_whether_a_narinfo_is_right_has_a_thread_of_its_own(
     made = [asyncio.ensure_future(one.made()) for one in wanted if one is not None and one.made is not None]
     assert len(made) == 12
     await eventually(lambda: len(scanned.paths) == 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await local.narinfo(paths[0].hash_part) is not None
     scanned.may_begin.set()
     await asyncio.gather(*made)

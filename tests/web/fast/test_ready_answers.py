@@ -20,7 +20,7 @@ from harmonia_py.nix.store_path import StorePath
 from harmonia_py.store.daemon.known_paths import CHECK_SECONDS
 
 # A look a second, and what a machine under load adds.
-BOUND_SECONDS: Final = 3.0
+BOUND_SECONDS: Final = 10.0
 WORKERS: Final = 2
 # New connections, so many that every worker has some.
 REQUESTS: Final = 24

@@ -54,7 +54,7 @@ class Reading:
 
 async def read(served: Served, count: int = 0) -> Reading:
     """What it says once it has counted so many; an answer has arrived a moment before it is counted."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             reading = Reading((await served.get("/metrics")).body.decode())
             if reading.others() >= count:
@@ -67,7 +67,7 @@ def read_server(server: Server) -> Reading:
 
 def read_until(server: Server, path: str, count: int) -> Reading:
     """What it says once it has counted so many; an answer has arrived a moment before it is counted."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while (reading := read_server(server)).requests("GET", path, 200) < count:
         assert time.monotonic() < deadline, reading.requests("GET", path, 200)
     assert reading.requests("GET", path, 200) == count
@@ -171,7 +171,7 @@ async def test_a_download_is_in_flight_and_its_bytes_count_before_it_ends() -> N
 
     async with Served(FakeSource(nar_bytes=bytes(2 * MIB), pieces=pieces)) as served:
         download = asyncio.create_task(served.get(NAR))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (reading := await read(served))("harmonia_http_sent_bytes_total", kind="nar") < MIB:
                 pass
         assert reading("harmonia_transfers_in_flight") == 1
@@ -300,6 +300,6 @@ class TestWorkers:
             server.get("/version")
         after = read_until(server, "version", 30)
         assert after("process_cpu_seconds_total") >= before("process_cpu_seconds_total")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while read_server(server)("harmonia_http_connections") > 1:  # the end of one may not have been noticed
             assert time.monotonic() < deadline
