@@ -62,6 +62,14 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Let go of the servers of a test: aiohttp remembers the middlewares of a thousand, with all that they had."""
+    framework = sys.modules.get("aiohttp.web_app")
+    if framework is not None:
+        framework._cached_build_middleware.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
     """What labs are copied from, by the name of their folder."""

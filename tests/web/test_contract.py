@@ -279,12 +279,13 @@ async def test_what_the_small_ones_say(everything: Everything) -> None:
 async def test_the_figures_of_harmonia_are_there_with_its_buckets() -> None:
     assert list(HTTP_REQUEST_DURATION.buckets) == [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0]
     async with Served(FakeSource()) as served:
+        assert (await served.get(f"/{SERVED.hash_part}.narinfo")).status == 200
         text = (await served.get("/metrics")).body.decode()
     series = r'harmonia_http_request_duration_seconds_bucket\{method="GET",path="narinfo",status="200",le="([^"]+)"\}'
     bounds = [float(bound) for bound in re.findall(series, text)]
     assert bounds == [*HTTP_REQUEST_DURATION.buckets, float("inf")]
     assert all(one < other for one, other in pairwise(bounds))
-    assert 'harmonia_http_requests_total{method="GET",path="narinfo",status="200"} 0\n' in text
+    assert 'harmonia_http_requests_total{method="GET",path="narinfo",status="200"} 1\n' in text
 
 
 @pytest.mark.parametrize("suffix", [".zst", ".xz", ".bz2", ".gz"])
