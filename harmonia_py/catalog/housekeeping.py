@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collection import Collecting
@@ -14,7 +14,7 @@ from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.rooms import REPLACEABLE
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import StorageError, StorageFull
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
 from harmonia_py.metrics.counters import Counters, counted, gauged
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 # Free space is cheap to ask for. Other programs fill the disk as well.
 _CHECK_SECONDS: Final = 10.0
+# What goes frees few bytes where many paths share chunks, so room is made in rounds. The next look goes on.
+_ROUNDS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,37 @@ class EvictionCounters(Counters):
     evicted_bytes: Counter = counted(families.kept.CACHE_EVICTED_BYTES)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedSize:
+    """The size of files in chunks.
+
+    Attributes:
+        sent: bytes of these files as they are sent, which the size of all files counts.
+        packs: bytes of the packs that have the chunks.
+        needed: bytes of the packs once those are written anew that have too much of what nothing needs.
+        leaving: bytes of packs that go within seconds, when no reader opens them any more.
+    """
+
+    sent: int = 0
+    packs: int = 0
+    needed: int = 0
+    leaving: int = 0
+
+
+class PacksOfDirectory(Protocol):
+    """The packs of a directory. Each method raises `StorageError` when the catalog cannot tell."""
+
+    async def size(self) -> PackedSize:
+        """The size of the files in chunks."""
+
+    async def collect(self) -> object:
+        """Have packs go of which nothing is needed, and write at most one anew.
+
+        Raises:
+            StorageFull: there is no room for that.
+        """
+
+
 class Housekeeping:
     """Looks after one directory of kept files: evicts, and deletes what no row names.
 
@@ -54,6 +87,8 @@ class Housekeeping:
         free_bytes: asks how much room the file system has.
         generation: a number that changes when something is published or removed; None during such a change.
         counters: are kept up to date.
+        packs: of files in chunks.
+        clock: seconds since the epoch.
     """
 
     def __init__(
@@ -67,6 +102,8 @@ class Housekeeping:
         free_bytes: Callable[[], Awaitable[int]],
         generation: Callable[[], int | None],
         counters: EvictionCounters,
+        packs: PacksOfDirectory,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._collector = collector
         self._index = index
@@ -76,6 +113,9 @@ class Housekeeping:
         self._free_bytes = free_bytes
         self._generation = generation
         self._counters = counters
+        self._packs = packs
+        self._clock = clock
+        self._size = 0
         self._seen: int | None = None
 
     async def run(self) -> None:
@@ -100,29 +140,72 @@ class Housekeeping:
                 await self._look()
 
     async def _look(self) -> None:
-        now, generation = Timestamp(int(time.time())), self._generation()
-        if generation is None or generation != self._seen:
+        now, generation = Timestamp(int(self._clock())), self._generation()
+        packed = await self._packs.size()
+        has_collected = packed.packs == 0 or await self._collect_packs()
+        if generation is None or generation != self._seen or packed.packs:
             await self._count()
             self._seen = generation
-        too_much = excess(int(self._counters.bytes.value), self._limits, await self._free_bytes())
-        if too_much > 0:
-            await self._make_room(too_much, now)
+        for _ in range(_ROUNDS):
+            packed = await self._packs.size()
+            too_much = await self._too_much(packed, has_collected=has_collected)
+            if too_much <= 0 or not await self._make_room(too_much, now) or not packed.packs or not has_collected:
+                break
+            has_collected = await self._collect_packs()
+        for _ in range(_ROUNDS):
+            if not has_collected or not await self._has_packs_in_the_way():
+                break
+            has_collected = await self._collect_packs()
         await self._collector.sweep(now)
         await self._collector.empty_garbage(now)
 
-    async def _count(self) -> None:
-        size = await self._index.size(None)
-        self._counters.blobs.set(size.objects)
-        self._counters.bytes.set(size.size)
+    async def free_bytes(self) -> int:
+        """The room that the file system has, and that it will have without what is not needed of packs."""
+        packed = await self._packs.size()
+        return await self._free_bytes() + packed.packs - packed.needed + packed.leaving
 
-    async def _make_room(self, too_much: int, now: Timestamp) -> None:
+    async def _too_much(self, packed: PackedSize, *, has_collected: bool) -> int:
+        """How many bytes must go. Packs that cannot be written anew, for want of room, count with all they have."""
+        free = await self._free_bytes()
+        taken = packed.packs
+        if has_collected:
+            taken, free = packed.needed, free + packed.packs - packed.needed + packed.leaving
+        return excess(self._size - packed.sent + taken, self._limits, free)
+
+    async def _has_packs_in_the_way(self) -> bool:
+        """Whether there would be enough room if packs were written anew."""
+        packed = await self._packs.size()
+        taken, free = self._size - packed.sent + packed.packs, await self._free_bytes() + packed.leaving
+        return packed.packs > packed.needed and excess(taken, self._limits, free) > 0
+
+    async def _collect_packs(self) -> bool:
+        """Collect packs; returns whether there was room for that."""
+        try:
+            await self._packs.collect()
+        except StorageFull as error:
+            _log.warning("cannot write packs anew: %s", error)
+            return False
+        return True
+
+    async def _count(self) -> None:
+        size, packed = await self._index.size(None), await self._packs.size()
+        self._size = size.size
+        self._counters.blobs.set(size.objects)
+        self._counters.bytes.set(size.size - packed.sent + packed.packs)
+
+    async def _make_room(self, too_much: int, now: Timestamp) -> bool:
+        """Evict so many bytes of files as they are sent; returns whether anything went."""
         # Objects that were asked for just now must not be among the longest unused.
         await self._uses.flush()
         await self._collector.make_room(REPLACEABLE, too_much, now)
+        has_evicted = False
         for scope in REPLACEABLE:
             removed = await self._collector.remove(scope, now, now)
             self._counters.evicted_blobs.add(removed.removed)
             self._counters.evicted_bytes.add(removed.removed_size)
             if removed.removed:
+                has_evicted = True
                 _log.info("evicted %d files, %d bytes", removed.removed, removed.removed_size)
+        await self._collector.empty_garbage(now)
         await self._count()
+        return has_evicted

@@ -13,6 +13,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
+from harmonia_py.cache.source import Download
 from harmonia_py.cache.validity import Epoch, Validity
 from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
 from harmonia_py.catalog.changes import Changes
@@ -38,6 +39,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.bounded import Bounded
+from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,9 @@ class KeptPorts:
     additions: Changes
 
 
+OpenRecipe = Callable[[str, str], Awaitable[Download | None]]
+
+
 class Kept:
     """`KeptFiles`, and what mirrors keep.
 
@@ -78,11 +83,14 @@ class Kept:
     Args:
         storage: has the bytes.
         ports: the catalog; None when there is none: then nothing is known and nothing is written.
+        open_recipe: opens the file that a recipe makes, given its key and an ETag; None when there is no such recipe.
     """
 
-    def __init__(self, storage: Storage, ports: KeptPorts | None) -> None:
+    def __init__(self, storage: Storage, ports: KeptPorts | None, open_recipe: OpenRecipe | None = None) -> None:
         self._storage = storage
         self._ports = ports
+        self._open_recipe = open_recipe
+        self._warning = RareWarning(_log)
         self._catalog = Outages(ports)
         self._facts: Bounded[BlobKey, KeptFacts] = Bounded(_MAX_FACTS)
         # Two files of one NAR may come at once: the second must see the first one's row to replace it.
@@ -124,6 +132,16 @@ class Kept:
         if stored is None:
             return self._remember(key, KeptFacts(None, _validity(additions)))
         return self._remember(key, _facts_of(stored, removals))
+
+    async def made(self, known: KeptFacts) -> Download | None:
+        """As in `KeptFiles`; also of files that a mirror keeps."""
+        if known.recipe is None or known.facts is None or self._open_recipe is None:
+            return None
+        try:
+            return await self._open_recipe(known.recipe, known.facts.file_hash.nix32)
+        except StorageError as error:
+            self._warning.say("%s: not made for now: %s", known.recipe, error)
+            return None
 
     # Files that were compressed here
 
@@ -181,34 +199,28 @@ class Kept:
         metadata: Mapping[str, str] | None,
         ports: KeptPorts,
     ) -> None:
-        metadata = metadata or await self._storage.metadata(key)
-        if metadata is None:
-            return
-        try:
-            facts = FileFacts(
-                Hash.parse(metadata["file_hash"], "sha256"), int(metadata["file_size"]), metadata.get("ca")
-            )
-        except (KeyError, ValueError, FormatError):
-            return
         info = upstream_narinfo.narinfo.path_info
-        publication = Publication(
-            cache=MIRROR,
-            path_info=info,
-            file=_nar_file(key, info, facts),
-            verified_ca=facts.ca,
-            elsewhere=frozenset(path.hash_part for path in info.references),
-            pushed_by=upstream_narinfo.upstream,
-        )
+        whole = _whole_file(key, info, metadata or await self._storage.metadata(key))
         async with self._entry_lock:
             stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
-            if stored is None or not _stays_offered(stored.file, publication.file, upstream_narinfo):
-                removals, _ = self.epochs()
-                published = await ports.mirrored.keep(
-                    replace(publication, replace=stored is not None), upstream_narinfo, now=_now()
-                )
-                if published is not None:
-                    # The next request finds it without a look into the catalog.
-                    self._remember(key, _facts_of(published, removals))
+            # The narinfo of a file in chunks may have changed.
+            there = whole or (None if stored is None or not _is_made_at(stored, key) else _file_of(stored))
+            if there is None or (stored is not None and _stays_offered(stored.file, there[0], upstream_narinfo)):
+                return
+            publication = Publication(
+                cache=MIRROR,
+                path_info=info,
+                file=there[0],
+                verified_ca=there[1],
+                elsewhere=frozenset(path.hash_part for path in info.references),
+                pushed_by=upstream_narinfo.upstream,
+                replace=stored is not None,
+            )
+            removals, _ = self.epochs()
+            published = await ports.mirrored.keep(publication, upstream_narinfo, now=_now())
+            if published is not None:
+                # The next request finds it without a look into the catalog.
+                self._remember(key, _facts_of(published, removals))
 
     async def refresh(self, upstream_narinfo: UpstreamNarInfo) -> None:
         """Renew the upstream's narinfo of a path that is kept."""
@@ -244,9 +256,15 @@ class Kept:
         return self._ports.removals.epoch(), self._ports.additions.epoch()
 
     async def has(self, key: BlobKey) -> bool:
-        """Whether the storage has the file at this moment, whatever the catalog says; False when it cannot tell."""
+        """Whether the storage has the file at this moment, whatever the catalog says; False when it cannot tell.
+
+        Of a file in chunks it has the recipe.
+        """
         try:
-            return await self._storage.metadata(key) is not None
+            if await self._storage.metadata(key) is not None:
+                return True
+            recipe = (await self.find(key)).recipe
+            return recipe is not None and await self._storage.metadata(recipe) is not None
         except NotKept:
             return False
 
@@ -282,17 +300,37 @@ class Kept:
 
 async def _find(mirrored: Mirrored, key: BlobKey) -> StoredObject | None:
     """The object under this key's hash part that has the key's NAR and compression; its file may have another key."""
-    url = url_of(key)
-    for stored in await mirrored.objects(url.hash_part):
-        if stored.path_info.nar_hash == url.nar_hash and stored.file.compression == url.compression:
+    for stored in await mirrored.objects(url_of(key).hash_part):
+        if _is_of(stored, key):
             return stored
     return None
 
 
 def _facts_of(stored: StoredObject, removals: Epoch | None) -> KeptFacts:
-    file = stored.file
+    file, validity = stored.file, _validity(removals)
     facts = FileFacts(file.file_hash, file.file_size, stored.verified_ca)
-    return KeptFacts(facts, _validity(removals), BlobKey(file.blob_key))
+    if file.is_chunked:
+        return KeptFacts(facts, validity, recipe=BlobKey(file.blob_key))
+    return KeptFacts(facts, validity, BlobKey(file.blob_key))
+
+
+def _is_of(stored: StoredObject, key: BlobKey) -> bool:
+    url = url_of(key)
+    return stored.path_info.nar_hash == url.nar_hash and stored.file.compression == url.compression
+
+
+def is_kept_at(stored: StoredObject, key: BlobKey) -> bool:
+    """Whether the file of an object has this key, or would have it if it was not made of chunks."""
+    return stored.file.blob_key == key or _is_made_at(stored, key)
+
+
+def _is_made_at(stored: StoredObject, key: BlobKey) -> bool:
+    """Whether the file that would have this key is made of chunks."""
+    return stored.file.is_chunked and _is_of(stored, key)
+
+
+def _file_of(stored: StoredObject) -> tuple[NarFile, str | None]:
+    return stored.file, stored.verified_ca
 
 
 async def _replacing(objects: Objects, publication: Publication) -> Publication:
@@ -315,7 +353,7 @@ def _stays_offered(there: NarFile, new: NarFile, upstream_narinfo: UpstreamNarIn
 async def _forget(cache: CacheId, key: BlobKey, ports: KeptPorts) -> None:
     hash_part = url_of(key).hash_part
     stored = await ports.objects.find(cache, hash_part)
-    if stored is not None and stored.file.blob_key == key:
+    if stored is not None and is_kept_at(stored, key):
         await ports.mirrored.forget(cache, hash_part, now=_now())
 
 
@@ -328,6 +366,17 @@ def _nar_file(key: BlobKey, info: PathInfo, facts: FileFacts) -> NarFile:
         nar_hash=info.nar_hash,
         nar_size=info.nar_size,
     )
+
+
+def _whole_file(key: BlobKey, info: PathInfo, metadata: Mapping[str, str] | None) -> tuple[NarFile, str | None] | None:
+    """The file under a key, with the content address that its NAR was held against."""
+    if metadata is None:
+        return None
+    try:
+        facts = FileFacts(Hash.parse(metadata["file_hash"], "sha256"), int(metadata["file_size"]), metadata.get("ca"))
+    except (KeyError, ValueError, FormatError):
+        return None
+    return _nar_file(key, info, facts), facts.ca
 
 
 def _validity(epoch: Epoch | None) -> Validity | None:

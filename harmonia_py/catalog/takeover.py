@@ -9,14 +9,15 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from harmonia_py.catalog.caches import MIRROR, STORE, Timestamp
 from harmonia_py.catalog.mirrored import Mirrored, Mismatches, Realisations, UpstreamNarInfo, UpstreamRealisation
-from harmonia_py.catalog.nars import NarFile, Nars
+from harmonia_py.catalog.nars import PACKS, RECIPES, NarFile, Nars
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication
+from harmonia_py.catalog.repairs import Repairs
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, BlobStore
 from harmonia_py.contents.kept_files import Mismatch, key_of, url_of
@@ -55,6 +56,7 @@ class Ports:
     mirrored: Mirrored
     realisations: Realisations
     mismatches: Mismatches
+    repairs: Repairs
 
 
 class Takeover:
@@ -84,6 +86,7 @@ class Takeover:
         named = 0
         async for batch in self._batches():
             known = await self._ports.known.known([info.key for info in batch])
+            await self._discard_chunks([info.key for info in batch if info.key not in known])
             named += sum(await asyncio.gather(*[self._take(info) for info in batch if info.key not in known]))
         if named:
             _log.info("%d files were taken into the catalog", named)
@@ -97,6 +100,15 @@ class Takeover:
                 yield batch
                 batch = []
         yield batch
+
+    async def _discard_chunks(self, keys: Sequence[BlobKey]) -> None:
+        """Have packs and recipes deleted that no row names: of what is in them, upstreams have the rest of the facts.
+
+        The job that makes them enters each while it holds the lock of the collector, which does not delete meanwhile.
+        """
+        lonely = await self._ports.repairs.unnamed([key for key in keys if key.startswith((PACKS, RECIPES))])
+        if lonely:
+            await self._ports.repairs.discard(lonely, now=Timestamp(int(self._clock())))
 
     async def _take(self, info: BlobInfo) -> bool:
         """Enter one file, or log why not; returns whether it was entered."""

@@ -73,8 +73,8 @@ class Chunks(Protocol):
     ) -> Due:
         """The files that are due among those of up to `limit` objects of a cache that come after a place.
 
-        A file is due if it came as zstd or uncompressed, and all objects that have it are unused since then and belong
-        to `caches`.
+        A file is due if it came as zstd, or to a cache that is pushed to uncompressed, and all objects that have it are
+        unused since then and belong to `caches`.
         """
 
     async def known(self, chunks: Collection[ChunkHash]) -> Mapping[ChunkHash, int]:

@@ -12,7 +12,7 @@ from harmonia_py.catalog.caches import CHUNKS, CacheId, Timestamp
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.catalog import Chunks, DueFile, DuePlace
-from harmonia_py.chunks.pack_collector import PackCollector
+from harmonia_py.chunks.pack_collector import PacksCollected
 from harmonia_py.chunks.packed import Packed
 from harmonia_py.chunks.work import ChunkWork, LastLook
 from harmonia_py.errors import HarmoniaError, StorageError
@@ -82,7 +82,7 @@ class Deduplication:
         work: has the figures, and is told of passes.
         scopes: gives the caches of the catalog.
         make_chunks: makes chunks of files.
-        pack_collector: looks after packs.
+        collect_packs: makes a pass over packs.
         uses: last uses that this process has not written to the catalog yet.
         collecting: makes this process the one that collects.
         counters: the figures.
@@ -98,7 +98,7 @@ class Deduplication:
         scopes: Callable[[], Awaitable[Sequence[Scope]]],
         *,
         make_chunks: MakeChunks,
-        pack_collector: PackCollector,
+        collect_packs: Callable[[], Awaitable[PacksCollected]],
         uses: LastUses,
         collecting: Collecting,
         counters: DeduplicationCounters,
@@ -110,7 +110,7 @@ class Deduplication:
         self._work = work
         self._scopes = scopes
         self._make_chunks = make_chunks
-        self._pack_collector = pack_collector
+        self._collect_packs = collect_packs
         self._uses = uses
         self._collecting = collecting
         self._counters = counters
@@ -163,7 +163,7 @@ class Deduplication:
         async with self._collecting(_WAIT_SECONDS) as is_ours:
             if not is_ours:
                 return 0
-            collected = await self._pack_collector.run()
+            collected = await self._collect_packs()
             if collected.removed:
                 _log.info(
                     "%d packs went, %d bytes; %d bytes of them were written anew",

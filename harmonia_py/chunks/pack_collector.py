@@ -24,8 +24,8 @@ from harmonia_py.runtime.threads import Threads, in_thread
 
 _log = logging.getLogger(__name__)
 
-# A pack with a smaller share of used bytes is written anew: at a half, as many bytes become free as are written.
-_USED_SHARE: Final = 0.5
+USED_SHARE: Final = 0.5
+"""A pack with a smaller share of used bytes is written anew: at a half, as many bytes become free as are written."""
 # Packs that are shorter than this share of a full one are joined, when there are so many of them.
 _SHORT_SHARE: Final = 0.5
 _MANY_SHORT: Final = 8
@@ -34,8 +34,8 @@ _USES: Final = 4096
 # Packs that are looked at in a pass, of some thousand chunks each.
 _LOOKED_AT: Final = 16
 _MOST_BATCHES: Final = 10_000
-# A reader opens the pack right after it has looked up a place; then the pack may go.
-_GRACE_SECONDS: Final = 600
+GRACE_SECONDS: Final = 600
+"""How long a pack stays that was written anew: a reader opens it right after it has looked up a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class PackCollector:
         read: reads slices of files.
         threads: read, check and write.
         now: the time.
+        used_share: a pack with a smaller share of used bytes is written anew.
+        grace_seconds: how long a pack stays that was written anew.
         pack_bytes: of a full pack.
     """
 
@@ -79,6 +81,8 @@ class PackCollector:
         read: SliceReader,
         threads: Threads,
         now: Callable[[], Timestamp],
+        used_share: float = USED_SHARE,
+        grace_seconds: int = GRACE_SECONDS,
         pack_bytes: int = PACK_BYTES,
     ) -> None:
         self._packs = packs
@@ -88,6 +92,8 @@ class PackCollector:
         self._read = read
         self._threads = threads
         self._now = now
+        self._used_share = used_share
+        self._grace_seconds = grace_seconds
         self._pack_bytes = pack_bytes
 
     async def run(self) -> PacksCollected:
@@ -109,7 +115,7 @@ class PackCollector:
             used = _used(pack)
             if not used:
                 unused.append(pack)
-            elif used < _USED_SHARE * pack.size:
+            elif used < self._used_share * pack.size:
                 sparse.append(pack)
             elif pack.size < _SHORT_SHARE * self._pack_bytes:
                 short.append(pack)
@@ -118,9 +124,10 @@ class PackCollector:
             else:
                 await self._packs.keep(pack.key, used)
         old = sparse + (short if sparse or len(short) >= _MANY_SHORT else [])
-        written, emptied = await self._write_anew(old) if old else (0, [])
+        # First: where there is no room to write a pack, these make some.
         await self._remove(unused, self._now())
-        await self._remove(emptied, Timestamp(self._now() + _GRACE_SECONDS))
+        written, emptied = await self._write_anew(old) if old else (0, [])
+        await self._remove(emptied, Timestamp(self._now() + self._grace_seconds))
         removed = [*unused, *emptied]
         return PacksCollected(uses, len(removed), sum(pack.size for pack in removed), written)
 

@@ -16,7 +16,9 @@ class ChunkFigures:
         former_size: bytes that these files took before.
         packs: packs that there are.
         pack_size: bytes of the packs.
-        used_size: bytes of the packs that were used when each was last looked at.
+        used_size: bytes of the packs that were used when each was last looked at, without those that have lost their
+            last use since.
+        sent_size: bytes of the files as they are sent.
     """
 
     files: int = 0
@@ -24,6 +26,7 @@ class ChunkFigures:
     packs: int = 0
     pack_size: int = 0
     used_size: int = 0
+    sent_size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from harmonia_py.catalog.caches import CHUNKS
+from harmonia_py.chunks.installed import check_installed
 from harmonia_py.commands.options import add_settings, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import file as config_file
@@ -105,13 +107,19 @@ def _machine(settings: Config, place: str, *, credentials: bool) -> Iterator[Ste
     if is_shown(*settings.attic.key_files.values()):
         yield Step(partial(attic_tokens, settings, os.environ))
     if settings.upstream:
-        # Imported here: it loads the web framework, which takes longer than all the rest.
-        from harmonia_py.wiring import upstreams  # noqa: PLC0415  # as said
-
-        for upstream in settings.upstream:
-            yield Step(partial(upstreams.place_of, upstream), place)
+        yield from _mirror(settings, place)
     for name, directory in _directories(settings):
         yield Step(partial(_refuse_what_is_no_directory, name, directory), place)
+
+
+def _mirror(settings: Config, place: str) -> Iterator[Step]:
+    # Imported here: it loads the web framework, which takes longer than all the rest.
+    from harmonia_py.wiring import upstreams  # noqa: PLC0415  # as said
+
+    for upstream in settings.upstream:
+        yield Step(partial(upstreams.place_of, upstream), place)
+    if settings.mirror.deduplicate == CHUNKS:
+        yield Step(check_installed, place)
 
 
 def _other_machines(settings: Config, place: str, is_shown: Callable[..., bool]) -> Iterator[Step]:

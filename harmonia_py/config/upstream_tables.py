@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from harmonia_py.config.storage_tables import Room
-from harmonia_py.config.units import NonNegative, Seconds
+from harmonia_py.config.units import NonNegative, Seconds, parse_duration
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.signing import PublicKey
 
@@ -95,6 +95,8 @@ class Mirror(Room, frozen=True, forbid_unknown_fields=True):
         offline: never ask an upstream: serve what is kept.
         recompress: re-code what is kept, in the background; "none" leaves it as the upstream had it.
         downloads: from upstreams, at once, per worker.
+        deduplicate: "chunks": files that are kept as zstd become chunks that they share; "files": they stay files.
+        deduplicate_after: how long a file is not asked for before it becomes chunks, in seconds or as "1 day".
         import_: whether what is kept is added to the local store as well, where the nix-daemon trusts who signed it.
     """
 
@@ -105,4 +107,16 @@ class Mirror(Room, frozen=True, forbid_unknown_fields=True):
     offline: bool = False
     recompress: Literal["zstd", "none"] = "none"
     downloads: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 32
+    deduplicate: Literal["files", "chunks"] = "files"
+    deduplicate_after: int | str = "1 day"
     import_: bool = msgspec.field(name="import", default=False)
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        super().__post_init__()
+        _ = self.deduplicate_seconds
+
+    @property
+    def deduplicate_seconds(self) -> int:
+        """`deduplicate_after` as a number."""
+        return parse_duration("deduplicate_after", self.deduplicate_after)

@@ -128,7 +128,12 @@ class CompressedNars:
                 return None
             validity = found.validity
         self._kept.used(url.hash_part)
-        key = (await self._kept.find(key_of(url))).key or key_of(url)
+        known = await self._kept.find(key_of(url))
+        made = await self._kept.made(known)
+        if made is not None:
+            self.counters.hits.add()
+            return replace(made, validity=validity)
+        key = known.key or key_of(url)
         try:
             download = await self._intake.open(key, lambda: self._incoming(url), self.counters, asker)
             return None if download is None else replace(download, validity=validity)

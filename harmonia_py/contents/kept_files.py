@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from harmonia_py.cache.source import Download
 from harmonia_py.cache.validity import Validity
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.nix.hashes import Hash
@@ -37,11 +38,13 @@ class KeptFacts:
 
     Attributes:
         key: where the file is; of two paths with equal files only one may be kept.
+        recipe: by which the file is made, where it is nowhere: then `key` is None.
     """
 
     facts: FileFacts | None
     validity: Validity | None
     key: BlobKey | None = None
+    recipe: BlobKey | None = None
 
 
 UNKNOWN: Final = KeptFacts(None, None)
@@ -91,6 +94,9 @@ class KeptFiles(Protocol):
 
     async def find(self, key: BlobKey) -> KeptFacts:
         """The facts of the file of a NAR."""
+
+    async def made(self, known: KeptFacts) -> Download | None:
+        """The file of which `find` has said this, if it is made of chunks; None also when it cannot be for now."""
 
     async def keep(self, key: BlobKey, path_info: PathInfo, facts: FileFacts) -> None:
         """Enter a file that has become whole: its NAR was right this time, whatever was marked before."""

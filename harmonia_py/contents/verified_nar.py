@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from harmonia_py.cache.source import Download
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.contents.encoders import encoder
 from harmonia_py.contents.nar_check import NarCheck
@@ -18,7 +19,7 @@ _PARSED_BYTES: Final = 32 * 1024
 
 
 def verified_nar(
-    blob: Blob, info: PathInfo, compression: str, file_hash: Hash, file_size: int, *, read: SliceReader
+    file: Blob | Download, info: PathInfo, compression: str, file_hash: Hash, file_size: int, *, read: SliceReader
 ) -> Iterator[bytes]:
     """The NAR in a kept file. The last bytes come when all of it has proved right: before, it is no whole NAR.
 
@@ -31,7 +32,7 @@ def verified_nar(
     parser = Parser()
     check = NarCheck(info, compression, file_hash, file_size, encoder=encoder("none"))
     held = b""
-    for data in whole_portions(blob.pieces(0, None), read, _BUFFER_BYTES):
+    for data in whole_portions(file.pieces(0, None), read, _BUFFER_BYTES):
         for portion in check.portions(bytes(data)):
             for start in range(0, len(portion), _PARSED_BYTES):
                 parser.feed(portion[start : start + _PARSED_BYTES])

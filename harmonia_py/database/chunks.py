@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.caches import MIRROR, CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.chunks.catalog import Due, DueFile, DuePlace, Pack, PackedChunk, Place
@@ -25,7 +25,7 @@ _NEXT: Final = """
 """
 _WHOLE: Final = f"""
     {FILES} where f.file_hash in ($list) and f.quarantined_s is null and n.nar_size is not null
-        and f.compression in ('zstd', 'none') and f.blob_key >= 'nar/' and f.blob_key < 'nar0'
+        and f.compression in ('zstd', $2) and not (f.blob_key >= 'recipes/' and f.blob_key < 'recipes0')
         and not exists (
             select 1 from objects o where o.file_hash = f.file_hash and (o.cache_id not in ($caches)
                 or o.aged_from_s > $1)
@@ -89,6 +89,14 @@ _LOOK: Final = """
         and id in (select pack_id from chunks where id in ($list))
 """
 _NO_USE: Final = "delete from chunk_uses where recipe_id = $1 and chunk_id in ($list)"
+_UNUSED_NOW: Final = """
+    select pack_id, sum(frame_size) from chunks c where id in ($list)
+        and not exists (select 1 from chunk_uses u where u.chunk_id = c.id)
+    group by pack_id
+"""
+_LESS_USED: Final = """
+    update packs set used_size = used_size - $2 where id = $1 and used_size >= $2 returning used_size
+"""
 _NO_RECIPE: Final = "delete from recipes where id = $1"
 _TO_LOOK_AT: Final = """
     select id, blob_key, size, used_size from packs where look_s > 0 and look_s <= $1
@@ -123,12 +131,14 @@ class SqlChunks:
         """As in `Chunks`."""
         # Numbers, which need no quoting; their list is as long as the configuration says.
         whole = _WHOLE.replace("$caches", ", ".join(str(int(one)) for one in sorted(caches)))
+        # The URL of what an upstream has says that it is bare, and clients remember it.
+        compression = "zstd" if cache == MIRROR else "none"
         place = after or (Timestamp(-1), "")
 
         def due() -> Transaction[Due]:
             rows = yield from ask(_NEXT, cache, unused_since, *place, limit)
             hash_parts = {file_hash: _hash_parts(own, references) for _, own, file_hash, references in rows}
-            files = yield from ask_for_each(whole, sorted(hash_parts), unused_since)
+            files = yield from ask_for_each(whole, sorted(hash_parts), unused_since, compression)
             found = {row[0]: DueFile(nar_file(row), hash_parts[row[0]]) for row in files}
             last = (Timestamp(rows[-1][0]), rows[-1][1]) if rows else after
             return Due([found[file] for file in hash_parts if file in found], last, len(rows) < limit)
@@ -198,6 +208,10 @@ class SqlChunks:
                 return 1
             yield from ask_for_each(_LOOK, uses, now)
             yield from ask_for_each(_NO_USE, uses, row[0])
+            for pack, size in (yield from ask_for_each(_UNUSED_NOW, uses)):
+                # A pack that was counted before its chunks were used again may have less.
+                if (yield from ask_one(_LESS_USED, pack, int(size))) is not None:
+                    yield from add_used(-int(size))
             return len(uses)
 
         return await self._database.write(drop, durable=False)
@@ -288,7 +302,7 @@ def use_chunks(made: NarFile, chunks: Collection[int], former_size: int) -> Tran
     if kept[0] == made.blob_key and (yield from ask_one(_HAS_RECIPE, made_hash)) is None:
         recipe = yield from _number(_NEXT_RECIPE)
         yield from ask(_RECIPE, recipe, made_hash, former_size)
-        yield from add_chunked([former_size])
+        yield from add_chunked([(former_size, made.file_size)])
         yield from ask_many(_USE, [(number, recipe) for number in sorted(chunks)])
 
 

@@ -61,7 +61,7 @@ _DROP_FILES: Final = """
 """
 # The uses of its chunks go later: a recipe may have many chunks.
 _DROP_RECIPES: Final = """
-    update recipes set dropped_s = $1 where file_hash in ($list) and dropped_s is null returning former_size
+    update recipes set dropped_s = $1 where file_hash in ($list) and dropped_s is null returning file_hash, former_size
 """
 _DROP_NARS: Final = """
     delete from nars where nar_hash in ($list)
@@ -163,7 +163,8 @@ def forget_unused_files(file_hashes: Iterable[str], now: Timestamp) -> Transacti
     dropped = yield from ask_for_each(_DROP_FILES, sorted(set(file_hashes)))
     # A file may have a recipe although its bytes are whole now: it was lost, and came again.
     recipes = yield from ask_for_each(_DROP_RECIPES, [row[0] for row in dropped], now)
-    yield from add_chunked([row[0] for row in recipes], sign=-1)
+    sent = {row[0]: row[3] for row in dropped}
+    yield from add_chunked([(former_size, sent[file_hash]) for file_hash, former_size in recipes], sign=-1)
     yield from add_files([row[3] for row in dropped], sign=-1)
     yield from ask_for_each(_DROP_NARS, sorted({row[2] for row in dropped if row[2] is not None}))
     return [row[1] for row in dropped]

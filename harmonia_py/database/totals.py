@@ -17,6 +17,7 @@ _STORED: Final = "stored"
 _CHUNKED: Final = "chunked"
 _PACKS: Final = "packs"
 _USED: Final = "used"
+_SENT: Final = "sent"
 
 _ADD: Final = """
     insert into totals (cache_id, state, objects, size) values ($1, $2, $3, $4)
@@ -35,6 +36,8 @@ _CHUNKS_COUNTED: Final = """
     select 0, 'chunked', count(*), coalesce(sum(former_size), 0) from recipes where dropped_s is null
     union all select 0, 'packs', count(*), coalesce(sum(size), 0) from packs
     union all select 0, 'used', 0, coalesce(sum(used_size), 0) from packs
+    union all select 0, 'sent', count(*), coalesce(sum(f.file_size), 0)
+        from recipes r join nar_files f on f.file_hash = r.file_hash where r.dropped_s is null
 """
 _COUNTED: Final = f"""
     select cache_id, state, count(*), sum(file_size) from objects group by cache_id, state
@@ -77,10 +80,16 @@ def add_files(sizes: Sequence[int], *, sign: int = 1) -> Transaction[None]:
         yield from ask(_ADD, _NO_CACHE, _STORED, sign * len(sizes), sign * sum(sizes))
 
 
-def add_chunked(former_sizes: Sequence[int], *, sign: int = 1) -> Transaction[None]:
-    """Count files that are made of chunks from now on, which took so much before; with the sign -1, not any more."""
-    if former_sizes:
-        yield from ask(_ADD, _NO_CACHE, _CHUNKED, sign * len(former_sizes), sign * sum(former_sizes))
+def add_chunked(sizes: Sequence[tuple[int, int]], *, sign: int = 1) -> Transaction[None]:
+    """Count files that are made of chunks from now on; with the sign -1, not any more.
+
+    Args:
+        sizes: of each, what it took before and what it has when it is sent.
+        sign: 1 or -1.
+    """
+    if sizes:
+        for state, these in zip((_CHUNKED, _SENT), zip(*sizes, strict=True), strict=True):
+            yield from ask(_ADD, _NO_CACHE, state, sign * len(sizes), sign * sum(these))
 
 
 def add_pack(size: int, used_size: int, *, sign: int = 1) -> Transaction[None]:
@@ -98,8 +107,8 @@ def chunk_figures() -> Transaction[ChunkFigures]:
     """As `ChunkWork.figures`."""
     counts = {state: (int(count), int(size)) for state, count, size in (yield from ask(_OF_CACHE, _NO_CACHE))}
     (files, former_size), (packs, pack_size) = counts.get(_CHUNKED, (0, 0)), counts.get(_PACKS, (0, 0))
-    used_size = counts.get(_USED, (0, 0))[1]
-    return ChunkFigures(files, former_size, packs, pack_size, used_size)
+    used_size, sent_size = counts.get(_USED, (0, 0))[1], counts.get(_SENT, (0, 0))[1]
+    return ChunkFigures(files, former_size, packs, pack_size, used_size, sent_size)
 
 
 def size_of(cache: CacheId | None) -> Transaction[Size]:

@@ -11,11 +11,12 @@ forgotten is wanted again when it is next asked for.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
+from harmonia_py.cache.source import Download
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.contents.blobs import Blob, BlobKey
@@ -58,6 +59,7 @@ class Importing:
         index: has the narinfos of upstreams.
         store: takes the paths.
         read: reads slices of files.
+        made: opens files that are made of chunks; None for any other.
         store_dir: of the store.
         secret_keys: sign the paths.
         counters: of imports; None: counted, not exported.
@@ -70,11 +72,13 @@ class Importing:
         store: StoreWriter,
         read: SliceReader,
         *,
+        made: Callable[[BlobKey], Awaitable[Download | None]],
         store_dir: StoreDir,
         secret_keys: Sequence[SecretKey] = (),
         counters: ImportCounters | None = None,
     ) -> None:
         self._storage = storage
+        self._made = made
         self._index = index
         self._store = store
         self._read = read
@@ -190,22 +194,22 @@ class Importing:
             if not await self._store.missing([info.store_path]):  # another process had the lock until now
                 self._decide(_VALID_SECONDS, valid=True)
                 return False
-            blob = await self._storage.open(key_of(entry.url))
-            if blob is None:  # re-coded or evicted at this moment
+            file = await self._storage.open(key_of(entry.url)) or await self._made(key_of(entry.url))
+            if file is None:  # re-coded or evicted at this moment
                 self._wait(())
                 return False
-            with blob:
-                async with aclosing(self._nar(blob, entry)) as nar:
+            with file:
+                async with aclosing(self._nar(file, entry)) as nar:
                     await self._store.add(info, nar)
             return True
         finally:
             await asyncio.shield(asyncio.to_thread(claim.close))
 
-    async def _nar(self, blob: Blob, entry: IndexedNarInfo) -> AsyncGenerator[bytes, None]:
+    async def _nar(self, file: Blob | Download, entry: IndexedNarInfo) -> AsyncGenerator[bytes, None]:
         facts = entry.facts
         assert facts is not None
         portions = verified_nar(
-            blob, entry.narinfo.path_info, entry.compression, facts.file_hash, facts.file_size, read=self._read
+            file, entry.narinfo.path_info, entry.compression, facts.file_hash, facts.file_size, read=self._read
         )
         while portion := await in_thread(self._threads, next, portions, b""):
             yield portion

@@ -19,7 +19,7 @@ from harmonia_py.catalog.kept import Kept
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.ingest import Intake
-from harmonia_py.contents.kept_files import key_of
+from harmonia_py.contents.kept_files import KeptFacts, key_of
 from harmonia_py.contents.memory import UNPACKING, Memory
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import Overloaded, StorageError
@@ -203,23 +203,44 @@ class Mirror:
             return None
         self._kept.used(url.hash_part)
         known = await self._kept.find(key_of(url))
-        is_new = False
-
-        async def want() -> NarDownload | None:
-            nonlocal is_new
-            is_new = True
-            return await self._want_nar(url)
-
-        download = await self._downloads.serve(known.key or key_of(url), want, asker)
+        download = await self._made(known)
+        if download is None:
+            # It may have become chunks since it was looked up.
+            download = await self._whole(url, known, asker) or await self._made(await self._kept.find(key_of(url)))
         if download is None or not asker.begins:
             return download
         try:
-            if known.facts is None and not is_new:
-                await self._enter_whole(url)
             self.on_kept(url.hash_part)
         except BaseException:
             download.release()
             raise
+        return download
+
+    async def _made(self, known: KeptFacts) -> Download | None:
+        """The file if it is made of chunks; None for any other."""
+        made = await self._kept.made(known)
+        if made is not None:
+            self.counters.hits.add()
+        return made
+
+    async def _whole(self, url: NarUrl, known: KeptFacts, asker: Asker) -> Download | None:
+        key, is_new = key_of(url), False
+
+        async def want() -> NarDownload | None:
+            nonlocal is_new
+            recipe = (await self._kept.find(key)).recipe
+            if recipe is not None and recipe != known.recipe:
+                return None
+            is_new = True
+            return await self._want_nar(url)
+
+        download = await self._downloads.serve(known.key or key, want, asker)
+        if download is not None and asker.begins and known.facts is None and not is_new:
+            try:
+                await self._enter_whole(url)
+            except BaseException:
+                download.release()
+                raise
         return download
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:

@@ -16,7 +16,7 @@ import msgspec
 from harmonia_py.cache.found import KEPT, Found, Origin, from_upstream
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.cache.validity import Validity
-from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.kept import Kept, is_kept_at
 from harmonia_py.catalog.mirrored import UpstreamNarInfo
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
@@ -239,7 +239,7 @@ class NarinfoIndex:
         kept = await self._kept.mirrored(entry.narinfo.path_info.store_path.hash_part)
         if (
             kept is not None
-            and kept.stored.file.blob_key == key_of(entry.url)
+            and is_kept_at(kept.stored, key_of(entry.url))
             and kept.upstream_narinfo.narinfo == theirs.narinfo
         ):
             await self._kept.refresh(theirs)

@@ -3,8 +3,8 @@
 A pool begins a thread when there is work and none is free, so an idle worker has a handful. At most, in one worker:
 
     the local store, served as it is     16 + 2 + 4 + 2 x 1 + 2 + 4 + 1 + 1    = 32
-    a directory of kept files    16 + 16 + 4 + 4 + 4 + `cache.jobs` + 1 + 1 + 1 = 47 + `cache.jobs`
-    a mirror                             4 + 1 + 1 + 1                         =  7, and 46 for a directory of its own
+    a directory of kept files    16 + 16 + 4 + 4 + 4 + `cache.jobs` + 5 x 1    = 49 + `cache.jobs`
+    a mirror                             4 + 1 + 1 + 1                         =  7, and 48 for a directory of its own
     caches that are pushed to    16 + 1 + 4 + 4 + 4 + 4 + 2 + 1 + 1, and one a core = 37 + cores
 
 A bucket has 16 that upload and one that reads, in place of the 16, 4, 4, 1 and 1 that a directory has for blobs;
@@ -80,6 +80,7 @@ class Pool(Enum):
     HOT_FORGET = ("removes copies of what the bucket has no more", 2, 0)
     BUCKET_DIGEST = ("reads files of a bucket once more, to see whether they are right", 0, _GIVES_WAY)
     INTAKE = ("takes first bytes, and ends what comes in", 16, 0)
+    RECIPE = ("reads how kept files are made of chunks", 1, 0)
     COMPRESS = ("compresses large NARs", 0, _GIVES_WAY)
     COMPRESS_SMALL = ("compresses NARs that take milliseconds", 1, _GIVES_WAY)
 

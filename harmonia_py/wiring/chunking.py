@@ -1,15 +1,22 @@
 """NARs that are kept as chunks, put together: opened, made, and their packs looked after."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from harmonia_py.cache.source import Download
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.quarantine import Quarantine
+from harmonia_py.catalog.stored import OpenBlob
+from harmonia_py.chunks.catalog import DueFile
 from harmonia_py.chunks.chunked_files import IN_MEMORY, OPEN_FILES, ChunkedFiles, NoteLostChunk
+from harmonia_py.chunks.deduplication import MakeChunks
 from harmonia_py.chunks.digests import ChunkedDigests
-from harmonia_py.chunks.pack_collector import PackCollector
+from harmonia_py.chunks.pack_collector import GRACE_SECONDS, USED_SHARE, PackCollector
+from harmonia_py.chunks.packed import Packed
 from harmonia_py.chunks.rebuilding import RebuiltChunks
 from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import Digests
 from harmonia_py.contents.spool import Spool
 from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
@@ -92,8 +99,13 @@ class Chunking:
             now=self._now,
         )
 
-    def pack_collector(self) -> PackCollector:
-        """The collector of packs."""
+    async def open_whole(self, key: str) -> Download | None:
+        """The file under a key, which is not that of a recipe."""
+        blob = await self._blobs.open(BlobKey(key))
+        return None if blob is None else blob.download(key)
+
+    def pack_collector(self, *, used_share: float = USED_SHARE, grace_seconds: int = GRACE_SECONDS) -> PackCollector:
+        """The collector of packs, with its settings."""
         return PackCollector(
             self._chunks,
             blobs=self._blobs,
@@ -102,6 +114,8 @@ class Chunking:
             read=read_slice,
             threads=self._threads,
             now=self._now,
+            used_share=used_share,
+            grace_seconds=grace_seconds,
         )
 
     def rebuilt(self, report: Callable[[int], object]) -> RebuiltChunks:
@@ -124,3 +138,23 @@ class Chunking:
     async def _note_lost(self, chunk: ChunkHash, reason: str, with_pack: bool) -> None:  # noqa: FBT001  # a port
         for file in await self._chunks.lose(chunk, with_pack=with_pack, now=self._now()):
             await self._quarantine.note(file, f"a chunk of it is lost: {reason}")
+
+
+def chunk_maker(chunking: Chunking, open_file: OpenBlob) -> MakeChunks:
+    """The part of the job that makes chunks of files, which `open_file` opens."""
+
+    async def make_chunks(due: Sequence[DueFile], until: float) -> tuple[int, Packed]:
+        if not due:
+            return 0, Packed()
+        packer, looked_at = chunking.packer(open_file), 0
+        try:
+            for file in due:
+                if time.monotonic() > until:
+                    break
+                await packer.pack(file)
+                looked_at += 1
+            return looked_at, await packer.flush()
+        finally:
+            await packer.close()
+
+    return make_chunks

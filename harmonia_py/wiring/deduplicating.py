@@ -4,12 +4,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from harmonia_py.catalog.collection import Collecting, Scope
-from harmonia_py.chunks.catalog import DueFile
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
-from harmonia_py.chunks.packed import Packed
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
+from harmonia_py.wiring.chunking import chunk_maker
 from harmonia_py.wiring.pushing import PushNode
 
 
@@ -33,27 +32,12 @@ def deduplication(
         clock: seconds since the epoch.
     """
     generation = catalog.database.watch(Topic.ACCESS)
-
-    async def make_chunks(due: Sequence[DueFile], until: float) -> tuple[int, Packed]:
-        if not due:
-            return 0, Packed()
-        packer, looked_at = node.chunking.packer(node.open_blob), 0
-        try:
-            for file in due:
-                if time.monotonic() > until:
-                    break
-                await packer.pack(file)
-                looked_at += 1
-            return looked_at, await packer.flush()
-        finally:
-            await packer.close()
-
     return Deduplication(
         catalog.chunks,
         catalog.chunk_work,
         scopes,
-        make_chunks=make_chunks,
-        pack_collector=node.chunking.pack_collector(),
+        make_chunks=chunk_maker(node.chunking, node.open_blob),
+        collect_packs=node.chunking.pack_collector().run,
         uses=node.uses,
         collecting=collecting or catalog.database.collecting,
         counters=DeduplicationCounters.on(metrics, "pushed"),

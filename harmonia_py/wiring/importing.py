@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from harmonia_py.cache.source import Download
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.mirror.import_metrics import ImportCounters
 from harmonia_py.mirror.importing import Importing
 from harmonia_py.mirror.mirror import Mirror
@@ -42,12 +44,16 @@ async def open_importing(
         "store writer", daemon_settings(config), owned(lambda: make_writer(config), DaemonWriter.aclose)
     )
 
+    async def made(key: BlobKey) -> Download | None:
+        return await mirrored.kept.made(await mirrored.kept.find(key))
+
     def make() -> Importing:
         return Importing(
             mirrored.intake.storage,
             mirror.index,
             writer,
             read_slice,
+            made=made,
             store_dir=config.store_dir,
             secret_keys=secret_keys,
             counters=ImportCounters.on(metrics),

@@ -5,12 +5,14 @@ With the blobs in a bucket, the directory has the spool and the catalog.
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.kept import Kept, KeptPorts
 from harmonia_py.catalog.last_uses import LastUses
@@ -23,12 +25,15 @@ from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.catalog import OWN_DIRECTORY, hand_over
+from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
+from harmonia_py.wiring.mirror_chunks import NO_CHUNKS, MirrorChunks
 from harmonia_py.wiring.pools import Selection, entered, running
-from harmonia_py.wiring.upkeep import Upkeep
+from harmonia_py.wiring.upkeep import Upkeep, name_of, quarantine_of
 
 _log = logging.getLogger(__name__)
 
@@ -43,10 +48,12 @@ class Keeping:
     Attributes:
         intake: takes files in and serves them.
         kept: knows them, by the catalog.
+        chunking: makes files of chunks; None where no catalog says of which.
     """
 
     intake: Intake
     kept: Kept
+    chunking: Chunking | None = None
 
 
 async def open_keeping(
@@ -61,6 +68,7 @@ async def open_keeping(
     housekeeping: bool,
     rooms: Rooms | None,
     scrub_period: float | None,
+    mirror_chunks: MirrorChunks = NO_CHUNKS,
 ) -> Keeping:
     """The keeping of files in `directory`; if that cannot be used, one that keeps nothing.
 
@@ -75,6 +83,7 @@ async def open_keeping(
         housekeeping: whether this process, of all that share the directory, makes room, deletes, and checks.
         rooms: hold all storage to the limits of `[storage]`, in the housekeeping process.
         scrub_period: seconds in which each file is read once more; None: never.
+        mirror_chunks: what becomes chunks of the files of upstreams among them.
     """
     directory = beside(directory, place)
     try:
@@ -93,10 +102,18 @@ async def open_keeping(
             _log.warning("%s: %s; what is kept is served, and nothing is known of it", key, error)
         catalog = None
     made_of = (spool, files, catalog)
-    keeping = await selection.get(key, made_of, partial(_open, Storage(spool, files.blobs), catalog), idle=_idle)
-    if catalog is not None and housekeeping:
-        upkeep = Upkeep(key, files, space, catalog.ports, catalog.uses, metrics)
-        await upkeep.select(selection, limits, store_dir=store_dir, rooms=rooms, scrub_period=scrub_period)
+    opening = partial(_open, spool, files, catalog, name=name_of(key), metrics=metrics)
+    keeping = await selection.get(key, made_of, opening, idle=_idle)
+    if catalog is not None and keeping.chunking is not None and housekeeping:
+        upkeep = Upkeep(key, files, space, catalog.ports, catalog.uses, metrics, keeping.chunking)
+        await upkeep.select(
+            selection,
+            limits,
+            store_dir=store_dir,
+            rooms=rooms,
+            scrub_period=scrub_period,
+            mirror_chunks=mirror_chunks,
+        )
     return keeping
 
 
@@ -133,14 +150,42 @@ async def _open_catalog(directory: Path, resources: AsyncExitStack) -> _Catalog:
     return _Catalog(catalog, uses)
 
 
-async def _open(storage: Storage, catalog: _Catalog | None, resources: AsyncExitStack) -> Keeping:
-    kept = Kept(storage, None if catalog is None else kept_ports(catalog.ports, catalog.uses))
+async def _open(
+    spool: DiskSpool,
+    files: OpenFiles,
+    catalog: _Catalog | None,
+    resources: AsyncExitStack,
+    *,
+    name: str,
+    metrics: Metrics,
+) -> Keeping:
+    storage = Storage(spool, files.blobs)
+    if catalog is None:
+        return await _keeping(Kept(storage, None), storage, None, resources)
+    threads = Threads(Pool.RECIPE)
+    resources.push_async_callback(threads.aclose)
+    chunking = Chunking(
+        catalog.ports.chunks,
+        catalog.ports.chunk_rebuilding,
+        files=files,
+        spool=spool,
+        threads=threads,
+        quarantine=quarantine_of(files.blobs, catalog.ports, metrics, name),
+        now=lambda: Timestamp(int(time.time())),
+    )
+    resources.push_async_callback(chunking.aclose)
+    kept = Kept(storage, kept_ports(catalog.ports, catalog.uses), chunking.files.open)
+    return await _keeping(kept, storage, chunking, resources)
+
+
+async def _keeping(kept: Kept, storage: Storage, chunking: Chunking | None, resources: AsyncExitStack) -> Keeping:
     await running(kept.enter_owed)(resources)
-    return Keeping(await resources.enter_async_context(Intake(storage, kept.reserve)), kept)
+    return Keeping(await resources.enter_async_context(Intake(storage, kept.reserve)), kept, chunking)
 
 
 async def _nowhere(resources: AsyncExitStack) -> Keeping:
-    return await _open(Storage(), None, resources)
+    storage = Storage()
+    return await _keeping(Kept(storage, None), storage, None, resources)
 
 
 async def _idle(keeping: Keeping) -> None:

@@ -5,12 +5,13 @@ The longest unused files are evicted, garbage is deleted, and every file is read
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.housekeeping import EvictionCounters, Housekeeping
@@ -20,15 +21,19 @@ from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import REPLACEABLE, Room, Rooms
 from harmonia_py.catalog.takeover import Ports, Takeover
+from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.deletion import delete_all
+from harmonia_py.contents.fsck import Digests
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space
-from harmonia_py.wiring.pools import Selection, running
+from harmonia_py.wiring.mirror_chunks import MirrorChunks, mirror_deduplication, pack_room
+from harmonia_py.wiring.pools import Selection, owned, running
 from harmonia_py.wiring.scrubbing import scrub
 
 _log = logging.getLogger(__name__)
@@ -47,6 +52,7 @@ class Upkeep:
         catalog: of the files.
         uses: last uses that this process has not written to the catalog yet.
         metrics: the counters of this process.
+        chunking: makes files of chunks.
     """
 
     key: str
@@ -55,6 +61,7 @@ class Upkeep:
     catalog: SqlCatalog
     uses: LastUses
     metrics: Metrics
+    chunking: Chunking
 
     async def select(
         self,
@@ -64,6 +71,7 @@ class Upkeep:
         store_dir: StoreDir,
         rooms: Rooms | None,
         scrub_period: float | None,
+        mirror_chunks: MirrorChunks,
     ) -> None:
         """Look after the directory, as long as this configuration and these files are in use.
 
@@ -73,28 +81,36 @@ class Upkeep:
             store_dir: narinfos for another store directory are not kept.
             rooms: hold all storage to the limits of `[storage]`; None for no such limits.
             scrub_period: seconds in which each file is read once more; None for never.
+            mirror_chunks: what becomes chunks of the files of upstreams.
         """
         key, of = self.key, (self.catalog, self.files)
+        packs = await selection.get(f"packs of {key}", of, owned(self._pack_room, lambda _: None))
         # Closed at once by a reload: old limits must not evict any more, nor closed files be asked.
-        eviction = running(partial(self._evict, limits, store_dir))
+        housekeeping = self._housekeeping(limits, packs)
+        eviction = running(partial(self._evict, housekeeping, store_dir))
         await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
         if rooms is not None:
-            await selection.get(f"room of {key}", of, partial(self._enter_room, rooms), closes_at_once=True)
+            await selection.get(
+                f"room of {key}", of, partial(self._enter_room, rooms, housekeeping), closes_at_once=True
+            )
         checking = running(partial(self._check, scrub_period))
         await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
+        chunks = running(partial(self._make_chunks, packs, mirror_chunks))
+        await selection.get(f"chunks of {key}", (*of, mirror_chunks), chunks, closes_at_once=True)
 
     @property
     def _name(self) -> str:
-        """The name of the directory on `/metrics`."""
-        return self.key.partition(".")[0]
+        return name_of(self.key)
+
+    def _pack_room(self) -> PackRoom:
+        return pack_room(self.catalog, self.chunking)
 
     @property
     def _collector(self) -> Collector:
         return Collector(self.catalog.collection, self.catalog.garbage, partial(delete_all, self.files.blobs))
 
-    async def _evict(self, limits: Limits, store_dir: StoreDir) -> None:
-        takeover = takeover_of(self.files.blobs, self.catalog, store_dir)
-        housekeeping = Housekeeping(
+    def _housekeeping(self, limits: Limits, packs: PackRoom) -> Housekeeping:
+        return Housekeeping(
             self._collector,
             self.catalog.objects,
             self.uses,
@@ -103,7 +119,11 @@ class Upkeep:
             free_bytes=self.space.free_bytes,
             generation=partial(self.catalog.database.generation, Topic.OBJECTS),
             counters=EvictionCounters.on(self.metrics, self._name),
+            packs=packs,
         )
+
+    async def _evict(self, housekeeping: Housekeeping, store_dir: StoreDir) -> None:
+        takeover = takeover_of(self.files.blobs, self.catalog, store_dir)
         while True:
             try:
                 await takeover.run()
@@ -113,7 +133,15 @@ class Upkeep:
                 await asyncio.sleep(_TRY_AGAIN_SECONDS)
         await housekeeping.run()
 
-    async def _enter_room(self, rooms: Rooms, resources: AsyncExitStack) -> None:
+    async def _make_chunks(self, packs: PackRoom, wanted: MirrorChunks) -> None:
+        if wanted.deduplicate != CHUNKS and (await self.catalog.chunk_work.figures()).packs == 0:
+            await asyncio.Event().wait()  # for the next reload
+        job = mirror_deduplication(
+            self.catalog, self.chunking, packs, uses=self.uses, wanted=wanted, metrics=self.metrics, name=self._name
+        )
+        await job.run()
+
+    async def _enter_room(self, rooms: Rooms, housekeeping: Housekeeping, resources: AsyncExitStack) -> None:
         async def scopes() -> Sequence[Scope]:
             return REPLACEABLE
 
@@ -123,15 +151,24 @@ class Upkeep:
             index=self.catalog.objects,
             uses=self.uses,
             collecting=self.catalog.database.collecting,
-            free_bytes=self.space.free_bytes,
+            free_bytes=housekeeping.free_bytes,
             device=self.space.device,
         )
         resources.callback(rooms.add(room))
 
     async def _check(self, period: float | None) -> None:
         note_fault = isolating(self.files.blobs, self.catalog, self.metrics, self._name)
-        digests = partial(self.files.digests, 1)
-        await scrub(digests, self.catalog, note_fault, self.metrics, name=self._name, period=period)
+        await scrub(self._digests, self.catalog, note_fault, self.metrics, name=self._name, period=period)
+
+    @asynccontextmanager
+    async def _digests(self) -> AsyncIterator[Digests]:
+        async with self.files.digests(1) as digests:
+            yield self.chunking.digests(digests)
+
+
+def name_of(key: str) -> str:
+    """The name on `/metrics` of the directory that a setting names."""
+    return key.partition(".")[0]
 
 
 def takeover_of(blobs: BlobStore, ports: SqlCatalog, store_dir: StoreDir) -> Takeover:
@@ -146,25 +183,32 @@ def takeover_of(blobs: BlobStore, ports: SqlCatalog, store_dir: StoreDir) -> Tak
             mirrored=ports.mirrored,
             realisations=ports.mirrored,
             mismatches=ports.mismatches,
+            repairs=ports.repairs,
         ),
         store_dir,
     )
+
+
+def quarantine_of(blobs: BlobStore, catalog: SqlCatalog, metrics: Metrics, name: str) -> Quarantine:
+    """The quarantine of files of a directory, which end it by coming again."""
+
+    async def is_here(key: str) -> bool:
+        return await blobs.metadata(BlobKey(key)) is not None
+
+    remedy = "until their files are made or fetched again, which the next request does"
+    return Quarantine(catalog.nars, is_here, QuarantineCounters.on(metrics, name), remedy=remedy)
 
 
 def isolating(
     blobs: BlobStore, catalog: SqlCatalog, metrics: Metrics, name: str
 ) -> Callable[[NarFile, str], Coroutine[object, None, None]]:
     """The treatment of a lost or wrong file of a directory: it is removed, and the next request makes it again."""
-
-    async def is_here(key: str) -> bool:
-        return await blobs.metadata(BlobKey(key)) is not None
-
-    remedy = "until their files are made or fetched again, which the next request does"
-    quarantine = Quarantine(catalog.nars, is_here, QuarantineCounters.on(metrics, name), remedy=remedy)
+    quarantine = quarantine_of(blobs, catalog, metrics, name)
 
     async def note_fault(file: NarFile, fault: str) -> None:
         await quarantine.note(file, fault)
-        # The bytes have to go: a file that is there is served, with a row or without.
-        await blobs.delete(BlobKey(file.blob_key))
+        # The bytes have to go: a file that is there is served, with a row or without. One in chunks is made by its row.
+        if not file.is_chunked:
+            await blobs.delete(BlobKey(file.blob_key))
 
     return note_fault

@@ -97,6 +97,7 @@ def takeover(blobs: Unread, catalog: SqlCatalog) -> Takeover:
         mirrored=catalog.mirrored,
         realisations=catalog.mirrored,
         mismatches=catalog.mismatches,
+        repairs=catalog.repairs,
     )
     return Takeover(blobs, ports, StoreDir("/nix/store"), clock=lambda: NOW)  # type: ignore[arg-type]
 

@@ -304,16 +304,17 @@ async def test_what_chunks_save_is_known_without_counting(catalog: SqlCatalog) -
     await catalog.chunks.add("packs/a", 35, PACK, now=NOW)
     for name, chunks in (("a", [ONE, TWO]), ("b", [TWO, THREE])):
         assert await catalog.chunks.replace(nar_file(name).file_hash, made_of(nar_file(name)), chunks, now=NOW)
-    assert await catalog.chunk_work.figures() == ChunkFigures(2, 400, 1, 35, 35)
+    assert await catalog.chunk_work.figures() == ChunkFigures(2, 400, 1, 35, 35, 14)
     assert await catalog.chunk_work.chunked(team) == 2
     assert await catalog.repairs.wrong_totals() == []
     await catalog.deletions.delete(team, [hash_part("b")], deleted_by="test", now=NOW)
     assert await used_in_a_pack(catalog) == {ONE, TWO}
+    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 35, 30, 7)
     await catalog.chunks.keep("packs/a", 30, look_again=True)
     assert len(await catalog.chunks.to_look_at(10, now=NOW)) == 1
     await catalog.chunks.keep("packs/a", 30)
     assert len(await catalog.chunks.to_look_at(10, now=NOW)) == 0
-    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 35, 30)
+    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 35, 30, 7)
     assert await catalog.chunk_work.chunked(team) == 1
     await delete_all(catalog, team)
     assert await used_in_a_pack(catalog) == set()

@@ -45,11 +45,11 @@ async def test_what_older_chunks_save_is_known_once_their_packs_were_looked_at(
         await older.write(insert)
         await older.aclose()
     catalog = SqlCatalog(await SqliteDatabase.open(path))
-    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 30, 0)
+    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 30, 0, 100)
     assert await catalog.repairs.wrong_totals() == []
     (pack,) = await catalog.chunks.to_look_at(10, now=NOW)
     await catalog.chunks.keep(pack.key, sum(chunk.size for chunk in pack.chunks if chunk.is_used))
-    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 30, 20)
+    assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 30, 20, 100)
     assert await catalog.repairs.wrong_totals() == []
     assert await catalog.chunks.to_look_at(10, now=NOW) == []
     await catalog.aclose()

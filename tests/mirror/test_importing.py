@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from fault_upstream import COMPRESS, KEY, OTHER_KEY, STORE_DIR, FaultUpstream, Package, package, signed
 from lab import Lab
+from mirror_chunks import mirrored
 from mirrors import fetch_kept, mirror_of, settle
 from nar_source import storage_in
 from trees import File, Folder, nar
 from waiting import eventually
 
+from harmonia_py.cache.source import Download
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import key_of
 from harmonia_py.mirror.import_metrics import ImportCounters
@@ -46,12 +48,16 @@ async def importing_of(
     lab: Lab, mirror: Mirror, directory: Path, *keys: SecretKey
 ) -> AsyncIterator[tuple[Importing, ImportCounters]]:
     """One with a view of the directory of its own, as each process has it."""
+
+    async def made(key: BlobKey) -> Download | None:
+        return await mirror._kept.made(await mirror._kept.find(key))
+
     writer = DaemonWriter(lab.socket, lab.store_dir)
     counters = ImportCounters()
     async with storage_in(directory) as storage:
         importing = Importing(
             storage, mirror.index, writer, read_slice,
-            store_dir=lab.store_dir, secret_keys=keys, counters=counters,
+            made=made, store_dir=lab.store_dir, secret_keys=keys, counters=counters,
         )  # fmt: skip
         try:
             yield importing, counters
@@ -115,6 +121,22 @@ async def test_what_is_kept_is_imported_in_the_order_that_the_store_wants(
         for one in (first, second, third):
             assert lab.dump(one.path_info.store_path) == one.nar
         assert len(lab.connections()) == 1
+
+
+async def test_what_is_in_chunks_is_imported(lab: Lab, upstream: FaultUpstream, tmp_path: Path) -> None:
+    """There was no file to import, and the path waited for ever."""
+    one = real_package(1, compression="zstd")
+    upstream.serve(one)
+    async with mirrored(upstream.url, tmp_path / "kept") as world:
+        assert await world.fetch(one) == one.nar
+        await world.make_chunks()
+        await world.forget_grace()
+        assert world.disk()["whole"] == 0
+        async with importing_of(lab, world.mirror, tmp_path / "kept") as (importing, counters):
+            importing.want(one.hash_part)
+            await importing.idle()
+    assert counters.imported.value == 1
+    assert lab.dump(one.path_info.store_path) == one.nar
 
 
 async def test_what_was_kept_before_anybody_wanted_it_is_imported_when_it_is_asked_for(

@@ -523,7 +523,6 @@ async def test_files_that_stay_as_they_are_and_paths_that_wait_are_counted(
 ) -> None:
     await house.published(LIBRARY, another(1), another(2))
     house.clock.ahead = DAY
-    job = await job_of(house)
     node = house.server.node
     open_blob = node.open_blob
 
@@ -533,6 +532,7 @@ async def test_files_that_stay_as_they_are_and_paths_that_wait_are_counted(
         return await open_blob(key)
 
     monkeypatch.setattr(node, "open_blob", open_or_fail)
+    job = await job_of(house)
     with monkeypatch.context() as patch:
         patch.setattr("harmonia_py.chunks.deduplication._PASS_SECONDS", -1.0)
         await job.look()

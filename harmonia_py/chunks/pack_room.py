@@ -1,0 +1,54 @@
+"""`PackRoom`: the room that chunks take in a directory which is held to limits."""
+
+import time
+from collections.abc import Callable
+
+from harmonia_py.catalog.housekeeping import PackedSize
+from harmonia_py.chunks.pack_collector import PackCollector, PacksCollected
+from harmonia_py.chunks.work import ChunkWork
+
+
+class PackRoom:
+    """As `PacksOfDirectory`. Use it under the lock of the collector.
+
+    Args:
+        work: has the figures.
+        collector: of the packs.
+        used_share: a pack with a smaller share of used bytes is written anew by `collector`.
+        grace_seconds: how long a pack stays after that.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        work: ChunkWork,
+        collector: PackCollector,
+        *,
+        used_share: float,
+        grace_seconds: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._work = work
+        self._collector = collector
+        self._used_share = used_share
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+        self._leaving: list[tuple[float, int]] = []
+
+    async def size(self) -> PackedSize:
+        """As in `PacksOfDirectory`."""
+        figures, now = await self._work.figures(), self._clock()
+        self._leaving = [(until, size) for until, size in self._leaving if until > now]
+        return PackedSize(
+            sent=figures.sent_size,
+            packs=figures.pack_size,
+            needed=min(figures.pack_size, int(figures.used_size / self._used_share)),
+            leaving=sum(size for _, size in self._leaving),
+        )
+
+    async def collect(self) -> PacksCollected:
+        """As in `PacksOfDirectory`."""
+        collected = await self._collector.run()
+        if collected.removed_bytes:
+            self._leaving.append((self._clock() + self._grace_seconds, collected.removed_bytes))
+        return collected
