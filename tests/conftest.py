@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from cpu_seconds import Meter, Table
@@ -31,7 +31,22 @@ settings.load_profile("harmonia")
 
 
 # What scripts/install-test-tools installs.
-_PROGRAMS = ("nix-daemon", "nginx", "zstd", "openssl")
+_PROGRAMS: Final = ("nix-daemon", "nginx", "zstd", "openssl")
+
+
+# A file system in memory (shm_open(3)), and how much of that must be free: the fast tests have some hundred megabytes.
+_IN_MEMORY: Final = Path("/dev/shm")
+_FREE_BYTES: Final = 8 * 1024**3
+
+
+def _is_large_memory(place: Path) -> bool:
+    try:
+        found = os.statvfs(place)
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return False
+    free = min(found.f_bavail * found.f_frsize, int(fields["MemAvailable"].split()[0]) * 1024)
+    return free >= _FREE_BYTES and not found.f_flag & os.ST_NOEXEC and os.access(place, os.W_OK)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +55,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests of a program that is not there are skipped, but not where everything must have been tried."""
+    if "not slow" in config.getoption("markexpr") and _is_large_memory(_IN_MEMORY):
+        # What the fast tests write they would wait for on a disk, a good part of their time.
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
     if config.getoption("--cpu"):
         is_worker = hasattr(config, "workerinput")
         if is_worker or not config.getoption("numprocesses", None):

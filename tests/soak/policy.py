@@ -19,9 +19,9 @@ from soak.plan import FAULTY, NGINX
 from harmonia_py.mirror.breaker import OPEN_SECONDS
 
 # docs/explanation/garbage.md: "gone for clients within seconds".
-GONE_SECONDS: Final = 4.0
+GONE_SECONDS: Final = 8.0
 # A worker that found no daemon has it again at the next question; those that waited for it are answered by then.
-DAEMON_RECOVERY_SECONDS: Final = 4.0
+DAEMON_RECOVERY_SECONDS: Final = 8.0
 # An upstream that failed is left alone; the next question shows that it is back. What was being fetched has ended.
 UPSTREAM_RECOVERY_SECONDS: Final = OPEN_SECONDS + 20.0
 
