@@ -3,9 +3,11 @@
 growing/<key>    files that are being written, each locked by its writer
 """
 
+import asyncio
 import hashlib
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,8 @@ _ATTEMPTS: Final = 100
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAX_NAME: Final = 244
+# A process that was killed holds its locks until it has ended, on a busy machine for a second or two.
+_LOOK_AGAIN_SECONDS: Final = 10.0
 _PROBE: Final = BlobKey("probe")
 GROWING: Final = "growing"
 """The directory of growing files, and of files that are written in one go and have no other name yet."""
@@ -44,12 +48,15 @@ class DiskSpool:
 
     Args:
         directory: made if it is not there; its file system must support `flock`.
+        look_again_seconds: after which files are looked at again whose writers had not ended when it was entered.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, look_again_seconds: float = _LOOK_AGAIN_SECONDS) -> None:
         self._directory = directory
         self._growing = directory / GROWING
         self._threads = Threads(Pool.SPOOL)
+        self._look_again_seconds = look_again_seconds
+        self._second_look: asyncio.TimerHandle | None = None
         # The files that this process writes, and those of other processes that it follows.
         self._written: dict[BlobKey, Growth] = {}
         self._followed: dict[BlobKey, Growth] = {}
@@ -61,15 +68,20 @@ class DiskSpool:
             StorageError: the directory cannot be written.
         """
         try:
-            await self._threads.in_time(self._prepare)
+            locked = await self._threads.in_time(self._prepare)
         except BaseException:
             await self._threads.aclose()
             raise
+        if locked:
+            look = partial(self._threads.later, partial(_remove_dead, locked))
+            self._second_look = asyncio.get_running_loop().call_later(self._look_again_seconds, look)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._second_look is not None:
+            self._second_look.cancel()
         for growth in list(self._followed.values()):
             await growth.aclose()
         await self._threads.aclose()
@@ -127,15 +139,15 @@ class DiskSpool:
 
     # In threads
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> list[Path]:
+        """Make the directory, remove what dead writers have left, and return the files that are locked."""
         with translated("prepare the directory of growing files"):
             self._directory.parent.mkdir(parents=True, exist_ok=True)
             make_directory(self._directory)
             probe = self._begin(_PROBE, 0)
             if probe is not None:
                 _undo(probe)
-            for path in self._growing.iterdir():
-                remove_if_dead(path)
+            return _remove_dead(self._growing.iterdir())
 
     def _free_bytes(self) -> int:
         with translated("ask for free space"):
@@ -200,6 +212,11 @@ def _undo(begun: _Begun | None) -> None:
 def _close_found(fd: int | None) -> None:
     if fd is not None:
         os.close(fd)
+
+
+def _remove_dead(paths: Iterable[Path]) -> list[Path]:
+    """Remove those of these growing files whose writers have ended; returns the others."""
+    return [path for path in paths if not remove_if_dead(path)]
 
 
 def remove_if_dead(path: Path) -> bool:

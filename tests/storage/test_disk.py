@@ -21,7 +21,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.storage import growing
 from harmonia_py.storage.directory import BlobDirectory
 from harmonia_py.storage.disk import DiskBlobs
-from harmonia_py.storage.growing import WHOLE_MTIME_NS, FileWriter
+from harmonia_py.storage.growing import WHOLE_MTIME_NS, FileWriter, try_lock
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.storage.unchanged import is_marked, is_right
@@ -123,6 +123,20 @@ async def test_the_rest_of_a_dead_writer_is_never_taken_for_a_file(tmp_path: Pat
             await asyncio.to_thread(writer.write, b"new")
             assert before.read() == data  # whoever still read it got nothing of the new one
         assert await fetch_growing(spool, tmp_path, writer) == b"new"
+
+
+async def test_the_rest_of_a_writer_that_ends_a_moment_after_the_start_goes_too(tmp_path: Path) -> None:
+    """A server was killed and started again at once: what its dying workers had locked stayed until the next start."""
+    growing = tmp_path / "growing"
+    growing.mkdir()
+    with (growing / "dies").open("wb") as dies, (growing / "lives").open("wb") as lives:
+        assert try_lock(dies.fileno())
+        assert try_lock(lives.fileno())
+        async with DiskSpool(tmp_path, look_again_seconds=0.1):
+            assert {path.name for path in growing.iterdir()} == {"dies", "lives"}
+            dies.close()
+            await eventually(lambda: not (growing / "dies").exists())
+            assert (growing / "lives").exists()
 
 
 async def fetch_growing(spool: DiskSpool, directory: Path, writer: FileWriter) -> bytes:
