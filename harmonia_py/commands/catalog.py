@@ -1,10 +1,13 @@
 """The common parts of commands that read or change the catalog."""
 
 import asyncio
+import logging
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+# Of a unit with StateDirectory=harmonia-py, and of root without one.
+SERVICE_STATE: Final = Path("/var/lib/harmonia-py")
+
+_log = logging.getLogger(__name__)
 
 _PAGE: Final = 200
 _LASTS: Final = re.compile(r"([1-9][0-9]{0,5})([mhdwy])", re.ASCII)
@@ -67,6 +75,8 @@ async def opened_catalog(config: Config, *, make: bool) -> "AsyncIterator[SqlCat
     """
     if not make:
         _check_there_is_one(config)
+    elif not has_catalog(config) and (advice := _where_the_service_is()):
+        _log.warning("%s: made; %s", catalog_file(config), advice)
     catalog = await open_catalog(config)
     try:
         yield catalog
@@ -77,7 +87,16 @@ async def opened_catalog(config: Config, *, make: bool) -> "AsyncIterator[SqlCat
 def _check_there_is_one(config: Config) -> None:
     if not has_catalog(config):
         file = catalog_file(config)
-        raise ConfigError(f"{file}: there is no catalog yet; `cache create` and `token create` make one")
+        advice = _where_the_service_is() or "`cache create` and `token create` make one"
+        raise ConfigError(f"{file}: there is no catalog yet; {advice}")
+
+
+def _where_the_service_is() -> str:
+    """Advice for a user whose catalog is another one than that of the service on this machine; empty for others."""
+    is_own = os.geteuid() == 0 or bool(os.environ.get("STATE_DIRECTORY"))
+    if is_own or not os.path.lexists(SERVICE_STATE):
+        return ""
+    return f"the service here has its own in {SERVICE_STATE}: call this as root"
 
 
 async def all_of(page: Callable[[K | None, int], Awaitable[Sequence[T]]], key: Callable[[T], K]) -> list[T]:
