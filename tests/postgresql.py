@@ -36,6 +36,9 @@ _TIME_LIMIT: Final = 60.0
 # Of a cluster that is thrown away. Collations of a language show what is not sorted byte by byte.
 _INITDB: Final = ("-U", "postgres", "--no-sync", "--locale=C", "--encoding=UTF8")
 _FAST: Final = ("fsync=off", "full_page_writes=off", "max_connections=200", "shared_buffers=32MB")
+# logind removes the shared memory of a user who logs out (RemoveIPC=yes), also under a run that goes on, in tmux or by
+# nohup: every connection then fails. What is in files it leaves alone.
+_OUTLIVES_A_LOGIN: Final = ("dynamic_shared_memory_type=mmap",)
 
 
 def programs() -> Path:
@@ -61,7 +64,7 @@ class PostgreSQL:
             self._user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(self._root, "nobody", "nogroup")
         self.port = free_port()
-        self._settings = (*(() if durable else _FAST), *settings)
+        self._settings = (*_OUTLIVES_A_LOGIN, *(() if durable else _FAST), *settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
         self._has_template = False
