@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from harmonia_py.catalog.nars import PACKS, RECIPES
 from harmonia_py.commands.node import open_node
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
@@ -100,8 +99,9 @@ async def _fetch_again(node: Node, key: BlobKey) -> bool:
 
 
 async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list[Rotten], int]:
-    # A NAR in chunks is read by `fsck --hashes`: the catalog says of which it is made.
-    infos = [info async for info in blobs.list() if not info.key.startswith((PACKS, RECIPES))]
+    # A NAR in chunks is read by `fsck --hashes`: the catalog says of which it is made. Other files in directories of
+    # their own are not ours, such as a program that is unpacked there.
+    infos = [info async for info in blobs.list() if "/" not in info.key]
     rotten: list[Rotten] = []
     unopened: set[BlobKey] = set()
     turns = asyncio.Semaphore(jobs)

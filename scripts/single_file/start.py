@@ -48,12 +48,13 @@ def places() -> list[str]:
     named = os.environ.get("HARMONIA_PY_UNPACK_DIRECTORY")
     if named:
         return [named]
-    found = [os.path.join(one, "program") for one in os.environ.get("CACHE_DIRECTORY", "").split(":")[:1] if one]
+    # Hidden: what keeps files in these directories takes whatever else is below them for its own.
+    found = [os.path.join(one, ".program") for one in os.environ.get("CACHE_DIRECTORY", "").split(":")[:1] if one]
     if os.geteuid() == 0:
         # Not below /var/cache/harmonia-py: that belongs to the user of the service, where it has one.
         found.append("/var/cache/harmonia-py-program")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME") or "/nonexistent", ".cache")
-    return [*found, os.path.join(base, "harmonia-py", "program")]
+    return [*found, os.path.join(base, "harmonia-py", ".program")]
 
 
 def unpack(archive: str, place: str) -> str:

@@ -113,6 +113,17 @@ def test_rotten_files_are_found_and_removed_and_made_again(run: Run, daemon: Lab
     assert len(kept(cache)) == 3
 
 
+def test_what_others_have_below_the_directory_is_left_alone(run: Run, daemon: Lab, cache: Path) -> None:
+    """`verify` deleted the program of the service: the one file unpacks itself below the cache directory."""
+    run("compress", daemon.full(closure_of(daemon).input0))
+    theirs = [cache / "program" / "harmonia_py" / "start.py", cache / "program" / "with spaces.txt"]
+    for file in theirs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("not ours")
+    assert run("verify").stdout == "1 kept files, 0 rotten and removed\n"
+    assert all(file.read_text() == "not ours" for file in theirs)
+
+
 def test_a_damaged_store_path_is_listed_and_nothing_of_it_is_kept(run: Run, daemon: Lab, cache: Path) -> None:
     damaged = daemon.real(closure_of(daemon).input0) / "bar"
     damaged.chmod(0o644)

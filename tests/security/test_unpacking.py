@@ -45,6 +45,18 @@ def archive(start: ModuleType, tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.mark.parametrize("variable", ["CACHE_DIRECTORY", "XDG_CACHE_HOME"])
+def test_what_keeps_files_in_the_cache_directory_does_not_see_it(
+    start: ModuleType, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`harmonia-py verify` took the files of the program for rotten ones, and the service did not start again."""
+    for name in ("HARMONIA_PY_UNPACK_DIRECTORY", "CACHE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    (place,) = [Path(one) for one in start.places() if one.startswith(str(tmp_path))]
+    assert place.name.startswith(".")
+
+
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
     """A directory of ours below directories of ours, as /var/cache is."""

@@ -302,7 +302,7 @@ def test_the_one_file_runs_as_the_service(machine: Machine, top: str) -> None:
     machine.drop_in("one-file.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/python3 /opt/one-file serve\n")
     get(machine, "/nix-cache-info")
     substitute(machine, top, public_key(machine))
-    assert machine.run("sh", "-c", "ls -A /var/cache/private/harmonia-py/program").strip()
+    assert machine.run("sh", "-c", "ls -A /var/cache/private/harmonia-py/.program").strip()
     machine.run("systemctl", "reload", "harmonia-py.service")
     assert get(machine, "/ready") == "OK\n"
 
