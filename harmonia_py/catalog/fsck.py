@@ -150,15 +150,25 @@ class Fsck:
         while page := await self._ports.repairs.documents(after, _PAGE):
             after = page[-1]
             for one in page:
-                assert one.document.blob_key is not None
-                if await self._blobs.metadata(BlobKey(one.document.blob_key)) is not None:
+                fault = await self._document_fault(one)
+                if fault is None:
                     continue
+                assert one.document.blob_key is not None
                 done = None
                 if self._isolate is not None:
-                    await self._ports.repairs.drop_document(one, now=self._now())
+                    if not await self._ports.document_checks.drop(one, fault, now=self._now()):
+                        continue  # it went, or came again, in the meantime
                     done = "the catalog does not have it any more"
-                yield Finding(Fault.DOCUMENT, one.document.blob_key, one.document.name, done)
+                yield Finding(Fault.DOCUMENT, one.document.blob_key, f"{one.document.name}: {fault}", done)
             self.files += len(page)
+
+    async def _document_fault(self, one: CacheDocument) -> str | None:
+        """The fault of a document, in words; None when it is right."""
+        assert one.document.blob_key is not None
+        key = BlobKey(one.document.blob_key)
+        if self._hashes:
+            return fault_of(None, one.document.size, await self._digests.digest(key))
+        return MISSING if await self._blobs.metadata(key) is None else None
 
     async def _check_blobs(self) -> AsyncIterator[Finding]:
         batch: list[BlobInfo] = []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from harmonia_py.catalog.caches import Caches
+from harmonia_py.catalog.document_checks import DocumentChecks
 from harmonia_py.catalog.file_checks import FileChecks
 from harmonia_py.catalog.objects import ObjectIndex, Objects
 from harmonia_py.catalog.repairs import Repairs
@@ -16,7 +17,7 @@ class Fault(Enum):
     WRONG = "the bytes of this file are not those that were kept"
     QUARANTINED = "this file was found to be missing or wrong before; the paths that need it are hidden"
     RIGHT_AGAIN = "this file was quarantined, and its bytes are there and right"
-    DOCUMENT = "the catalog has this log or listing, and its bytes are missing"
+    DOCUMENT = "the catalog has this log or listing, and its bytes are missing or wrong"
     UNNAMED = "no row names this file"
     NO_STATIC = "other programs do not see all of this path: its narinfo or its listing beside the files is missing"
     TOTAL = "this sum of the catalog is wrong, and limits of size are held to it"
@@ -48,4 +49,5 @@ class FsckPorts:
     objects: Objects
     index: ObjectIndex
     checks: FileChecks
+    document_checks: DocumentChecks
     repairs: Repairs

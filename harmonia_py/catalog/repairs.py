@@ -66,6 +66,3 @@ class Repairs(Protocol):
 
     async def count_anew(self) -> None:
         """Set all running totals to what counting says. It takes as long as `wrong_totals`, and raises as that does."""
-
-    async def drop_document(self, document: CacheDocument, *, now: Timestamp) -> None:
-        """Forget a document whose bytes are gone."""

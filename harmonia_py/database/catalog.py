@@ -13,6 +13,7 @@ from harmonia_py.database.chunk_work import SqlChunkWork
 from harmonia_py.database.chunks import SqlChunks
 from harmonia_py.database.collection import SqlCollection
 from harmonia_py.database.deleting import SqlDeletions
+from harmonia_py.database.document_checks import SqlDocumentChecks
 from harmonia_py.database.documents import SqlDocuments
 from harmonia_py.database.evidence import SqlEvidence
 from harmonia_py.database.file_checks import SqlFileChecks
@@ -60,6 +61,7 @@ class SqlCatalog:
         file_checks: `FileChecks`.
         repairs: `Repairs`.
         documents: `DocumentIndex`.
+        document_checks: `DocumentChecks`.
         chunks: `Chunks` and `Packs`.
         chunk_rebuilding: `ChunkRebuilding`.
         chunk_work: `ChunkWork`.
@@ -91,6 +93,7 @@ class SqlCatalog:
         self.file_checks = SqlFileChecks(database)
         self.repairs = SqlRepairs(database)
         self.documents = SqlDocuments(database)
+        self.document_checks = SqlDocumentChecks(database)
         self.chunks = SqlChunks(database)
         self.chunk_rebuilding = SqlChunkRebuilding(database)
         self.chunk_work = SqlChunkWork(database)

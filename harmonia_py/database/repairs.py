@@ -6,9 +6,9 @@ from typing import Final
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import RECIPES
-from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.repairs import CacheDocument, WrongTotal
 from harmonia_py.database.closures import heal, renew_static
+from harmonia_py.database.document_checks import following, key_of
 from harmonia_py.database.object_rows import digits, list_as_garbage
 from harmonia_py.database.totals import count_anew, wrong_totals
 from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each
@@ -26,11 +26,6 @@ _KNOWN_PATHS: Final = """
 _RESTORE: Final = """
     update nar_files set quarantined_s = null, quarantined_for = null, checked_s = $2 where file_hash = $1
 """
-_DOCUMENTS: Final = """
-    select cache_id, kind, name, size, blob_key from documents
-    where blob_key is not null and (cache_id, kind, name) > ($1, $2, $3) order by cache_id, kind, name limit $4
-"""
-_DROP: Final = "delete from documents where cache_id = $1 and kind = $2 and name = $3 and blob_key = $4"
 
 
 class SqlRepairs:
@@ -82,19 +77,8 @@ class SqlRepairs:
 
     async def documents(self, after: CacheDocument | None, limit: int) -> Sequence[CacheDocument]:
         """As in `Repairs`."""
-        key: tuple[int, str, str] = (0, "", "")
-        if after is not None:
-            key = (after.cache, after.document.kind.value, after.document.name)
-
-        def documents() -> Transaction[list[CacheDocument]]:
-            return [
-                CacheDocument(
-                    CacheId(cache), Document(kind=DocumentKind(kind), name=name, size=size, blob_key=blob_key)
-                )
-                for cache, kind, name, size, blob_key in (yield from ask(_DOCUMENTS, *key, limit))
-            ]
-
-        return await self._database.scan(documents)
+        place = (0, "", "") if after is None else key_of(after)
+        return await self._database.scan(lambda: following(place, limit))
 
     async def wrong_totals(self) -> Sequence[WrongTotal]:
         """As in `Repairs`."""
@@ -103,13 +87,3 @@ class SqlRepairs:
     async def count_anew(self) -> None:
         """As in `Repairs`."""
         await self._database.write(count_anew)
-
-    async def drop_document(self, document: CacheDocument, *, now: Timestamp) -> None:
-        """As in `Repairs`."""
-        one = document.document
-
-        def drop() -> Transaction[None]:
-            yield from ask(_DROP, document.cache, one.kind.value, one.name, one.blob_key)
-            yield from list_as_garbage([one.blob_key], now)
-
-        await self._database.write(drop, Topic.OBJECTS, Topic.REMOVALS)

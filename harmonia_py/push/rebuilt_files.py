@@ -14,6 +14,7 @@ from harmonia_py.contents.nar_facts import NarFacts, NarReader
 from harmonia_py.contents.pieces import SliceReader, whole_portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import PushConflict
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.findings import Findings
 from harmonia_py.push.publishing import PushPorts
@@ -113,7 +114,8 @@ class RebuiltFiles:
         findings = Findings.of(reader.facts)
         if findings.listing is None:
             listing = b"".join(reader.facts.listing.portions())
-            await self._blobs.put(listing_key_of(row.nar_hash), listing, {}, durable=True)
+            metadata = {"file_hash": str(await in_thread(self._threads, Hash.of, listing))}
+            await self._blobs.put(listing_key_of(row.nar_hash), listing, metadata, durable=True)
         return findings.format()
 
 

@@ -301,7 +301,8 @@ class Receiver:
 
     async def _keep_listing(self, session: PushSession, nar_hash: Hash, listing: bytes) -> None:
         key = listing_key_of(nar_hash)
-        await self._blobs.put(key, listing, {}, durable=True)
+        file_hash = await in_thread(self._threads, Hash.of, listing)
+        await self._blobs.put(key, listing, {"file_hash": str(file_hash)}, durable=True)
         # It waits under the hash of the NAR for the paths that have this NAR.
         document = Document(kind=DocumentKind.LISTING, name=nar_hash.nix32, size=len(listing), blob_key=key)
         await self._uploads.attach(session.cache, session.id, document, (), now=self.now())

@@ -1,5 +1,6 @@
 """Texts that clients push, perhaps compressed by settings such as `narinfo-compression` and `log-compression`."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from typing import Final
@@ -8,6 +9,7 @@ from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import FormatError, PushRefused, PushTooLarge
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.push.receiving import passing_key
 from harmonia_py.runtime.threads import in_thread
 
@@ -40,7 +42,7 @@ class TextKeeper:
         decoder = _decoder_of(coding)
         writer = await self._spool.begin(passing_key(), 0)
         assert writer is not None
-        size = 0
+        size, digest = 0, hashlib.sha256()
 
         def take(portion: bytes) -> None:
             nonlocal size
@@ -48,6 +50,7 @@ class TextKeeper:
                 size += len(data)
                 if size > max_size:
                     raise PushTooLarge(f"the text has more than {max_size} bytes")
+                digest.update(data)
                 writer.write(data)
 
         try:
@@ -55,7 +58,8 @@ class TextKeeper:
                 await in_thread(self._threads, take, portion)
             if not decoder.is_whole:
                 raise FormatError(f"the text ends too early for {coding}")
-            await self._blobs.put(key, await in_thread(self._threads, writer.finish), {}, durable=True)
+            metadata = {"file_hash": str(Hash("sha256", digest.digest()))}
+            await self._blobs.put(key, await in_thread(self._threads, writer.finish), metadata, durable=True)
         finally:
             await in_thread(self._threads, writer.close)
         return size

@@ -1,8 +1,10 @@
 """The scrub of one storage, put together."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from harmonia_py.catalog.document_scrub import DiscardBlob, DocumentScrub, leave
 from harmonia_py.catalog.scrub import NoteFault, Scrub, ScrubCounters
 from harmonia_py.contents.fsck import Digests
 from harmonia_py.database.catalog import SqlCatalog
@@ -17,6 +19,7 @@ async def scrub(
     *,
     name: str,
     period: float | None,
+    discard: DiscardBlob = leave,
 ) -> None:
     """Read the files of a storage again and again, until cancelled; one process of all that share the catalog does.
 
@@ -27,7 +30,12 @@ async def scrub(
         metrics: the counters of this process.
         name: of the storage, there.
         period: seconds in which each file is read once; None for never.
+        discard: is given the key of a lost document, where a file is served without a row as well.
     """
-    async with digests() as opened:
+    async with digests() as opened, asyncio.TaskGroup() as group:
         counters = ScrubCounters.on(metrics, name)
-        await Scrub(catalog.file_checks, opened, note_fault, counters=counters, period=period).run()
+        group.create_task(Scrub(catalog.file_checks, opened, note_fault, counters=counters, period=period).run())
+        if period is not None:
+            checks = catalog.document_checks
+            documents = DocumentScrub(checks, opened, counters=counters, period=period, discard=discard)
+            group.create_task(documents.run())

@@ -74,6 +74,7 @@ class OpenStorage:
             objects=catalog.objects,
             index=catalog.objects,
             checks=catalog.file_checks,
+            document_checks=catalog.document_checks,
             repairs=catalog.repairs,
         )
 

@@ -158,7 +158,8 @@ class Upkeep:
 
     async def _check(self, period: float | None) -> None:
         note_fault = isolating(self.files.blobs, self.catalog, self.metrics, self._name)
-        await scrub(self._digests, self.catalog, note_fault, self.metrics, name=self._name, period=period)
+        discard, name = self.files.blobs.delete, self._name
+        await scrub(self._digests, self.catalog, note_fault, self.metrics, name=name, period=period, discard=discard)
 
     @asynccontextmanager
     async def _digests(self) -> AsyncIterator[Digests]:

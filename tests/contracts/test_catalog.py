@@ -396,6 +396,32 @@ async def test_paths_are_told_whatever_their_state(catalog: SqlCatalog) -> None:
     assert await catalog.objects.paths(CACHE, ()) == {}
 
 
+async def test_documents_in_files_are_due_one_after_the_other_and_go_for_a_reason(catalog: SqlCatalog) -> None:
+    checks, names = catalog.document_checks, ["a.drv", "b.drv", "c.drv"]
+    for name in names:
+        log = Document(kind=DocumentKind.LOG, name=store_path(name), size=5, blob_key=f"cache/log/{store_path(name)}")
+        await catalog.uploads.attach(CACHE, None, log, hash_parts([name]), now=NOW)
+    short = Document(kind=DocumentKind.LOG, name=store_path("d.drv"), size=2, body=b"in")
+    await catalog.uploads.attach(CACHE, None, short, hash_parts(["d.drv"]), now=NOW)
+    assert await checks.count() == 3
+    [first, second] = await checks.due(2)
+    assert first.document.name < second.document.name
+    await checks.passed(second)
+    [third] = await checks.due(2)
+    assert {one.document.name for one in (first, second, third)} == set(map(store_path, names))
+    await checks.passed(third)
+    assert await checks.due(2) == []
+    await checks.passed(None)
+    assert await checks.due(9) == [first, second, third]
+    assert await checks.drop(second, "it has rotten", now=NOW)
+    assert not await checks.drop(second, "it has rotten", now=NOW)
+    assert await checks.due(9) == [first, third]
+    [entry] = await catalog.audit.page(None, 9)
+    assert (entry.action, entry.subject) == ("quarantine", second.document.blob_key)
+    assert json.loads(entry.detail) == {"reason": "it has rotten"}
+    assert await catalog.garbage.claim(9, now=later(1)) == [second.document.blob_key]
+
+
 async def test_a_quarantined_file_hides_its_objects_until_it_has_come_again(catalog: SqlCatalog) -> None:
     await catalog.objects.publish(publication(CACHE, "a"), now=NOW)
     await catalog.nars.quarantine(nar_file("a").file_hash, "gone", now=NOW)

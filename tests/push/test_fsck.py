@@ -40,6 +40,7 @@ async def fsck(house: House, *, hashes: bool = False, repair: bool = False) -> l
         objects=catalog.objects,
         index=catalog.objects,
         checks=catalog.file_checks,
+        document_checks=catalog.document_checks,
         repairs=catalog.repairs,
     )
 
@@ -155,6 +156,20 @@ async def test_files_for_other_programs_that_are_about_to_go_are_no_fault(house:
     assert len(done.paths) == 1
     assert {static(PATH), listing(PATH)} <= house.files()
     assert await fsck(house) == []
+
+
+async def test_a_log_that_has_rotten_is_found_with_hashes_alone(house: House) -> None:
+    derivation = StorePath("2lrp00vkg03d9pzkcaxdz8xxlvvd7cq8-glibc.drv")
+    assert (await house.server.put(f"/log/{derivation}", b"built\n")).status == 200
+    path = house.server.directory / "team" / "log" / derivation
+    before = path.stat()
+    path.write_bytes(b"burnt\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert await fsck(house) == []
+    [finding] = await fsck(house, hashes=True, repair=True)
+    assert (finding.fault, finding.key) == (Fault.DOCUMENT, f"team/log/{derivation}")
+    assert "its hash is sha256:" in finding.detail
+    assert await fsck(house, hashes=True) == []
 
 
 async def test_a_log_whose_bytes_are_gone_can_be_pushed_again(house: House) -> None:

@@ -1,0 +1,117 @@
+"""Every log and listing that is kept in a file is read again in each period, as NARs are (`scrub`).
+
+They are read in the order of their names, a few at a time, and the catalog knows how far that has come, so a restart
+goes on where it was. A document that is lost is forgotten: its clients are told that there is none, which is right for
+each of them, and the next one that is pushed or fetched takes its place.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.document_checks import DocumentChecks
+from harmonia_py.catalog.repairs import CacheDocument
+from harmonia_py.catalog.scrub import ScrubCounters
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.fsck import Digests, fault_of
+from harmonia_py.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+# A little faster than the period asks for: reading takes time as well.
+_HASTE: Final = 1.1
+_RATE: Final = 16 * 1024 * 1024
+_BATCH: Final = 16
+# Documents whose turn comes within this time are read together.
+_TOGETHER_SECONDS: Final = 60.0
+# Between two looks whether there is a document.
+_LOOK_SECONDS: Final = 300.0
+# How long a catalog that failed is left alone.
+_REST_SECONDS: Final = 60.0
+
+
+DiscardBlob = Callable[[BlobKey], Awaitable[None]]
+"""Is given the key of a document that was forgotten."""
+
+
+async def leave(_key: BlobKey) -> None:
+    """Leave the bytes to the collector."""
+
+
+class DocumentScrub:
+    """Reads every document in a file once in each period. Of all processes that share a catalog, one runs it.
+
+    Args:
+        checks: knows the documents.
+        digests: reads files.
+        counters: of files.
+        period: seconds in which each document is read once.
+        discard: is given the key of a document that was forgotten, where a file is served without a row as well.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        checks: DocumentChecks,
+        digests: Digests,
+        *,
+        counters: ScrubCounters,
+        period: float,
+        discard: DiscardBlob = leave,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._checks = checks
+        self._digests = digests
+        self._counters = counters
+        self._period = period
+        self._discard = discard
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Read documents, until the caller cancels it."""
+        while True:
+            try:
+                rest = await self.step()
+            except StorageError as error:
+                _log.warning("logs and listings are not checked for now: %s", error)
+                rest = _REST_SECONDS
+            await asyncio.sleep(rest)
+
+    async def step(self) -> float:
+        """Read the documents that come next; returns the seconds until the following ones.
+
+        Raises:
+            StorageError: the catalog cannot tell, or the disk cannot be read.
+        """
+        began = time.monotonic()
+        due = await self._checks.due(_BATCH)
+        if not due:
+            await self._checks.passed(None)
+            due = await self._checks.due(_BATCH)
+        if not due:
+            return min(_LOOK_SECONDS, self._period)
+        seconds_each = self._period / (_HASTE * max(1, await self._checks.count()))
+        some = due[: max(1, int(_TOGETHER_SECONDS / seconds_each))]
+        for one in some:
+            await self._check(one)
+        await self._checks.passed(some[-1])
+        return max(0.0, len(some) * seconds_each - (time.monotonic() - began))
+
+    async def _check(self, one: CacheDocument) -> None:
+        assert one.document.blob_key is not None
+        key = BlobKey(one.document.blob_key)
+        self._counters.files.add()
+        self._counters.bytes.add(one.document.size)
+        # Twice: a document that was collected and came again in between is right at the second look.
+        for _ in range(2):
+            fault = fault_of(None, one.document.size, await self._digests.digest(key, rate=_RATE))
+            if fault is None:
+                return
+        assert fault is not None
+        if await self._checks.drop(one, fault, now=Timestamp(int(self._clock()))):
+            await self._discard(key)
+            self._counters.faults.add()
+            _log.error("%s: %s; it is not shown until it is pushed or fetched again", key, fault)

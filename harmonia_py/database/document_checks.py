@@ -1,0 +1,89 @@
+"""`DocumentChecks` over a database."""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.objects import Document, DocumentKind
+from harmonia_py.catalog.repairs import CacheDocument
+from harmonia_py.database.object_rows import list_as_garbage
+from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_one
+
+_COUNT: Final = "select count(*) from documents where blob_key is not null"
+_FOLLOWING: Final = """
+    select cache_id, kind, name, size, blob_key from documents
+    where blob_key is not null and (cache_id, kind, name) > ($1, $2, $3) order by cache_id, kind, name limit $4
+"""
+_DROP: Final = """
+    delete from documents where cache_id = $1 and kind = $2 and name = $3 and blob_key = $4 and size = $5
+    returning blob_key
+"""
+_NOTE: Final = """
+    insert into audit (at_ns, id, principal, action, cache, subject, detail)
+    select $2, 'quarantine ' || $3, 'server', 'quarantine', c.name, $3, $4 from caches c where c.id = $1
+    on conflict do nothing
+"""
+_PLACE: Final = "select value from progress where name = 'documents'"
+_GO_ON: Final = """
+    insert into progress (name, value) values ('documents', $1) on conflict (name) do update set value = excluded.value
+"""
+_BEGIN: Final = (0, "", "")
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class SqlDocumentChecks:
+    """`DocumentChecks` in rows of the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def count(self) -> int:
+        """As in `DocumentChecks`."""
+        row = await self._database.scan(lambda: ask_one(_COUNT))
+        assert row is not None
+        return int(row[0])
+
+    async def due(self, limit: int) -> Sequence[CacheDocument]:
+        """As in `DocumentChecks`."""
+
+        def due() -> Transaction[list[CacheDocument]]:
+            row = yield from ask_one(_PLACE)
+            place = _BEGIN if row is None else json.loads(row[0])
+            return (yield from following(place, limit))
+
+        return await self._database.scan(due)
+
+    async def passed(self, last: CacheDocument | None) -> None:
+        """As in `DocumentChecks`."""
+        place = json.dumps(_BEGIN if last is None else key_of(last))
+        await self._database.write(lambda: ask(_GO_ON, place), durable=False)
+
+    async def drop(self, document: CacheDocument, reason: str, *, now: Timestamp) -> bool:
+        """As in `DocumentChecks`."""
+        one = document.document
+
+        def drop() -> Transaction[bool]:
+            if not (yield from ask(_DROP, *key_of(document), one.blob_key, one.size)):
+                return False
+            detail = json.dumps({"reason": reason})
+            yield from ask(_NOTE, document.cache, now * _NANOSECONDS, one.blob_key, detail)
+            yield from list_as_garbage([one.blob_key], now)
+            return True
+
+        return await self._database.write(drop, Topic.OBJECTS, Topic.REMOVALS)
+
+
+def following(place: Sequence[int | str], limit: int) -> Transaction[list[CacheDocument]]:
+    """Up to `limit` documents in blobs, those that follow a place in the order of cache, kind and name."""
+    return [_document(row) for row in (yield from ask(_FOLLOWING, *place, limit))]
+
+
+def key_of(document: CacheDocument) -> tuple[int, str, str]:
+    """The place of a document in that order."""
+    return document.cache, document.document.kind.value, document.document.name
+
+
+def _document(row: Row) -> CacheDocument:
+    cache, kind, name, size, blob_key = row
+    return CacheDocument(CacheId(cache), Document(kind=DocumentKind(kind), name=name, size=size, blob_key=blob_key))
