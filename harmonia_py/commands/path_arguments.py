@@ -26,8 +26,9 @@ def parse_store_path(text: str, store_dir: StoreDir | None) -> StorePath:
     Raises:
         FormatError: it is none, and leads to none.
     """
-    with suppress(FormatError):
-        return StorePath.parse(text)
+    if "/" not in text:
+        with suppress(FormatError):
+            return StorePath.parse(text)
     for find in (str, os.path.realpath):  # links are followed only where the text leads nowhere
         for name in _candidates(find(text), store_dir):
             with suppress(FormatError):
