@@ -63,7 +63,6 @@ class Flight:
         key: of the file.
         lane: where it is; None as long as that is not known.
         is_over: whether the file is kept or given up, and only traces of the work are left.
-        is_whole: whether all bytes are here, and proved to be right.
         task: does the work; True when the file is kept, False when there is no such thing.
     """
 
@@ -77,7 +76,7 @@ class Flight:
         self.key = key
         self.lane: Lane | None = None
         self.is_over = False
-        self.is_whole = False
+        self._is_poured = False
         self._want = want
         self._storage = resources.storage
         self._threads = resources.threads
@@ -91,6 +90,11 @@ class Flight:
         self._watching: asyncio.Task[None] | None = None
         self.task = asyncio.create_task(self._run(before))
         self.task.add_done_callback(retrieve)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes are here: only keeping the file is left."""
+        return self._is_poured or (self._writing is not None and self._writing.is_whole)
 
     def join(self, client: str) -> None:
         """One more client wants it; each that has joined leaves once."""
@@ -188,7 +192,7 @@ class Flight:
             try:
                 writing = self._writing = Writing(incoming, source, writer, self._begin)
                 await self._pour(incoming.lane, source, writing)
-                self.is_whole = True
+                self._is_poured = True
                 file = writing.file
                 if file is None:
                     file = await in_thread(incoming.lane.threads, writing.finish)

@@ -83,6 +83,11 @@ class Writing:
             raise self._incoming.fault(error) from None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all bytes are here, and proved to be right: from the moment on that a client can have the last."""
+        return bool(self._whole) or self._file is not None
+
+    @property
     def file(self) -> SpooledFile | None:
         """The result of `finish`, if that is known already."""
         return self._file

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import lzma
 import random
+import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from waiting import eventually
 
 from harmonia_py.cache.source import Asker, Download
 from harmonia_py.contents import flight, writing
-from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.blobs import BlobKey, SpooledFile
 from harmonia_py.contents.compressed import CompressedNars
 from harmonia_py.contents.compressed_metrics import CompressedCounters
 from harmonia_py.contents.compressing import Compressing
@@ -30,6 +31,7 @@ from harmonia_py.contents.storage import Storage
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError
 from harmonia_py.runtime.threads import Pool, Threads, in_thread
 from harmonia_py.runtime.turns import Turn, Turns
+from harmonia_py.storage.growing import FileWriter
 
 LARGE = 3_000_000
 
@@ -248,6 +250,35 @@ class TestLeaving:
             with found:
                 assert await read_all(found.pieces(0, None))
         assert nar.dump_count() == 1
+
+
+async def test_a_file_of_which_a_client_has_the_last_byte_is_kept_when_the_server_stops(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given up: a small file is sent out of memory, before it is written."""
+    finish, is_stopping = FileWriter.finish, threading.Event()
+
+    def finish_later(self: FileWriter) -> SpooledFile:
+        assert is_stopping.wait(60)
+        return finish(self)
+
+    nar = file_nar(tmp_path, "small", 1000)
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(compressed(nar, storage))
+        with monkeypatch.context() as patch:
+            patch.setattr(FileWriter, "finish", finish_later)
+            assert await fetch(source, nar)
+            stopping = asyncio.create_task(stack.pop_all().aclose())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            is_stopping.set()
+            await stopping
+    async with compressed(nar, storage) as again:
+        found = await again.nar(nar.url, Asker("one", begins=False))
+        assert found is not None
+        with found:
+            assert found.size is not None
+    assert nar.dump_count() == 1
 
 
 async def test_what_is_kept_holds_no_compressor_any_more(storage: Storage, tmp_path: Path) -> None:
