@@ -40,6 +40,8 @@ _TEXT_BYTES: Final = 4096
 _TEXTS: Final = 2048
 # A change takes some ten microseconds, but the process that makes it may have to wait for a processor.
 _PATIENCE_SECONDS: Final = 0.02
+# A worker that gets no row shares nothing for its whole life. Workers ask for them together, when they start.
+_ROW_PATIENCE_SECONDS: Final = 1.0
 _HELD: Final = frozenset({errno.EACCES, errno.EAGAIN})
 
 
@@ -51,9 +53,9 @@ class _Lock:
         weakref.finalize(self, os.close, self._fd)
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Hold the lock inside the context, which gives whether it could be had."""
-        if not self._acquire():
+    def held(self, patience: float = _PATIENCE_SECONDS) -> Iterator[bool]:
+        """Hold the lock inside the context, which gives whether it could be had within so many seconds."""
+        if not self._acquire(patience):
             yield False
             return
         try:
@@ -61,8 +63,8 @@ class _Lock:
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
-    def _acquire(self) -> bool:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def _acquire(self, patience: float) -> bool:
+        deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +120,7 @@ class SharedNumbers:
     def row(self, name: str) -> Row:
         """The row with this name, with zeros at first."""
         tag = _tag(name)
-        with self._lock.held() as held:
+        with self._lock.held(_ROW_PATIENCE_SECONDS) as held:
             for row in range(_ROWS if held else 0):
                 at = (tag + row) % _ROWS * _COLUMNS
                 if self._names[at] in (0, tag):

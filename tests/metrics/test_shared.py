@@ -1,10 +1,13 @@
 """Memory that processes share: numbers under a lock, texts without."""
 
 import os
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harmonia_py.metrics import shared
 from harmonia_py.metrics.shared import NUMBERS, SharedNumbers, SharedTexts, _place
 
 
@@ -31,6 +34,27 @@ def test_changes_of_many_processes_are_all_made() -> None:
     for child in children:
         os.waitpid(child, 0)
     assert row.read()[0] == 800.0
+
+
+def test_a_row_is_waited_for_longer_than_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a worker said at its start that it shares nothing that it learns, and held to that."""
+    monkeypatch.setattr(shared, "_ROW_PATIENCE_SECONDS", 60.0)
+    numbers = SharedNumbers()
+    row = numbers.row("one")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with numbers._lock.held():
+            os.write(writer, b"held")
+            time.sleep(0.2)
+        os._exit(0)
+    os.read(reader, 4)
+    numbers.row("two").change(lambda _: (1.0, 2.0, 3.0))
+    os.waitpid(child, 0)
+    assert numbers.row("two").read() == (1.0, 2.0, 3.0)
+    assert row.read() == (0.0,) * NUMBERS
+    for end in (reader, writer):
+        os.close(end)
 
 
 def test_when_there_is_no_row_left_a_process_keeps_to_itself() -> None:
