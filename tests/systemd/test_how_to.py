@@ -55,13 +55,38 @@ def test_the_page_for_debian(booted: Machine) -> None:
     port_answers(booted, 5000)
     until_said(booted, f"extra-trusted-public-keys = {made[0]}")
 
+    # It sees the key of the service, and that it signs.
+    doctor = re.search(r"`(sudo harmonia-py doctor)`", page.text)
+    assert doctor is not None
+    found = say(booted, f"{doctor[1]} || true")
+    assert made[0] in found, found
+    assert found.splitlines()[-1].startswith("no failures, "), found
+
     # What `systemctl edit` writes.
     booted.write(f"{UNITS}/harmonia-py.socket.d/override.conf", other_port)
     say(booted, f"systemctl daemon-reload; {port}")
     assert port_answers(booted, 8080) == "OK\n"
 
-    doctor = re.search(r"`(harmonia-py doctor --config [^`]+)`", page.text)
-    assert doctor is not None
-    found = say(booted, f"{doctor[1]} || true")
-    assert found.splitlines()[-1].startswith("no failures, "), found
     say(booted, f"systemctl stop harmonia-py.socket harmonia-py.service; rm -rf {UNITS}/harmonia-py.*.d")
+
+
+def test_a_key_of_the_service_is_changed(booted: Machine) -> None:
+    """The page named files of root in `sign_key_paths`, which the service cannot read: it did not start again."""
+    generate, *_ = Page("how-to/keys.md").blocks("sh")
+    both, _ = Page("how-to/keys.md").blocks("ini")
+    say(booted, "install -d /etc/harmonia-py; rm -f /etc/harmonia-py/*")
+    old = say(booted, "harmonia-py generate-key cache.example.org-1 --output /etc/harmonia-py/sign-key").strip()
+    new = say(booted, generate).strip()
+    say(booted, "install -m 644 harmonia-py.service harmonia-py.socket /etc/systemd/system/")
+    booted.write(f"{UNITS}/harmonia-py.service.d/signing-key.conf", both)
+    restart = re.search(
+        r"`(sudo systemctl daemon-reload && sudo systemctl restart harmonia-py)`", Page("how-to/keys.md").text
+    )
+    assert restart is not None
+    say(booted, restart[1])
+    port_answers(booted, 5000)
+    assert say(booted, "harmonia-py public-key").split() == [old, new]
+    say(
+        booted,
+        f"systemctl stop harmonia-py.socket harmonia-py.service; rm -rf {UNITS}/harmonia-py.*.d /etc/harmonia-py",
+    )
