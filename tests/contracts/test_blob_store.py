@@ -50,7 +50,7 @@ async def blobs(
         return
     if request.param == "disk-sidecar":
         # What pyxattr does on a file system that has no attributes.
-        def refuse(*_arguments: object) -> None:
+        def refuse(*_arguments: object, **_options: object) -> None:
             raise OSError(errno.ENOTSUP, "Operation not supported")
 
         monkeypatch.setattr(xattr, "set", refuse)
