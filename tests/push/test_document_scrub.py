@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from house import Clock, House, team
-from pushed_paths import STORE
+from pushed_paths import PATH, STORE, pushed
 from pushing import pushed_to
+from trees import File, Folder
 
 from harmonia_py.catalog.document_scrub import DocumentScrub
 from harmonia_py.catalog.objects import Document, DocumentKind
@@ -15,6 +16,7 @@ from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StorePath
+from harmonia_py.push.findings import MAX_INLINE_LISTING
 from harmonia_py.storage.digests import DiskDigests
 
 _PERIOD = 30 * 86_400
@@ -169,3 +171,16 @@ async def test_without_documents_it_looks_again_later(house: House, reading: Rea
         await checks.drop(one, "it is wrong", now=house.server.node.now())
     assert 60 <= await reading.scrub.step() <= 3600
     assert reading.counters.files.value == 0
+
+
+async def test_a_long_listing_is_right_as_it_was_kept(house: House, reading: Reading) -> None:
+    files = {f"é {number:0200}".encode(): File() for number in range(300)}
+    await house.published(pushed(PATH, Folder(files)))
+    listing = (await house.server.get(f"/{PATH.hash_part}.ls")).body
+    assert len(listing) > MAX_INLINE_LISTING
+    checks = house.server.catalog.document_checks
+    assert str(PATH.hash_part) in {one.document.name for one in await checks.due(10)}
+    count = await checks.count()
+    for _ in range(count):
+        await reading.scrub.step()
+    assert (reading.counters.files.value, reading.counters.faults.value) == (count, 0)
