@@ -83,9 +83,10 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
     """Let go of the servers of a test: aiohttp remembers the middlewares of a thousand, with all that they had."""
-    framework = sys.modules.get("aiohttp.web_app")
-    if framework is not None:
-        framework._cached_build_middleware.cache_clear()
+    # The name is private to aiohttp, and not every version has it.
+    built = getattr(sys.modules.get("aiohttp.web_app"), "_cached_build_middleware", None)
+    if built is not None:
+        built.cache_clear()
 
 
 @pytest.fixture(scope="session")
