@@ -218,7 +218,8 @@ class Kept:
             )
             removals, _ = self.epochs()
             published = await ports.mirrored.keep(publication, upstream_narinfo, now=_now())
-            if published is not None:
+            # Another process may have entered another file of the path since the look at it.
+            if published is not None and _is_of(published, key):
                 # The next request finds it without a look into the catalog.
                 self._remember(key, _facts_of(published, removals))
 

@@ -5,6 +5,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -13,19 +14,22 @@ from catalogs import opened_catalog, path_info
 from nar_source import storage_in
 from serving import TIME_LIMIT
 
-from harmonia_py.catalog.caches import STORE, Timestamp
+from harmonia_py.catalog.caches import STORE, CacheId, Timestamp
 from harmonia_py.catalog.kept import Kept
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.mirrored import UpstreamNarInfo
+from harmonia_py.catalog.objects import StoredObject
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
 from harmonia_py.contents.storage import Storage
 from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.objects import SqlObjects
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.database.transaction import ask
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.store_path import HashPart
 from harmonia_py.wiring.keeping import kept_ports
 
 ONE, OTHER = path_info("one"), path_info("other")
@@ -129,6 +133,42 @@ async def test_a_nar_of_an_upstream_is_entered_with_one_wait_for_the_disk_and_th
     found = await kept.find(key())
     assert (found.facts, found.key) == (FACTS, key())
     assert done == {"read": 2, "write": 1}
+
+
+async def test_a_file_that_another_process_has_entered_meanwhile_is_not_offered_as_this_one(
+    storage: Storage, catalog: SqlCatalog
+) -> None:
+    """Two workers took in a path, one as xz and one as zstd: the xz file was then sent under the URL of the other."""
+    told = UpstreamNarInfo(
+        narinfo=NarInfo(path_info=ONE, url="nar/x.nar.xz", compression="xz"), upstream="up", fetched=0.0, max_age=60.0
+    )
+    as_xz = key_of(NarUrl(ONE.store_path.hash_part, ONE.nar_hash, "xz"))
+    for one in (key(), as_xz):
+        await storage.put(one, one.encode(), {"file_hash": str(Hash.of(one.encode())), "file_size": str(len(one))})
+    ports = kept_ports(catalog, LastUses(catalog.objects))
+    other = Kept(storage, ports)
+    objects = _Overtaken(catalog.objects, lambda: other.keep_mirrored(as_xz, told))
+    kept = Kept(storage, replace(ports, objects=objects))
+    await kept.keep_mirrored(key(), told)
+    found = await kept.find(key())
+    assert (found.facts, found.key) == (None, None)
+    found = await kept.find(as_xz)
+    assert found.key == as_xz
+
+
+class _Overtaken(SqlObjects):
+    """Objects of a catalog in which something is done once, right after the first look at an object."""
+
+    def __init__(self, objects: SqlObjects, do: Callable[[], Awaitable[None]]) -> None:
+        vars(self).update(vars(objects))
+        self._do: Callable[[], Awaitable[None]] | None = do
+
+    async def find(self, cache: CacheId, hash_part: HashPart) -> StoredObject | None:
+        found = await super().find(cache, hash_part)
+        do, self._do = self._do, None
+        if do is not None:
+            await do()
+        return found
 
 
 def _counted(done: Counter[str], name: str, call: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
