@@ -8,6 +8,7 @@ from teams import TeamServer, served_teams
 
 from harmonia_py.cache.access import Generation
 from harmonia_py.nix.hashes import Hash
+from harmonia_py.web.fast.ready_answers import NarinfoRequest
 
 NARINFO = f"{PATH.hash_part}.narinfo"
 TOKEN = {"Authorization": "Bearer reader"}
@@ -84,7 +85,10 @@ async def test_a_narinfo_that_is_not_ready_takes_the_short_way_too(served: TeamS
     assert (await served.ask(f"/open/{NARINFO}")).status == 200
     requests = served.serving.answers
     found = requests.find(f"GET /open/{ABSENT}.narinfo HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    assert getattr(found, "target", None) == f"open/{ABSENT}.narinfo"
+    assert found is not None
+    _, asked = found
+    assert isinstance(asked, NarinfoRequest)
+    assert asked.target == f"open/{ABSENT}.narinfo"
     assert (await served.ask(f"/open/{ABSENT}.narinfo")).status == 404
 
 
