@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _configured(options: argparse.Namespace) -> list[Path]:
-    _, settings = load(options)
-    files = signing_keys.files_of(settings, signing_keys.service_of(os.environ))
+    file, settings = load(options)
+    files = signing_keys.files_of(settings, signing_keys.service_of(file, os.environ))
     if files is None:
         raise ConfigError(f"{signing_keys.OF_SERVICE}: only root sees which keys the service signs with")
     if not files:

@@ -9,6 +9,7 @@ from typing import Final
 
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.commands.user import describe, may
+from harmonia_py.config.file import SYSTEM_FILE
 from harmonia_py.config.key_files import CREDENTIALS, is_credential
 from harmonia_py.config.settings import Config
 from harmonia_py.config.upstream_tables import Upstream
@@ -17,6 +18,8 @@ from harmonia_py.nix.signing import PublicKey, SecretKey
 
 # systemd.exec(5), "Credentials": of the unit in systemd/ and of the module for NixOS.
 OF_SERVICE: Final = CREDENTIALS / "harmonia-py.service"
+# The second is that of the module for NixOS.
+_FILES_OF_SERVICE: Final = (SYSTEM_FILE, SYSTEM_FILE.with_name("harmonia.toml"))
 
 _NAME: Final = "signing key"
 _NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
@@ -47,9 +50,14 @@ class KeyFile:
     guarded: bool = False
 
 
-def service_of(environment: Mapping[str, str]) -> Path | None:
-    """The directory with the credentials of the service; None for a server whose state was given another place."""
-    return None if environment.get("STATE_DIRECTORY") else OF_SERVICE
+def service_of(file: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The directory with the credentials of the service; None where `file` is the configuration of another server.
+
+    Without a file root works on the service, and other users on a server of their own. A server whose state was given
+    another place is none of the service either.
+    """
+    is_of_service = os.geteuid() == 0 if file is None else Path(os.path.normpath(file.absolute())) in _FILES_OF_SERVICE
+    return OF_SERVICE if is_of_service and not environment.get("STATE_DIRECTORY") else None
 
 
 def files_of(config: Config, service: Path | None) -> list[Path] | None:

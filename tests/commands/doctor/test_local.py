@@ -28,6 +28,7 @@ from harmonia_py.commands.doctor.directories import file_system_of
 from harmonia_py.commands.doctor.finding import Check, Finding, findings_of, in_thread, shown
 from harmonia_py.commands.doctor.local import LocalView
 from harmonia_py.config.cache_table import Cache
+from harmonia_py.config.file import SYSTEM_FILE
 from harmonia_py.config.settings import Config
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart
@@ -256,6 +257,23 @@ class TestKeys:
         assert signing_keys.files_of(config(sign=False), service) == []
         view = LocalView(None, settings, {}, service)
         assert view.public_keys() == [SecretKey.parse(key.read_text()).public_key]
+
+    def test_the_credentials_of_the_service_are_those_of_its_configuration_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Beside a service with credentials `public-key -c own.toml` printed the key of the service, or refused."""
+        assert signing_keys.service_of(tmp_path / "own.toml", {}) is None
+        assert signing_keys.service_of(Path("settings.toml"), {}) is None
+        assert signing_keys.service_of(SYSTEM_FILE, {"STATE_DIRECTORY": str(tmp_path)}) is None
+        monkeypatch.chdir("/etc")
+        for file in (SYSTEM_FILE, Path("harmonia-py/settings.toml"), Path("harmonia-py/harmonia.toml")):
+            assert signing_keys.service_of(file, {}) == signing_keys.OF_SERVICE
+
+    @as_root
+    def test_without_a_file_root_alone_looks_at_the_service(self) -> None:
+        assert signing_keys.service_of(None, {}) == signing_keys.OF_SERVICE
+        with as_nobody():
+            assert signing_keys.service_of(None, {}) is None
 
     @as_root
     def test_credentials_that_we_may_not_see(self, open_path: Path) -> None:
