@@ -71,6 +71,16 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 
 
 @dataclass
+class Clock:
+    """The clock of the housekeeping and of packs, so many seconds later than it is."""
+
+    later: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.later
+
+
+@dataclass
 class World:
     """A mirror and its directory."""
 
@@ -81,6 +91,7 @@ class World:
     uses: LastUses
     metrics: Metrics
     packs: PackRoom
+    clock: Clock
     job: Callable[[], Deduplication]
     limits: Limits = field(default_factory=Limits)
     free_bytes: Callable[[], int] = lambda: 2**60
@@ -153,7 +164,7 @@ class World:
             generation=lambda: None,
             counters=EvictionCounters.on(self.metrics, "mirror"),
             packs=self.packs,
-            clock=lambda: time.time() + ahead,
+            clock=lambda: self.clock() + ahead,
         ).look()
 
     def files(self, kind: str) -> list[Path]:
@@ -205,10 +216,11 @@ async def mirrored(
         catalog = SqlCatalog(await SqliteDatabase.open(beside(directory, place) / CATALOG))
         stack.push_async_callback(catalog.aclose)
         assert keeping.chunking is not None
-        uses, packs = LastUses(catalog.objects), pack_room(catalog, keeping.chunking)
+        uses, clock = LastUses(catalog.objects), Clock()
+        packs = pack_room(catalog, keeping.chunking, clock=clock)
         job = partial(
             mirror_deduplication, catalog, keeping.chunking, packs,
             uses=uses, wanted=MirrorChunks(deduplicate, 0), metrics=metrics, name="mirror",
             clock=lambda: time.time() + _APART,
         )  # fmt: skip
-        yield World(directory, keeping, mirror, catalog, uses, metrics, packs, job)
+        yield World(directory, keeping, mirror, catalog, uses, metrics, packs, clock, job)

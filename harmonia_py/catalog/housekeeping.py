@@ -52,7 +52,7 @@ class PackedSize:
         sent: bytes of these files as they are sent, which the size of all files counts.
         packs: bytes of the packs that have the chunks.
         needed: bytes of the packs once those are written anew that have too much of what nothing needs.
-        leaving: bytes of packs that go within seconds, when no reader opens them any more.
+        leaving: bytes of packs that stay on the disk until no reader opens them any more, and until garbage is deleted.
     """
 
     sent: int = 0
@@ -73,6 +73,9 @@ class PacksOfDirectory(Protocol):
         Raises:
             StorageFull: there is no room for that.
         """
+
+    def note_deleted(self, now: Timestamp) -> None:
+        """Note that packs are deleted whose time had come by `now`: they are not leaving any more."""
 
 
 class Housekeeping:
@@ -141,6 +144,8 @@ class Housekeeping:
 
     async def _look(self) -> None:
         now, generation = Timestamp(int(self._clock())), self._generation()
+        # First: packs that were emptied at the last look are on the disk until this deletes them.
+        await self._empty_garbage()
         packed = await self._packs.size()
         has_collected = packed.packs == 0 or await self._collect_packs()
         if generation is None or generation != self._seen or packed.packs:
@@ -157,7 +162,12 @@ class Housekeeping:
                 break
             has_collected = await self._collect_packs()
         await self._collector.sweep(now)
+        await self._empty_garbage()
+
+    async def _empty_garbage(self) -> None:
+        now = Timestamp(int(self._clock()))
         await self._collector.empty_garbage(now)
+        self._packs.note_deleted(now)
 
     async def free_bytes(self) -> int:
         """The room that the file system has, and that it will have without what is not needed of packs."""
@@ -206,6 +216,6 @@ class Housekeeping:
             if removed.removed:
                 has_evicted = True
                 _log.info("evicted %d files, %d bytes", removed.removed, removed.removed_size)
-        await self._collector.empty_garbage(now)
+        await self._empty_garbage()
         await self._count()
         return has_evicted

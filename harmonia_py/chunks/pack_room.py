@@ -1,8 +1,8 @@
 """`PackRoom`: the room that chunks take in a directory which is held to limits."""
 
-import time
 from collections.abc import Callable
 
+from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.housekeeping import PackedSize
 from harmonia_py.chunks.pack_collector import PackCollector, PacksCollected
 from harmonia_py.chunks.work import ChunkWork
@@ -16,7 +16,7 @@ class PackRoom:
         collector: of the packs.
         used_share: a pack with a smaller share of used bytes is written anew by `collector`.
         grace_seconds: how long a pack stays after that.
-        clock: seconds that only grow.
+        now: the time as the catalog has it.
     """
 
     def __init__(
@@ -26,19 +26,18 @@ class PackRoom:
         *,
         used_share: float,
         grace_seconds: int,
-        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], Timestamp],
     ) -> None:
         self._work = work
         self._collector = collector
         self._used_share = used_share
         self._grace_seconds = grace_seconds
-        self._clock = clock
-        self._leaving: list[tuple[float, int]] = []
+        self._now = now
+        self._leaving: list[tuple[int, int]] = []
 
     async def size(self) -> PackedSize:
         """As in `PacksOfDirectory`."""
-        figures, now = await self._work.figures(), self._clock()
-        self._leaving = [(until, size) for until, size in self._leaving if until > now]
+        figures = await self._work.figures()
         return PackedSize(
             sent=figures.sent_size,
             packs=figures.pack_size,
@@ -50,5 +49,9 @@ class PackRoom:
         """As in `PacksOfDirectory`."""
         collected = await self._collector.run()
         if collected.removed_bytes:
-            self._leaving.append((self._clock() + self._grace_seconds, collected.removed_bytes))
+            self._leaving.append((self._now() + self._grace_seconds, collected.removed_bytes))
         return collected
+
+    def note_deleted(self, now: Timestamp) -> None:
+        """As in `PacksOfDirectory`."""
+        self._leaving = [(until, size) for until, size in self._leaving if until > now]

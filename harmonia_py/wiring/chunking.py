@@ -104,7 +104,13 @@ class Chunking:
         blob = await self._blobs.open(BlobKey(key))
         return None if blob is None else blob.download(key)
 
-    def pack_collector(self, *, used_share: float = USED_SHARE, grace_seconds: int = GRACE_SECONDS) -> PackCollector:
+    def pack_collector(
+        self,
+        *,
+        used_share: float = USED_SHARE,
+        grace_seconds: int = GRACE_SECONDS,
+        now: Callable[[], Timestamp] | None = None,
+    ) -> PackCollector:
         """The collector of packs, with its settings."""
         return PackCollector(
             self._chunks,
@@ -113,7 +119,7 @@ class Chunking:
             note_lost=self._note_lost,
             read=read_slice,
             threads=self._threads,
-            now=self._now,
+            now=now or self._now,
             used_share=used_share,
             grace_seconds=grace_seconds,
         )

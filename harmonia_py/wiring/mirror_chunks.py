@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harmonia_py.catalog.caches import MIRROR, CacheSettings
+from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
@@ -20,10 +20,20 @@ _USED_SHARE: Final = 0.75
 _GRACE_SECONDS: Final = 10
 
 
-def pack_room(catalog: SqlCatalog, chunking: Chunking) -> PackRoom:
-    """The room that chunks take in a directory."""
-    collector = chunking.pack_collector(used_share=_USED_SHARE, grace_seconds=_GRACE_SECONDS)
-    return PackRoom(catalog.chunk_work, collector, used_share=_USED_SHARE, grace_seconds=_GRACE_SECONDS)
+def pack_room(catalog: SqlCatalog, chunking: Chunking, *, clock: Callable[[], float] = time.time) -> PackRoom:
+    """The room that chunks take in a directory.
+
+    Args:
+        catalog: of the directory.
+        chunking: of its files.
+        clock: seconds since the epoch.
+    """
+
+    def now() -> Timestamp:
+        return Timestamp(int(clock()))
+
+    collector = chunking.pack_collector(used_share=_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
+    return PackRoom(catalog.chunk_work, collector, used_share=_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
 
 
 @dataclass(frozen=True, slots=True)
