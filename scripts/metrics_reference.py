@@ -15,8 +15,11 @@ FILE: Final = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 _HEAD: Final = """\
 # Metrics
 
-What `/metrics` has, for all worker processes together. Every series is there from the start, with 0; those of upstreams
-and of the mirror when the configuration names an upstream, and durations from the first request of their kind on.
+What `/metrics` has, for all worker processes together. Series are there from the start, with 0, but for these: those of
+upstreams and of the mirror come when the configuration names an upstream; durations of requests, and requests with a
+status that is unusual for their route, with the first request of their kind; those of a cache that is pushed to with
+the next pass of the collector, which runs at the start and every minute on one of the servers that share a catalog, or
+when the cache is first used.
 Counters survive workers and begin again with the server.
 `path` is the name of a route, or `other`; `method` is `GET`, `HEAD` or `other`.
 

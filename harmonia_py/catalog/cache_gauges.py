@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import KeptByCaches
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.metrics.cache_labels import OTHERS
@@ -21,10 +22,14 @@ class CacheGauges:
         self._shown: set[tuple[Family, str]] = set()
 
     def show(self, kept: KeptByCaches) -> None:
-        """Set them."""
+        """Set them, and enter the counters of the use of these caches.
+
+        Prometheus takes the first value that it sees of a counter for no increase: it has to see the zero.
+        """
         values: Counter[tuple[Family, str]] = Counter()
         for cache in kept.oldest:
             label = self._metrics.cache_labels.label(cache.name)
+            CacheUsage.on(self._metrics, label)
             values[CACHES_KEPT_PATHS, label] += cache.paths
             values[CACHES_KEPT_BYTES, label] += cache.size
             if cache.max_size is not None and label != OTHERS:
