@@ -1,14 +1,15 @@
 """Every log and listing that is kept in a file is read again in each period, as NARs are (`scrub`).
 
 They are read in the order of their names, a few at a time, and the catalog knows how far that has come, so a restart
-goes on where it was. A document that is lost is forgotten: its clients are told that there is none, which is right for
-each of them, and the next one that is pushed or fetched takes its place.
+goes on where it was. A document whose bytes were read and are wrong is forgotten: its clients are told that there is
+none, which is right for each of them, and the next one that is pushed or fetched takes its place. One that is missing
+keeps its row and is counted, for a volume or a bucket may come back with all of them; `fsck --repair` forgets those.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
@@ -16,8 +17,9 @@ from harmonia_py.catalog.document_checks import DocumentChecks
 from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.fsck import Digests, fault_of
+from harmonia_py.contents.fsck import MISSING, Digests, fault_of
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class DocumentScrub:
         self._period = period
         self._discard = discard
         self._clock = clock
+        self._missing = RareWarning(_log)
 
     async def run(self) -> None:
         """Read documents, until the caller cancels it."""
@@ -95,12 +98,12 @@ class DocumentScrub:
             return min(_LOOK_SECONDS, self._period)
         seconds_each = self._period / (_HASTE * max(1, await self._checks.count()))
         some = due[: max(1, int(_TOGETHER_SECONDS / seconds_each))]
-        for one in some:
-            await self._check(one)
+        await self._tell([one for one in some if await self._check(one) == MISSING])
         await self._checks.passed(some[-1])
         return max(0.0, len(some) * seconds_each - (time.monotonic() - began))
 
-    async def _check(self, one: CacheDocument) -> None:
+    async def _check(self, one: CacheDocument) -> str | None:
+        """Read a document, and forget it when it is wrong; returns its fault in words, None when it is right."""
         assert one.document.blob_key is not None
         key = BlobKey(one.document.blob_key)
         self._counters.files.add()
@@ -109,9 +112,26 @@ class DocumentScrub:
         for _ in range(2):
             fault = fault_of(None, one.document.size, await self._digests.digest(key, rate=_RATE))
             if fault is None:
-                return
+                return None
         assert fault is not None
+        if fault == MISSING:
+            return fault
         if await self._checks.drop(one, fault, now=Timestamp(int(self._clock()))):
             await self._discard(key)
             self._counters.faults.add()
             _log.error("%s: %s; it is not shown until it is pushed or fetched again", key, fault)
+        return fault
+
+    async def _tell(self, missing: Collection[CacheDocument]) -> None:
+        """Count the documents that are missing and that the catalog still has, and say so once a minute at most."""
+        if not missing:
+            return
+        due = await self._checks.due(_BATCH)
+        lost = [one for one in due if one in missing]
+        if lost:
+            self._counters.faults.add(len(lost))
+            self._missing.say(
+                "logs or listings are missing, %s among them; they are served when they are there again, and "
+                "harmonia-py fsck --repair forgets those that stay away",
+                lost[0].document.blob_key,
+            )

@@ -13,10 +13,17 @@ from harmonia_py.nix.store_path import HashPart
 
 @dataclass(frozen=True, slots=True)
 class CacheDocument:
-    """A document of a cache whose bytes are in a blob."""
+    """A document of a cache whose bytes are in a blob.
+
+    Attributes:
+        cache: that has it.
+        document: its name, size and key.
+        received: when it came; another one of this name came at another time.
+    """
 
     cache: CacheId
     document: Document
+    received: Timestamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from harmonia_py.database.transaction import Database, Row, Topic, Transaction, 
 
 _COUNT: Final = "select count(*) from documents where blob_key is not null"
 _FOLLOWING: Final = """
-    select cache_id, kind, name, size, blob_key from documents
+    select cache_id, kind, name, size, blob_key, received_s from documents
     where blob_key is not null and (cache_id, kind, name) > ($1, $2, $3) order by cache_id, kind, name limit $4
 """
 _DROP: Final = """
-    delete from documents where cache_id = $1 and kind = $2 and name = $3 and blob_key = $4 and size = $5
+    delete from documents
+    where cache_id = $1 and kind = $2 and name = $3 and blob_key = $4 and size = $5 and received_s = $6
     returning blob_key
 """
 _NOTE: Final = """
@@ -64,7 +65,7 @@ class SqlDocumentChecks:
         one = document.document
 
         def drop() -> Transaction[bool]:
-            if not (yield from ask(_DROP, *key_of(document), one.blob_key, one.size)):
+            if not (yield from ask(_DROP, *key_of(document), one.blob_key, one.size, document.received)):
                 return False
             detail = json.dumps({"reason": reason})
             yield from ask(_NOTE, document.cache, now * _NANOSECONDS, one.blob_key, detail)
@@ -85,5 +86,6 @@ def key_of(document: CacheDocument) -> tuple[int, str, str]:
 
 
 def _document(row: Row) -> CacheDocument:
-    cache, kind, name, size, blob_key = row
-    return CacheDocument(CacheId(cache), Document(kind=DocumentKind(kind), name=name, size=size, blob_key=blob_key))
+    cache, kind, name, size, blob_key, received = row
+    document = Document(kind=DocumentKind(kind), name=name, size=size, blob_key=blob_key)
+    return CacheDocument(CacheId(cache), document, Timestamp(received))

@@ -10,10 +10,12 @@ from pushed_paths import PATH, STORE, pushed
 from pushing import pushed_to
 from trees import File, Folder
 
+from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.document_scrub import DocumentScrub
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.fsck import Digest
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.findings import MAX_INLINE_LISTING
@@ -105,15 +107,46 @@ async def test_a_log_that_has_rotten_is_forgotten_and_taken_when_it_is_pushed_ag
     assert (await kept(house), reading.counters.faults.value) == (set(_NAMES), 1)
 
 
-@pytest.mark.parametrize("size", [0, 5])
-async def test_a_log_that_is_missing_or_cut_is_found(house: House, reading: Reading, size: int) -> None:
-    path = house.server.directory / f"team/{log('zlib')}"
-    if size:
-        os.truncate(path, size)
-    else:
-        path.unlink()
+async def test_logs_that_are_only_out_of_reach_are_there_again_with_their_volume(
+    house: House, reading: Reading, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the volume was not mounted, each log whose turn came was forgotten, and its file became garbage."""
+    logs = house.server.directory / "team/log"
+    elsewhere = house.server.directory.parent / "elsewhere"
+    logs.rename(elsewhere)
     await reading.whole_round()
-    assert await kept(house) == {"bash", "curl"}
+    assert (reading.counters.faults.value, reading.discarded) == (3, [])
+    assert await kept(house) == set(_NAMES)
+    said = [one.getMessage() for one in caplog.records if "missing" in one.getMessage()]
+    assert [one for one in said if "fsck --repair" in one and log("bash") in one] == said
+    assert len(said) == 1, "a line for each document fills the log"
+    elsewhere.rename(logs)
+    await reading.whole_round()
+    assert reading.counters.faults.value == 3
+
+
+async def test_a_log_that_was_cut_is_counted_and_left(house: House, reading: Reading) -> None:
+    os.truncate(house.server.directory / f"team/{log('zlib')}", 5)
+    await reading.whole_round()
+    assert (reading.counters.faults.value, await kept(house)) == (1, set(_NAMES))
+
+
+async def test_a_log_that_was_collected_while_its_turn_came_is_no_fault(house: House, reading: Reading) -> None:
+    path = house.server.directory / f"team/{log('bash')}"
+    checks = house.server.catalog.document_checks
+    [one, *_] = await checks.due(1)
+
+    class Collecting(DiskDigests):
+        async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
+            if key == one.document.blob_key and path.exists():
+                await checks.drop(one, "it goes", now=house.server.node.now())
+                path.unlink()
+            return await super().digest(key, rate=rate)
+
+    async with Collecting(house.server.directory) as digests:
+        collected = Reading(house, digests)
+        await collected.whole_round()
+    assert (collected.counters.faults.value, await kept(house)) == (0, {"curl", "zlib"})
 
 
 async def test_a_document_that_was_kept_without_a_hash_is_held_against_its_size(house: House, reading: Reading) -> None:
@@ -161,6 +194,17 @@ async def test_a_document_that_came_again_meanwhile_is_not_forgotten(house: Hous
     assert await checks.drop(one, "it is wrong", now=house.server.node.now())
     assert not await checks.drop(one, "it is wrong", now=house.server.node.now())
     assert (await house.server.put(f"/{log('bash')}", b"bash was built, and it is another log\n")).status == 200
+    assert not await checks.drop(one, "it is wrong", now=house.server.node.now())
+    assert await kept(house) == set(_NAMES)
+
+
+async def test_a_document_of_the_same_size_that_came_again_meanwhile_is_not_forgotten(house: House) -> None:
+    """A log that was pushed again between the second look and the removal was deleted, when it was as long."""
+    checks = house.server.catalog.document_checks
+    [one, *_] = await checks.due(1)
+    assert await checks.drop(one, "it is wrong", now=house.server.node.now())
+    later = Timestamp(house.server.node.now() + 2)
+    await house.server.catalog.uploads.attach(one.cache, None, one.document, [derivation("bash").hash_part], now=later)
     assert not await checks.drop(one, "it is wrong", now=house.server.node.now())
     assert await kept(house) == set(_NAMES)
 
