@@ -14,10 +14,11 @@ from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.rooms import REPLACEABLE
-from harmonia_py.errors import StorageError, StorageFull
+from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
 from harmonia_py.metrics.counters import Counters, counted, gauged
+from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class PacksOfDirectory(Protocol):
         """Have packs go of which nothing is needed, and write at most one anew.
 
         Raises:
-            StorageFull: there is no room for that.
+            StorageError: there is no room for that, or a pack cannot be read.
         """
 
     def note_deleted(self, now: Timestamp) -> None:
@@ -118,6 +119,7 @@ class Housekeeping:
         self._counters = counters
         self._packs = packs
         self._clock = clock
+        self._warning = RareWarning(_log)
         self._size = 0
         self._seen: int | None = None
 
@@ -175,7 +177,7 @@ class Housekeeping:
         return await self._free_bytes() + packed.packs - packed.needed + packed.leaving
 
     async def _too_much(self, packed: PackedSize, *, has_collected: bool) -> int:
-        """How many bytes must go. Packs that cannot be written anew, for want of room, count with all they have."""
+        """How many bytes must go. Packs count with all they have where they cannot be written anew."""
         free = await self._free_bytes()
         taken = packed.packs
         if has_collected:
@@ -189,11 +191,13 @@ class Housekeeping:
         return packed.packs > packed.needed and excess(taken, self._limits, free) > 0
 
     async def _collect_packs(self) -> bool:
-        """Collect packs; returns whether there was room for that."""
+        """Collect packs; returns False when there was no room for that, or a pack cannot be read."""
         try:
             await self._packs.collect()
-        except StorageFull as error:
-            _log.warning("cannot write packs anew: %s", error)
+        except StorageError as error:
+            self._warning.say("cannot write packs anew: %s", error)
+            # Packs of which nothing is needed have gone before that, and are not counted as leaving.
+            await self._empty_garbage()
             return False
         return True
 

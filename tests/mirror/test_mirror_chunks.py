@@ -346,6 +346,25 @@ class TestLimits:
             await world.forget_grace()
             assert world.disk().total() == 0
 
+    async def test_a_pack_that_cannot_be_opened_keeps_nothing_from_being_evicted_and_deleted(
+        self, upstream: FaultUpstream, tmp_path: Path
+    ) -> None:
+        """Each look ended when such a pack was to be written anew, before the eviction: the disk filled up."""
+        builds = [build(number, seed=number) for number in range(4)]
+        upstream.serve(*builds)
+        async with mirrored(upstream.url, tmp_path) as world:
+            await kept_as_chunks(world, *builds)
+            for pack in world.files("packs"):
+                pack.unlink()
+                pack.symlink_to(pack)
+            world.limits = Limits(max_size=2 * len(builds[0].file))
+            await world.look()
+            world.limits = Limits(max_size=1)
+            await world.look()
+            await world.look()
+            assert world.disk().total() == 0
+            assert world.files("packs") == []
+
     async def test_a_switch_back_to_files_leaves_what_is_in_chunks_and_collects_it(
         self, upstream: FaultUpstream, tmp_path: Path
     ) -> None:
