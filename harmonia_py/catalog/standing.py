@@ -40,7 +40,7 @@ class Standing:
         keepers: what keeps the path itself, when it is published: pins, pushes under way, paths that reference it.
         referrers: those of these paths that readers see, by name, up to a hundred.
         reason: the shortest reason for which it is kept, when it is published; None when there is none.
-        chain: the paths of `reason`, each referencing the next, down to this one.
+        chain: the paths of `reason`, each referencing the next, down to this one; for readers those that they see.
         is_known: False when more paths lead to it than the search looks at, and none of them was a reason.
     """
 
@@ -97,12 +97,14 @@ class Standings:
         objects: of all caches.
         index: of the same objects.
         most: paths that a search looks at.
+        names_hidden: whether `chain` names paths that readers do not see as well: for who runs the server.
     """
 
-    def __init__(self, objects: Objects, index: ObjectIndex, *, most: int) -> None:
+    def __init__(self, objects: Objects, index: ObjectIndex, *, most: int, names_hidden: bool = False) -> None:
         self._objects = objects
         self._index = index
         self._most = most
+        self._names_hidden = names_hidden
 
     async def find(self, cache: CacheRow, hash_part: HashPart, *, now: Timestamp) -> Standing | None:
         """The standing of a path; None when it was not pushed to the cache. This is no use of the path.
@@ -139,7 +141,8 @@ class Standings:
             is_known = looked_at <= self._most
             if is_known:
                 keepers = await self._keepers(cache.id, level, now)
-        names = {} if reason is None else await self._index.paths(cache.id, reason.path)
+        chain = () if reason is None else reason.path
+        names = await self._index.paths(cache.id, chain, shown=not self._names_hidden)
         its_own = own.get(path.hash_part)
         return Standing(
             cache=cache,
@@ -149,7 +152,7 @@ class Standings:
             keepers=its_own,
             referrers=() if its_own is None else await self._names(cache.id, its_own.referrers),
             reason=reason,
-            chain=() if reason is None else tuple(names[one] for one in reason.path if one in names),
+            chain=tuple(names[one] for one in chain if one in names),
             is_known=is_known,
         )
 

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             caches: Sequence[CacheRow] = [await found_cache(catalog, any_cache(options.cache))]
         else:
             caches = await all_of(catalog.caches.page, lambda row: row.name)
-        standings = Standings(catalog.objects, catalog.objects, most=_MOST)
+        standings = Standings(catalog.objects, catalog.objects, most=_MOST, names_hidden=True)
         told = [await standings.find(cache, hash_part, now=now()) for cache in caches]
         return [standing for standing in told if standing is not None]
 

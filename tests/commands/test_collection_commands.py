@@ -149,6 +149,15 @@ def test_a_path_is_kept_by_the_nearest_reason(house: House) -> None:
     assert (told["by"], told["chain"]) == ("use", [store_path("tool"), store_path("libc")])
 
 
+def test_the_operator_learns_of_a_path_that_is_hidden_and_keeps_another(house: House) -> None:
+    house.publish(*REFERENCES, ago=2 * MONTH)
+    house.machine.do("pin", "set", "team", "release", store_path("app"))
+    at = Timestamp(int(time.time()))
+    house.in_catalog(lambda catalog, _: catalog.nars.quarantine(nar_file("curl").file_hash, "gone", now=at))
+    [told] = house.machine.lines("why-kept", store_path("libc"), "--json")
+    assert (told["name"], told["chain"]) == ("release", [store_path("app"), store_path("curl"), store_path("libc")])
+
+
 def test_what_is_on_its_way_in_or_out_is_said_to_be(house: House) -> None:
     house.publish("app", ago=0)
     assert f"waits for {store_path('curl').hash_part}" in house.machine.do("why-kept", store_path("app"))

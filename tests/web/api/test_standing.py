@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from catalogs import publication, store_path
+from catalogs import nar_file, publication, store_path
 from plain_store import Site
 from pushed_paths import STORE
 from pushing import TEAM, PushServer, pushed_to
@@ -135,6 +135,19 @@ async def test_a_path_that_waits_is_no_named_referrer(house: House) -> None:
     await house.publish(days_ago=1)
     await house.catalog.objects.publish(publication(house.team, "secret", ["libc", "later"]), now=house.now)
     assert (await house.told(LIBC))["referrers"] == [APP]
+
+
+async def test_a_referrer_that_is_hidden_for_a_lost_file_is_not_named_by_what_it_keeps(house: House) -> None:
+    """The chain from the pin down to a path named paths that readers do not see: those whose file is quarantined."""
+    await house.publish(days_ago=40)
+    await house.catalog.pins.set(house.team, PinName("release"), APP, set_by="tests", now=house.now)
+    await house.catalog.nars.quarantine(nar_file("app").file_hash, "gone", now=house.now)
+    assert [await house.status(APP, token) for token in ("reader", "pusher")] == [404, 200]
+    fields = await house.told(LIBC)
+    assert (fields["by"], fields["chain"], fields["referrers"]) == ("pin", [LIBC], [])
+    page = await house.page(LIBC)
+    assert 'the pin <a href="../pin/release">release</a>' in page
+    assert APP not in page + json.dumps(fields)
 
 
 async def test_a_private_cache_tells_nothing_to_a_client_that_may_not_read_it(house: House) -> None:
