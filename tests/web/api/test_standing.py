@@ -98,7 +98,7 @@ async def test_the_last_use_keeps_a_path_for_so_long(house: House) -> None:
 async def test_a_path_that_nothing_keeps_is_kept_by_a_look_at_its_page(house: House) -> None:
     await house.publish(days_ago=40)
     assert (await house.told(APP))["by"] is None
-    assert "nothing but this look at its page, which is a use" in await house.page(APP)
+    assert "nothing kept it; opening this page counts as a use" in await house.page(APP)
 
 
 async def test_the_api_tells_when_a_condemned_path_goes_and_does_not_revive_it(house: House) -> None:
