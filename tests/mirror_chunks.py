@@ -189,6 +189,7 @@ async def mirrored(
     deduplicate: str = CHUNKS,
     recode: bool = False,
     offline: bool = False,
+    negative_ttl: float = 0.0,
     bucket: S3Double | None = None,
     **more: Any,
 ) -> AsyncIterator[World]:
@@ -208,7 +209,7 @@ async def mirrored(
             [await stack.enter_async_context(client)], budget=2.0, on_unknown=OnUnknown("auto"), offline=offline
         )
         mirror = Mirror(
-            upstreams, keeping.intake, keeping.kept, STORE_DIR, MirrorSettings(negative_ttl=0.0, **more),
+            upstreams, keeping.intake, keeping.kept, STORE_DIR, MirrorSettings(negative_ttl=negative_ttl, **more),
             recode_reader=read_slice if recode else None,
         )  # fmt: skip
         await stack.enter_async_context(mirror)

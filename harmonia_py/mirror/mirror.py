@@ -205,8 +205,7 @@ class Mirror:
         known = await self._kept.find(key_of(url))
         download = await self._made(known)
         if download is None:
-            # It may have become chunks since it was looked up.
-            download = await self._whole(url, known, asker) or await self._made(await self._kept.find(key_of(url)))
+            download = await self._whole(url, known, asker) or await self._made_since(url, known)
         if download is None or not asker.begins:
             return download
         try:
@@ -222,6 +221,14 @@ class Mirror:
         if made is not None:
             self.counters.hits.add()
         return made
+
+    async def _made_since(self, url: NarUrl, known: KeptFacts) -> Download | None:
+        """The file if it has become chunks since it was looked up."""
+        found = await self._kept.find(key_of(url))
+        if found.recipe is not None and found.recipe != known.recipe:
+            # No upstream was asked for it: it is not absent when its chunks are gone.
+            self.index.forget_absent(known.key or key_of(url))
+        return await self._made(found)
 
     async def _whole(self, url: NarUrl, known: KeptFacts, asker: Asker) -> Download | None:
         key, is_new = key_of(url), False

@@ -218,6 +218,10 @@ class NarinfoIndex:
         """Remember for a while that no upstream has a path, by its hash part, or another thing, by a key of its own."""
         self._absent.add(key, self._negative_ttl)
 
+    def forget_absent(self, key: str) -> None:
+        """Forget what `note_absent` was told."""
+        self._absent.pop(key, None)
+
     def is_absent(self, key: str) -> bool:
         """Whether `note_absent` was told so a moment ago."""
         return self._absent.holds(key)

@@ -187,10 +187,13 @@ async def test_while_the_catalog_fails_a_nar_in_chunks_is_fetched_again(
 async def test_a_nar_that_becomes_chunks_while_it_is_asked_for_is_not_fetched_again(
     upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look into the catalog and the opening of the file, that had gone: the upstream was asked for it."""
+    """Between the look into the catalog and the opening of the file, that had gone: the upstream was asked for it.
+
+    Later it counted as absent, so a NAR whose recipe was lost was not to be had although the upstream had it.
+    """
     one = build(1)
     upstream.serve(one)
-    async with mirrored(upstream.url, tmp_path) as world:
+    async with mirrored(upstream.url, tmp_path, negative_ttl=3600.0) as world:
         await world.fetch(one)
         upstream.answers.clear()
         open_whole = world.keeping.intake.open
@@ -202,6 +205,10 @@ async def test_a_nar_that_becomes_chunks_while_it_is_asked_for_is_not_fetched_ag
             return await open_whole(*arguments, **named)
 
         monkeypatch.setattr(world.keeping.intake, "open", late)
+        assert await world.fetch(one) == one.nar
+        upstream.serve(one)
+        for recipe in world.files("recipes"):
+            recipe.unlink()
         assert await world.fetch(one) == one.nar
 
 
