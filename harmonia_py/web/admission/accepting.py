@@ -10,6 +10,7 @@ closes an idle connection of that client, or else refuses the new one.
 import asyncio
 import errno
 import logging
+import select
 import socket
 import ssl
 import struct
@@ -101,7 +102,7 @@ class Acceptor:
         # While it leaves a connection to another worker.
         self._leaves: asyncio.TimerHandle | None = None
         self._leaving_to_others = Leaving(load, self._loop.time)
-        # What other workers had taken when this one last decided about a connection.
+        # What other workers had taken when this one began to leave a connection to them.
         self._taken_by_others = load.taken_by_others()
         self._warning = RareWarning(_log)
         self._protocol: Callable[[], asyncio.Protocol]
@@ -178,11 +179,16 @@ class Acceptor:
 
     def _accept(self, sock: socket.socket) -> None:
         """Take one connection, unless it is left to another worker for a moment."""
-        if self._leaving_to_others.is_due():
+        if not self._leaving_to_others.is_due():
+            self._take(sock)
+            return
+        self._taken_by_others = self._load.taken_by_others()
+        if _has_waiting(sock):
             self._pause()
             self._leaves = self._loop.call_later(_LEAVES_SECONDS, self._left, sock)
         else:
-            self._take(sock)
+            # All workers are told of a connection: another one has taken it already.
+            self._leaving_to_others.note(is_taken=True)
 
     def _take(self, sock: socket.socket) -> None:
         """Take one connection. For the next one the loop calls again, and meanwhile another worker may take it."""
@@ -191,7 +197,6 @@ class Acceptor:
             if not self._accept_one(sock):
                 break
         self._note_load()
-        self._taken_by_others = self._load.taken_by_others()
 
     def _accept_one(self, sock: socket.socket) -> bool:
         """Accept one connection; whether it was refused or put off, so that the next may be looked at."""
@@ -274,8 +279,7 @@ class Acceptor:
         self._leaves = None
         self._resume()
         if self._accepting:
-            before, self._taken_by_others = self._taken_by_others, self._load.taken_by_others()
-            is_taken = self._taken_by_others != before
+            is_taken = self._load.taken_by_others() != self._taken_by_others
             self._leaving_to_others.note(is_taken=is_taken)
             if not is_taken or not self._leaving_to_others.is_due():
                 self._take(sock)
@@ -319,3 +323,10 @@ class Acceptor:
             _log.error("a connection was not opened", exc_info=task.exception())
         self._note_load()  # until now it was counted twice: open, and on its way
         self._resume()
+
+
+def _has_waiting(sock: socket.socket) -> bool:
+    """Whether a connection waits there."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -77,26 +77,27 @@ async def test_a_connection_that_comes_after_another_one_was_left_is_left_as_wel
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the end of its moment a worker took what waited then: not the connection that it had left, but the next."""
-    late: list[socket.socket] = []
+    left: list[socket.socket] = []
     real = accepting.Acceptor._left
-
-    def left(self: accepting.Acceptor, sock: socket.socket) -> None:
-        if not late:
-            late.append(socket.create_connection(listener.getsockname()))
-        real(self, sock)
-
-    monkeypatch.setattr(accepting.Acceptor, "_left", left)
     board = Board(2)
-    one, two = board.claim(0), board.claim(1)
+    other, ours = board.claim(1).load, board.claim(0)
+    other.accepts(0)
     with listener, ExitStack() as stack:
-        async with worker(listener, one), clients(listener) as ask:
-            await ask(8)
-            async with worker(listener, two), clients(listener) as ask_more:
-                await ask_more(1)
-                await eventually(lambda: late)
-                stack.enter_context(late[0])
-                await eventually(lambda: one.load.connections + two.load.connections == 10)
-                assert (one.load.connections, two.load.connections) == (8, 2)
+
+        def left_by_ours(self: accepting.Acceptor, sock: socket.socket) -> None:
+            left.append(sock)
+            if len(left) == 1:
+                stack.enter_context(sock.accept()[0])
+                other.takes_one()
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+            real(self, sock)
+
+        async with worker(listener, ours), clients(listener) as ask:
+            await ask(1)
+            monkeypatch.setattr(accepting.Acceptor, "_left", left_by_ours)
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+            await eventually(lambda: ours.load.connections == 2)
+            assert len(left) == 2
 
 
 async def test_a_connection_that_no_other_worker_takes_is_taken_all_the_same(listener: socket.socket) -> None:
@@ -131,6 +132,53 @@ async def test_few_connections_wait_for_a_worker_that_takes_none(
             await ask(20)
             assert ours.load.connections == 20
             assert len(left) == 8
+
+
+async def test_what_other_workers_took_before_a_connection_came_says_nothing_about_it(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first connection after a pause was left twice: what others had taken meanwhile counted as that one."""
+    left: list[socket.socket] = []
+    real = accepting.Acceptor._left
+
+    def note(self: accepting.Acceptor, sock: socket.socket) -> None:
+        left.append(sock)
+        real(self, sock)
+
+    monkeypatch.setattr(accepting.Acceptor, "_left", note)
+    board = Board(2)
+    other, ours = board.claim(1).load, board.claim(0)
+    other.accepts(0)
+    with listener:
+        async with worker(listener, ours), clients(listener) as ask:
+            await ask(1)
+            other.takes_one()
+            await ask(1)
+            assert (ours.load.connections, len(left)) == (2, 1)
+
+
+async def test_a_connection_that_was_taken_before_a_worker_looked_was_not_left_in_vain(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every worker is told of a connection, and a busy one looks when another has taken it."""
+    told: list[tuple[accepting.Acceptor, socket.socket]] = []
+    real = accepting.Acceptor._accept
+
+    def accept(self: accepting.Acceptor, sock: socket.socket) -> None:
+        told.append((self, sock))
+        real(self, sock)
+
+    monkeypatch.setattr(accepting.Acceptor, "_accept", accept)
+    board = Board(2)
+    board.claim(1).load.accepts(0)
+    with listener:
+        async with worker(listener, board.claim(0)), clients(listener) as ask:
+            await ask(1)
+            acceptor, sock = told[0]
+            for _ in range(leaving._IN_VAIN):
+                real(acceptor, sock)
+                await eventually(lambda: acceptor._leaves is None)
+            assert acceptor._leaving_to_others.is_due()
 
 
 def test_a_worker_that_takes_none_is_left_one_again_after_a_pause_and_one_that_takes_them_each() -> None:
