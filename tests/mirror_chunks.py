@@ -26,6 +26,7 @@ from s3_double import S3Double
 from trees import nar
 
 from harmonia_py.catalog.caches import CHUNKS
+from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.housekeeping import EvictionCounters, Housekeeping
 from harmonia_py.catalog.last_uses import LastUses
@@ -148,24 +149,28 @@ class World:
         await self.look(ahead=60.0)
 
     async def look(self, *, ahead: float = 0.0) -> None:
+        await self.housekeeping(self.catalog.database.collecting, ahead=ahead).look()
+
+    def housekeeping(self, collecting: Collecting, *, ahead: float = 0.0) -> Housekeeping:
+        """The housekeeping of the directory, which looks when `collecting` says so."""
         blobs = self.keeping.intake.storage.blobs
         assert blobs is not None
 
         async def free() -> int:
             return self.free_bytes()
 
-        await Housekeeping(
+        return Housekeeping(
             Collector(self.catalog.collection, self.catalog.garbage, lambda keys: delete_all(blobs, keys)),
             self.catalog.objects,
             self.uses,
             self.limits,
-            collecting=self.catalog.database.collecting,
+            collecting=collecting,
             free_bytes=free,
             generation=lambda: None,
             counters=EvictionCounters.on(self.metrics, "mirror"),
             packs=self.packs,
             clock=lambda: self.clock() + ahead,
-        ).look()
+        )
 
     def files(self, kind: str) -> list[Path]:
         """The files of what is kept, of the kind "packs" or "recipes"."""

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 # Free space is cheap to ask for. Other programs fill the disk as well.
 _CHECK_SECONDS: Final = 10.0
+# A pass of the job that makes chunks takes as long, and the pause between two passes may be a second.
+_WAIT_SECONDS: Final = 15.0
 # What goes frees few bytes where many paths share chunks, so room is made in rounds. The next look goes on.
 _ROUNDS: Final = 8
 
@@ -127,20 +129,23 @@ class Housekeeping:
         """Look every ten seconds, until the caller cancels it."""
         while True:
             try:
-                await self.look()
+                await self.look(_WAIT_SECONDS)
             except StorageError as error:
                 _log.warning("cannot evict: %s", error)
             await asyncio.sleep(_CHECK_SECONDS)
 
-    async def look(self) -> None:
+    async def look(self, wait_seconds: float = 0.0) -> None:
         """Count, when something has changed, and make room when there is not enough; delete what is garbage.
 
-        Nothing is done while another process is at it.
+        Nothing is done when another process collects for longer than `wait_seconds`.
+
+        Args:
+            wait_seconds: how long to wait for another process that collects.
 
         Raises:
             StorageError: the catalog or the file system cannot tell.
         """
-        async with self._collecting(0.0) as is_ours:
+        async with self._collecting(wait_seconds) as is_ours:
             if is_ours:
                 await self._look()
 

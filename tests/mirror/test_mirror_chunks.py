@@ -1,6 +1,8 @@
 """What a mirror keeps, as chunks: served as before, had again when something is lost, held to the limits."""
 
+import asyncio
 import shutil
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from blob_readers import read_all
 from chunking import nar_of
 from fault_upstream import OTHER_KEY, STORE_DIR, FaultUpstream, Package
-from mirror_chunks import World, build, mirrored
+from mirror_chunks import World, build, mirrored, until
 from mirrors import fetch, fetch_kept, settle
 from nar_source import FileNar
 from s3_double import S3Double
@@ -371,6 +373,33 @@ class TestLimits:
             await world.look()
             assert world.disk().total() == 0
             assert world.files("packs") == []
+
+    async def test_eviction_waits_for_the_job_that_makes_chunks(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        """It looked for a moment every ten seconds, while the job was at it nearly all the time: the disk filled up."""
+        one = build(1)
+        upstream.serve(one)
+        async with mirrored(upstream.url, tmp_path) as world:
+            await world.fetch(one)
+            world.limits = Limits(max_size=1)
+            collecting, looks = world.catalog.database.collecting, asyncio.Queue[None]()
+
+            def noted(wait_seconds: float) -> AbstractAsyncContextManager[bool]:
+                looks.put_nowait(None)
+                return collecting(wait_seconds)
+
+            async with collecting():
+                housekeeping = asyncio.create_task(world.housekeeping(noted).run())
+                await looks.get()
+            try:
+
+                async def is_evicted() -> bool:
+                    return world.disk().total() == 0
+
+                await until(is_evicted)
+                assert looks.empty()
+            finally:
+                housekeeping.cancel()
+                await asyncio.wait([housekeeping])
 
     async def test_a_switch_back_to_files_leaves_what_is_in_chunks_and_collects_it(
         self, upstream: FaultUpstream, tmp_path: Path
