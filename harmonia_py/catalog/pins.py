@@ -98,9 +98,10 @@ class PinRevision:
         """The hash part of the path."""
         return self.path.hash_part
 
-    def to_json(self) -> Mapping[str, Any]:
-        """The revision as JSON."""
-        return {"revision": self.revision, "path": self.path, "set": iso(self.set_at), "set_by": self.set_by}
+    def to_json(self, *, tells_who: bool = True) -> Mapping[str, Any]:
+        """The revision as JSON; without `tells_who` `set_by` is null, for it is the name of a token or a user."""
+        set_by = self.set_by if tells_who else None
+        return {"revision": self.revision, "path": self.path, "set": iso(self.set_at), "set_by": set_by}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,15 +120,15 @@ class Pin:
     newest: PinRevision | None
     waiting: PinRevision | None
 
-    def to_json(self) -> Mapping[str, Any]:
-        """The pin as JSON, as the command and the API give it."""
+    def to_json(self, *, tells_who: bool = True) -> Mapping[str, Any]:
+        """The pin as JSON, as the command and the API give it; `tells_who` as in `PinRevision.to_json`."""
         return {
             "name": self.name,
             "keep_revisions": self.rule.keep_revisions,
             "keep_days": self.rule.keep_seconds / DAY,
             "keep_forever": self.rule.keep_forever,
-            "newest": None if self.newest is None else self.newest.to_json(),
-            "waiting": None if self.waiting is None else self.waiting.to_json(),
+            "newest": None if self.newest is None else self.newest.to_json(tells_who=tells_who),
+            "waiting": None if self.waiting is None else self.waiting.to_json(tells_who=tells_who),
         }
 
 

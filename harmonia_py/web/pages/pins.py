@@ -8,11 +8,12 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
+from harmonia_py.cache.access import Action
 from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.pins import Pin, PinName
 from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.pages.templates import date_of, respond_page
-from harmonia_py.web.state import administration_of
+from harmonia_py.web.state import CACHE, administration_of, principal_of
 
 _PAGE: Final = 100
 
@@ -26,7 +27,8 @@ async def get(request: web.Request) -> web.StreamResponse:
     pins = await administration.pins.page(administration.row.id, None if after is None else PinName.parse(after), _PAGE)
     following = pins[-1].name if len(pins) == _PAGE else None
     if "json" in request.query:
-        return _respond_json({"pins": [pin.to_json() for pin in pins], "next": following})
+        tells_who = _tells_who(request)
+        return _respond_json({"pins": [pin.to_json(tells_who=tells_who) for pin in pins], "next": following})
     values = {
         "rows": [_row(pin) for pin in pins],
         "next": None if following is None else f"pins?after={quote(following)}",
@@ -42,16 +44,23 @@ async def get_one(request: web.Request) -> web.StreamResponse:
     if administration is None or pin is None:
         return not_found()
     if "json" in request.query:
-        return _respond_json({**pin.to_json(), "revisions": await _revisions(administration, name)})
+        tells_who = _tells_who(request)
+        revisions = await _revisions(administration, name, tells_who=tells_who)
+        return _respond_json({**pin.to_json(tells_who=tells_who), "revisions": revisions})
     if pin.newest is None:
         return not_found()
     headers = {hdrs.LOCATION: f"../path/{pin.newest.hash_part}", hdrs.CACHE_CONTROL: "no-cache"}
     return web.Response(status=HTTPStatus.FOUND, text=f"{pin.newest.path}\n", headers=headers)
 
 
-async def _revisions(administration: CacheAdministration, name: PinName) -> list[Mapping[str, Any]]:
+async def _revisions(administration: CacheAdministration, name: PinName, *, tells_who: bool) -> list[Mapping[str, Any]]:
     found = await administration.pins.revisions(administration.row.id, name, now=administration.now())
-    return [{**one.to_json(), "keeps": keeps} for one, keeps in found]
+    return [{**one.to_json(tells_who=tells_who), "keeps": keeps} for one, keeps in found]
+
+
+def _tells_who(request: web.Request) -> bool:
+    """Whether the client learns who set a pin: it does if it may set pins itself."""
+    return request[CACHE].allows(principal_of(request), Action.PIN)
 
 
 def _row(pin: Pin) -> dict[str, Any]:

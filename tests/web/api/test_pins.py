@@ -21,8 +21,8 @@ async def pin(server: PushServer, name: str, *, token: str = "pinner", **fields:
     return await server.request("PUT", f"/team/pin/{name}", json.dumps(fields).encode(), token=token)
 
 
-async def told(server: PushServer, place: str) -> Any:
-    answer = await server.get(f"{place}?json")
+async def told(server: PushServer, place: str, *, token: str = "reader") -> Any:
+    answer = await server.get(f"{place}?json", token=token)
     assert answer.status == 200
     return json.loads(answer.body)
 
@@ -40,12 +40,24 @@ async def test_a_pin_leads_to_its_newest_path_that_is_published(server: PushServ
     assert (leads.status, leads.headers["Location"]) == (302, f"../path/{PATH.hash_part}")
     assert leads.body.decode().strip() == PATH
     assert (await server.get(f"/path/{PATH.hash_part}")).status == 200
-    one = await told(server, "/pin/release")
+    one = await told(server, "/pin/release", token="pinner")
     assert (one["keep_revisions"], one["keep_days"], one["keep_forever"], one["waiting"]) == (5, 0, False, None)
     assert [(row["path"], row["keeps"], row["set_by"]) for row in one["revisions"]] == [
         (PATH, True, "token pinner"),
         (REFERENCE, True, "token pinner"),
     ]
+
+
+async def test_the_name_of_the_token_that_set_a_pin_is_told_only_to_who_may_pin(server: PushServer) -> None:
+    """`?json` told the names of tokens to all who may read the cache, of a public one to everybody."""
+    await push(server, GLIBC)
+    for path in (REFERENCE, PATH):
+        await pin(server, "release", path=str(path))
+    for token, expected in (("reader", None), ("pusher", None), ("pinner", "token pinner")):
+        one = await told(server, "/pin/release", token=token)
+        [listed] = (await told(server, "/pins", token=token))["pins"]
+        rows = [*one["revisions"], *(each[state] for each in (one, listed) for state in ("newest", "waiting"))]
+        assert [row["set_by"] for row in rows] == [expected] * 6
 
 
 async def test_a_pin_without_a_published_path_leads_nowhere_yet(server: PushServer) -> None:
