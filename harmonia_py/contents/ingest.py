@@ -27,8 +27,9 @@ from harmonia_py.runtime.threads import Pool, Threads
 
 # How long a request waits for the first byte of a file that another process takes in.
 _BEGIN_SECONDS: Final = 60.0
-# Of a file whose bytes are all here: to make it durable, and to name it. A worker that stops has five seconds for all.
-_KEEP_SECONDS: Final = 4.0
+# Of files whose bytes are all here: to make them durable, and to name them. A worker that stops has five seconds, in
+# which it may wait so long four times: for downloads, what is re-coded, what is compressed, and the rest.
+_KEEP_SECONDS: Final = 1.0
 # Between being told that another process has a file and finding it there, or gone, lies a rename.
 _RETRY_SECONDS: Final = 0.005
 # A client that resumes waits so long at most for the rest of the file; then it gets all of it, as it comes.

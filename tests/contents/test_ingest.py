@@ -17,7 +17,7 @@ from nar_source import FileNar, compressed, compressing, storage_in
 from waiting import eventually
 
 from harmonia_py.cache.source import Asker, Download
-from harmonia_py.contents import flight, writing
+from harmonia_py.contents import flight, ingest, writing
 from harmonia_py.contents.blobs import BlobKey, SpooledFile
 from harmonia_py.contents.compressed import CompressedNars
 from harmonia_py.contents.compressed_metrics import CompressedCounters
@@ -31,6 +31,7 @@ from harmonia_py.contents.storage import Storage
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError
 from harmonia_py.runtime.threads import Pool, Threads, in_thread
 from harmonia_py.runtime.turns import Turn, Turns
+from harmonia_py.server.supervisor import KILL_GRACE
 from harmonia_py.storage.growing import FileWriter
 
 LARGE = 3_000_000
@@ -266,6 +267,7 @@ async def test_a_file_of_which_a_client_has_the_last_byte_is_kept_when_the_serve
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(compressed(nar, storage))
         with monkeypatch.context() as patch:
+            patch.setattr(ingest, "_KEEP_SECONDS", 60.0)
             patch.setattr(FileWriter, "finish", finish_later)
             assert await fetch(source, nar)
             stopping = asyncio.create_task(stack.pop_all().aclose())
@@ -279,6 +281,11 @@ async def test_a_file_of_which_a_client_has_the_last_byte_is_kept_when_the_serve
         with found:
             assert found.size is not None
     assert nar.dump_count() == 1
+
+
+def test_a_worker_that_stops_waits_for_its_files_no_longer_than_its_supervisor_waits_for_it() -> None:
+    """Two waits of four seconds, for what was fetched and for what was compressed, ended with a killed worker."""
+    assert 4 * ingest._KEEP_SECONDS < KILL_GRACE
 
 
 async def test_what_is_kept_holds_no_compressor_any_more(storage: Storage, tmp_path: Path) -> None:
