@@ -46,7 +46,17 @@ def _is_large_memory(place: Path) -> bool:
     except OSError:
         return False
     free = min(found.f_bavail * found.f_frsize, int(fields["MemAvailable"].split()[0]) * 1024)
-    return free >= _FREE_BYTES and not found.f_flag & os.ST_NOEXEC and os.access(place, os.W_OK)
+    return free >= _FREE_BYTES and not found.f_flag & os.ST_NOEXEC and _has_attributes(place)
+
+
+def _has_attributes(directory: Path) -> bool:
+    """Whether files there have attributes of users: in memory, they have had them since Linux 6.6."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.setxattr(file.fileno(), "user.test", b"")
+    except OSError:
+        return False
+    return True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
