@@ -17,6 +17,7 @@ from harmonia_py.cache.source import Download
 from harmonia_py.cache.validity import Epoch, Validity
 from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
 from harmonia_py.catalog.changes import Changes
+from harmonia_py.catalog.kept_objects import is_kept_at, is_made_at, is_of, nar_file, stays_offered, whole_file
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.mirrored import (
     Mirrored,
@@ -26,7 +27,7 @@ from harmonia_py.catalog.mirrored import (
     UpstreamNarInfo,
     UpstreamRealisation,
 )
-from harmonia_py.catalog.nars import BeingDeleted, NarFile, Nars
+from harmonia_py.catalog.nars import BeingDeleted, Nars
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication, StoredObject
 from harmonia_py.catalog.outages import Outages
 from harmonia_py.catalog.owed import Owed
@@ -34,7 +35,7 @@ from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, KeptFacts, Mismatch, url_of
 from harmonia_py.contents.storage import NotKept, Storage
-from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
@@ -147,7 +148,7 @@ class Kept:
 
     async def keep(self, key: BlobKey, path_info: PathInfo, facts: FileFacts) -> None:
         """As in `KeptFiles`."""
-        file = _nar_file(key, path_info, facts)
+        file = nar_file(key, path_info, facts)
         # Without references: the local store itself sees to closures.
         info = PathInfo(store_path=path_info.store_path, nar_hash=path_info.nar_hash, nar_size=path_info.nar_size)
         publication = Publication(cache=STORE, path_info=info, file=file, pushed_by="store")
@@ -200,12 +201,14 @@ class Kept:
         ports: KeptPorts,
     ) -> None:
         info = upstream_narinfo.narinfo.path_info
-        whole = _whole_file(key, info, metadata or await self._storage.metadata(key))
+        whole = whole_file(key, info, metadata or await self._storage.metadata(key))
         async with self._entry_lock:
             stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
             # The narinfo of a file in chunks may have changed.
-            there = whole or (None if stored is None or not _is_made_at(stored, key) else _file_of(stored))
-            if there is None or (stored is not None and _stays_offered(stored.file, there[0], upstream_narinfo)):
+            there = whole or (
+                None if stored is None or not is_made_at(stored, key) else (stored.file, stored.verified_ca)
+            )
+            if there is None or (stored is not None and stays_offered(stored.file, there[0], upstream_narinfo)):
                 return
             publication = Publication(
                 cache=MIRROR,
@@ -219,7 +222,7 @@ class Kept:
             removals, _ = self.epochs()
             published = await ports.mirrored.keep(publication, upstream_narinfo, now=_now())
             # Another process may have entered another file of the path since the look at it.
-            if published is not None and _is_of(published, key):
+            if published is not None and is_of(published, key):
                 # The next request finds it without a look into the catalog.
                 self._remember(key, _facts_of(published, removals))
 
@@ -302,7 +305,7 @@ class Kept:
 async def _find(mirrored: Mirrored, key: BlobKey) -> StoredObject | None:
     """The object under this key's hash part that has the key's NAR and compression; its file may have another key."""
     for stored in await mirrored.objects(url_of(key).hash_part):
-        if _is_of(stored, key):
+        if is_of(stored, key):
             return stored
     return None
 
@@ -315,40 +318,10 @@ def _facts_of(stored: StoredObject, removals: Epoch | None) -> KeptFacts:
     return KeptFacts(facts, validity, BlobKey(file.blob_key))
 
 
-def _is_of(stored: StoredObject, key: BlobKey) -> bool:
-    url = url_of(key)
-    return stored.path_info.nar_hash == url.nar_hash and stored.file.compression == url.compression
-
-
-def is_kept_at(stored: StoredObject, key: BlobKey) -> bool:
-    """Whether the file of an object has this key, or would have it if it was not made of chunks."""
-    return stored.file.blob_key == key or _is_made_at(stored, key)
-
-
-def _is_made_at(stored: StoredObject, key: BlobKey) -> bool:
-    """Whether the file that would have this key is made of chunks."""
-    return stored.file.is_chunked and _is_of(stored, key)
-
-
-def _file_of(stored: StoredObject) -> tuple[NarFile, str | None]:
-    return stored.file, stored.verified_ca
-
-
 async def _replacing(objects: Objects, publication: Publication) -> Publication:
     """`publication`, marked as a replacement if the path has an object: a replacement ends ready answers."""
     stored = await objects.find(publication.cache, publication.path_info.store_path.hash_part)
     return replace(publication, replace=stored is not None)
-
-
-def _stays_offered(there: NarFile, new: NarFile, upstream_narinfo: UpstreamNarInfo) -> bool:
-    """Whether narinfos go on offering the file `there`, although `new`, of the same NAR, has come after it."""
-    offered = ("zstd", upstream_narinfo.narinfo.compression)
-    return (
-        there.nar_hash == new.nar_hash
-        and there.compression != new.compression
-        and there.compression in offered
-        and (new.compression not in offered or there.compression == "zstd")
-    )
 
 
 async def _forget(cache: CacheId, key: BlobKey, ports: KeptPorts) -> None:
@@ -356,28 +329,6 @@ async def _forget(cache: CacheId, key: BlobKey, ports: KeptPorts) -> None:
     stored = await ports.objects.find(cache, hash_part)
     if stored is not None and is_kept_at(stored, key):
         await ports.mirrored.forget(cache, hash_part, now=_now())
-
-
-def _nar_file(key: BlobKey, info: PathInfo, facts: FileFacts) -> NarFile:
-    return NarFile(
-        file_hash=facts.file_hash,
-        file_size=facts.file_size,
-        compression=url_of(key).compression,
-        blob_key=key,
-        nar_hash=info.nar_hash,
-        nar_size=info.nar_size,
-    )
-
-
-def _whole_file(key: BlobKey, info: PathInfo, metadata: Mapping[str, str] | None) -> tuple[NarFile, str | None] | None:
-    """The file under a key, with the content address that its NAR was held against."""
-    if metadata is None:
-        return None
-    try:
-        facts = FileFacts(Hash.parse(metadata["file_hash"], "sha256"), int(metadata["file_size"]), metadata.get("ca"))
-    except (KeyError, ValueError, FormatError):
-        return None
-    return _nar_file(key, info, facts), facts.ca
 
 
 def _validity(epoch: Epoch | None) -> Validity | None:

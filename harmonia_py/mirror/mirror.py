@@ -320,7 +320,7 @@ class Mirror:
     # Files
 
     async def _want_nar(self, url: NarUrl) -> NarDownload | None:
-        entry = await self.index.told(url.hash_part)
+        entry = await self.index.find_narinfo(url.hash_part)
         if entry is None:
             entry = await self._questions.ask(url.hash_part)
         if entry is not None and not offers(entry.narinfo, url):

@@ -16,7 +16,8 @@ import msgspec
 from harmonia_py.cache.found import KEPT, Found, Origin, from_upstream
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.cache.validity import Validity
-from harmonia_py.catalog.kept import Kept, is_kept_at
+from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.kept_objects import is_kept_at
 from harmonia_py.catalog.mirrored import UpstreamNarInfo
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
@@ -153,8 +154,8 @@ class NarinfoIndex:
             await self.look(entry)
         return entry
 
-    async def told(self, hash_part: HashPart) -> IndexedNarInfo | None:
-        """As `find`, for what the upstream says alone: whether its NAR is kept may have changed."""
+    async def find_narinfo(self, hash_part: HashPart) -> IndexedNarInfo | None:
+        """As `find`, for the upstream's narinfo alone: whether its NAR is kept may have changed."""
         return self._present.get(hash_part) or await self.find(hash_part)
 
     def _is_known(self, entry: IndexedNarInfo) -> bool:
