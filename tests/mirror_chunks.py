@@ -10,7 +10,7 @@ async with mirrored(upstream.url, directory) as world:
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -118,6 +118,13 @@ class World:
         # Where the catalog was slow to answer, the file is entered a while later.
         await until(lambda: self.catalog.mirrored.find(one.hash_part))
         return data
+
+    async def fill(self, builds: Sequence[Package]) -> None:
+        """Fetch them, use each later than the one before it, and make all of them chunks."""
+        for number, one in enumerate(builds):
+            await self.fetch(one)
+            await self.used(one, number)
+        await self.make_chunks()
 
     async def make_chunks(self) -> None:
         await self.job().look()

@@ -276,10 +276,7 @@ class TestLimits:
         builds = [build(number, seed=number) for number in range(8)]
         upstream.serve(*builds)
         async with mirrored(upstream.url, tmp_path) as world:
-            for number, one in enumerate(builds):
-                await world.fetch(one)
-                await world.used(one, number)
-            await world.make_chunks()
+            await world.fill(builds)
             limit = world.disk()["packs"] // 2
             world.limits = Limits(max_size=limit)
             await world.look()
@@ -296,10 +293,7 @@ class TestLimits:
         builds = [build(number, seed=number) for number in range(8)]
         upstream.serve(*builds)
         async with mirrored(upstream.url, tmp_path) as world:
-            for number, one in enumerate(builds):
-                await world.fetch(one)
-                await world.used(one, number)
-            await world.make_chunks()
+            await world.fill(builds)
             await world.forget_grace()
             capacity, size = world.disk().total(), len(builds[0].file)
             world.free_bytes = lambda: capacity - world.disk().total()
@@ -321,10 +315,7 @@ class TestLimits:
         builds = [build(number, seed=number) for number in range(8)]
         upstream.serve(*builds)
         async with mirrored(upstream.url, tmp_path) as world:
-            for number, one in enumerate(builds):
-                await world.fetch(one)
-                await world.used(one, number)
-            await world.make_chunks()
+            await world.fill(builds)
             await world.forget_grace()
             capacity, size = world.disk().total(), len(builds[0].file)
             world.free_bytes = lambda: capacity - world.disk().total()
