@@ -1,4 +1,4 @@
-"""The families of processes, whose figures are read when somebody asks."""
+"""The families of processes: each request for `/metrics` reads their figures anew."""
 
 from typing import Final
 
