@@ -25,7 +25,7 @@ class Sample(NamedTuple):
 
 
 def format_metrics(figures: Mapping[str, Sequence[float]]) -> str:
-    """The whole text. The durations of requests are left out of which there was none.
+    """The whole text. Series of durations without any observation are left out.
 
     Args:
         figures: the numbers of each series by its name and labels, as `Family.series` writes them; of a histogram the

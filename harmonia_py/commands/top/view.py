@@ -34,8 +34,8 @@ class Cache:
 
     Attributes:
         name: of the cache; the caches without series of their own are one.
-        paths: that were pushed to it and that readers see, at the last collection,
-        size: and bytes of their files.
+        paths: that were pushed to it and that readers see, as of the last collection.
+        size: bytes of the files of these paths, as of the last collection.
         max_size: bytes that it may have; None for no limit.
         narinfos: that it was asked for, per second.
         found: the share of them that it had; None when it was asked for none.
