@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 # As often as each directory looks after itself.
 _CHECK_SECONDS: Final = 10.0
+# A pass of the job that makes chunks takes as long, and the pause between two passes may be a second.
+_WAIT_SECONDS: Final = 15.0
 
 REPLACEABLE: Final = tuple(
     Scope(cache=cache, settings=CacheSettings(grace=0), deleted=False) for cache in (STORE, MIRROR)
@@ -95,27 +97,34 @@ class Rooms:
         while True:
             await asyncio.sleep(self._seconds)
             try:
-                await self.look()
+                await self.look(_WAIT_SECONDS)
             except StorageError as error:
                 _log.warning("cannot hold what is kept to the limits of [storage]: %s", error)
 
-    async def look(self) -> Collected:
-        """Make room where there is not enough; nothing is done while another process collects.
+    async def look(self, wait_seconds: float = 0.0) -> Collected:
+        """Make room where there is not enough.
+
+        Nothing is done when another process collects in one of the rooms for longer than `wait_seconds`.
 
         Raises:
             StorageError: a catalog or a file system cannot tell.
         """
-        now = Timestamp(int(self._clock()))
-        if not await self._is_too_much(now):
+        if not await self._is_too_much(self._now()):
             return Collected()
+        rooms = tuple(self._rooms)
         async with AsyncExitStack() as locks:
-            ours = [room for room in self._rooms if await locks.enter_async_context(room.collecting(0.0))]
-            if len(ours) < len(self._rooms):
-                return Collected()
+            for room in rooms:
+                if not await locks.enter_async_context(room.collecting(wait_seconds)):
+                    return Collected()
+            # A room that left while the others were waited for is looked after by nothing here any more.
+            ours, now = [room for room in rooms if room in self._rooms], self._now()
             done = Collected()
-            for rooms, limits in self._limited(ours):
-                done += await self._hold(rooms, limits, now)
+            for limited, limits in self._limited(ours):
+                done += await self._hold(limited, limits, now)
             return done
+
+    def _now(self) -> Timestamp:
+        return Timestamp(int(self._clock()))
 
     def _limited(self, rooms: Sequence[Room]) -> list[tuple[Sequence[Room], Limits]]:
         """The limits, each with the rooms that it holds for: all of them, or those on one file system."""

@@ -149,11 +149,8 @@ class Packs(Protocol):
     async def to_look_at(self, limit: int, *, now: Timestamp) -> Sequence[Pack]:
         """Up to `limit` packs that have lost uses, or that were added and have none yet; then those never counted."""
 
-    async def keep(self, key: str, used_size: int, *, look_again: bool = False) -> None:
-        """Leave a pack as it is, of which so many bytes are used, until it loses uses again.
-
-        With `look_again` it stays among the packs to look at.
-        """
+    async def keep(self, key: str, used_size: int, *, look_at: Timestamp | None = None) -> None:
+        """Leave a pack as it is, of which so many bytes are used, until it loses uses again, or until `look_at`."""
 
     async def move(self, old: Collection[str], *, now: Timestamp, garbage_from: Timestamp) -> None:
         """Remove packs, with the chunks that are still in them, which nothing uses.

@@ -56,7 +56,7 @@ class DeduplicationCounters(Counters):
         made: files that became chunks since the start.
         nar_bytes: bytes of the NARs of these.
         left: files that stay as they are.
-        errors: passes that could not go on.
+        errors: passes that could not go on, and packs that could not be read.
         waiting: objects that are still to be looked at.
         ended: when the last pass ended, in seconds since the epoch.
     """
@@ -164,6 +164,7 @@ class Deduplication:
             if not is_ours:
                 return 0
             collected = await self._collect_packs()
+            self._counters.errors.add(collected.set_aside)
             if collected.removed:
                 _log.info(
                     "%d packs went, %d bytes; %d bytes of them were written anew",

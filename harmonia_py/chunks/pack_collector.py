@@ -6,7 +6,7 @@ place in it.
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -36,6 +36,10 @@ _LOOKED_AT: Final = 16
 _MOST_BATCHES: Final = 10_000
 GRACE_SECONDS: Final = 600
 """How long a pack stays that was written anew: a reader opens it right after it has looked up a place."""
+SET_ASIDE_SECONDS: Final = 600
+"""How long a pack that cannot be read for now is left alone: a bucket that was busy answers again by then."""
+# Where more cannot be read, the storage is at fault rather than packs; a bucket answers after a minute that it is away.
+_MOST_SET_ASIDE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,20 @@ class PacksCollected:
         removed: packs that were removed.
         removed_bytes: bytes of these packs.
         written_bytes: bytes that were written into new packs.
+        set_aside: packs that could not be read, and are tried again after `SET_ASIDE_SECONDS`.
+        set_aside_bytes: bytes of these packs that nothing uses.
     """
 
     uses: int = 0
     removed: int = 0
     removed_bytes: int = 0
     written_bytes: int = 0
+    set_aside: int = 0
+    set_aside_bytes: int = 0
+
+
+class _CannotBeRead(StorageError):
+    """A pack, or a part of it, cannot be read for now, which says nothing of its bytes."""
 
 
 class PackCollector:
@@ -100,8 +112,7 @@ class PackCollector:
         """One pass: drop uses, look at packs that have lost some, write at most one pack anew.
 
         Raises:
-            StorageError: nothing can be written, the catalog cannot tell, or the bucket does not give all of a pack for
-            now; what was done before stays done.
+            StorageError: nothing can be written, or the catalog cannot tell; what was done before stays done.
         """
         uses = 0
         for _ in range(_MOST_BATCHES):
@@ -120,23 +131,33 @@ class PackCollector:
             elif pack.size < _SHORT_SHARE * self._pack_bytes:
                 short.append(pack)
                 if used != pack.used_size:
-                    await self._packs.keep(pack.key, used, look_again=True)
+                    await self._packs.keep(pack.key, used, look_at=self._now())
             else:
                 await self._packs.keep(pack.key, used)
         old = sparse + (short if sparse or len(short) >= _MANY_SHORT else [])
         # First: where there is no room to write a pack, these make some.
         await self._remove(unused, self._now())
-        written, emptied = await self._write_anew(old) if old else (0, [])
+        written, emptied, set_aside = await self._write_anew(old) if old else (0, [], [])
         await self._remove(emptied, Timestamp(self._now() + self._grace_seconds))
         removed = [*unused, *emptied]
-        return PacksCollected(uses, len(removed), sum(pack.size for pack in removed), written)
+        return PacksCollected(
+            uses,
+            removed=len(removed),
+            removed_bytes=sum(pack.size for pack in removed),
+            written_bytes=written,
+            set_aside=len(set_aside),
+            set_aside_bytes=sum(pack.size - _used(pack) for pack in set_aside),
+        )
 
     async def _remove(self, packs: Sequence[Pack], garbage_from: Timestamp) -> None:
         if packs:
             await self._packs.move([pack.key for pack in packs], now=self._now(), garbage_from=garbage_from)
 
-    async def _write_anew(self, packs: Sequence[Pack]) -> tuple[int, list[Pack]]:
-        """Write the used chunks of some packs into one; returns its length, and the packs that it replaces."""
+    async def _write_anew(self, packs: Sequence[Pack]) -> tuple[int, list[Pack], list[Pack]]:
+        """Write the used chunks of some packs into one.
+
+        Returns its length, the packs that it replaces, and those that were set aside.
+        """
         name = secrets.token_hex(16)
         writer = await self._spool.begin(BlobKey(name), self._pack_bytes)
         if writer is None:
@@ -144,28 +165,42 @@ class PackCollector:
         try:
             moved: list[PackedChunk] = []
             emptied: list[Pack] = []
+            set_aside: list[Pack] = []
             for pack in packs:
                 size = end_of(moved)
-                if emptied and size + _used(pack) > self._pack_bytes:
+                if (emptied and size + _used(pack) > self._pack_bytes) or len(set_aside) == _MOST_SET_ASIDE:
                     break
-                if await self._copy(pack, writer, moved):
-                    emptied.append(pack)
-                else:
-                    # It cannot be written anew before its lost chunks come again.
-                    await self._packs.keep(pack.key, _used(pack))
+                try:
+                    if await self._copy(pack, writer, moved):
+                        emptied.append(pack)
+                    else:
+                        # It cannot be written anew before its lost chunks come again.
+                        await self._packs.keep(pack.key, _used(pack))
+                except _CannotBeRead as error:
+                    _log.warning("%s cannot be written anew for now, and is set aside: %s", pack.key, error)
+                    again = Timestamp(self._now() + SET_ASIDE_SECONDS)
+                    await self._packs.keep(pack.key, _used(pack), look_at=again)
+                    set_aside.append(pack)
             if not moved:
-                return 0, emptied
+                return 0, emptied, set_aside
             content = await in_thread(self._threads, writer.finish)
             key = BlobKey(f"{PACKS}{name}")
             await self._blobs.put(key, content, {}, durable=True)
             await self._packs.add(key, end_of(moved), moved, now=self._now())
-            return end_of(moved), emptied
+            return end_of(moved), emptied, set_aside
         finally:
             await in_thread(self._threads, writer.close)
 
     async def _copy(self, pack: Pack, writer: SpoolWriter, moved: list[PackedChunk]) -> bool:
-        """Copy the used chunks of a pack that are right; returns whether all of them were."""
-        blob = await self._blobs.open(BlobKey(pack.key))
+        """Copy the used chunks of a pack that are right; returns whether all of them were.
+
+        Raises:
+            _CannotBeRead: some cannot be read for now. Those before them were copied.
+        """
+        try:
+            blob = await self._blobs.open(BlobKey(pack.key))
+        except StorageError as error:
+            raise _CannotBeRead(str(error)) from error
         if blob is None:
             # One chunk stands for all of the pack.
             one = next(chunk for chunk in pack.chunks if chunk.is_used)
@@ -187,7 +222,7 @@ def _copy(
 ) -> list[PackedChunk]:
     """Copy the used frames behind those that were moved already; returns the chunks that are wrong."""
     wrong = []
-    for chunk, frame in frames_of(blob, [chunk for chunk in pack.chunks if chunk.is_used], read):
+    for chunk, frame in _frames_of(blob, [chunk for chunk in pack.chunks if chunk.is_used], read):
         if frame is None or not is_right(frame, chunk):
             wrong.append(chunk)
             continue
@@ -195,3 +230,13 @@ def _copy(
         writer.write(frame)
         moved.append(PackedChunk(chunk.chunk, offset, chunk.size))
     return wrong
+
+
+def _frames_of(
+    blob: Blob, chunks: Sequence[PackedChunk], read: SliceReader
+) -> Iterator[tuple[PackedChunk, memoryview | None]]:
+    """As `frames_of`; an error of reading is told from one of writing what was read."""
+    try:
+        yield from frames_of(blob, chunks, read)
+    except StorageError as error:
+        raise _CannotBeRead(str(error)) from error

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.housekeeping import PackedSize
-from harmonia_py.chunks.pack_collector import PackCollector, PacksCollected
+from harmonia_py.chunks.pack_collector import SET_ASIDE_SECONDS, PackCollector, PacksCollected
 from harmonia_py.chunks.work import ChunkWork
 
 
@@ -33,15 +33,19 @@ class PackRoom:
         self._used_share = used_share
         self._grace_seconds = grace_seconds
         self._now = now
+        # Bytes, each with the time until which they count: of packs that are deleted, and not used of packs set aside.
         self._leaving: list[tuple[int, int]] = []
+        self._stuck: list[tuple[int, int]] = []
 
     async def size(self) -> PackedSize:
         """As in `PacksOfDirectory`."""
-        figures = await self._work.figures()
+        figures, now = await self._work.figures(), self._now()
+        self._stuck = [(until, size) for until, size in self._stuck if until > now]
+        needed = int(figures.used_size / self._used_share) + sum(size for _, size in self._stuck)
         return PackedSize(
             sent=figures.sent_size,
             packs=figures.pack_size,
-            needed=min(figures.pack_size, int(figures.used_size / self._used_share)),
+            needed=min(figures.pack_size, needed),
             leaving=sum(size for _, size in self._leaving),
         )
 
@@ -50,6 +54,8 @@ class PackRoom:
         collected = await self._collector.run()
         if collected.removed_bytes:
             self._leaving.append((self._now() + self._grace_seconds, collected.removed_bytes))
+        if collected.set_aside_bytes:
+            self._stuck.append((self._now() + SET_ASIDE_SECONDS, collected.set_aside_bytes))
         return collected
 
     def note_deleted(self, now: Timestamp) -> None:

@@ -85,7 +85,7 @@ _CHUNK: Final = """
 _DROPPED: Final = "select id from recipes where dropped_s is not null and id > $1 order by id limit 1"
 _USES: Final = "select chunk_id from chunk_uses where recipe_id = $1 order by chunk_id limit $2"
 _LOOK: Final = """
-    update packs set look_s = $1 where coalesce(look_s, 0) = 0
+    update packs set look_s = $1 where (coalesce(look_s, 0) = 0 or look_s > $1)
         and id in (select pack_id from chunks where id in ($list))
 """
 _NO_USE: Final = "delete from chunk_uses where recipe_id = $1 and chunk_id in ($list)"
@@ -109,7 +109,7 @@ _CHUNKS_IN: Final = """
     select chunk_hash, pack_offset, frame_size, exists (select 1 from chunk_uses u where u.chunk_id = c.id)
     from chunks c where pack_id = $1 order by pack_offset
 """
-_STAYS: Final = "update packs set used_size = $2, look_s = case when $3 = 1 then look_s else null end where id = $1"
+_STAYS: Final = "update packs set used_size = $2, look_s = $3 where id = $1"
 _PACK_AT: Final = "select id, size, used_size from packs where blob_key = $1"
 _UNUSED_IN: Final = """
     delete from chunks where pack_id = $1 and not exists (select 1 from chunk_uses u where u.chunk_id = chunks.id)
@@ -232,13 +232,13 @@ class SqlChunks:
 
         return await self._database.scan(look)
 
-    async def keep(self, key: str, used_size: int, *, look_again: bool = False) -> None:
+    async def keep(self, key: str, used_size: int, *, look_at: Timestamp | None = None) -> None:
         """As in `Packs`."""
 
         def keep() -> Transaction[None]:
             row = yield from ask_one(_PACK_AT, key)
             if row is not None:
-                yield from ask(_STAYS, row[0], used_size, int(look_again))
+                yield from ask(_STAYS, row[0], used_size, look_at)
                 yield from add_used(used_size - row[2])
 
         await self._database.write(keep, durable=False)

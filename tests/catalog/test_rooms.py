@@ -1,5 +1,6 @@
 """`[storage]`: several directories with catalogs of their own are held to limits of all together."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -9,6 +10,7 @@ from typing import Final
 
 import pytest
 from catalogs import hash_part, opened_catalog, publication, store_path
+from waiting import eventually
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, STORE, CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.collected import Collected
@@ -67,7 +69,7 @@ class House:
     def __init__(self, pushed: Place, copies: Place) -> None:
         self.pushed = pushed
         self.copies = copies
-        self.rooms = Rooms(clock=lambda: NOW)
+        self.rooms = Rooms(clock=lambda: NOW, seconds=0.05)
         self.rooms.add(pushed.room)
         self.leave = self.rooms.add(copies.room)
 
@@ -195,6 +197,29 @@ async def test_nothing_is_done_while_another_process_collects(house: House) -> N
         assert is_theirs
         assert await house.rooms.look() == Collected()
     assert (await house.rooms.look()).removed
+
+
+async def test_room_is_made_once_the_job_that_makes_chunks_lets_go(house: House) -> None:
+    """It looked for a moment every ten seconds, while the job was at it nearly all the time: the disk filled up."""
+    await house.pushed.keep("a", "b", used=NOW - 300)
+    house.rooms.limits = Limits(max_size=100)
+    collecting, looks = house.copies.catalog.database.collecting, asyncio.Queue[None]()
+
+    def noted(wait_seconds: float) -> AbstractAsyncContextManager[bool]:
+        looks.put_nowait(None)
+        return collecting(wait_seconds)
+
+    house.leave()
+    house.rooms.add(replace(house.copies.room, collecting=noted))
+    async with collecting():
+        looking = asyncio.create_task(house.rooms.run())
+        await looks.get()
+    try:
+        await eventually(lambda: house.pushed.deleted)
+        assert looks.empty(), "made by the look that had waited"
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
 
 
 async def test_a_directory_that_is_not_kept_any_more_counts_no_more(house: House) -> None:

@@ -17,12 +17,12 @@ from serving import TIME_LIMIT
 from waiting import eventually
 
 from harmonia_py.cache.source import Download, FileSlice
-from harmonia_py.catalog.caches import CHUNKS
+from harmonia_py.catalog.caches import CHUNKS, Timestamp
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.strays import discard_strays
 from harmonia_py.chunks.catalog import PackedChunk, Place
 from harmonia_py.chunks.deduplication import Deduplication
-from harmonia_py.chunks.pack_collector import PacksCollected
+from harmonia_py.chunks.pack_collector import SET_ASIDE_SECONDS, PacksCollected
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.database.transaction import ask
@@ -580,6 +580,43 @@ async def test_a_chunk_that_cannot_be_read_is_lost_and_the_rest_of_its_pack_is_w
     for one in (LIBRARY, small):
         assert (await push(house.server, one, run="r2")).status == 200
     await check(house, LIBRARY, small)
+
+
+async def test_a_pack_that_cannot_be_read_for_now_is_set_aside_and_the_others_are_written_anew(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pass ended at the same pack: no other was written anew any more, and nothing became chunks."""
+    await house.published(LIBRARY)
+    for seed in (1, 3):
+        await house.published(another(seed, 100_000), another(seed + 1, 900_000))
+        await make_chunks(house)
+    bad, good = (pack.key for pack in await house.server.catalog.chunks.to_look_at(16, now=house.server.node.now()))
+    await delete(house, another(2, 900_000), another(4, 900_000))
+    await house.look(7 * DAY)
+    blobs = house.server.node.blobs
+    open_blob = blobs.open
+
+    async def open_or_fail(key: BlobKey) -> Any:
+        if key == bad:
+            raise StorageError("cannot open a file: Stale file handle")
+        return await open_blob(key)
+
+    job, later = await job_of(house), house.server.node.now()
+    collector = house.server.node.chunking.pack_collector(now=lambda: later)
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "open", open_or_fail)
+        await job.look()
+        assert bad in packs(house)
+        assert house.counted(families.chunks.DEDUPLICATION_ERRORS, "pushed") == 1
+        # It is not the first of the next pass again.
+        assert await collector.run() == PacksCollected()
+    await house.look(8 * DAY)
+    assert packs(house) & {bad, good} == {bad}
+    later = Timestamp(later + SET_ASIDE_SECONDS + 1)
+    assert (await collector.run()).removed >= 1
+    await house.look(9 * DAY)
+    assert packs(house) & {bad, good} == set()
+    await check(house, LIBRARY, another(1, 100_000), another(3, 100_000))
 
 
 async def test_a_pack_that_is_missing_is_noted_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,8 @@ DEDUPLICATED_BYTES: Final = Family(
 DEDUPLICATION_ERRORS: Final = Family(
     "harmonia_deduplication_errors_total",
     "counter",
-    "Passes of the job that makes chunks, and looks after packs, that could not go on.",
+    "Passes of the job that makes chunks, and looks after packs, that could not go on, and packs that it set aside "
+    "because they could not be read.",
     ("directory",),
 )
 DEDUPLICATION_WAITING: Final = Family(
