@@ -36,6 +36,13 @@ _CHUNK: Final = 64 * 1024
 EVERYTHING: Final = {"r": 1, "w": 1, "d": 1, "cc": 1, "cr": 1, "cq": 1, "cd": 1}
 """Every permission that there is."""
 
+VECTOR: Final = (
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjQxMDI0NDQ4MDAsIm5iZiI6MTc1ODAwMDAwMCwic3ViIjoiYWxpY2UiLCJodHRwczovL2p3"
+    "dC5hdHRpYy5ycy92MSI6eyJjYWNoZXMiOnsiYWxpY2UtKiI6eyJyIjoxLCJ3IjoxLCJjYyI6MX0sIm1haW4iOnsiciI6MX19fX0.QY1Xnjdo6fyjngKvKo"
+    "IRR3BTA5nBy8PL9zLPxfQDHfk"
+)
+"""A token of `alice` that atticadm of b7c9056 made with `SECRET`: r, w, cc of `alice-*`, r of `main`."""
+
 
 def secret_base64(secret: bytes = SECRET) -> str:
     return base64.b64encode(secret).decode()
@@ -231,17 +238,45 @@ class AtticClient:
         self, cache: str, paths: Sequence[Path], *, force_preamble: bool = False, order: Random | None = None
     ) -> dict[StorePath, Answer]:
         """`attic push`: what became of each path that was sent; fails when the cache cannot be looked at."""
-        config = self.config(cache)
+        return AtticSession(self, cache, force_preamble=force_preamble, order=order).push(paths)
+
+
+class AtticSession:
+    """`attic watch-store`, or the one batch of `attic push`: the cache is looked at once, before the first batch.
+
+    Args:
+        client: of the server.
+        cache: that is pushed to; it fails when that cannot be looked at.
+        force_preamble: whether every description comes before the NAR.
+        order: of the uploads.
+    """
+
+    def __init__(
+        self, client: AtticClient, cache: str, *, force_preamble: bool = False, order: Random | None = None
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._force_preamble = force_preamble
+        self._order = order or Random()
+        self._sent: set[StorePath] = set()
+        config = client.config(cache)
         assert config.status == 200, config.body
-        left_out = config.json["upstream_cache_key_names"]
-        mine = [path for path in paths if not any(sig.partition(":")[0] in left_out for sig in path.sigs)]
-        answer = self.missing(cache, [path.store_path.hash_part for path in mine])
+        self._left_out = config.json["upstream_cache_key_names"]
+
+    def push(self, paths: Sequence[Path]) -> dict[StorePath, Answer]:
+        """A batch: what became of each path that was sent. What this session has sent before is not sent again."""
+        mine = [path for path in paths if not any(sig.partition(":")[0] in self._left_out for sig in path.sigs)]
+        answer = self._client.missing(self._cache, [path.store_path.hash_part for path in mine])
         assert answer.status == 200, answer.body
         wanted = set(answer.json["missing_paths"])
         assert wanted <= {path.store_path.hash_part for path in mine}
-        to_send = [path for path in mine if path.store_path.hash_part in wanted]
-        (order or Random()).shuffle(to_send)
-        return {path.store_path: self.upload(cache, path, force_preamble=force_preamble) for path in to_send}
+        to_send = [path for path in mine if path.store_path.hash_part in wanted and path.store_path not in self._sent]
+        self._order.shuffle(to_send)
+        self._sent |= {path.store_path for path in to_send}
+        return {
+            path.store_path: self._client.upload(self._cache, path, force_preamble=self._force_preamble)
+            for path in to_send
+        }
 
 
 def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Final
 
 import pytest
-from attic_client import EVERYTHING, NAMESPACE, SECRET, make_token, secret_base64
+from attic_client import EVERYTHING, NAMESPACE, SECRET, VECTOR, make_token, secret_base64
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -21,12 +21,6 @@ from harmonia_py.errors import FormatError
 
 NOW: Final = 1_800_000_000
 HS256: Final = TokenKey.parse_hs256_secret(secret_base64())
-# Made by atticadm of b7c9056 with the secret 00…1f.
-VECTOR: Final = (
-    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJleHAiOjQxMDI0NDQ4MDAsIm5iZiI6MTc1ODAwMDAwMCwic3ViIjoiYWxpY2UiLCJodHRwczovL2p3"
-    "dC5hdHRpYy5ycy92MSI6eyJjYWNoZXMiOnsiYWxpY2UtKiI6eyJyIjoxLCJ3IjoxLCJjYyI6MX0sIm1haW4iOnsiciI6MX19fX0.QY1Xnjdo6fyjngKvKo"
-    "IRR3BTA5nBy8PL9zLPxfQDHfk"
-)
 RSA: Final = rsa.generate_private_key(65537, 2048)
 
 
