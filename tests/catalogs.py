@@ -143,3 +143,19 @@ def publication(
         replace=replace,
         elsewhere=hash_parts(elsewhere),
     )
+
+
+async def receive(
+    catalog: SqlCatalog,
+    cache: CacheId,
+    session: str,
+    file: NarFile,
+    *,
+    findings: str | None = None,
+    in_place_of: str | None = None,
+    now: Timestamp,
+) -> None:
+    """Note that a file is expected, and then that it is here."""
+    uploads = catalog.uploads
+    await uploads.expect(cache, session, file.file_hash, file.blob_key, now=now)
+    await uploads.received(cache, session, file, findings=findings, in_place_of=in_place_of, now=now)

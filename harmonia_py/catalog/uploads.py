@@ -84,6 +84,9 @@ class Uploads(Protocol):
             findings: as in `Nars.checked`, then.
             in_place_of: another session, for which it need not stay any more.
             now: the time.
+
+        Raises:
+            BeingDeleted: the session ended since it expected the file, and no row has named its bytes since then.
         """
 
     async def forget(self, session: str, *, now: Timestamp) -> None:

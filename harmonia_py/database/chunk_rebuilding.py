@@ -7,6 +7,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.database.chunks import CHUNK_IDS, use_chunks
+from harmonia_py.database.object_rows import take_from_garbage
 from harmonia_py.database.transaction import Database, Topic, Transaction, ask_for_each
 from harmonia_py.database.uploads import receive_file
 
@@ -43,6 +44,7 @@ class SqlChunkRebuilding:
             ids = {row[0] for row in (yield from ask_for_each(CHUNK_IDS, sorted(chunks)))}
             if len(ids) != len(set(chunks)):
                 return False
+            yield from take_from_garbage(file.blob_key)
             yield from receive_file(cache, session, file, findings, now)
             yield from use_chunks(file, ids, file.file_size)
             return True

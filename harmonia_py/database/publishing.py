@@ -177,11 +177,13 @@ def _look(publication: Publication) -> Transaction[_Standing]:
     claimed, key, quarantined, is_taken, is_awaited, *others = row
     former = _former(others)
     is_elsewhere = key not in {None, file.blob_key} and quarantined is None
-    if claimed is not None and not is_elsewhere:
-        yield from take_from_garbage(file.blob_key)
-    # A pushed file has a row before its path is published.
-    if key is None and publication.session is not None and (former is None or not former.stands_for(publication)):
-        raise BeingDeleted("its file has gone since it was looked at")
+    # What is published already needs no other file of its NAR: that one may be gone, or going.
+    if former is None or not former.stands_for(publication):
+        if claimed is not None and not is_elsewhere:
+            yield from take_from_garbage(file.blob_key)
+        # A pushed file has a row before its path is published.
+        if key is None and publication.session is not None:
+            raise BeingDeleted("its file has gone since it was looked at")
     return _Standing(
         file_is_new=key is None,
         file_is_simple=not is_taken and quarantined is None and not is_elsewhere,

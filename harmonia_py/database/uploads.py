@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS, Session
 from harmonia_py.database.document_changes import put_document
@@ -34,6 +34,12 @@ _FIND: Final = f"""
         exists (select 1 from received where cache_id = $1 and file_hash = $2 and state = 'received')
         or exists (select 1 from objects where cache_id = $1 and file_hash = $2)
     )
+"""
+# Bytes that have been written are there as long as a row names them: that of the session, or the file's own.
+_IS_KEPT: Final = """
+    select exists (select 1 from received where cache_id = $1 and file_hash = $2 and session_id = $3)
+        or exists (select 1 from received_as_well where cache_id = $1 and file_hash = $2 and session_id = $3)
+        or exists (select 1 from nar_files where file_hash = $2 and (blob_key = $4 or quarantined_s is null))
 """
 _WHOLE_FILE: Final = "select blob_key from nar_files where file_hash = $1 and quarantined_s is null"
 _KEEPER: Final = """
@@ -92,6 +98,10 @@ class SqlUploads:
         """As in `Uploads`."""
 
         def received() -> Transaction[None]:
+            row = yield from ask_one(_IS_KEPT, cache, digits(file.file_hash), session, file.blob_key)
+            assert row is not None
+            if not row[0]:
+                raise BeingDeleted("its session ended since it was expected, and its bytes may be gone")
             yield from receive_file(cache, session, file, findings, now)
             if in_place_of is not None:
                 yield from do_together(ending_claim(cache, digits(file.file_hash), in_place_of))
@@ -144,8 +154,7 @@ class SqlUploads:
 def receive_file(
     cache: CacheId, session: str, file: NarFile, findings: str | None, now: Timestamp
 ) -> Transaction[None]:
-    """As `Uploads.received`."""
-    yield from take_from_garbage(file.blob_key)
+    """As `Uploads.received`, of a file whose bytes stay."""
     yield from live_on(cache, session, now)
     yield from keep_file(file, now)
     if findings is not None:

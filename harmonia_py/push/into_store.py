@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +16,7 @@ from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.audit import AuditEntry, entry_now
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS
@@ -152,9 +153,10 @@ class IntoStore:
         added = await self._store_import.add(info, file, blob)
         # A session of its own lets the file go soon, however long the client goes on pushing.
         ends = Timestamp(self._now() - SESSION_SECONDS + LET_GO_SECONDS)
-        await self._catalog.uploads.received(
-            cache, f"added {file.file_hash.nix32}", file, in_place_of=in_place_of, now=ends
-        )
+        with suppress(BeingDeleted):  # the session that brought the file has ended: it goes now
+            await self._catalog.uploads.received(
+                cache, f"added {file.file_hash.nix32}", file, in_place_of=in_place_of, now=ends
+            )
         if added:
             await self._catalog.audit.note([self._entry(info, pushed_by)])
         return added

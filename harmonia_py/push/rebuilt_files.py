@@ -80,6 +80,7 @@ class RebuiltFiles:
 
     async def _receive_whole(self, session: PushSession, file: PushedFile) -> None:
         key = blob_key_of(file)
+        await self._catalog.uploads.expect(session.cache, session.id, file.file_hash, key, now=self._now())
         blob = await self._blobs.open(key)
         if blob is None:
             raise PushConflict(f"{key}: {NOT_WHOLE}")

@@ -222,8 +222,6 @@ class Receiver:
             await self._pour(upload, writer, portions)
             finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            # Only now the name of the file is known.
-            await self._expect(session, PushedFile(checked.file.file_hash, checked.file.compression))
             await self._keep(session, checked, spooled)
         finally:
             await in_thread(self._threads, writer.close)
@@ -238,6 +236,9 @@ class Receiver:
             assert file.nar_hash is not None
             await self._keep_listing(session, file.nar_hash, checked.long_listing)
         key = BlobKey(file.blob_key)
+        if not isinstance(content, bytes):
+            # Once more, or of a bare NAR for the first time: a long upload may outlive its session, which begins again.
+            await self._expect(session, PushedFile(file.file_hash, file.compression))
         if isinstance(content, SpooledFile | bytes):
             await self._blobs.put(key, content, checked.metadata, durable=True)
         else:

@@ -17,6 +17,7 @@ from catalogs import (
     opened_catalog,
     path_info,
     publication,
+    receive,
     store_path,
 )
 
@@ -245,7 +246,7 @@ async def test_what_waits_for_the_store_is_never_shown_from_the_catalog(catalog:
     assert await catalog.objects.waiting(CACHE, hash_part("top")) == frozenset()
     file = nar_file("top")
     assert await catalog.nars.quarantine(file.file_hash, "the file is not there", now=NOW) == 0
-    await catalog.uploads.received(CACHE, "again", file, now=NOW)
+    await receive(catalog, CACHE, "again", file, now=NOW)
     assert await catalog.objects.find(CACHE, hash_part("top")) is None
     assert (await catalog.objects.size(CACHE)).waiting == 1
     assert len(await catalog.awaiting.arrived(CACHE, hash_part("b"), now=NOW)) == 1
@@ -428,7 +429,7 @@ async def test_a_quarantined_file_hides_its_objects_until_it_has_come_again(cata
     assert await catalog.objects.find(CACHE, hash_part("a")) is None
     assert await catalog.nars.file(nar_file("a").file_hash) is None
     assert await catalog.objects.present(CACHE, "s", hash_parts(["a"]), now=NOW) == frozenset()
-    await catalog.uploads.received(CACHE, "s", nar_file("a"), now=NOW)
+    await receive(catalog, CACHE, "s", nar_file("a"), now=NOW)
     assert await catalog.objects.find(CACHE, hash_part("a")) is not None
 
 
@@ -446,7 +447,7 @@ async def test_a_file_is_received_before_it_is_checked(catalog: SqlCatalog) -> N
     received = replace(checked, nar_hash=None, nar_size=None)
     await catalog.uploads.expect(CACHE, "s", checked.file_hash, checked.blob_key, now=NOW)
     assert await catalog.uploads.find(CACHE, checked.file_hash) is None
-    await catalog.uploads.received(CACHE, "s", received, now=NOW)
+    await receive(catalog, CACHE, "s", received, now=NOW)
     assert await catalog.uploads.find(CACHE, checked.file_hash) == received
     assert await catalog.uploads.find(OTHER, checked.file_hash) is None
     await catalog.nars.checked(checked, '{"references":[]}')
@@ -460,7 +461,7 @@ async def test_a_file_is_received_before_it_is_checked(catalog: SqlCatalog) -> N
 
 async def test_a_file_is_received_with_what_was_found_in_it(catalog: SqlCatalog) -> None:
     file = nar_file("a")
-    await catalog.uploads.received(CACHE, "s", file, findings='{"references":[]}', now=NOW)
+    await receive(catalog, CACHE, "s", file, findings='{"references":[]}', now=NOW)
     assert await catalog.uploads.find(CACHE, file.file_hash) == file
     assert file.nar_hash is not None
     assert await catalog.nars.findings(file.nar_hash) == '{"references":[]}'
@@ -477,7 +478,7 @@ async def test_a_claim_is_held_against_its_file_and_the_paths_in_question(catalo
 
     assert await catalog.evidence.find(CACHE, file.file_hash, info, in_question) is None
     await catalog.objects.publish(publication(CACHE, "a"), now=NOW)
-    await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "s", file, findings="{}", now=NOW)
     evidence = await catalog.evidence.find(CACHE, file.file_hash, info, in_question)
     assert evidence is not None
     assert (evidence.file, evidence.findings) == (file, "{}")
@@ -499,7 +500,7 @@ class TestPublishingByTheEvidence:
 
     async def publish(self, catalog: SqlCatalog, judge: Judge, findings: str = "{}") -> Published | None:
         await catalog.objects.publish(publication(CACHE, "a"), now=NOW)
-        await catalog.uploads.received(CACHE, "s", self.file, findings=findings, now=NOW)
+        await receive(catalog, CACHE, "s", self.file, findings=findings, now=NOW)
         return await catalog.evidence.publish(
             CACHE, self.file.file_hash, self.publication.path_info, lambda _: [hash_part("a")], judge, now=NOW
         )
@@ -543,7 +544,7 @@ class TestPublishingByTheEvidence:
 async def test_a_path_that_is_published_with_the_same_nar_stands_for_a_file_that_is_gone(catalog: SqlCatalog) -> None:
     file, gone = nar_file("a"), nar_file("other")
     info = publication(CACHE, "a").path_info
-    await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "s", file, findings="{}", now=NOW)
     await catalog.objects.publish(publication(CACHE, "a", session="s"), now=NOW)
     evidence = await catalog.evidence.find(CACHE, gone.file_hash, info, lambda _: [])
     assert evidence is not None
@@ -551,6 +552,29 @@ async def test_a_path_that_is_published_with_the_same_nar_stands_for_a_file_that
     assert gone.nar_hash is not None
     another = replace(info, nar_hash=gone.nar_hash)
     assert await catalog.evidence.find(CACHE, gone.file_hash, another, lambda _: []) is None
+
+
+@pytest.mark.parametrize("its_bytes", ["are listed for deletion", "are being deleted"])
+async def test_a_path_that_is_published_stands_for_a_file_that_goes_before_it_is_published_again(
+    catalog: SqlCatalog, its_bytes: str
+) -> None:
+    """409, "has just been deleted", for a path that was there: the session that had brought the file had ended."""
+    first = publication(CACHE, "a", session="s")
+    file_hash = Hash.of(b"another compression")
+    second = replace(first.file, file_hash=file_hash, blob_key=f"nar/{file_hash.nix32}.nar.zst")
+    await receive(catalog, CACHE, "s", first.file, findings="{}", now=NOW)
+    await catalog.objects.publish(first, now=NOW)
+    await receive(catalog, CACHE, "t", second, findings="{}", now=NOW)
+    session = Session(id="t", cache=CACHE, principal="token ci", begun=NOW, seen=NOW)
+    await catalog.uploads.session(session, end=True)
+    if its_bytes == "are being deleted":
+        assert await catalog.garbage.claim(9, now=NOW) == [second.blob_key]
+    published = await catalog.objects.publish(replace(first, file=second, session="u"), now=later(1))
+    assert (published.state, published.first) == (ObjectState.PUBLISHED, None)
+    found = await catalog.objects.find(CACHE, hash_part("a"))
+    assert found is not None
+    assert found.file == first.file
+    assert await catalog.garbage.claim(9, now=later(1)) == [second.blob_key]
 
 
 async def test_a_session_lives_on_with_what_it_brings(catalog: SqlCatalog) -> None:
@@ -564,12 +588,12 @@ async def test_a_session_lives_on_with_what_it_brings(catalog: SqlCatalog) -> No
     for at in (NOW, later(0), later(1), later(7200)):
         await catalog.uploads.expect(CACHE, "s", file.file_hash, file.blob_key, now=at)
         assert await seen() == at
-    await catalog.uploads.received(CACHE, "s", file, now=later(9000))
+    await receive(catalog, CACHE, "s", file, now=later(9000))
     assert await seen() == later(9000)
     await catalog.uploads.session(
         Session(id="s", cache=CACHE, principal="token ci", begun=NOW, seen=later(9001)), end=True
     )
-    await catalog.uploads.received(CACHE, "s", file, now=later(9002))
+    await receive(catalog, CACHE, "s", file, now=later(9002))
     assert await seen() == later(9002)
 
 
@@ -584,9 +608,9 @@ async def test_a_session_lives_on_with_each_sign_of_life(catalog: SqlCatalog) ->
 
 async def test_what_a_session_is_to_forget_is_named_no_more_and_not_deleted(catalog: SqlCatalog) -> None:
     mine, ours, published = nar_file("mine"), nar_file("ours"), nar_file("a")
-    await catalog.uploads.received(CACHE, "other", ours, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "other", ours, findings="{}", now=NOW)
     for file in (mine, ours, published):
-        await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+        await receive(catalog, CACHE, "s", file, findings="{}", now=NOW)
     await catalog.objects.publish(publication(CACHE, "a", session="s"), now=NOW)
     await catalog.uploads.forget("s", now=NOW)
     assert await catalog.nars.file(mine.file_hash) is None

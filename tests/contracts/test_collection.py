@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from catalogs import BACKENDS, NOW, hash_part, hash_parts, later, nar_file, opened_catalog, publication, store_path
+from catalogs import (
+    BACKENDS,
+    NOW,
+    hash_part,
+    hash_parts,
+    later,
+    nar_file,
+    opened_catalog,
+    publication,
+    receive,
+    store_path,
+)
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.source import Download
@@ -245,10 +256,10 @@ async def test_documents_go_with_the_last_object_that_has_them(
 async def test_a_dead_push_leaves_nothing(catalog: SqlCatalog, collector: Collector, deleted: list[str]) -> None:
     listing = Document(kind=DocumentKind.LISTING, name=hash_part("never"), size=1, blob_key="default/never.ls")
     await catalog.uploads.expect(CACHE, "s", nar_file("begun").file_hash, nar_file("begun").blob_key, now=NOW)
-    await catalog.uploads.received(CACHE, "s", nar_file("whole"), now=NOW)
+    await receive(catalog, CACHE, "s", nar_file("whole"), now=NOW)
     await catalog.uploads.attach(CACHE, "s", listing, hash_parts(["never"]), now=NOW)
     waiting = publication(CACHE, "waits", ["missing"], session="s")
-    await catalog.uploads.received(CACHE, "s", waiting.file, now=NOW)
+    await receive(catalog, CACHE, "s", waiting.file, now=NOW)
     await catalog.objects.publish(waiting, now=NOW)
     assert await collector.sweep(later(WAITING_SECONDS - 1)) == Collected()
     assert await collector.sweep(later(WAITING_SECONDS)) == Collected(waited=1)
@@ -270,7 +281,7 @@ async def test_a_dead_push_leaves_what_another_one_has_brought_as_well(
     listing = Document(kind=DocumentKind.LISTING, name=file.nar_hash.nix32, size=1, blob_key="nar/both.ls")
     for session, seen in (("lives", later(9)), ("dies", NOW)):
         await catalog.uploads.attach(CACHE, session, listing, (), now=seen)
-        await catalog.uploads.received(CACHE, session, file, now=seen)
+        await receive(catalog, CACHE, session, file, now=seen)
     assert await collector.sweep(later(SESSION_SECONDS)) == Collected(swept=1)
     assert await catalog.uploads.find(CACHE, file.file_hash) == file
     await collector.empty_garbage(later(SESSION_SECONDS))
@@ -304,13 +315,13 @@ async def test_what_waits_for_a_week_goes_although_its_push_lives_on(
     """A token that pushes every day to the same URL is one push without an end: nothing that it left was swept."""
     lost = Document(kind=DocumentKind.LOG, name="lost.drv", size=1, blob_key="log/lost.drv")
     seen = Document(kind=DocumentKind.LOG, name="seen.drv", size=1, blob_key="log/seen.drv")
-    await catalog.uploads.received(CACHE, "s", nar_file("lost"), now=NOW)
+    await receive(catalog, CACHE, "s", nar_file("lost"), now=NOW)
     await catalog.uploads.attach(CACHE, "s", lost, hash_parts(["never"]), now=NOW)
     await catalog.uploads.attach(CACHE, "s", seen, hash_parts(["a"]), now=NOW)
-    await catalog.uploads.received(CACHE, "s", nar_file("a"), now=NOW)
+    await receive(catalog, CACHE, "s", nar_file("a"), now=NOW)
     await catalog.objects.publish(replace(publication(CACHE, "a"), session="s"), now=NOW)
     last = later(UNCLAIMED_SECONDS - 1)
-    await catalog.uploads.received(CACHE, "s", nar_file("new"), now=last)
+    await receive(catalog, CACHE, "s", nar_file("new"), now=last)
     assert await collector.sweep(last) == Collected()
     assert await collector.sweep(later(UNCLAIMED_SECONDS)) == Collected(swept_files=1)
     assert await catalog.uploads.find(CACHE, nar_file("lost").file_hash) is None
@@ -360,7 +371,7 @@ async def test_room_is_made_for_what_has_come_and_is_not_published(catalog: SqlC
     for number in range(9):
         await catalog.objects.publish(publication(team, f"n{number}"), now=later(number))
     for name in ("came", "came-too"):
-        await catalog.uploads.received(team, "cut", nar_file(name), now=later(10))
+        await receive(catalog, team, "cut", nar_file(name), now=later(10))
     await Collector(catalog.collection, catalog.garbage, delete_nothing, index=catalog.objects).run(later(20))
     size = await catalog.objects.size(team)
     assert size.incoming_size == 200
@@ -438,7 +449,7 @@ async def test_documents_without_objects_go_when_room_is_made(
 async def test_all_of_a_deleted_cache_goes_and_then_the_cache(catalog: SqlCatalog, collector: Collector) -> None:
     row = await catalog.caches.create(CacheName("team"), SETTINGS, declared=False, now=NOW)
     for name, references in REFERENCES.items():
-        await catalog.uploads.received(row.id, "s", nar_file(name), now=NOW)
+        await receive(catalog, row.id, "s", nar_file(name), now=NOW)
         await catalog.objects.publish(publication(row.id, name, references, session="s"), now=NOW)
     await catalog.objects.present(row.id, "s", hash_parts(REFERENCES), now=NOW)
     await catalog.pins.set(row.id, P, store_path("app"), PinRuleChange(keep_forever=True), set_by="", now=NOW)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalogs import BACKENDS, NOW, hash_part, hash_parts, later, nar_file, opened_catalog, publication
+from catalogs import BACKENDS, NOW, hash_part, hash_parts, later, nar_file, opened_catalog, publication, receive
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheId, CacheSettings, Timestamp
@@ -34,7 +34,7 @@ async def test_a_session_is_found_by_its_id_alone(catalog: SqlCatalog) -> None:
 
 async def test_a_session_says_what_it_has_brought(catalog: SqlCatalog) -> None:
     for name in ("a", "b", "c"):
-        await catalog.uploads.received(CACHE, "s", nar_file(name), findings="{}", now=NOW)
+        await receive(catalog, CACHE, "s", nar_file(name), findings="{}", now=NOW)
     await catalog.objects.publish(publication(CACHE, "a", session="s"), now=NOW)
     await catalog.objects.publish(publication(CACHE, "b", ["gone"], session="s"), now=NOW)
     assert await catalog.sessions.progress("s") == Progress(
@@ -45,7 +45,7 @@ async def test_a_session_says_what_it_has_brought(catalog: SqlCatalog) -> None:
 async def test_a_nar_that_the_cache_has_is_offered_by_its_hash_and_stays(catalog: SqlCatalog) -> None:
     file = nar_file("a")
     assert file.nar_hash is not None
-    await catalog.uploads.received(CACHE, "t", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "t", file, findings="{}", now=NOW)
     offered = await catalog.sessions.nars(CACHE, "s", [file.nar_hash], now=later(5))
     assert offered == {file.nar_hash: file}
     assert (await catalog.sessions.progress("s")).received == 1, "it is kept for this session now"
@@ -61,7 +61,7 @@ async def test_a_file_that_two_sessions_have_brought_stays_until_both_have_ended
     for session in sessions:
         await catalog.uploads.expect(CACHE, session, file.file_hash, file.blob_key, now=NOW)
     for session in sessions:
-        await catalog.uploads.received(CACHE, session, file, findings="{}", now=NOW)
+        await receive(catalog, CACHE, session, file, findings="{}", now=NOW)
     assert [(await catalog.sessions.progress(session)).received for session in sessions] == [1, 1]
     one, other = sessions if ends == "the first to bring it" else reversed(sessions)
     await _end(catalog, one)
@@ -75,7 +75,7 @@ async def test_a_file_that_two_sessions_have_brought_stays_until_both_have_ended
 async def test_a_file_that_is_expected_again_stays_for_the_session_that_has_it(catalog: SqlCatalog) -> None:
     """A second client that began to send what another one had sent, and was cut, took it along when it ended."""
     file = nar_file("a")
-    await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "s", file, findings="{}", now=NOW)
     await catalog.uploads.expect(CACHE, "t", file.file_hash, file.blob_key, now=NOW)
     await _end(catalog, "t")
     assert await catalog.uploads.find(CACHE, file.file_hash) == file
@@ -84,9 +84,9 @@ async def test_a_file_that_is_expected_again_stays_for_the_session_that_has_it(c
 async def test_what_is_found_for_a_session_stays_for_it(catalog: SqlCatalog) -> None:
     """The session that had sent a file ended while another one was told of it: that one's narinfo got 409."""
     file = nar_file("a")
-    await catalog.uploads.received(CACHE, "s", replace(file, nar_hash=None, nar_size=None), now=NOW)
+    await receive(catalog, CACHE, "s", replace(file, nar_hash=None, nar_size=None), now=NOW)
     assert await catalog.uploads.claim(CACHE, "t", file.file_hash, now=NOW) is None, "it was not checked"
-    await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "s", file, findings="{}", now=NOW)
     assert await catalog.uploads.claim(OTHER, "o", file.file_hash, now=NOW) is None
     assert await catalog.uploads.claim(CACHE, "t", file.file_hash, now=NOW) == file
     await _end(catalog, "s")
@@ -99,7 +99,7 @@ async def test_what_is_found_for_a_session_stays_for_it(catalog: SqlCatalog) -> 
 async def test_a_file_stays_for_other_sessions_when_one_has_published_its_path(catalog: SqlCatalog) -> None:
     file = nar_file("a")
     for session in ("s", "t", "u"):
-        await catalog.uploads.received(CACHE, session, file, findings="{}", now=NOW)
+        await receive(catalog, CACHE, session, file, findings="{}", now=NOW)
     for publishing, left in (("t", [1, 0, 1]), ("u", [1, 0, 0]), ("s", [0, 0, 0])):
         await catalog.objects.publish(publication(CACHE, "a", session=publishing), now=NOW)
         assert [(await catalog.sessions.progress(session)).received for session in ("s", "t", "u")] == left
@@ -110,7 +110,7 @@ async def test_a_file_that_its_path_does_not_need_stays_for_ten_minutes(catalog:
     """Another path with the same NAR was pushed next, whose client had been told that the file is here."""
     first, second = nar_file("first"), nar_file("second")
     await catalog.objects.publish(publication(CACHE, "a", nar="first"), now=NOW)
-    await catalog.uploads.received(CACHE, "s", second, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "s", second, findings="{}", now=NOW)
     published = await catalog.objects.publish(publication(CACHE, "a", nar="second", session="s"), now=NOW)
     assert published.first == first.nar_hash
     await _end(catalog, "s")
@@ -123,8 +123,8 @@ async def test_a_file_that_its_path_does_not_need_stays_for_ten_minutes(catalog:
 
 async def test_a_session_may_let_another_one_have_its_file(catalog: SqlCatalog) -> None:
     file = nar_file("a")
-    await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
-    await catalog.uploads.received(CACHE, "t", file, in_place_of="s", now=NOW)
+    await receive(catalog, CACHE, "s", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, "t", file, in_place_of="s", now=NOW)
     await _end(catalog, "t")
     assert await catalog.uploads.find(CACHE, file.file_hash) is None
 
@@ -156,7 +156,7 @@ async def test_a_file_that_was_left_behind_is_as_any_other_when_it_comes_again(c
         await catalog.uploads.expect(cache, f"of {cache}", file.file_hash, file.blob_key, now=NOW)
     for expected in await catalog.arrivals.expected(None, NOW, 9):
         await catalog.arrivals.count(expected, replace(file, nar_hash=None, nar_size=None), now=NOW)
-    await catalog.uploads.received(CACHE, f"of {CACHE}", file, findings="{}", now=NOW)
+    await receive(catalog, CACHE, f"of {CACHE}", file, findings="{}", now=NOW)
     assert await catalog.uploads.find(CACHE, file.file_hash) == file
     assert await catalog.uploads.find(OTHER, file.file_hash) is None
     assert [(await catalog.objects.size(cache)).incoming_size for cache in (CACHE, OTHER)] == [file.file_size, 0]
@@ -192,7 +192,7 @@ async def _end(catalog: SqlCatalog, session: str) -> None:
 async def test_a_nar_of_another_cache_is_not_told(catalog: SqlCatalog) -> None:
     file = nar_file("a")
     assert file.nar_hash is not None
-    await catalog.uploads.received(OTHER, "t", file, findings="{}", now=NOW)
+    await receive(catalog, OTHER, "t", file, findings="{}", now=NOW)
     assert await catalog.sessions.nars(CACHE, "s", [file.nar_hash], now=NOW) == {}
 
 

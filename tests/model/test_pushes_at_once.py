@@ -17,7 +17,7 @@ from postgresql import shared
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Reason, Scope
 from harmonia_py.catalog.collector import Collector
-from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Publication
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, Session
 from harmonia_py.database.catalog import SqlCatalog
@@ -68,6 +68,10 @@ class World:
         await collector.sweep(now)
         await collector.empty_garbage(now)
 
+    async def named(self) -> set[str]:
+        """The keys of all files that the catalog has."""
+        return {file.blob_key for file in await self.catalog.file_checks.page(None, 1000)}
+
     async def end(self, session: str) -> None:
         row = Session(id=session, cache=CACHE, principal="token ci", begun=NOW, seen=NOW)
         await self.catalog.uploads.session(row, end=True)
@@ -104,8 +108,22 @@ class Push:
         await self.world.catalog.uploads.expect(CACHE, self.session, file.file_hash, file.blob_key, now=NOW)
 
     async def sends(self) -> None:
+        await self.writes()
+        await self.is_noted()
+
+    async def writes(self) -> None:
         self.world.blobs.add(self.file.blob_key)
+
+    async def is_noted(self) -> None:
         await self.world.catalog.uploads.received(CACHE, self.session, self.file, findings="{}", now=NOW)
+
+    async def is_noted_or_comes_again(self) -> None:
+        """Its client, which is refused when the session ended meanwhile, sends the file once more."""
+        try:
+            await self.is_noted()
+        except BeingDeleted:
+            await self.begins()
+            await self.sends()
 
     async def is_checked(self) -> None:
         info = self._publication.path_info
@@ -230,6 +248,18 @@ def a_path_that_waits(world: World, name: str) -> Scene:
     )
 
 
+def a_session_that_ends_while_it_sends(world: World, name: str) -> Scene:
+    """A client gives up its session while a request of its own still brings a file, and pushes the path once more."""
+    a = Push(world, "a", name, nar_file(name))
+    return Scene(world, (a.begins, a.writes, a.is_noted_or_comes_again, a.is_pushed), (a.ends,), served=())
+
+
+def two_sessions_one_of_which_ends_while_it_sends(world: World, name: str) -> Scene:
+    """Another client begins to send the same file, and is cut."""
+    a, b = (Push(world, session, name, nar_file(name)) for session in ("a", "b"))
+    return Scene(world, (a.begins, a.writes, a.is_noted_or_comes_again, a.is_pushed), (a.ends,), (b.begins,), served=())
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "sqlite":
@@ -252,6 +282,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         another_nar_that_is_published,
         two_paths_of_one_nar,
         a_path_that_waits,
+        a_session_that_ends_while_it_sends,
+        two_sessions_one_of_which_ends_while_it_sends,
     ],
 )
 def test_in_every_order(world: World, scene: Callable[[World, str], Scene]) -> None:
@@ -262,6 +294,7 @@ def test_in_every_order(world: World, scene: Callable[[World, str], Scene]) -> N
         steps = [iter(sequence) for sequence in made.sequences]
         for step in (*made.before, *(next(steps[one]) for one in order)):
             world.run(step())
+            assert world.run(world.named()) <= world.blobs, order
         assert all(world.run(push.is_served()) for push in made.served), order
         for session in world.sessions:
             world.run(world.end(session))
