@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from hashlib import sha256
-from types import TracebackType
 from typing import Final, Self
 
 from harmonia_py.client.bodies import FileBody
@@ -103,9 +102,7 @@ class StoredFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     async def fill(self, file: MadeFile, part: bytearray) -> None:

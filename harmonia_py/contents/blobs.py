@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Protocol, Self
 
 from harmonia_py.cache.source import Download, FileSlice, Piece, Redirect, always, nothing
@@ -77,9 +76,7 @@ class Blob:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

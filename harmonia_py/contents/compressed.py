@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Final, Self
 
 from harmonia_py.cache.found import Found
@@ -84,9 +83,7 @@ class CompressedNars:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give up what is being compressed. The transfers that need it have ended or are cut."""
         await self._intake.abandon(*self._compressing.lanes)
         await self._compressing.aclose()

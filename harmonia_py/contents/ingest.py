@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from harmonia_py.cache.source import UNNAMED, Asker, Download, Piece
@@ -75,9 +74,7 @@ class Intake:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give up what comes in, and end the threads."""
         await self.abandon(*[flight.lane for flight in self._tasks.values()])
         await self.threads.aclose()

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from harmonia_py.cache.found import STALE, Found
@@ -113,9 +112,7 @@ class Mirror:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give up what is being fetched."""
         for task in self._tasks:
             task.cancel()

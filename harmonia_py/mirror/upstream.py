@@ -5,7 +5,6 @@ An upstream answers three things: something, `None` for "it is not here", or an 
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from harmonia_py.errors import UpstreamProtocolError
@@ -64,9 +63,7 @@ class Body:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

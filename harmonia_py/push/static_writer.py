@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self
 
 from harmonia_py.catalog.caches import CacheId
@@ -43,9 +42,7 @@ class StaticWriter:
         self._writer = asyncio.create_task(self._write())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._writer is not None
         try:
             async with asyncio.timeout(_END_SECONDS):

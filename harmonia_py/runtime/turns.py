@@ -7,7 +7,6 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Final
 
 from harmonia_py.errors import Overloaded, StorageError
@@ -85,9 +84,7 @@ class Turn:
             self.leave()
             raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.leave()
 
     async def _wait(self, seconds: float | None) -> None:

@@ -5,7 +5,6 @@ import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from harmonia_py.contents.blobs import BlobKey
@@ -34,9 +33,7 @@ class DiskDigests:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._threads.aclose()
 
     async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:

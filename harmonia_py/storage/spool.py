@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from harmonia_py.contents.blobs import BlobKey
@@ -77,9 +76,7 @@ class DiskSpool:
             self._second_look = asyncio.get_running_loop().call_later(self._look_again_seconds, look)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._second_look is not None:
             self._second_look.cancel()
         for growth in list(self._followed.values()):

@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
 from typing import Final, Self
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # documented in its source alone
 
@@ -90,9 +89,7 @@ class HttpUpstream:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     def with_values(self, priority: int, public_keys: tuple[PublicKey, ...]) -> Self:

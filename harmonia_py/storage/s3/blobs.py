@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from obstore.exceptions import BaseError
@@ -64,9 +63,7 @@ class S3Blobs:
         self._putters = Threads(Pool.UPLOAD)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.objects.aclose()
         await self._deletions.aclose()
         await self._putters.aclose()

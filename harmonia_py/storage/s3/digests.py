@@ -1,7 +1,6 @@
 """Hashes of blobs in a bucket, fetched once more."""
 
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from harmonia_py.contents.blobs import BlobKey
@@ -31,9 +30,7 @@ class S3Digests:
             self._store = body_store(self._settings)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._threads.aclose()
 
     async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, ESTALE
-from types import TracebackType
 from typing import Final, Self
 
 from harmonia_py.cache.source import FileSlice, Piece
@@ -189,9 +188,7 @@ class Below:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def look(self, place: list[bytes], name: bytes) -> int:
