@@ -5,7 +5,7 @@ next start goes on from what the rows say: condemned objects are looked at again
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import Candidate, Condemned, Garbage, Reason, Scope
 from harmonia_py.catalog.collection import Collection as CollectionPort
 from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.paging import rows_of
 from harmonia_py.catalog.portions import FIRST_ROWS, Portions
 from harmonia_py.catalog.quota import Limits, excess, plan_quota
 from harmonia_py.catalog.retention import Decision, plan_retention
@@ -206,15 +207,12 @@ class Collector:
             StorageError: the catalog cannot tell; what was done before stays done.
         """
         done = await self.sweep(now)
-        after = None
-        while scopes := await self._collection.scopes(after, self._batch):
-            for scope in scopes:
-                await self._keep_limit(scope, now)
-                done += await self.collect(scope, now)
-                if scope.deleted:
-                    # Such as logs of derivations that were never pushed themselves.
-                    await self.drop_documents(scope, now, now)
-            after = scopes[-1].cache
+        async for scope in self._all_scopes():
+            await self._keep_limit(scope, now)
+            done += await self.collect(scope, now)
+            if scope.deleted:
+                # Such as logs of derivations that were never pushed themselves.
+                await self.drop_documents(scope, now, now)
         return done + await self.empty_garbage(now)
 
     async def scopes(self) -> list[Scope]:
@@ -223,12 +221,10 @@ class Collector:
         Raises:
             StorageError: the catalog cannot tell.
         """
-        found: list[Scope] = []
-        after = None
-        while scopes := await self._collection.scopes(after, self._batch):
-            found += [scope for scope in scopes if not scope.deleted]
-            after = scopes[-1].cache
-        return found
+        return [scope async for scope in self._all_scopes() if not scope.deleted]
+
+    def _all_scopes(self) -> AsyncIterator[Scope]:
+        return rows_of(self._collection.scopes, lambda scope: scope.cache, size=self._batch)
 
     async def _keep_limit(self, scope: Scope, now: Timestamp) -> None:
         """Condemn what is beyond the `max_size` of a cache, or in the way of a file that found no room in it."""

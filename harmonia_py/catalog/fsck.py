@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.file_checks import QuarantinedFile
 from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
 from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.paging import pages_of, rows_of
 from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.catalog.static_check import StaticCheck, is_of_path, key_in_catalog
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, BlobStore
@@ -95,9 +95,7 @@ class Fsck:
             yield Finding(Fault.TOTAL, of, f"{told}, where counting says {counted}", done)
 
     async def _check_files(self) -> AsyncIterator[Finding]:
-        after: NarFile | None = None
-        while page := await self._ports.checks.page(None if after is None else after.file_hash, _PAGE):
-            after = page[-1]
+        async for page in pages_of(self._ports.checks.page, lambda file: file.file_hash):
             for file, fault in zip(page, await self._faults(page), strict=True):
                 self._report(file.file_size)
                 if fault is None:
@@ -129,38 +127,32 @@ class Fsck:
         return fault
 
     async def _check_quarantined(self) -> AsyncIterator[Finding]:
-        after: QuarantinedFile | None = None
-        while page := await self._ports.checks.quarantined(None if after is None else after.file.file_hash, _PAGE):
-            after = page[-1]
-            for one in page:
-                self.files += 1
-                # Read even without `hashes`: its bytes were wrong once.
-                digest = await self._digests.digest(BlobKey(one.file.blob_key))
-                if fault_of(one.file.file_hash, one.file.file_size, digest) is not None:
-                    yield Finding(Fault.QUARANTINED, one.file.blob_key, f"{one.reason}; {_told(one.objects)}")
-                    continue
-                done = None
-                if self._isolate is not None:
-                    await self._ports.repairs.restore(one.file.file_hash, now=self._now())
-                    done = "its paths are seen again"
-                yield Finding(Fault.RIGHT_AGAIN, one.file.blob_key, _told(one.objects), done)
+        async for one in rows_of(self._ports.checks.quarantined, lambda one: one.file.file_hash):
+            self.files += 1
+            # Read even without `hashes`: its bytes were wrong once.
+            digest = await self._digests.digest(BlobKey(one.file.blob_key))
+            if fault_of(one.file.file_hash, one.file.file_size, digest) is not None:
+                yield Finding(Fault.QUARANTINED, one.file.blob_key, f"{one.reason}; {_told(one.objects)}")
+                continue
+            done = None
+            if self._isolate is not None:
+                await self._ports.repairs.restore(one.file.file_hash, now=self._now())
+                done = "its paths are seen again"
+            yield Finding(Fault.RIGHT_AGAIN, one.file.blob_key, _told(one.objects), done)
 
     async def _check_documents(self) -> AsyncIterator[Finding]:
-        after: CacheDocument | None = None
-        while page := await self._ports.repairs.documents(after, _PAGE):
-            after = page[-1]
-            for one in page:
-                fault = await self._document_fault(one)
-                if fault is None:
-                    continue
-                assert one.document.blob_key is not None
-                done = None
-                if self._isolate is not None:
-                    if not await self._ports.document_checks.drop(one, fault, now=self._now()):
-                        continue  # it went, or came again, in the meantime
-                    done = "the catalog does not have it any more"
-                yield Finding(Fault.DOCUMENT, one.document.blob_key, f"{one.document.name}: {fault}", done)
-            self.files += len(page)
+        async for one in rows_of(self._ports.repairs.documents, lambda one: one):
+            self.files += 1
+            fault = await self._document_fault(one)
+            if fault is None:
+                continue
+            assert one.document.blob_key is not None
+            done = None
+            if self._isolate is not None:
+                if not await self._ports.document_checks.drop(one, fault, now=self._now()):
+                    continue  # it went, or came again, in the meantime
+                done = "the catalog does not have it any more"
+            yield Finding(Fault.DOCUMENT, one.document.blob_key, f"{one.document.name}: {fault}", done)
 
     async def _document_fault(self, one: CacheDocument) -> str | None:
         """The fault of a document, in words; None when it is right."""

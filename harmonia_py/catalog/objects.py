@@ -82,6 +82,11 @@ class StoredObject:
     used: Timestamp
     condemned_since: Timestamp | None
 
+    @property
+    def hash_part(self) -> HashPart:
+        """That of its path, by which objects of a cache are ordered."""
+        return self.path_info.store_path.hash_part
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:

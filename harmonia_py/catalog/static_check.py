@@ -7,16 +7,17 @@ narinfo of a path that is made of chunks, which lies elsewhere.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp
 from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
 from harmonia_py.catalog.objects import DocumentKind, StoredObject
+from harmonia_py.catalog.paging import pages_of, rows_of
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.nix.store_path import HashPart
 
-_PAGE: Final = 256
 _CHUNKED: Final = "chunked"
 _OF_PATH: Final = re.compile(rf"([^/]+)/(?:([0-9a-z]{{32}})\.(?:narinfo|ls)|{_CHUNKED}/([0-9a-z]{{32}}))", re.ASCII)
 
@@ -55,17 +56,12 @@ class StaticCheck:
 
     async def check(self) -> AsyncIterator[Finding]:
         """The findings of files that are missing, so that other programs lack a path."""
-        after_cache: CacheName | None = None
-        while rows := await self._ports.caches.page(after_cache, _PAGE):
-            after_cache = rows[-1].name
-            for row in rows:
-                async for finding in self._check(row):
-                    yield finding
+        async for row in rows_of(self._ports.caches.page, lambda row: row.name):
+            async for finding in self._check(row):
+                yield finding
 
     async def _check(self, row: CacheRow) -> AsyncIterator[Finding]:
-        after: HashPart | None = None
-        while page := await self._ports.index.page(row.id, after, _PAGE):
-            after = page[-1].path_info.store_path.hash_part
+        async for page in pages_of(partial(self._ports.index.page, row.id), lambda stored: stored.hash_part):
             old = self._clock() - self._young
             objects = [one for one in page if one.pushed <= old]
             for one, key in zip(objects, await asyncio.gather(*(self._lacking(row, o) for o in objects)), strict=True):
@@ -75,7 +71,7 @@ class StaticCheck:
 
     async def _lacking(self, row: CacheRow, stored: StoredObject) -> BlobKey | None:
         """The key of the first file of a path that is missing; None when there is none."""
-        hash_part = stored.path_info.store_path.hash_part
+        hash_part = stored.hash_part
         if stored.file.is_chunked:
             key = chunked_key(row.name, hash_part)
             return key if await self._blobs.metadata(key) is None else None

@@ -3,17 +3,16 @@
 import argparse
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from harmonia_py.catalog.audit import AuditEntry
+from harmonia_py.catalog.paging import rows_of
 from harmonia_py.commands.catalog import in_catalog
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 
 if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
-
-_PAGE: Final = 500
 
 
 def add_arguments(parser: Parser) -> None:
@@ -34,12 +33,9 @@ def run(options: argparse.Namespace) -> int:
     _, config = load(options)
 
     async def show(catalog: "SqlCatalog") -> None:
-        after: tuple[int, str] | None = None
-        while entries := await catalog.audit.page(after, _PAGE):
-            for one in entries:
-                if options.cache in (None, one.cache):
-                    print(_line(one))  # noqa: T201
-            after = (entries[-1].at_ns, entries[-1].id)
+        async for one in rows_of(catalog.audit.page, lambda one: (one.at_ns, one.id)):
+            if options.cache in (None, one.cache):
+                print(_line(one))  # noqa: T201
 
     in_catalog(config, show)
     return 0

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import CHUNKS, CacheRow, CacheSettings
+from harmonia_py.catalog.paging import all_of
 from harmonia_py.chunks.installed import check_installed
-from harmonia_py.commands.catalog import all_of, entry, found_cache, in_catalog, named_cache, now, seconds_of
+from harmonia_py.commands.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
 from harmonia_py.commands.elsewhere import check_elsewhere
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
 
 T = TypeVar("T")
-K = TypeVar("K")
 
 # Of a unit with StateDirectory=harmonia-py, and of root without one.
 SERVICE_STATE: Final = Path("/var/lib/harmonia-py")
 
 _log = logging.getLogger(__name__)
 
-_PAGE: Final = 200
 _LASTS: Final = re.compile(r"([1-9][0-9]{0,5})([mhdwy])", re.ASCII)
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
@@ -97,14 +95,6 @@ def _where_the_service_is() -> str:
     if is_own or not os.path.lexists(SERVICE_STATE):
         return ""
     return f"the service here has its own in {SERVICE_STATE}: call this as root"
-
-
-async def all_of(page: Callable[[K | None, int], Awaitable[Sequence[T]]], key: Callable[[T], K]) -> list[T]:
-    """Everything that `page` gives, page by page."""
-    rows: list[T] = []
-    while found := await page(key(rows[-1]) if rows else None, _PAGE):
-        rows += found
-    return rows
 
 
 def named_cache(text: str) -> CacheName:

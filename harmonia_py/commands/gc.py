@@ -6,16 +6,17 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.filesize import decimal
 
 from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.collected import Collected
-from harmonia_py.catalog.collection import CondemnedObject
 from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.paging import all_of, rows_of
 from harmonia_py.catalog.pins import DAY
-from harmonia_py.commands.catalog import all_of, in_catalog, in_copied_catalog
+from harmonia_py.commands.catalog import in_catalog, in_copied_catalog
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.progress import count
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
 
 _NANOSECONDS: Final = 1_000_000_000
-_PAGE: Final = 500
 # A pass of the server's own is seldom longer than a second.
 _WAIT_SECONDS: Final = 60.0
 _WORDS: Final = {
@@ -148,7 +148,7 @@ async def _report(options: argparse.Namespace, catalog: "SqlCatalog", begun: Tim
         async for going in _gone(catalog, begun):
             _say(options, going)
     for cache in caches:
-        async for one in _condemned(catalog, cache):
+        async for one in rows_of(partial(catalog.collection.condemned, cache.id), lambda one: one.place):
             condemned, condemned_size = condemned + 1, condemned_size + one.size
             if options.dry_run or options.json:
                 goes = Timestamp(one.since + cache.settings.grace)
@@ -162,28 +162,18 @@ async def _report(options: argparse.Namespace, catalog: "SqlCatalog", begun: Tim
 
 async def _gone(catalog: "SqlCatalog", begun: Timestamp) -> AsyncIterator[Going]:
     """The paths that went since then, as the audit log has them."""
-    after: tuple[int, str] | None = (begun * _NANOSECONDS, "")
-    while entries := await catalog.audit.page(after, _PAGE):
-        for one in entries:
-            if one.action == "collect":
-                detail = json.loads(one.detail)
-                yield Going(
-                    cache=one.cache,
-                    path=one.subject,
-                    why=detail["why"],
-                    size=detail["size"],
-                    used=Timestamp(detail["used"]),
-                    goes=None,
-                )
-        after = (entries[-1].at_ns, entries[-1].id)
-
-
-async def _condemned(catalog: "SqlCatalog", cache: CacheRow) -> AsyncIterator[CondemnedObject]:
-    after = None
-    while rows := await catalog.collection.condemned(cache.id, after, _PAGE):
-        for row in rows:
-            yield row
-        after = rows[-1].place
+    begin = (begun * _NANOSECONDS, "")
+    async for one in rows_of(catalog.audit.page, lambda one: (one.at_ns, one.id), after=begin):
+        if one.action == "collect":
+            detail = json.loads(one.detail)
+            yield Going(
+                cache=one.cache,
+                path=one.subject,
+                why=detail["why"],
+                size=detail["size"],
+                used=Timestamp(detail["used"]),
+                goes=None,
+            )
 
 
 def _say(options: argparse.Namespace, going: Going) -> None:
@@ -200,7 +190,7 @@ async def _say_what_stays(options: argparse.Namespace, catalog: "SqlCatalog", ca
     size = await catalog.objects.size(cache.id)
     objects, total = size.objects - size.condemned, size.size - size.condemned_size
     pins: list[dict[str, Any]] = []
-    for pin in await all_of(lambda after, limit: catalog.pins.page(cache.id, after, limit), lambda pin: pin.name):
+    for pin in await all_of(partial(catalog.pins.page, cache.id), lambda pin: pin.name):
         if pin.newest is not None:
             paths, pinned = await catalog.collection.closure_size(cache.id, pin.newest.hash_part)
             pins.append({"name": pin.name, "path": pin.newest.path, "paths": paths, "size": pinned})

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.pins import DAY, Pin, PinName, PinRevision, PinRuleChange
-from harmonia_py.commands.catalog import all_of, any_cache, found_cache, in_catalog, now, user
+from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now, user
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
@@ -104,7 +106,7 @@ def _list(options: argparse.Namespace, config: Config) -> int:
 
     async def pins(catalog: "SqlCatalog") -> list[Pin]:
         row = await found_cache(catalog, cache)
-        return await all_of(lambda after, limit: catalog.pins.page(row.id, after, limit), lambda pin: pin.name)
+        return await all_of(partial(catalog.pins.page, row.id), lambda pin: pin.name)
 
     for pin in in_catalog(config, pins):
         print(json.dumps(pin.to_json()) if options.json else _line(pin))  # noqa: T201

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from harmonia_py.cache.access import Action, CachePattern
 from harmonia_py.catalog.access import TokenRow
 from harmonia_py.catalog.caches import Timestamp, iso
+from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.tokens import new_token
-from harmonia_py.commands.catalog import all_of, entry, in_catalog, now, seconds_of
+from harmonia_py.commands.catalog import entry, in_catalog, now, seconds_of
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.errors import ConfigError, FormatError

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from harmonia_py.catalog.caches import CacheRow, iso
+from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.pins import DAY
 from harmonia_py.catalog.reachability import KeptBy, WhyKept
 from harmonia_py.catalog.standing import PathState, Standing, Standings
-from harmonia_py.commands.catalog import all_of, any_cache, found_cache, in_catalog, now
+from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_hash_part

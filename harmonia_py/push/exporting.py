@@ -10,9 +10,10 @@ target is a cache that can be used, and an export that was cut off goes on where
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from functools import partial
+from typing import Protocol
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.source import Download
@@ -20,12 +21,11 @@ from harmonia_py.cache.tree import BuildId
 from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.documents import DocumentIndex
 from harmonia_py.catalog.objects import Document, DocumentKind, ObjectIndex, Objects, StoredObject
+from harmonia_py.catalog.paging import rows_of
 from harmonia_py.catalog.stored import narinfo_of
 from harmonia_py.nix.narinfo import SUFFIXES, NarInfo
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import HashPart, StorePath
-
-_PAGE: Final = 256
 
 
 class ExportTarget(Protocol):
@@ -115,13 +115,10 @@ class Export:
         """
         await self._target.make()
         await self._target.put("nix-cache-info", self._view.cache_info.format())
-        async for document in self._documents():
+        async for document in rows_of(partial(self._ports.documents.page, self._cache), lambda document: document):
             await self._write_document(document)
-        after: HashPart | None = None
-        while page := await self._ports.index.page(self._cache, after, _PAGE):
-            after = page[-1].path_info.store_path.hash_part
-            for stored in page:
-                await self._write_closure(stored)
+        async for stored in rows_of(partial(self._ports.index.page, self._cache), lambda stored: stored.hash_part):
+            await self._write_closure(stored)
         return self.done
 
     async def _write_closure(self, stored: StoredObject) -> None:
@@ -129,7 +126,7 @@ class Export:
         waiting = [stored]
         while waiting:
             top = waiting[-1]
-            hash_part = top.path_info.store_path.hash_part
+            hash_part = top.hash_part
             if hash_part in self._seen:
                 waiting.pop()
                 continue
@@ -146,7 +143,7 @@ class Export:
                     waiting.append(found)
 
     async def _write(self, stored: StoredObject) -> bool:
-        found = await self._view.narinfo(stored.path_info.store_path.hash_part)
+        found = await self._view.narinfo(stored.hash_part)
         if found is None or not all(self._seen[path.hash_part] for path in _references(stored)):
             self.done.skipped += 1
             return False
@@ -154,7 +151,7 @@ class Export:
             self.done.skipped += 1
             return False
         signed = replace(narinfo_of(stored), path_info=found.narinfo.path_info)
-        name = f"{stored.path_info.store_path.hash_part}.narinfo"
+        name = f"{stored.hash_part}.narinfo"
         await self._target.put(name, replace(signed, url=_nar_name(signed)).format(self._view.cache_info.store_dir))
         self.done.paths += 1
         return True
@@ -172,13 +169,6 @@ class Export:
         self.done.nars += 1
         self.done.size += file.file_size
         return True
-
-    async def _documents(self) -> AsyncIterator[Document]:
-        after: Document | None = None
-        while page := await self._ports.documents.page(self._cache, after, _PAGE):
-            after = page[-1]
-            for document in page:
-                yield document
 
     async def _write_document(self, document: Document) -> None:
         if document.kind is DocumentKind.DEBUG_FILE:

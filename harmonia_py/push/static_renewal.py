@@ -7,11 +7,12 @@ that is right, so are all, also after a process was killed in between.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
-from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheRow, Caches
 from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.paging import pages_of, rows_of
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.static_side import StaticSide, StaticSideOf
@@ -20,7 +21,6 @@ _log = logging.getLogger(__name__)
 
 # A number is compared; only when it has changed, each cache is looked at.
 _SECONDS: Final = 2.0
-_PAGE: Final = 200
 
 
 class StaticRenewal:
@@ -60,11 +60,8 @@ class StaticRenewal:
         state = self._state()
         if state == self._seen:
             return
-        after: CacheName | None = None
-        while rows := await self._caches.page(after, _PAGE):
-            for row in rows:
-                await self._renew(row)
-            after = rows[-1].name
+        async for row in rows_of(self._caches.page, lambda row: row.name):
+            await self._renew(row)
         self._seen = state
 
     async def _renew(self, row: CacheRow) -> None:
@@ -72,10 +69,8 @@ class StaticRenewal:
         if side is None:
             return
         first: HashPart | None = None
-        after: HashPart | None = None
-        while objects := await self._index.page(row.id, after, _PAGE):
-            hash_parts = [stored.path_info.store_path.hash_part for stored in objects]
-            after = hash_parts[-1]
+        async for objects in pages_of(partial(self._index.page, row.id), lambda stored: stored.hash_part):
+            hash_parts = [stored.hash_part for stored in objects]
             if first is None:
                 if await side.is_signed(objects[0]):
                     return

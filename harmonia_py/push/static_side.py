@@ -89,10 +89,7 @@ class StaticSide:
         Raises:
             HarmoniaError: the catalog or the storage does not answer, for any of them.
         """
-        objects = {
-            stored.path_info.store_path.hash_part: stored
-            for stored in await self._objects.objects(self.cache, hash_parts)
-        }
+        objects = {stored.hash_part: stored for stored in await self._objects.objects(self.cache, hash_parts)}
         if objects and not self._has_cache_info:
             await self.write_cache_info()
             self._has_cache_info = True
@@ -130,7 +127,7 @@ class StaticSide:
         is_chunked = stored.file.is_chunked
         if await self._blobs.metadata(_recipe_of(narinfo) if is_chunked else _file_of(narinfo)) is None:
             return None
-        key = self._key(stored.path_info.store_path.hash_part, is_chunked=is_chunked)
+        key = self._key(stored.hash_part, is_chunked=is_chunked)
         if listing is not None:
             await self._listings.write(listing, _listing_beside(key))
         text = (chunked_narinfo if is_chunked else static_narinfo)(narinfo, self._view.cache_info.store_dir)
@@ -143,7 +140,7 @@ class StaticSide:
         Raises:
             StorageError: that cannot be told.
         """
-        key = self._key(stored.path_info.store_path.hash_part, is_chunked=stored.file.is_chunked)
+        key = self._key(stored.hash_part, is_chunked=stored.file.is_chunked)
         metadata = await self._blobs.metadata(key)
         return metadata is not None and dict(metadata) == self._signed
 

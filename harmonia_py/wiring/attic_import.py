@@ -13,6 +13,7 @@ from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.cache_changes import CacheChanges
 from harmonia_py.catalog.caches import CacheRow, CacheSettings
 from harmonia_py.catalog.objects import ObjectState
+from harmonia_py.catalog.paging import pages_of
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import FormatError, HarmoniaError, PushRefused, StorageFull
 from harmonia_py.nix.narinfo import NarInfo
@@ -141,11 +142,8 @@ class AtticImport:
             done.failed[key.name] = "the cache has another key of this name: clients of Attic refuse its paths"
         return row
 
-    async def _objects(self, cache: AtticCache) -> AsyncIterator[Sequence[AtticObject]]:
-        after = 0
-        while objects := await self._source.objects(cache, after, _PAGE):
-            yield objects
-            after = objects[-1].id
+    def _objects(self, cache: AtticCache) -> AsyncIterator[Sequence[AtticObject]]:
+        return pages_of(partial(self._source.objects, cache), lambda found: found.id, size=_PAGE, after=0)
 
     async def _announce(self, cache: AtticCache, pushes: Pushes, session: PushSession) -> None:
         """Announce all paths of the cache: other references are paths that Attic's clients had left out."""

@@ -3,14 +3,12 @@
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheExists, CacheRow, Caches, Timestamp
+from harmonia_py.catalog.paging import rows_of
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
-
-_PAGE: Final = 500
 
 
 def default_row(config: Config, table: Cache) -> CacheRow:
@@ -31,9 +29,6 @@ async def declare(caches: Caches, config: Config) -> None:
                 await caches.create(name, table.settings, declared=True, now=Timestamp(int(time.time())))
         elif not row.declared or row.settings != table.settings:
             await caches.configure(name, table.settings, declared=True)
-    after: CacheName | None = None
-    while rows := await caches.page(after, _PAGE):
-        for row in rows:
-            if row.declared and row.name not in config.caches:
-                await caches.configure(row.name, row.settings, declared=False)
-        after = rows[-1].name
+    async for row in rows_of(caches.page, lambda row: row.name):
+        if row.declared and row.name not in config.caches:
+            await caches.configure(row.name, row.settings, declared=False)

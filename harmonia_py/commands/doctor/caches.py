@@ -14,8 +14,8 @@ from harmonia_py.catalog.access import TokenRow
 from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of
 from harmonia_py.catalog.keys import KeyState
+from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.passes import LastPass
-from harmonia_py.commands.catalog import all_of
 from harmonia_py.commands.doctor.finding import Finding, in_thread
 from harmonia_py.commands.progress import count
 from harmonia_py.commands.user import describe
