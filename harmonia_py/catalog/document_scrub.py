@@ -4,6 +4,7 @@ They are read in the order of their names, a few at a time, and the catalog know
 goes on where it was. A document whose bytes were read and are wrong is forgotten: its clients are told that there is
 none, which is right for each of them, and the next one that is pushed or fetched takes its place. One that is missing
 keeps its row and is counted, for a volume or a bucket may come back with all of them; `fsck --repair` forgets those.
+The listing of a pushed path is made again of its NAR instead, when that is there.
 """
 
 import asyncio
@@ -12,13 +13,15 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.document_checks import DocumentChecks
+from harmonia_py.catalog.objects import DocumentKind
 from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Digests, fault_of
 from harmonia_py.errors import StorageError
+from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,15 @@ async def leave(_key: BlobKey) -> None:
     """Leave the bytes to the collector."""
 
 
+MakeListing = Callable[[CacheId, HashPart], Awaitable[bool]]
+"""Makes the listing of a path again; whether that was possible."""
+
+
+async def make_none(_cache: CacheId, _hash_part: HashPart) -> bool:
+    """Make no listing."""
+    return False
+
+
 class DocumentScrub:
     """Reads every document in a file once in each period. Of all processes that share a catalog, one runs it.
 
@@ -52,6 +64,7 @@ class DocumentScrub:
         counters: of files.
         period: seconds in which each document is read once.
         discard: is given the key of a document that was forgotten, where a file is served without a row as well.
+        make_listing: makes the listing of a pushed path again.
         clock: seconds since the epoch.
     """
 
@@ -63,6 +76,7 @@ class DocumentScrub:
         counters: ScrubCounters,
         period: float,
         discard: DiscardBlob = leave,
+        make_listing: MakeListing = make_none,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._checks = checks
@@ -70,6 +84,7 @@ class DocumentScrub:
         self._counters = counters
         self._period = period
         self._discard = discard
+        self._make_listing = make_listing
         self._clock = clock
         self._missing = RareWarning(_log)
 
@@ -114,6 +129,12 @@ class DocumentScrub:
             if fault is None:
                 return None
         assert fault is not None
+        if one.document.kind is DocumentKind.LISTING and await self._make_listing(
+            one.cache, HashPart(one.document.name)
+        ):
+            self._counters.faults.add()
+            _log.error("%s: %s; it was made again of its NAR", key, fault)
+            return None
         if fault == MISSING:
             return fault
         if await self._checks.drop(one, fault, now=Timestamp(int(self._clock()))):

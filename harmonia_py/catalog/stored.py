@@ -61,6 +61,7 @@ class StoredObjects:
         uses: counts when objects were last asked for.
         open_blob: opens files.
         open_nar: opens the NARs of files that are made of chunks, as they are.
+        want_listing: has the listing of an object made again that is lost, soon.
         watch: tells the validity, for all caches of a catalog.
         clock: seconds since the epoch.
     """
@@ -74,6 +75,7 @@ class StoredObjects:
         uses: LastUses,
         open_blob: OpenBlob,
         open_nar: OpenBlob,
+        want_listing: Callable[[CacheId, HashPart], None],
         watch: RemovalWatch,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -83,6 +85,7 @@ class StoredObjects:
         self._uses = uses
         self._open_blob = open_blob
         self._open_nar = open_nar
+        self._want_listing = want_listing
         self._watch = watch
         self._clock = clock
 
@@ -111,9 +114,14 @@ class StoredObjects:
         return download
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
-        """As in `Source`; logs by the whole name of their derivation."""
+        """As in `Source`; logs by the whole name of their derivation, listings by the hash part."""
         found = await self._objects.document(self._cache, _KINDS[kind], name)
-        return None if found is None else await self._open(found)
+        download = None if found is None else await self._open(found)
+        if download is None and kind is DocumentKind.LISTING:
+            hash_part = HashPart(name)
+            if await self._objects.find(self._cache, hash_part) is not None:
+                self._want_listing(self._cache, hash_part)
+        return download
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """As in `Source`."""

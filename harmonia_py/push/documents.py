@@ -10,11 +10,12 @@ from typing import Final
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.nars import BeingDeleted, Nars
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects
 from harmonia_py.catalog.stored import document_of, parse_realisation
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.errors import FormatError, PushRefused
+from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.claims import MAX_SIGNATURES
@@ -32,6 +33,7 @@ class PushedDocuments:
         name: of the cache.
         objects: has those that are published.
         uploads: has those that wait.
+        nars: reserves the keys of logs.
         texts: keeps logs.
         now: the time.
         into_store: whether the local store takes what is pushed. It takes no documents: a realisation is checked and
@@ -44,6 +46,7 @@ class PushedDocuments:
         *,
         objects: Objects,
         uploads: Uploads,
+        nars: Nars,
         texts: TextKeeper,
         now: Callable[[], Timestamp],
         into_store: bool = False,
@@ -51,6 +54,7 @@ class PushedDocuments:
         self._name = name
         self._objects = objects
         self._uploads = uploads
+        self._nars = nars
         self._texts = texts
         self._now = now
         self._into_store = into_store
@@ -58,7 +62,7 @@ class PushedDocuments:
     async def log(
         self, session: PushSession, derivation: StorePath, portions: AsyncIterator[bytes], coding: str | None
     ) -> None:
-        """Take in the build log of a derivation. The first one stays.
+        """Take in the build log of a derivation. The first one stays, as long as it is there.
 
         Args:
             session: of the client.
@@ -70,15 +74,21 @@ class PushedDocuments:
             FormatError: not a derivation, or the text is not in that coding.
             PushRefused: this cache keeps no logs, or the coding is not known.
             PushTooLarge: more than `MAX_LOG_SIZE` bytes.
+            PushConflict: an earlier log of this derivation is being deleted.
             StorageError: it cannot be kept.
         """
         if not derivation.is_derivation:
             raise FormatError("a log is that of a derivation")
         if self._into_store:
             raise PushRefused("logs are not taken: what is pushed here goes into the store of this machine")
-        if await self._objects.document(session.cache, DocumentKind.LOG, derivation, pending=True) is not None:
+        standing = await self._objects.document(session.cache, DocumentKind.LOG, derivation, pending=True)
+        if standing is not None and (standing.blob_key is None or await self._texts.has(BlobKey(standing.blob_key))):
             return
         key = BlobKey(f"{self._name}/log/{derivation}")
+        try:
+            await self._nars.reserve(key)
+        except BeingDeleted:
+            raise PushConflict("the log that was here is being deleted: run the same command again") from None
         size = await self._texts.keep(key, portions, coding, MAX_LOG_SIZE)
         document = Document(kind=DocumentKind.LOG, name=derivation, size=size, blob_key=key)
         keepers = [derivation.hash_part]

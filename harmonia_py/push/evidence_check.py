@@ -24,7 +24,8 @@ from harmonia_py.push.claims import (
     undeclared,
 )
 from harmonia_py.push.findings import Findings
-from harmonia_py.push.receiving import PushSession, listing_key_of
+from harmonia_py.push.listings import listing_of
+from harmonia_py.push.receiving import PushSession
 
 
 class EvidenceCheck:
@@ -122,12 +123,7 @@ def _documents(info: PathInfo, row: NarFile, findings: Findings) -> Iterator[Doc
     """The listing and the places of debug files: made here, whether the client sends them or not."""
     assert row.nar_hash is not None
     hash_part = info.store_path.hash_part
-    if findings.listing is not None:
-        body = findings.listing.encode()
-        yield Document(kind=DocumentKind.LISTING, name=hash_part, size=len(body), body=body)
-    else:
-        key = listing_key_of(row.nar_hash)
-        yield Document(kind=DocumentKind.LISTING, name=hash_part, size=findings.listing_size, blob_key=key)
+    yield listing_of(hash_part, row.nar_hash, findings)
     for build_id in findings.debug_files:
         body = json.dumps({"hash_part": hash_part}).encode()
         yield Document(kind=DocumentKind.DEBUG_FILE, name=build_id, size=len(body), body=body)

@@ -14,11 +14,11 @@ from harmonia_py.contents.nar_facts import NarFacts, NarReader
 from harmonia_py.contents.pieces import SliceReader, whole_portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import PushConflict
-from harmonia_py.nix.hashes import Hash
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.findings import Findings
+from harmonia_py.push.listings import LongListings
 from harmonia_py.push.publishing import PushPorts
-from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession, listing_key_of
+from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession
 from harmonia_py.push.upload_check import blob_key_of
 from harmonia_py.runtime.threads import in_thread
 
@@ -29,6 +29,7 @@ class RebuiltFiles:
     Args:
         catalog: is filled.
         blobs: the files.
+        listings: keeps those that are long.
         chunks: reads files that are made of chunks.
         read: reads slices of the others.
         threads: decompress and hash.
@@ -41,6 +42,7 @@ class RebuiltFiles:
         catalog: PushPorts,
         *,
         blobs: BlobStore,
+        listings: LongListings,
         chunks: RebuiltChunks,
         read: SliceReader,
         threads: Executor,
@@ -49,6 +51,7 @@ class RebuiltFiles:
     ) -> None:
         self._catalog = catalog
         self._blobs = blobs
+        self._listings = listings
         self._chunks = chunks
         self._read = read
         self._threads = threads
@@ -115,8 +118,7 @@ class RebuiltFiles:
         findings = Findings.of(reader.facts)
         if findings.listing is None:
             listing = b"".join(reader.facts.listing.portions())
-            metadata = {"file_hash": str(await in_thread(self._threads, Hash.of, listing))}
-            await self._blobs.put(listing_key_of(row.nar_hash), listing, metadata, durable=True)
+            await self._listings.keep(row.nar_hash, listing)
         return findings.format()
 
 

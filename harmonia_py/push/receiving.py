@@ -7,7 +7,7 @@ and read while it arrives; a file that is already here, put together from parts 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +27,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.direct_uploads import SeizedUpload
+from harmonia_py.push.listings import LongListings, listing_key_of
 from harmonia_py.push.partial_files import PartialFile
 from harmonia_py.push.upload_check import CheckedUpload, NarUpload, UploadCheck, blob_key_of
 from harmonia_py.runtime.threads import in_thread
@@ -64,11 +65,6 @@ def passing_key() -> BlobKey:
     return BlobKey(f"push-{secrets.token_hex(16)}")
 
 
-def listing_key_of(nar_hash: Hash) -> BlobKey:
-    """The key of a long listing, which is kept once for all caches."""
-    return BlobKey(f"nar/{nar_hash.nix32}.ls")
-
-
 class Receiver:
     """Takes files in, for every cache of a process.
 
@@ -76,6 +72,7 @@ class Receiver:
         spool: for files that are arriving.
         blobs: for whole files.
         uploads: notes what is expected and what was received.
+        listings: keeps those that are long.
         threads: check files, and write to the spool.
         zstd: compresses NARs that clients send bare.
         clock: seconds since the epoch.
@@ -87,6 +84,7 @@ class Receiver:
         spool: Spool,
         blobs: BlobStore,
         uploads: Uploads,
+        listings: LongListings,
         threads: Executor,
         zstd: Zstd | None = None,
         clock: Callable[[], float] = time.time,
@@ -95,6 +93,7 @@ class Receiver:
         self._spool = spool
         self._blobs = blobs
         self._uploads = uploads
+        self._listings = listings
         self._threads = threads
         self._clock = clock
 
@@ -254,12 +253,22 @@ class Receiver:
         Raises:
             PushConflict: that takes too long.
         """
+
+        async def expect() -> None:
+            await self._uploads.expect(session.cache, session.id, file.file_hash, blob_key_of(file), now=self.now())
+
+        await self._once_deleted(expect)
+
+    async def _once_deleted(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write what may be under the key of something that is still being deleted.
+
+        Raises:
+            PushConflict: that takes too long.
+        """
         end = time.monotonic() + _DELETION_SECONDS
         while True:
             try:
-                return await self._uploads.expect(
-                    session.cache, session.id, file.file_hash, blob_key_of(file), now=self.now()
-                )
+                return await write()
             except BeingDeleted:
                 if time.monotonic() > end:
                     raise PushConflict(
@@ -301,10 +310,9 @@ class Receiver:
             raise
 
     async def _keep_listing(self, session: PushSession, nar_hash: Hash, listing: bytes) -> None:
-        key = listing_key_of(nar_hash)
-        file_hash = await in_thread(self._threads, Hash.of, listing)
-        await self._blobs.put(key, listing, {"file_hash": str(file_hash)}, durable=True)
+        await self._once_deleted(lambda: self._listings.keep(nar_hash, listing))
         # It waits under the hash of the NAR for the paths that have this NAR.
+        key = listing_key_of(nar_hash)
         document = Document(kind=DocumentKind.LISTING, name=nar_hash.nix32, size=len(listing), blob_key=key)
         await self._uploads.attach(session.cache, session.id, document, (), now=self.now())
 

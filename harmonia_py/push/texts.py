@@ -30,6 +30,14 @@ class TextKeeper:
         self._blobs = blobs
         self._threads = threads
 
+    async def has(self, key: BlobKey) -> bool:
+        """Whether there is a text under this key, as far as a look can tell.
+
+        Raises:
+            StorageError: that cannot be told.
+        """
+        return await self._blobs.metadata(key) is not None
+
     async def keep(self, key: BlobKey, portions: AsyncIterator[bytes], coding: str | None, max_size: int) -> int:
         """Keep a text under this key, decoded; returns the number of its bytes.
 

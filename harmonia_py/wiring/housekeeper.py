@@ -53,7 +53,15 @@ async def look_after(
     collecting = catalog_fit(catalog, node).collecting
 
     async def check() -> None:
-        await scrub(node.digests, catalog, node.quarantine.note, metrics, name="pushed", period=scrub_period)
+        await scrub(
+            node.digests,
+            catalog,
+            node.quarantine.note,
+            metrics,
+            name="pushed",
+            period=scrub_period,
+            make_listing=node.listing_renewal.make,
+        )
 
     works = [
         caches_housekeeping(catalog, node, keys, metrics, collector=collector, collecting=collecting).run,

@@ -15,6 +15,7 @@ from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
+from harmonia_py.push.listings import LongListings
 from harmonia_py.push.parts import PartUploads
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import FindElsewhere, Publisher, PushPorts
@@ -49,6 +50,7 @@ class Publishing:
         quarantine: is told of files that are missing.
         receiver: takes files in.
         texts: keeps logs.
+        listings: keeps those of NARs that are long.
         parts: files that come in parts.
         pending: files that clients send to the bucket; None where they send all to this server.
         static_writer: writes static narinfos in the background.
@@ -67,6 +69,7 @@ class Publishing:
     quarantine: Quarantine
     receiver: Receiver
     texts: TextKeeper
+    listings: LongListings
     parts: PartUploads
     pending: PendingUploads | None
     static_writer: StaticWriter
@@ -118,6 +121,7 @@ class Publishing:
             row.name,
             objects=catalog.objects,
             uploads=catalog.uploads,
+            nars=catalog.nars,
             texts=self.texts,
             now=self.receiver.now,
             into_store=store_import is not None,
@@ -196,6 +200,7 @@ class Publishing:
         files = RebuiltFiles(
             catalog,
             blobs=self.blobs,
+            listings=self.listings,
             chunks=chunks,
             read=read_slice,
             threads=self.threads,

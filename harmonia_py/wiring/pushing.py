@@ -23,6 +23,8 @@ from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import HashPart, StoreDir
+from harmonia_py.push.listing_renewal import ListingRenewal
+from harmonia_py.push.listings import LongListings
 from harmonia_py.push.parts import PartUploads
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.push_metrics import PushCounters
@@ -70,6 +72,7 @@ class PushNode:
         max_size: bytes that the files of all caches may take together; None for no limit. A reload changes it.
         quarantine: is told of files that are missing.
         chunking: of files that are kept as chunks.
+        listing_renewal: makes listings again that were lost.
         publishing: makes the pushes to caches.
         caches: makes the caches.
     """
@@ -77,6 +80,7 @@ class PushNode:
     blobs: BlobStore
     _files: OpenFiles
     chunking: Chunking
+    listing_renewal: ListingRenewal
     publishing: Publishing
     caches: PushedCaches
     space: Space
@@ -157,8 +161,14 @@ class PushNode:
         self._threads = Threads(Pool.PUSH, len(os.sched_getaffinity(0)))
         self._resources.push_async_callback(self._threads.aclose)
         self._watch = RemovalWatch(lambda: self._catalog.database.generation(Topic.REMOVALS))
+        listings = LongListings(self.blobs, self._catalog.nars.reserve, self._threads)
         self._receiver = Receiver(
-            spool=spool, blobs=self.blobs, uploads=self._catalog.uploads, threads=self._threads, zstd=self._zstd
+            spool=spool,
+            blobs=self.blobs,
+            uploads=self._catalog.uploads,
+            listings=listings,
+            threads=self._threads,
+            zstd=self._zstd,
         )
         partial_files = DiskPartialFiles(self._directory)
         self._resources.push_async_callback(partial_files.aclose)
@@ -174,6 +184,17 @@ class PushNode:
             now=self.now,
         )
         self._resources.push_async_callback(self.chunking.aclose)
+        self.listing_renewal = ListingRenewal(
+            objects=self._catalog.objects,
+            uploads=self._catalog.uploads,
+            listings=listings,
+            open_blob=self.open_blob,
+            read=read_slice,
+            threads=self._threads,
+            renew_static=self._write_later,
+            now=self.now,
+        )
+        await running(self.listing_renewal.run)(self._resources)
         pending = None
         if self._s3 is not None and files.bucket is not None:
             pending = await self._open_bucket(self._s3, files.bucket)
@@ -186,6 +207,7 @@ class PushNode:
             quarantine=self.quarantine,
             receiver=self._receiver,
             texts=TextKeeper(spool=spool, blobs=self.blobs, threads=self._threads),
+            listings=listings,
             parts=self._parts,
             pending=pending,
             static_writer=self.static_writer,
@@ -226,11 +248,12 @@ class PushNode:
             uses=self.uses,
             open_blob=self.open_blob if row.settings.redirect else self._open_here,
             open_nar=self.chunking.files.open_nar,
+            want_listing=self.listing_renewal.want,
             watch=self._watch,
         )
 
     async def _write_later(self, cache: CacheId, hash_part: HashPart) -> None:
-        """Have the collector write a static narinfo."""
+        """Have the collector write the static narinfo of a path, and its listing."""
         await self._catalog.repairs.renew_static(cache, [hash_part], now=self.now())
 
     async def _is_here(self, key: str) -> bool:

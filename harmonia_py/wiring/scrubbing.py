@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from harmonia_py.catalog.document_scrub import DiscardBlob, DocumentScrub, leave
+from harmonia_py.catalog.document_scrub import DiscardBlob, DocumentScrub, MakeListing, leave, make_none
 from harmonia_py.catalog.scrub import NoteFault, Scrub, ScrubCounters
 from harmonia_py.contents.fsck import Digests
 from harmonia_py.database.catalog import SqlCatalog
@@ -20,6 +20,7 @@ async def scrub(
     name: str,
     period: float | None,
     discard: DiscardBlob = leave,
+    make_listing: MakeListing = make_none,
 ) -> None:
     """Read the files of a storage again and again, until cancelled; one process of all that share the catalog does.
 
@@ -31,11 +32,14 @@ async def scrub(
         name: of the storage, there.
         period: seconds in which each file is read once; None for never.
         discard: is given the key of a lost document, where a file is served without a row as well.
+        make_listing: makes a lost listing again, where that is possible.
     """
     async with digests() as opened, asyncio.TaskGroup() as group:
         counters = ScrubCounters.on(metrics, name)
         group.create_task(Scrub(catalog.file_checks, opened, note_fault, counters=counters, period=period).run())
         if period is not None:
             checks = catalog.document_checks
-            documents = DocumentScrub(checks, opened, counters=counters, period=period, discard=discard)
+            documents = DocumentScrub(
+                checks, opened, counters=counters, period=period, discard=discard, make_listing=make_listing
+            )
             group.create_task(documents.run())

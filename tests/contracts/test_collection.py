@@ -646,6 +646,7 @@ async def test_a_path_that_is_removed_while_it_is_looked_up_is_not_promised(
         uses=LastUses(catalog.objects),
         open_blob=nothing,
         open_nar=nothing,
+        want_listing=lambda *_: None,
         watch=RemovalWatch(lambda: catalog.database.generation(Topic.REMOVALS)),
         clock=lambda: float(GONE),
     )

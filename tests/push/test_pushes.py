@@ -248,6 +248,31 @@ async def test_a_log_may_be_coded_and_the_first_one_stays(server: PushServer) ->
     assert (await server.get(place)).body == b"line\n"
 
 
+async def test_a_log_whose_file_is_gone_is_taken_again(server: PushServer) -> None:
+    """It was answered with 404, and whoever pushed it again was told that it is here, until `fsck --repair` ran."""
+    place = f"/log/{DERIVATION}"
+    assert (await server.put(place, b"building\n")).status == 200
+    assert (await push(server, GLIBC.claiming(deriver=DERIVATION))).status == 200
+    (server.directory / f"team{place}").unlink()
+    assert (await server.get(place)).status == 404
+    assert (await server.put(place, b"built again\n")).status == 200
+    assert (await server.get(place)).body == b"built again\n"
+    assert (await server.put(place, b"built once more\n")).status == 200
+    assert (await server.get(place)).body == b"built again\n"
+
+
+async def test_a_log_is_not_written_where_an_earlier_one_is_being_deleted(server: PushServer) -> None:
+    """Its bytes went with those of the earlier one, and its row stayed."""
+    place = f"/log/{DERIVATION}"
+    garbage, repairs, now = server.catalog.garbage, server.catalog.repairs, server.node.now()
+    await repairs.discard([f"team{place}"], now=now)
+    assert await garbage.claim(1, now=now) == [f"team{place}"]
+    answer = await server.put(place, b"building\n")
+    assert (answer.status, b"run the same command again" in answer.body) == (409, True)
+    await garbage.forget([f"team{place}"])
+    assert (await server.put(place, b"building\n")).status == 200
+
+
 async def test_a_cache_info_of_another_store_is_refused(server: PushServer) -> None:
     assert (await server.put("/nix-cache-info", b"StoreDir: /nix/store\n")).status == 200
     answer = await server.put("/nix-cache-info", b"StoreDir: /gnu/store\n")

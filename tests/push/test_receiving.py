@@ -14,6 +14,7 @@ from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.nar import string, strings
 from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.listings import LongListings
 from harmonia_py.push.receiving import PushSession, Receiver
 from harmonia_py.push.upload_check import UploadCheck
 from harmonia_py.runtime.threads import Pool, Threads
@@ -69,7 +70,8 @@ async def test_the_check_of_a_file_ends_with_the_upload_that_cannot_be_noted(
         DiskBlobs(tmp_path / "files") as blobs,
         DiskSpool(tmp_path / "files") as spool,
     ):
-        receiver = Receiver(spool=spool, blobs=blobs, uploads=catalog.uploads, threads=threads)
+        listings = LongListings(blobs, catalog.nars.reserve, threads)
+        receiver = Receiver(spool=spool, blobs=blobs, uploads=catalog.uploads, listings=listings, threads=threads)
         monkeypatch.setattr(catalog.uploads, "expect", expect)
         with pytest.raises(StorageError, match="the disk is full"):
             await receiver.receive(PushSession("s", DEFAULT_CACHE, "token ci"), file, len(data), portions())

@@ -1,0 +1,120 @@
+"""Long listings that are lost: they are made again of their NARs, at the first read or by the scrub."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from house import Clock, House
+from pushed_paths import PATH, STORE, pushed
+from pushing import pushed_to
+from trees import File, Folder
+
+from harmonia_py.catalog.document_scrub import DocumentScrub
+from harmonia_py.catalog.scrub import ScrubCounters
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.push.findings import MAX_INLINE_LISTING
+from harmonia_py.push.listings import listing_key_of
+from harmonia_py.storage.digests import DiskDigests
+
+LONG = pushed(PATH, Folder({f"é {number:0200}".encode(): File() for number in range(300)}), compression="zstd")
+LISTING = listing_key_of(LONG.claim.path_info.nar_hash)
+PLACE = f"/{PATH.hash_part}.ls"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    clock = Clock()
+    async with pushed_to(tmp_path, STORE, clock=clock) as server:
+        house = House(server, clock)
+        await house.published(LONG)
+        yield house
+
+
+@pytest.fixture
+async def listing(house: House) -> bytes:
+    """The listing as it was before it was lost."""
+    answer = await house.server.get(PLACE)
+    assert len(answer.body) > MAX_INLINE_LISTING
+    return answer.body
+
+
+async def whole_round(house: House) -> int:
+    """Read all documents as the scrub does; returns how many were wrong.
+
+    Until its push has ended there are two rows of the listing: of the path, and of the NAR.
+    """
+    checks = house.server.catalog.document_checks
+    counters = ScrubCounters.on(Metrics.alone(), "pushed")
+    async with DiskDigests(house.server.directory) as digests:
+        scrub = DocumentScrub(
+            checks,
+            digests,
+            counters=counters,
+            period=86_400,
+            make_listing=house.server.node.listing_renewal.make,
+            clock=house.clock,
+        )
+        for _ in range(await checks.count()):
+            await scrub.step()
+    return int(counters.faults.value)
+
+
+@pytest.mark.parametrize("lost", ["its file", "its row", "its row and its file"])
+async def test_a_listing_that_is_lost_is_there_again_soon_after_it_was_asked_for(
+    house: House, listing: bytes, lost: str
+) -> None:
+    """Only a push of the path brought it back, and a client that has the path pushes nothing."""
+    path = house.server.directory / LISTING
+    if "row" in lost:
+        checks = house.server.catalog.document_checks
+        for row in await checks.due(9):
+            assert await checks.drop(row, "it is wrong", now=house.server.node.now())
+    if "file" in lost:
+        path.unlink()
+    assert (await house.server.get(PLACE)).status == 404
+    async with asyncio.timeout(30):
+        while (answer := await house.server.get(PLACE)).status == 404:
+            pass
+    assert (answer.body, path.read_bytes()) == (listing, listing)
+    await house.look(0)
+    assert (house.server.directory / f"team{PLACE}").read_bytes() == listing
+    # It stays with its path, and goes with it.
+    await house.look(3 * 86_400)
+    assert (await house.server.get(PLACE)).body == listing
+
+
+async def test_the_scrub_makes_a_listing_again_that_is_missing_or_wrong(house: House, listing: bytes) -> None:
+    path = house.server.directory / LISTING
+    path.unlink()
+    assert await whole_round(house) > 0
+    assert path.read_bytes() == listing
+    path.write_bytes(listing.replace(b"regular", b"rEgular", 1))
+    assert await whole_round(house) > 0
+    assert path.read_bytes() == listing
+    assert await whole_round(house) == 0
+    assert (await house.server.get(PLACE)).body == listing
+
+
+async def test_no_listing_is_made_of_a_nar_that_is_lost_or_wrong(house: House, listing: bytes) -> None:
+    nar, path = house.server.directory / LONG.place[1:], house.server.directory / LISTING
+    path.unlink()
+    data = bytearray(nar.read_bytes())
+    data[len(data) // 2] ^= 1
+    nar.write_bytes(data)
+    assert await whole_round(house) > 0
+    nar.unlink()
+    assert await whole_round(house) > 0
+    assert not path.exists()
+
+
+async def test_a_listing_that_was_made_again_goes_with_its_path(house: House, listing: bytes) -> None:
+    path = house.server.directory / LISTING
+    path.unlink()
+    assert await whole_round(house) > 0
+    target = f"/team/api/paths/{PATH.hash_part}?despite-pushes=1"
+    assert (await house.server.request("DELETE", target, token="cleaner")).status == 200
+    for days in (9, 10):
+        await house.look(days * 86_400)
+    assert not path.exists()
+    assert await house.server.catalog.document_checks.count() == 0
