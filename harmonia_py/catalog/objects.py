@@ -171,12 +171,14 @@ class Keepers:
         sessions: pushes under way that were told that it is here.
         used: when it was last asked for.
         referrers: objects that reference it and are not condemned.
+        waits: whether it waits for references.
     """
 
     pins: tuple[str, ...]
     sessions: tuple[str, ...]
     used: Timestamp
     referrers: tuple[HashPart, ...]
+    waits: bool = False
 
 
 class Objects(Protocol):

@@ -10,10 +10,15 @@ from harmonia_py.nix.store_path import HashPart
 
 
 class KeptBy(Enum):
-    """The reasons for which an object itself is kept, apart from objects that reference it."""
+    """The reasons for which an object itself is kept, apart from objects that reference it.
+
+    Attributes:
+        WAITING: it waits for references, and keeps those that are here until then.
+    """
 
     PIN = "pin"
     SESSION = "session"
+    WAITING = "waiting"
     USE = "use"
 
 
@@ -24,7 +29,7 @@ class WhyKept:
     Attributes:
         path: from an object that is kept for a reason of its own down to this one, each referencing the next.
         by: the reason of the first object in `path`.
-        name: of the pin, or the id of the session; empty for a use.
+        name: of the pin, or the id of the session; empty for another reason.
     """
 
     path: tuple[HashPart, ...]
@@ -64,6 +69,8 @@ def why_kept(
 def _own_reason(keepers: Keepers, unused_since: Timestamp | None) -> tuple[KeptBy, str] | None:
     if keepers.pins:
         return KeptBy.PIN, keepers.pins[0]
+    if keepers.waits:
+        return KeptBy.WAITING, ""
     if keepers.sessions:
         return KeptBy.SESSION, keepers.sessions[0]
     if unused_since is None or keepers.used > unused_since:

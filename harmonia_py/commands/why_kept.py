@@ -86,6 +86,8 @@ def _keeper(standing: Standing, reason: WhyKept) -> str:
         return f"the pin {reason.name}"
     if reason.by is KeptBy.SESSION:
         return f"a push under way, {reason.name}, which was told that it is here"
+    if reason.by is KeptBy.WAITING:
+        return "a path that waits for other references, within the hour after it came"
     assert standing.stored is not None
     used, unused = iso(standing.stored.used), standing.cache.settings.keep_unused
     if unused is None:

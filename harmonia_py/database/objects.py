@@ -58,9 +58,7 @@ _WAITS_FOR: Final = f"""
     where m.cache_id = $1 and m.hash_part = $2 and m.elsewhere = 0 and t.hash_part is null
         and m.reference <> '{OF_STORE}'
 """
-_USES: Final = (
-    "select hash_part, used_s from objects where cache_id = $1 and hash_part in ($list) and state <> 'waiting'"
-)
+_USES: Final = "select hash_part, used_s, state = 'waiting' from objects where cache_id = $1 and hash_part in ($list)"
 
 
 class SqlObjects:
@@ -162,11 +160,12 @@ class SqlObjects:
 
         def keepers() -> Transaction[dict[HashPart, Keepers]]:
             found: dict[HashPart, Keepers] = {}
-            for hash_part, used in (yield from ask_for_each(_USES, sorted(hash_parts), cache)):
+            for hash_part, used, waits in (yield from ask_for_each(_USES, sorted(hash_parts), cache)):
                 found[HashPart(hash_part)] = Keepers(
                     pins=tuple(row[0] for row in (yield from ask(PINS_OF, cache, hash_part, now))),
                     sessions=tuple(row[0] for row in (yield from ask(SESSIONS_OF, cache, hash_part, now))),
                     used=Timestamp(used),
+                    waits=bool(waits),
                     referrers=tuple(row[0] for row in (yield from ask(LIVE_REFERRERS, cache, hash_part, limit))),
                 )
             return found

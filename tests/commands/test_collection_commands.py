@@ -168,6 +168,19 @@ def test_what_is_on_its_way_in_or_out_is_said_to_be(house: House) -> None:
     assert "the cache team does not have" in house.machine.refusal("why-kept", store_path("tool"), "--cache", "team")
 
 
+def test_a_path_that_waits_keeps_what_it_references(house: House) -> None:
+    house.publish("libc", ago=2 * MONTH)
+
+    async def push(catalog: SqlCatalog, cache: CacheId) -> None:
+        waiting = publication(cache, "tool", ["libc", "later"])
+        await catalog.objects.publish(waiting, now=Timestamp(int(time.time())))
+
+    house.in_catalog(push)
+    [told] = house.machine.lines("why-kept", store_path("libc"), "--json")
+    assert (told["by"], told["chain"]) == ("waiting", [store_path("tool"), store_path("libc")])
+    assert "is kept by a path that waits for other references" in house.machine.do("why-kept", store_path("libc"))
+
+
 def test_a_push_under_way_keeps_what_it_was_told_is_here(house: House) -> None:
     house.publish("libc", ago=2 * MONTH)
 

@@ -131,6 +131,23 @@ async def test_a_path_that_waits_is_told_only_to_a_token_that_may_push(house: Ho
     assert [await house.status(path, "reader") for path in (APP, LIBC)] == [404, 404]
 
 
+async def test_a_path_that_waits_keeps_what_it_references(house: House) -> None:
+    """Nothing kept it, said the page, the API and `why-kept`, and no collection condemned it."""
+    await house.publish(days_ago=40)
+    waiting = publication(house.team, "secret", ["app", "later"])
+    await house.catalog.objects.publish(waiting, now=house.now)
+    fields = await house.told(LIBC)
+    assert (fields["by"], fields["name"], fields["chain"]) == ("waiting", "", [APP, LIBC])
+    assert fields["referrers"] == [APP]
+    page = await house.page(LIBC)
+    assert "waits for other references" in page
+    assert waiting.path_info.store_path.hash_part not in page + json.dumps(fields)
+    condemned = await house.catalog.collection.condemn(
+        house.team, {APP.hash_part, LIBC.hash_part}, Reason.UNUSED, unused_since=house.now, now=house.now
+    )
+    assert not condemned.objects
+
+
 async def test_a_path_that_waits_is_no_named_referrer(house: House) -> None:
     await house.publish(days_ago=1)
     await house.catalog.objects.publish(publication(house.team, "secret", ["libc", "later"]), now=house.now)
