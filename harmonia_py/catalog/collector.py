@@ -13,7 +13,7 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import Candidate, Condemned, Garbage, Reason, Scope
 from harmonia_py.catalog.collection import Collection as CollectionPort
-from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.objects import Sizes
 from harmonia_py.catalog.paging import rows_of
 from harmonia_py.catalog.portions import FIRST_ROWS, Portions
 from harmonia_py.catalog.quota import Limits, excess, plan_quota
@@ -78,7 +78,7 @@ class Collector:
         collection: the objects, to be read and changed.
         garbage: the keys of bytes to delete.
         delete: deletes bytes.
-        index: tells the sizes of caches; without it no cache is held to its `max_size`.
+        sizes: tells the sizes of caches; without it no cache is held to its `max_size`.
         wanted: tells which files found no room; without it, room is made only for files that have come.
         batch: rows of a transaction; unset: as many as take a short time.
     """
@@ -89,14 +89,14 @@ class Collector:
         garbage: Garbage,
         delete: Delete,
         *,
-        index: ObjectIndex | None = None,
+        sizes: Sizes | None = None,
         wanted: RoomWanted | None = None,
         batch: int | None = None,
     ) -> None:
         self._collection = collection
         self._garbage = garbage
         self._delete = delete
-        self._index = index
+        self._sizes = sizes
         self._wanted = wanted
         self._batch = batch or FIRST_ROWS
         self._condemning = Portions(batch)
@@ -229,9 +229,9 @@ class Collector:
     async def _keep_limit(self, scope: Scope, now: Timestamp) -> None:
         """Condemn what is beyond the `max_size` of a cache, or in the way of a file that found no room in it."""
         limits = Limits(max_size=scope.settings.max_size)
-        if self._index is None or limits.max_size is None or scope.deleted:
+        if self._sizes is None or limits.max_size is None or scope.deleted:
             return
-        size = await self._index.size(scope.cache)
+        size = await self._sizes.size(scope.cache)
         # Files that are not published yet count as well, as they do when a push is refused for want of room.
         stays = size.size - size.condemned_size + size.incoming_size
         wanted = 0 if self._wanted is None else await self._wanted.wanted(scope.cache, now=now)

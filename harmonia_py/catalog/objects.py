@@ -216,7 +216,18 @@ class Objects(Protocol):
         """A document of an object that readers of the cache see; with `pending` also one without such an object."""
 
 
-class ObjectIndex(Protocol):
+class Sizes(Protocol):
+    """The sizes of caches."""
+
+    async def size(self, cache: CacheId | None) -> Size:
+        """The size of a cache; with None, of all caches together, each file counted once.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+
+
+class ObjectIndex(Sizes, Protocol):
     """Objects as people ask for them: lists and reasons, paged by key. Each method raises `StorageError`."""
 
     async def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Sequence[StoredObject]:
@@ -232,9 +243,6 @@ class ObjectIndex(Protocol):
 
     async def waiting(self, cache: CacheId, hash_part: HashPart) -> frozenset[HashPart] | None:
         """The references for which the object waits; None when it does not wait."""
-
-    async def size(self, cache: CacheId | None) -> Size:
-        """The size of a cache; with None, of all caches together, each file counted once."""
 
     async def keepers(
         self, cache: CacheId, hash_parts: Collection[HashPart], limit: int, *, now: Timestamp

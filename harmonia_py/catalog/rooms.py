@@ -18,7 +18,7 @@ from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.last_uses import LastUses
-from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.objects import Sizes
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.errors import StorageError
@@ -52,7 +52,7 @@ class Room:
     Attributes:
         collector: condemns, removes and deletes.
         scopes: the caches that are in it.
-        index: tells the sizes of caches.
+        sizes: tells the sizes of caches.
         uses: last uses that this process has not written to the catalog yet.
         collecting: makes this process the one that collects.
         free_bytes: asks how much room its file system has.
@@ -62,7 +62,7 @@ class Room:
 
     collector: Collector
     scopes: Callable[[], Awaitable[Sequence[Scope]]]
-    index: ObjectIndex
+    sizes: Sizes
     uses: LastUses
     collecting: Collecting
     free_bytes: Callable[[], Awaitable[int]]
@@ -174,7 +174,7 @@ async def _too_much(rooms: Sequence[Room], limits: Limits, now: Timestamp) -> in
     """Bytes still to condemn: those beyond the limits, or in the way of a file that found no room."""
     size = condemned = wanted = 0
     for room in rooms:
-        known = await room.index.size(None)
+        known = await room.sizes.size(None)
         size, condemned = size + known.size, condemned + known.condemned_size
         if room.wanted is not None and limits.max_size is not None:
             wanted = max(wanted, await room.wanted.wanted(None, now=now))

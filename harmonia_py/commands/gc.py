@@ -113,7 +113,7 @@ async def _collect_rows(catalog: "SqlCatalog") -> tuple[Timestamp, Collected]:
         return []
 
     collector = Collector(
-        catalog.collection, catalog.garbage, delete_nothing, index=catalog.objects, wanted=catalog.room_wanted
+        catalog.collection, catalog.garbage, delete_nothing, sizes=catalog.objects, wanted=catalog.room_wanted
     )
     now = Timestamp(int(time.time()))
     return now, await collector.run(now)

@@ -48,5 +48,8 @@ class PartialFiles(Protocol):
     async def open(self, name: str) -> PartialFile | None:
         """The file, which is made when it is not there; None while another request has it, in whichever process."""
 
+    async def taken(self, prefix: str) -> int:
+        """Bytes of all files here whose names begin like this."""
+
     async def sweep(self, seconds: float) -> int:
         """Remove the files to which nothing was added for so long; returns their number."""

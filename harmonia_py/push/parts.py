@@ -9,10 +9,12 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from harmonia_py.catalog.caches import CacheId
+from harmonia_py.catalog.objects import Size, Sizes
 from harmonia_py.errors import FormatError, Overloaded, PushConflict, StorageError
 from harmonia_py.nix import base32
 from harmonia_py.nix.hashes import Hash
@@ -53,11 +55,19 @@ class PartUploads:
             Overloaded: another request is adding to the file, perhaps one whose client has left: ask again.
             StorageError: it cannot be told.
         """
-        if not await self._files.size(nar.key(session)):
+        if not await self.taken(session.cache, session.principal, nar):
             return 0
         file = await self._open(session, nar)
         await in_thread(self._threads, file.close)
         return file.size
+
+    async def taken(self, cache: CacheId, principal: str, nar: "PartName") -> int:
+        """Bytes of a file that are here at this moment, perhaps while a request adds to them.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+        return await self._files.size(nar.key(cache, principal))
 
     async def add(self, session: PushSession, nar: "PartName", offset: int, portions: AsyncIterator[bytes]) -> int:
         """Add a part that begins at `offset`; returns how many bytes are here then. Bytes that were here are skipped.
@@ -90,7 +100,6 @@ class PartUploads:
         file_size: int,
         *,
         max_nar_size: int | None,
-        arriving: AbstractContextManager[None],
     ) -> bool:
         """Check a whole file and keep it; False while that goes on: the client asks again.
 
@@ -100,7 +109,6 @@ class PartUploads:
             file: the hash and the compression that the client says it has.
             file_size: the length that the client says it has.
             max_nar_size: bytes that its NAR may have.
-            arriving: a context for the time in which it is checked and kept, however often the client asks meanwhile.
 
         Raises:
             FormatError: it has another hash or size, or holds no NAR; it is removed.
@@ -108,8 +116,8 @@ class PartUploads:
             Overloaded: another request has it.
             StorageError: it cannot be kept.
         """
-        check = partial(self._finish, session, nar, file, file_size, max_nar_size=max_nar_size, arriving=arriving)
-        return await self._checks.is_done(nar.key(session), check)
+        check = partial(self._finish, session, nar, file, file_size, max_nar_size=max_nar_size)
+        return await self._checks.is_done(nar.key(session.cache, session.principal), check)
 
     async def sweep(self) -> None:
         """Remove files whose next part never came, until cancelled."""
@@ -128,15 +136,13 @@ class PartUploads:
         file_size: int,
         *,
         max_nar_size: int | None,
-        arriving: AbstractContextManager[None],
     ) -> None:
         whole = await self._open(session, nar)
         try:
             if whole.size != file_size:
                 raise PushConflict(f"parts: {whole.size} bytes of it are here, not {file_size}")
             try:
-                with arriving:
-                    await self._receiver.receive_whole(session, file, whole, max_nar_size=max_nar_size)
+                await self._receiver.receive_whole(session, file, whole, max_nar_size=max_nar_size)
             except FormatError:
                 await in_thread(self._threads, whole.remove)
                 raise
@@ -146,7 +152,7 @@ class PartUploads:
             await in_thread(self._threads, whole.close)
 
     async def _open(self, session: PushSession, nar: "PartName") -> PartialFile:
-        file = await self._files.open(nar.key(session))
+        file = await self._files.open(nar.key(session.cache, session.principal))
         if file is None:
             raise Overloaded("another request is sending this file")
         return file
@@ -175,7 +181,32 @@ class PartName:
         file = PushedFile.parse(text)
         return cls(file.file_hash, file.compression)
 
-    def key(self, session: PushSession) -> str:
+    def key(self, cache: CacheId, principal: str) -> str:
         """The name among all partial files: each principal has files of its own in each cache."""
-        text = f"{session.cache}\0{session.principal}\0{self.nar_hash}\0{self.compression}"
-        return base32.encode(hashlib.sha256(text.encode()).digest()[:20])
+        text = f"{cache}\0{principal}\0{self.nar_hash}\0{self.compression}"
+        return _prefix(cache) + base32.encode(hashlib.sha256(text.encode()).digest()[:20])
+
+
+def _prefix(cache: CacheId) -> str:
+    """The beginning of the names of all partial files of a cache."""
+    return f"{cache}-"
+
+
+class SizesWithParts:
+    """`Sizes` of caches with the files that come to them in parts, which no row names until they are whole.
+
+    Args:
+        sizes: of the catalog.
+        files: on this machine.
+    """
+
+    def __init__(self, sizes: Sizes, files: PartialFiles) -> None:
+        self._sizes = sizes
+        self._files = files
+
+    async def size(self, cache: CacheId | None) -> Size:
+        """As in `Sizes`."""
+        size = await self._sizes.size(cache)
+        if cache is None:
+            return replace(size, size=size.size + await self._files.taken(""))
+        return replace(size, incoming_size=size.incoming_size + await self._files.taken(_prefix(cache)))

@@ -139,6 +139,10 @@ class Pushes:
         """As `RoomForPushes.check`."""
         await self._room.check(file_size, None if file is None else file.file_hash)
 
+    async def check_room_for_part(self, principal: Principal, nar: PartName, end: int) -> None:
+        """As `check_room`, for a part of a file that ends at this place of it."""
+        await self._room.check(end, here=await self.parts.taken(self._cache, principal.name, nar))
+
     async def file(self, session: PushSession, file: PushedFile) -> NarFile | None:
         """A file that this cache has or was sent; it stays as long as the session lives."""
         row = await self._catalog.uploads.find(session.cache, file.file_hash)
@@ -256,10 +260,7 @@ class Pushes:
         check_compression(file)
         if await self.file(session, file) is not None:
             return True
-        arriving = self._room.arriving(file_size)
-        done = await self.parts.finish(
-            session, nar, file, file_size, max_nar_size=self._settings.max_nar_size, arriving=arriving
-        )
+        done = await self.parts.finish(session, nar, file, file_size, max_nar_size=self._settings.max_nar_size)
         if done:
             await self._count(file_size)
         return done

@@ -7,7 +7,7 @@ from typing import Final
 
 from harmonia_py.catalog.arrivals import Arrivals
 from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp
-from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.objects import Sizes
 from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.errors import PushTooLarge, QuotaExceeded, StorageError
 from harmonia_py.nix.hashes import Hash
@@ -44,7 +44,7 @@ class RoomForPushes:
 
     Args:
         cache: as the catalog has it.
-        index: tells the sizes of caches.
+        sizes: tells the sizes of caches.
         wanted: is told of files that find no room.
         arrivals: tells which files killed processes have left behind.
         max_size_of_all: bytes that the files of all caches may take together; None for no limit.
@@ -55,14 +55,14 @@ class RoomForPushes:
         self,
         cache: CacheRow,
         *,
-        index: ObjectIndex,
+        sizes: Sizes,
         wanted: RoomWanted,
         arrivals: Arrivals,
         max_size_of_all: Callable[[], int | None],
         now: Callable[[], Timestamp],
     ) -> None:
         self._cache = cache
-        self._index = index
+        self._measured = sizes
         self._wanted = wanted
         self._arrivals = arrivals
         self._max_size_of_all = max_size_of_all
@@ -71,12 +71,13 @@ class RoomForPushes:
         # The sizes of this cache and of all together, each with the time until which it is believed.
         self._sizes: dict[CacheId | None, tuple[int, int]] = {}
 
-    async def check(self, file_size: int, file_hash: Hash | None = None) -> None:
+    async def check(self, file_size: int, file_hash: Hash | None = None, *, here: int = 0) -> None:
         """Return if there is room for a file of this size; if not, have the collector make as much.
 
         Args:
             file_size: of the file.
             file_hash: of the file, where it is known: one that a killed process has left behind has its room already.
+            here: bytes of the file that have come in parts, and are counted already.
 
         Raises:
             PushTooLarge: the file is larger than the limit.
@@ -90,9 +91,12 @@ class RoomForPushes:
         for limit in limits:
             if file_size > limit.max_size:
                 raise PushTooLarge(f"this is {file_size} bytes, and {limit.what} has room for {limit.max_size}")
+        to_come = max(0, file_size - here)
+        if here:
+            self._sizes.clear()  # its parts came without a word to this object
         for limit in limits:
-            if not await self._fits(limit, file_size) and not await self._was_left_behind(file_hash, file_size):
-                await self._want(limit, file_size)
+            if not await self._fits(limit, to_come) and not await self._was_left_behind(file_hash, file_size):
+                await self._want(limit, to_come)
                 grace = "its grace" if limit.cache is None else f"its grace of {_in_words(self._cache.settings.grace)}"
                 raise QuotaExceeded(
                     f"{limit.what} is full: room for these {file_size} bytes is being made, and what goes for it keeps "
@@ -133,7 +137,7 @@ class RoomForPushes:
         now, most = self._now(), limit.max_size
         size, until = self._sizes.get(limit.cache, (0, 0))
         if now >= until or size + self._arriving + file_size > most * _CLOSE:
-            known = await self._index.size(limit.cache)
+            known = await self._measured.size(limit.cache)
             size = known.size + known.incoming_size
             self._sizes[limit.cache] = (size, now + _SIZE_SECONDS)
         return size + self._arriving + file_size <= most * (1 + _OVERFLOW)

@@ -91,6 +91,10 @@ class DiskPartialFiles:
         """As in `PartialFiles`."""
         return await self._threads.in_time(lambda: self._open(name), _close)
 
+    async def taken(self, prefix: str) -> int:
+        """As in `PartialFiles`."""
+        return await self._threads.in_time(lambda: self._taken(prefix))
+
     async def sweep(self, seconds: float) -> int:
         """As in `PartialFiles`."""
         return await self._threads.run(lambda: self._sweep(time.time() - seconds))
@@ -101,6 +105,15 @@ class DiskPartialFiles:
         with translated("look at a part of a file"), suppress(FileNotFoundError):
             return (self._directory / name).stat().st_size
         return 0
+
+    def _taken(self, prefix: str) -> int:
+        taken = 0
+        with translated("look at parts of files"), suppress(FileNotFoundError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(prefix):
+                    with suppress(FileNotFoundError):  # it became whole at this moment
+                        taken += entry.stat(follow_symlinks=False).st_size
+        return taken
 
     def _open(self, name: str) -> DiskPartialFile | None:
         path = self._directory / name

@@ -24,7 +24,7 @@ from harmonia_py.wiring.pushing import PushNode
 def pushed_collector(catalog: SqlCatalog, node: PushNode, keys: CacheKeys) -> Collector:
     """The collector of all caches of `catalog`, whose files `node` has; `keys` sign the static narinfos."""
     delete = Deleter(node.blobs, _side_of(catalog, node, keys), catalog.objects.paths).delete
-    return Collector(catalog.collection, catalog.garbage, delete, index=catalog.objects, wanted=catalog.room_wanted)
+    return Collector(catalog.collection, catalog.garbage, delete, sizes=node.sizes, wanted=catalog.room_wanted)
 
 
 def caches_housekeeping(

@@ -78,7 +78,7 @@ def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, collecting:
     return Room(
         collector=collector,
         scopes=collector.scopes,
-        index=catalog.objects,
+        sizes=node.sizes,
         uses=node.uses,
         collecting=collecting,
         free_bytes=node.space.free_bytes,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.objects import Sizes
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.stored import OpenBlob
 from harmonia_py.contents.blobs import BlobStore
@@ -52,6 +53,7 @@ class Publishing:
         texts: keeps logs.
         listings: keeps those of NARs that are long.
         parts: files that come in parts.
+        sizes: of caches, with these.
         pending: files that clients send to the bucket; None where they send all to this server.
         static_writer: writes static narinfos in the background.
         static_listings: writes the listings beside them.
@@ -71,6 +73,7 @@ class Publishing:
     texts: TextKeeper
     listings: LongListings
     parts: PartUploads
+    sizes: Sizes
     pending: PendingUploads | None
     static_writer: StaticWriter
     static_listings: StaticListings
@@ -128,7 +131,7 @@ class Publishing:
         )
         room = RoomForPushes(
             row,
-            index=catalog.index,
+            sizes=self.sizes,
             wanted=catalog.room_wanted,
             arrivals=catalog.arrivals,
             max_size_of_all=self.max_size,

@@ -25,7 +25,7 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.push.listing_renewal import ListingRenewal
 from harmonia_py.push.listings import LongListings
-from harmonia_py.push.parts import PartUploads
+from harmonia_py.push.parts import PartUploads, SizesWithParts
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import Receiver
@@ -69,6 +69,7 @@ class PushNode:
         uses: notes when paths were last asked for.
         blobs: the files.
         space: in which the files take room.
+        sizes: of caches, with files that come in parts.
         max_size: bytes that the files of all caches may take together; None for no limit. A reload changes it.
         quarantine: is told of files that are missing.
         chunking: of files that are kept as chunks.
@@ -84,6 +85,7 @@ class PushNode:
     publishing: Publishing
     caches: PushedCaches
     space: Space
+    sizes: SizesWithParts
     static_writer: StaticWriter
 
     def __init__(
@@ -173,6 +175,7 @@ class PushNode:
         partial_files = DiskPartialFiles(self._directory)
         self._resources.push_async_callback(partial_files.aclose)
         self._parts = PartUploads(partial_files, self._receiver, self._threads)
+        self.sizes = SizesWithParts(self._catalog.objects, partial_files)
         await running(self._parts.sweep)(self._resources)
         self.chunking = Chunking(
             self._catalog.chunks,
@@ -209,6 +212,7 @@ class PushNode:
             texts=TextKeeper(spool=spool, blobs=self.blobs, threads=self._threads),
             listings=listings,
             parts=self._parts,
+            sizes=self.sizes,
             pending=pending,
             static_writer=self.static_writer,
             static_listings=StaticListings(self.blobs, read_slice, self._threads),

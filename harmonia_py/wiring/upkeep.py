@@ -148,7 +148,7 @@ class Upkeep:
         room = Room(
             collector=self._collector,
             scopes=scopes,
-            index=self.catalog.objects,
+            sizes=self.catalog.objects,
             uses=self.uses,
             collecting=self.catalog.database.collecting,
             free_bytes=housekeeping.free_bytes,

@@ -35,9 +35,9 @@ class Place:
         self.deleted: list[str] = []
         self.uses = LastUses(catalog.objects, lambda: NOW)
         self.room = Room(
-            collector=Collector(catalog.collection, catalog.garbage, self._delete, index=catalog.objects, batch=2),
+            collector=Collector(catalog.collection, catalog.garbage, self._delete, sizes=catalog.objects, batch=2),
             scopes=self._scopes,
-            index=catalog.objects,
+            sizes=catalog.objects,
             uses=self.uses,
             collecting=catalog.database.collecting,
             free_bytes=self._free_bytes,

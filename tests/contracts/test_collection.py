@@ -372,7 +372,7 @@ async def test_room_is_made_for_what_has_come_and_is_not_published(catalog: SqlC
         await catalog.objects.publish(publication(team, f"n{number}"), now=later(number))
     for name in ("came", "came-too"):
         await receive(catalog, team, "cut", nar_file(name), now=later(10))
-    await Collector(catalog.collection, catalog.garbage, delete_nothing, index=catalog.objects).run(later(20))
+    await Collector(catalog.collection, catalog.garbage, delete_nothing, sizes=catalog.objects).run(later(20))
     size = await catalog.objects.size(team)
     assert size.incoming_size == 200
     assert size.size + size.incoming_size < 1000
@@ -424,7 +424,7 @@ async def test_the_longest_unused_go_until_a_file_that_found_no_room_fits(
     if size:
         await catalog.room_wanted.want(team, size, now=NOW)
     collector = Collector(
-        catalog.collection, catalog.garbage, delete_nothing, index=catalog.objects, wanted=catalog.room_wanted
+        catalog.collection, catalog.garbage, delete_nothing, sizes=catalog.objects, wanted=catalog.room_wanted
     )
     for _ in range(2):
         await collector.run(later(20))

@@ -37,6 +37,16 @@ async def test_what_one_request_adds_the_next_goes_on_with(files: DiskPartialFil
     file.close()
 
 
+async def test_the_bytes_of_files_whose_names_begin_alike_are_told_together(files: DiskPartialFiles) -> None:
+    assert await files.taken("") == 0
+    for name, data in (("1-a", b"one"), ("1-b", b"three"), ("12-a", b"other")):
+        file = await files.open(name)
+        assert file is not None
+        file.write(data)
+        file.close()
+    assert [await files.taken(prefix) for prefix in ("1-", "12-", "2-", "")] == [8, 5, 0, 13]
+
+
 async def test_one_request_alone_has_a_file(files: DiskPartialFiles) -> None:
     file = await files.open(NAME)
     assert file is not None

@@ -1,13 +1,15 @@
 """A push that finds no room is refused, and has room when it comes again: real files, a real catalog and a server."""
 
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 from house import Clock, House, blob, team
-from pushed_paths import GLIBC, HELLO, STORE, push, pushed
+from pushed_paths import GLIBC, HELLO, STORE, Pushed, push, pushed
 from pushing import OTHER, PushServer, pushed_to
+from serving import Answer
 from trees import File
 
 from harmonia_py.catalog.caches import CacheId, CacheSettings
@@ -23,6 +25,7 @@ from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.collecting import pushed_collector
 
 LARGE: Final = pushed(StorePath("7rjj86a15146cq1d3qy068lml7n7ykzm-large"), File(b"x" * 4000))
+OTHER_LARGE: Final = pushed(StorePath("8rjj86a15146cq1d3qy068lml7n7ykzm-large"), File(b"y" * 4000))
 # With what is there, it fills the cache; the path that nothing references has to go.
 MAX_SIZE: Final = len(LARGE.data) + len(GLIBC.data)
 _GRACE: Final = 3600
@@ -90,6 +93,57 @@ async def test_a_file_that_is_larger_than_the_limit_makes_nothing_go(tmp_path: P
         assert b"has room for" in refused.body
         await house.look(_NEXT_DAY)
         assert {blob(HELLO), blob(GLIBC)} <= house.files()
+
+
+async def _send_part(server: PushServer, what: Pushed, offset: int, end: int, *, session: str) -> Answer:
+    place = f"/team/api/sessions/{session}/parts/{what.claim.path_info.nar_hash.nix32}.nar?offset={offset}"
+    return await server.request("PATCH", place, what.data[offset:end])
+
+
+async def _session(server: PushServer) -> str:
+    return str(json.loads((await server.request("POST", "/team/api/sessions", b"")).body)["session"])
+
+
+@pytest.mark.parametrize("limit", ["of the cache", "of all caches"])
+async def test_what_has_come_of_files_in_parts_is_counted(tmp_path: Path, limit: str) -> None:
+    """A client could send parts of any number of files, none of them too large, and fill the disk with them."""
+    of_cache = MAX_SIZE if limit == "of the cache" else None
+    async with pushed_to(tmp_path, STORE, CacheSettings(grace=0, max_size=of_cache)) as server:
+        house, cache = House(server, Clock()), (await team(House(server, Clock()))).id
+        server.node.max_size = None if of_cache else MAX_SIZE
+        session, size = await _session(server), len(LARGE.data)
+        assert (await _send_part(server, LARGE, 0, 3000, session=session)).status == 200
+        refused = await server.put(OTHER_LARGE.place, OTHER_LARGE.data)
+        assert (refused.status, b"is full" in refused.body) == (413, True)
+        assert (await _send_part(server, OTHER_LARGE, 0, 3000, session=session)).status == 413
+        # Its own rest has room, and it is counted once when it is whole.
+        assert (await _send_part(server, LARGE, 2500, size, session=session)).status == 200
+        done = await server.request(
+            "POST",
+            f"/team/api/sessions/{session}/parts/{LARGE.claim.path_info.nar_hash.nix32}.nar",
+            json.dumps({"file": LARGE.claim.url.removeprefix("nar/"), "size": size}).encode(),
+        )
+        assert json.loads(done.body) == {"state": "received"}
+        assert (await server.node.sizes.size(cache)).incoming_size == size
+        assert (await server.node.sizes.size(None)).size == size
+        assert (await push(server, GLIBC)).status == 200
+        await house.look(_NEXT_DAY)
+
+
+async def test_room_is_made_for_files_that_come_in_parts(tmp_path: Path) -> None:
+    """What is on its way took no room from what is there, so that the rest of it was refused."""
+    async with pushed_to(tmp_path, STORE, CacheSettings(grace=0, max_size=MAX_SIZE)) as server:
+        house = House(server, Clock())
+        await house.published(GLIBC, HELLO)
+        await house.look(_NEXT_DAY)
+        session, size = await _session(server), len(LARGE.data)
+        half = MAX_SIZE - len(GLIBC.data) - len(HELLO.data)
+        assert (await _send_part(server, LARGE, 0, half, session=session)).status == 200
+        assert (await _send_part(server, LARGE, half, size, session=session)).status == 413
+        for ahead in (_NEXT_DAY, _NEXT_DAY + _MARGIN):
+            await house.look(ahead)
+        assert blob(HELLO) not in house.files()
+        assert (await _send_part(server, LARGE, half, size, session=session)).status == 200
 
 
 async def test_a_file_that_a_killed_process_left_behind_is_counted_and_goes_with_its_push(tmp_path: Path) -> None:
@@ -238,7 +292,7 @@ def _rooms(server: PushServer, clock: Clock) -> Rooms:
         Room(
             collector=collector,
             scopes=collector.scopes,
-            index=catalog.objects,
+            sizes=node.sizes,
             uses=node.uses,
             collecting=catalog.database.collecting,
             free_bytes=node.space.free_bytes,

@@ -14,7 +14,7 @@ from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.session_request import read_json, session_of
 from harmonia_py.web.http import upload
 from harmonia_py.web.http.redirects import is_elsewhere
-from harmonia_py.web.state import pushes_of
+from harmonia_py.web.state import principal_of, pushes_of
 
 _MAX_SMALL: Final = 4096
 _MAX_DIGITS: Final = 18
@@ -68,7 +68,8 @@ async def check_part(request: web.Request) -> None:
         QuotaExceeded: the cache is full.
     """
     check_compression(_file_of(request))
-    await pushes_of(request).check_room(_offset_of(request) + upload.announced_bytes(request, MAX_PART_BYTES))
+    end = _offset_of(request) + upload.announced_bytes(request, MAX_PART_BYTES)
+    await pushes_of(request).check_room_for_part(principal_of(request), _part_of(request), end)
 
 
 async def get_part(request: web.Request) -> web.StreamResponse:
