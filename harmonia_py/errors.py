@@ -32,6 +32,8 @@ statuses. A refinement that only one module raises and catches lives in that mod
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class HarmoniaError(Exception):
@@ -146,6 +148,15 @@ class Overloaded(HarmoniaError):
 
 class StorePathChanged(HarmoniaError):
     """A store path is not what the store says it is: it vanished, or has another size."""
+
+
+@contextmanager
+def naming(what: str, kind: type[Exception] = ConfigError) -> Iterator[None]:
+    """Raise a `FormatError` as an error of another kind, which says what it is that does not parse."""
+    try:
+        yield
+    except FormatError as error:
+        raise kind(f"{what}: {error}") from None
 
 
 def describe_os_error(error: OSError) -> str:

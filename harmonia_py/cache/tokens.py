@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from harmonia_py.cache.access import Action, CachePattern, Grant, Principal
 from harmonia_py.cache.cache_name import DEFAULT
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import FormatError, naming
 from harmonia_py.nix.hashes import Hash
 
 # Every request without a ready answer is compared with all of them: some tenths of a millisecond.
@@ -78,10 +78,8 @@ class Tokens:
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
-            try:
+            with naming(f"line {number}", FormatError):
                 tokens.append(TokenHash.parse(line.strip()))
-            except FormatError as error:
-                raise FormatError(f"line {number}: {error}") from None
         if len(tokens) > MAX_TOKENS:
             raise FormatError(f"more than {MAX_TOKENS} tokens")
         return cls(tokens)

@@ -15,7 +15,7 @@ from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.config.units import parse_size
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 from harmonia_py.nix.signing import PublicKey
 
 if TYPE_CHECKING:
@@ -194,10 +194,8 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
         if given is not None:
             changes[name] = tuple(dict.fromkeys(given))
     if options.signed_by is not None:
-        try:
+        with naming("--signed-by"):
             changes["signed_by"] = tuple(str(PublicKey.parse(key)) for key in options.signed_by)
-        except FormatError as error:
-            raise ConfigError(f"--signed-by: {error}") from None
     if changes.get("deduplicate") == CHUNKS:
         check_installed()
     return changes
@@ -205,15 +203,12 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 def _durations(options: argparse.Namespace) -> dict[str, int | None]:
     changes: dict[str, int | None] = {}
-    try:
-        if options.keep_unused is not None:
-            forever = options.keep_unused == "forever"
-            changes["keep_unused"] = None if forever else seconds_of("--keep-unused", options.keep_unused)
-        for name in ("grace", "deduplicate_after"):
-            if getattr(options, name) is not None:
-                changes[name] = seconds_of(f"--{name.replace('_', '-')}", getattr(options, name))
-    except FormatError as error:
-        raise ConfigError(str(error)) from None
+    if options.keep_unused is not None:
+        forever = options.keep_unused == "forever"
+        changes["keep_unused"] = None if forever else seconds_of("--keep-unused", options.keep_unused)
+    for name in ("grace", "deduplicate_after"):
+        if getattr(options, name) is not None:
+            changes[name] = seconds_of(f"--{name.replace('_', '-')}", getattr(options, name))
     return changes
 
 

@@ -15,7 +15,7 @@ from harmonia_py.catalog.audit import AuditEntry, entry_now
 from harmonia_py.catalog.caches import CacheRow, Timestamp
 from harmonia_py.commands.user import user_name
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, FormatError, naming
 from harmonia_py.wiring.catalog import catalog_file, copied_catalog, has_catalog, open_catalog
 
 if TYPE_CHECKING:
@@ -115,10 +115,8 @@ def any_cache(text: str) -> CacheName:
     Raises:
         ConfigError: it is none.
     """
-    try:
+    with naming(repr(text)):
         return CacheName.parse(text)
-    except FormatError as error:
-        raise ConfigError(f"{text!r}: {error}") from None
 
 
 async def found_cache(catalog: "SqlCatalog", name: CacheName) -> CacheRow:

@@ -6,7 +6,7 @@ from harmonia_py.cache.access import may_look_into
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 
 if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
@@ -43,10 +43,8 @@ async def _settings_of(catalog: "SqlCatalog", config: Config, name: str) -> Cach
     if name == DEFAULT:
         table = config.default_cache
         return CacheSettings(public=config.is_public, caches=() if table is None else tuple(table.caches))
-    try:
+    with naming(repr(name)):
         row = await catalog.caches.find(CacheName.parse(name))
-    except FormatError as error:
-        raise ConfigError(f"{name!r}: {error}") from None
     if row is None:
         raise ConfigError(f"there is no cache {name}; `cache list` shows which there are")
     return row.settings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 from harmonia_py.nix.signing import SecretKey
 
 
@@ -27,10 +27,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the secret key, and print the public one."""
-    try:
+    with naming(repr(options.name)):
         key = SecretKey.generate(options.name)
-    except FormatError as error:
-        raise ConfigError(f"{options.name!r}: {error}") from None
     if options.output is None and "/" in options.name:
         raise ConfigError(f"{options.name!r}: say with --output where the key goes")
     file = options.output or Path(f"{options.name}.secret")

@@ -7,7 +7,7 @@ from pathlib import Path
 from harmonia_py.cache.tokens import TokenHash
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import token_file
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import naming
 
 
 def add_arguments(parser: Parser) -> None:
@@ -27,10 +27,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the token, this one time."""
-    try:
+    with naming(repr(options.name)):
         token, token_hash = TokenHash.generate(options.name)
-    except FormatError as error:
-        raise ConfigError(f"{options.name!r}: {error}") from None
     if options.output is not None:
         token_file.add_token(options.output, token_hash)
         print(f"{options.output}: has its hash; this is the only time that the token is shown", file=sys.stderr)  # noqa: T201

@@ -18,7 +18,7 @@ from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 from harmonia_py.nix.signing import PublicKey, SecretKey
 
 if TYPE_CHECKING:
@@ -83,10 +83,7 @@ def _create(options: argparse.Namespace, config: Config) -> int:
 
 def _rotate(options: argparse.Namespace, config: Config) -> int:
     name, encryption = named_cache(options.cache), key_files.read_key_encryption(config, os.environ)
-    try:
-        until = Timestamp(now() + seconds_of("--overlap", options.overlap))
-    except FormatError as error:
-        raise ConfigError(str(error)) from None
+    until = Timestamp(now() + seconds_of("--overlap", options.overlap))
 
     async def rotate(catalog: "SqlCatalog") -> tuple[PublicKey, list[str]]:
         cache, rows = await _keys_of(catalog, name)
@@ -158,10 +155,8 @@ def _new_key(options: argparse.Namespace, config: Config, cache: CacheName, rows
     taken = {row.name for row in rows}
     numbered = (f"{host}-{cache}-{number}" for number in range(1, len(rows) + 2))
     name = options.name or next(name for name in numbered if name not in taken)
-    try:
+    with naming(f"--name {name!r}"):
         return SecretKey.generate(name)
-    except FormatError as error:
-        raise ConfigError(f"--name {name!r}: {error}") from None
 
 
 def _row(cache: CacheRow, key: SecretKey, encryption: KeyEncryption | None) -> KeyRow:

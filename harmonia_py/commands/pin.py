@@ -12,7 +12,7 @@ from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 
 if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
@@ -153,10 +153,8 @@ def _remove(options: argparse.Namespace, config: Config) -> int:
 
 
 def _name(text: str) -> PinName:
-    try:
+    with naming(repr(text)):
         return PinName.parse(text)
-    except FormatError as error:
-        raise ConfigError(f"{text!r}: {error}") from None
 
 
 def _no_pin(cache: str, name: str) -> ConfigError:

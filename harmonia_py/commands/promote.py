@@ -13,7 +13,6 @@ from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
 from harmonia_py.commands.progress import count, messages
 from harmonia_py.config.logins import CacheUrl, Logins, logins_file
-from harmonia_py.errors import ConfigError, FormatError
 
 _PATIENCE_SECONDS: Final = 60.0
 
@@ -38,11 +37,8 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it."""
     cache = Logins.read(logins_file(os.environ)).find(options.target, os.environ)
-    try:
-        # Paths of any store directory: the server knows its own.
-        paths = [str(parse_store_path(text, None)) for text in options.paths]
-    except FormatError as error:
-        raise ConfigError(str(error)) from None
+    # Paths of any store directory: the server knows its own.
+    paths = [str(parse_store_path(text, None)) for text in options.paths]
     promoted = asyncio.run(_promote(cache, options.source, paths))
     if options.json:
         fields = {"published": promoted.published, "present": promoted.present, "kept_first": promoted.kept_first}

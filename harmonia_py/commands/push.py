@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console
@@ -18,8 +18,6 @@ from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
 from harmonia_py.commands.progress import count, messages, print_failures, progress_bar
 from harmonia_py.config.logins import Logins, logins_file
-from harmonia_py.errors import ConfigError, FormatError
-from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.wiring.local_paths import store_config
 from harmonia_py.wiring.push_client import push
 
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     cache = Logins.read(logins_file(os.environ)).find(options.cache, os.environ)
     store_dir = store_config(os.environ).store_dir
     texts = [*options.paths, *(sys.stdin.read().split() if options.stdin else ())]
-    roots = list(dict.fromkeys(_store_paths(texts, store_dir)))
+    roots = list(dict.fromkeys(parse_store_path(text, store_dir) for text in texts))
     if options.pin is not None and len(roots) != 1:
         options.usage("--pin is for one path: push the others without it")
     pins = {} if options.pin is None else {options.pin: roots[0]}
@@ -91,14 +89,6 @@ def run(options: argparse.Namespace) -> int:
         print_lines(summary)
     say(console, summary, cache.url)
     return 0 if summary.is_good else 1
-
-
-def _store_paths(texts: Collection[str], store_dir: StoreDir) -> Iterator[StorePath]:
-    try:
-        for text in texts:
-            yield parse_store_path(text, store_dir)
-    except FormatError as error:
-        raise ConfigError(str(error)) from None
 
 
 class _Bar:

@@ -74,12 +74,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _create(options: argparse.Namespace) -> int:
     _, config = load(options)
-    try:
-        actions = [Action.parse(word) for word in options.allow.split(",")]
-        patterns = [CachePattern.parse(pattern) for pattern in options.cache]
-        token, row = new_token(options.name, actions, patterns, now=now(), expires=_end(options.expires))
-    except FormatError as error:
-        raise ConfigError(str(error)) from None
+    actions = [Action.parse(word) for word in options.allow.split(",")]
+    patterns = [CachePattern.parse(pattern) for pattern in options.cache]
+    token, row = new_token(options.name, actions, patterns, now=now(), expires=_end(options.expires))
     told = entry("token.create", subject=row.name, id=row.id, allow=options.allow, caches=patterns, expires=row.expires)
 
     async def create(catalog: "SqlCatalog") -> None:

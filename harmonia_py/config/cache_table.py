@@ -9,7 +9,7 @@ from harmonia_py.cache.access import may_look_into
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.config.units import parse_duration, parse_size
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import naming
 from harmonia_py.nix.signing import PublicKey
 
 _OUTSIDE: Final = {
@@ -66,11 +66,9 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check what types cannot say."""
         _ = self.settings
-        try:
+        with naming("signed_by", ValueError):
             for text in self.signed_by:
                 PublicKey.parse(text)
-        except FormatError as error:
-            raise ValueError(f"signed_by: {error}") from None
 
     @property
     def settings(self) -> CacheSettings:
@@ -94,10 +92,8 @@ def check_caches(caches: Mapping[str, Cache], upstreams: Iterable[str], *, defau
     """
     known = set(upstreams)
     for name, cache in caches.items():
-        try:
+        with naming(f"caches: {name}", ValueError):
             CacheName.parse(name)
-        except FormatError as error:
-            raise ValueError(f"caches: {name}: {error}") from None
         if name == DEFAULT:
             _check_default(cache)
         elif cache.into == "store":

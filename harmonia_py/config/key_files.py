@@ -88,9 +88,7 @@ def read_database_password(config: Config, environment: Mapping[str, str]) -> st
     if config.database.password_file is None:
         return None
     file = Path(config.database.password_file)
-    return read_secret(
-        file, _parse_password, environment, setting="database.password_file", advice="{}", kind="password"
-    )
+    return read_secret(file, _parse_password, environment, setting="database.password_file", kind="this password")
 
 
 def _parse_password(text: str) -> str:
@@ -170,14 +168,28 @@ def read_secret(
     environment: Mapping[str, str],
     *,
     setting: str,
-    advice: str,
-    kind: str = "secret key",
+    advice: str = "{}",
+    kind: str = "this secret key",
+    most: int = _MAX_FILE_SIZE,
 ) -> T:
-    """The secret in a file that `setting` names; `advice` says what is wrong with one that does not parse."""
+    """The secret in a file that `setting` names. One that others may read is warned of.
+
+    Args:
+        file: with the secret.
+        parse: reads its text.
+        environment: of the process.
+        setting: for the error of a file that cannot be read.
+        advice: what is wrong with one that does not parse; `{}` is what `parse` says.
+        kind: what others may read, for the warning.
+        most: bytes that are read.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not parse.
+    """
     try:
         with file.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode
-            found = parse(stream.read(_MAX_FILE_SIZE).decode())
+            found = parse(stream.read(most).decode())
     except OSError as error:
         raise ConfigError(f"{file}: {setting}: {error.strerror}") from None
     except (FormatError, UnicodeDecodeError) as error:
@@ -198,4 +210,4 @@ def is_credential(file: Path, environment: Mapping[str, str]) -> bool:
 
 def _warn_of_others(file: Path, mode: int, environment: Mapping[str, str], kind: str) -> None:
     if stat.S_IMODE(mode) & 0o077 and not is_credential(file, environment):
-        _log.warning("%s: others may read this %s; chmod 600 it", file, kind)
+        _log.warning("%s: others may read %s; chmod 600 it", file, kind)

@@ -11,7 +11,7 @@ import tomli_w
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.config.private_file import read_private, write_private
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 
 _NAME: Final = "harmonia-py/logins.toml"
 _TOKEN_VARIABLE: Final = "HARMONIA_PY_TOKEN"  # noqa: S105  # the name of a variable
@@ -163,7 +163,5 @@ def _split(text: str) -> SplitResult:
 
 
 def _cache_name(text: str) -> CacheName:
-    try:
+    with naming(text):
         return CacheName.parse(text)
-    except FormatError as error:
-        raise ConfigError(f"{text}: {error}") from None

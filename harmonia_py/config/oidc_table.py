@@ -10,7 +10,7 @@ import msgspec
 from harmonia_py.cache.access import grants_of
 from harmonia_py.cache.identity import ClaimPattern, IdentityRule
 from harmonia_py.config.units import Seconds, parse_duration
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import naming
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
 _MIN_SECONDS: Final = 3600
@@ -55,14 +55,10 @@ class OidcRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for key in ("caches", "allow"):
             if not getattr(self, key):
                 raise ValueError(f"{key}: is empty, so it allows nothing")
-        try:
+        with naming("caches", ValueError):
             grants_of(["read"], self.caches)
-        except FormatError as error:
-            raise ValueError(f"caches: {error}") from None
-        try:
+        with naming("allow", ValueError):
             grants_of(self.allow, [])
-        except FormatError as error:
-            raise ValueError(f"allow: {error}") from None
         if not _MIN_SECONDS <= parse_duration("expires", self.expires) <= _MAX_SECONDS:
             raise ValueError(f'expires: not between 1 and 12 hours: {self.expires!r}; write "2 hours"')
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from harmonia_py.config.units import Positive, Seconds
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import naming
 from harmonia_py.nix.signing import PublicKey
 
 
@@ -124,10 +124,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for serve, key in (("signed", "public_keys"), ("roots", "roots")):
             if (self.serve == serve) != bool(getattr(self, key)):
                 raise ValueError(f'{key}: goes with serve = "{serve}", and with nothing else')
-        try:
+        with naming("public_keys", ValueError):
             _ = self.keys
-        except FormatError as error:
-            raise ValueError(f"public_keys: {error}") from None
         for root in self.roots:
             if not root.startswith("/"):
                 raise ValueError(f"roots: not an absolute path: {root!r}")

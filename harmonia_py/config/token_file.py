@@ -3,14 +3,13 @@
 import fcntl
 import logging
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from harmonia_py.cache.tokens import TokenHash, Tokens
-from harmonia_py.config.key_files import is_credential
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.config.key_files import read_secret
+from harmonia_py.errors import ConfigError
 from harmonia_py.runtime.durable import sync_directory
 
 _log = logging.getLogger(__name__)
@@ -25,18 +24,8 @@ def read_tokens(file: Path, environment: Mapping[str, str]) -> Tokens:
     Raises:
         ConfigError: it cannot be read, or does not parse.
     """
-    try:
-        with file.open("rb") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
-            tokens = Tokens.parse(stream.read(_MAX_FILE_SIZE).decode())
-    except OSError as error:
-        raise ConfigError(f"{file}: token_file: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: token_file: not text") from None
-    except FormatError as error:
-        raise ConfigError(f"{file}: token_file: {error}") from None
-    if stat.S_IMODE(mode) & 0o077 and not is_credential(file, environment):
-        _log.warning("%s: others may read these hashes of tokens; chmod 600 it", file)
+    kind = "these hashes of tokens"
+    tokens = read_secret(file, Tokens.parse, environment, setting="token_file", kind=kind, most=_MAX_FILE_SIZE)
     if not tokens:
         _log.warning("%s: token_file: holds no token, so nobody may read this cache", file)
     return tokens

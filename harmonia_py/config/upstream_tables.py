@@ -7,7 +7,7 @@ import msgspec
 
 from harmonia_py.config.storage_tables import Room
 from harmonia_py.config.units import NonNegative, Seconds, parse_duration
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import naming
 from harmonia_py.nix.signing import PublicKey
 
 # Keys of caches that are known to every Nix need not be named.
@@ -60,10 +60,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"url: ends with the path of a cache: {self.url!r}")
         if self.public_keys is None and host not in _KNOWN_KEYS:
             raise ValueError(f"public_keys: is missing; without one nothing of {self.url} can be trusted")
-        try:
+        with naming("public_keys", ValueError):
             _ = self.keys
-        except FormatError as error:
-            raise ValueError(f"public_keys: {error}") from None
 
     @property
     def label(self) -> str:

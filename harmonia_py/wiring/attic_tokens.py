@@ -7,7 +7,7 @@ from typing import Final
 from harmonia_py.cache.access import Authenticator
 from harmonia_py.config.key_files import read_secret
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError, naming
 
 _VARIABLES: Final = {
     "hs256_secret": "ATTIC_SERVER_TOKEN_HS256_SECRET_BASE64",
@@ -29,7 +29,7 @@ def attic_tokens(config: Config, environment: Mapping[str, str]) -> Authenticato
         ((kind, file),) = table.key_files.items()
         setting = f"attic.token_{kind}_file"
         where = f"{file}: {setting}"
-        text = read_secret(Path(file), str, environment, setting=setting, advice="{}", kind="key")
+        text = read_secret(Path(file), str, environment, setting=setting, kind="this key")
     else:
         given = [kind for kind, variable in _VARIABLES.items() if environment.get(variable)]
         if len(given) > 1:
@@ -53,8 +53,6 @@ def _authenticator(config: Config, kind: str, text: str, where: str) -> Authenti
         "rs256_secret": TokenKey.parse_rs256_secret,
         "rs256_public_key": TokenKey.parse_rs256_public_key,
     }[kind]
-    try:
+    with naming(where):
         key = parse(text)
-    except FormatError as error:
-        raise ConfigError(f"{where}: {error}") from None
     return AtticTokens(key, issuer=table.token_bound_issuer, audiences=table.token_bound_audiences or None)

@@ -9,7 +9,7 @@ from typing import Final
 
 from harmonia_py.config.oidc_table import Oidc
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError
+from harmonia_py.errors import ConfigError
 from harmonia_py.mirror.upstream import Upstream, read_document
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.wiring.pools import Pools, Selection, entered, owned
@@ -73,13 +73,11 @@ async def examine(config: Config, token: str) -> Examination:
     """The examination of `token` by the issuers and rules of `config`.
 
     Raises:
-        ConfigError: a file cannot be read, or it is no token of one of these issuers.
+        ConfigError: a file cannot be read.
+        FormatError: it is no token of one of these issuers.
     """
     async with _opened(config) as id_tokens:
-        try:
-            return await examine_token(id_tokens, token)
-        except FormatError as error:
-            raise ConfigError(str(error)) from None
+        return await examine_token(id_tokens, token)
 
 
 async def keys_of_issuer(config: Config, name: str) -> KeySet:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from harmonia_py.cache.access import Action
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.errors import FormatError, NotPermitted, PushRefused
+from harmonia_py.errors import FormatError, NotPermitted, PushRefused, naming
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.push.promoting import promote
 from harmonia_py.push.pushes import Pushes
@@ -89,7 +89,5 @@ async def _source(request: web.Request, name: CacheName) -> Pushes:
 
 
 def _store_path(text: str, store_dir: StoreDir) -> StorePath:
-    try:
+    with naming(f"paths: {text[:300]}", FormatError):
         return store_dir.parse_path(text) if text.startswith("/") else StorePath.parse(text)
-    except FormatError as error:
-        raise FormatError(f"paths: {text[:300]}: {error}") from None

@@ -6,7 +6,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from harmonia_py import json_text
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import FormatError, naming
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.web.http import upload
@@ -32,7 +32,5 @@ async def read_json(request: web.Request, kind: type[T], most: int) -> T:
         PushTooLarge: it has more than `most` bytes.
     """
     data = await upload.read(request, most)
-    try:
+    with naming("the body is not as it should be", FormatError):
         return await asyncio.to_thread(json_text.decode, data, kind)
-    except FormatError as error:
-        raise FormatError(f"the body is not as it should be: {error}") from None

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from harmonia_py import json_text
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import FormatError, naming
 from harmonia_py.nix.content_address import parse_content_address
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import MAX_NAR_SIZE, PathInfo, sorted_references
@@ -118,10 +118,8 @@ def _named(field: str, parse: Any, text: str) -> Any:
     Raises:
         FormatError: with the name of the field.
     """
-    try:
+    with naming(field, FormatError):
         return parse(text)
-    except FormatError as error:
-        raise FormatError(f"{field}: {error}") from None
 
 
 async def read(request: web.Request, kind: type[T], most: int) -> T:

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from harmonia_py import json_text
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import FormatError, naming
 from harmonia_py.nix.nar import MAX_DEPTH
 from harmonia_py.nix.path_info import MAX_NAR_SIZE
 
@@ -48,10 +48,8 @@ def parse_listing(data: bytes) -> Listed:
     Raises:
         FormatError: it is no listing, or names something that no directory can have.
     """
-    try:
+    with naming("not a listing", FormatError):
         root = json_text.decode(data, _Listing, most=_MOST_IN_ONE_ANOTHER)
-    except FormatError as error:
-        raise FormatError(f"not a listing: {error}") from None
     level: list[Listed] = [root.root]
     for _ in range(MAX_DEPTH):
         directories = [entry for entry in level if isinstance(entry, ListedDirectory)]
