@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from harmonia_py.cache.source import Download, Pause
+from harmonia_py.cache.source import Download
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import PACKS, RECIPES, BeingDeleted, NarFile
 from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, DueFile, PackedChunk, Packs
@@ -29,7 +29,7 @@ from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.codecs import MAX_WINDOW_BYTES, Unpacker
 from harmonia_py.contents.nar_check import NarBounds, NarCheck
-from harmonia_py.contents.pieces import SliceReader, portions, whole_portions
+from harmonia_py.contents.pieces import SliceReader, feed_all, portions, whole_portions
 from harmonia_py.contents.spool import Spool, SpoolWriter
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError, StorePathChanged
 from harmonia_py.runtime.threads import Threads, in_thread
@@ -228,9 +228,7 @@ class Packer:
     async def _verified(self, cut: _Cut) -> NarFile:
         with self._files.file_of(cut.recipe, "") as download:
             check = NarCheck(None, "zstd", bounds=NarBounds(nar_size=cut.file.nar_size))
-            parts = portions(download.pieces(0, None), self._read)
-            while (pause := await in_thread(self._threads, partial(_feed, check, parts))) is not None:
-                await pause.wait()
+            await feed_all(self._threads, portions(download.pieces(0, None), self._read), check.feed)
             await in_thread(self._threads, check.finish)
         checked = check.checked
         if (checked.nar_hash, checked.nar_size) != (cut.file.nar_hash, cut.file.nar_size):
@@ -300,11 +298,3 @@ def _keep(
                 pack.add(chunk, compress_chunk(piece, LEVEL))
             size = pack.chunks[chunk][1]
         writer.add_chunk(chunk, len(piece), size)
-
-
-def _feed(check: NarCheck, parts: Iterator[bytes | memoryview | Pause]) -> Pause | None:
-    for part in parts:
-        if isinstance(part, Pause):
-            return part
-        check.feed(part)
-    return None

@@ -5,12 +5,11 @@ rebuild that was cut off can be begun again, and chunks whose recipes it has not
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.chunks.catalog import PACK_BYTES, ChunkRebuilding, PackedChunk, Packs
@@ -21,7 +20,7 @@ from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.nar_check import NarCheck
-from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.pieces import SliceReader, feed_all, portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.runtime.threads import Threads, in_thread
@@ -122,9 +121,7 @@ class RebuiltChunks:
             if recipe is None:
                 return None
             with self._files.file_of(recipe, "") as download:
-                parts = portions(download.pieces(0, None), self._read)
-                while (pause := await in_thread(self._threads, partial(_feed, check, parts))) is not None:
-                    await pause.wait()
+                await feed_all(self._threads, portions(download.pieces(0, None), self._read), check.feed)
                 await in_thread(self._threads, check.finish)
         except ChunksUnknown:
             raise
@@ -164,11 +161,3 @@ def _chunk_in(frame: memoryview) -> ChunkHash | None:
         return ChunkHash(hashlib.sha256(decompress_frame(frame)).digest())
     except FormatError:
         return None  # files that need the chunk are found to lack it
-
-
-def _feed(check: NarCheck, parts: Iterator[bytes | memoryview | Pause]) -> Pause | None:
-    for part in parts:
-        if isinstance(part, Pause):
-            return part
-        check.feed(part)
-    return None

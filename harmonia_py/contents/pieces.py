@@ -1,9 +1,11 @@
 """The pieces of a download read through memory, for code that must see the bytes."""
 
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor
 from typing import Final
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
+from harmonia_py.runtime.threads import in_thread
 
 SliceReader = Callable[[FileSlice, bytearray], Iterator[memoryview]]
 """Reads a slice of a file through a buffer. The core opens and reads no file: `wiring` passes this in."""
@@ -50,3 +52,19 @@ def whole_portions(
                 yield portion
     finally:
         found.close()
+
+
+async def feed_all(
+    threads: Executor, parts: Iterator[bytes | memoryview | Pause], take: Callable[[bytes | memoryview], object]
+) -> None:
+    """Have a thread give `take` all `parts`. During a pause the event loop waits, and no thread."""
+
+    def feed() -> Pause | None:
+        for part in parts:
+            if isinstance(part, Pause):
+                return part
+            take(part)
+        return None
+
+    while (pause := await in_thread(threads, feed)) is not None:
+        await pause.wait()

@@ -6,9 +6,9 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import Final
 
-from harmonia_py.cache.source import Pause
 from harmonia_py.cache.trust import is_its_own_proof
 from harmonia_py.catalog.adoption import Adoption
 from harmonia_py.catalog.arrivals import Arrivals
@@ -23,8 +23,8 @@ from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.catalog.stored import OpenBlob
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.codecs import Unpacker
-from harmonia_py.contents.pieces import SliceReader, portions
-from harmonia_py.errors import FormatError, PushConflict, PushRefused
+from harmonia_py.contents.pieces import SliceReader, feed_all, portions
+from harmonia_py.errors import PushConflict, PushRefused, naming
 from harmonia_py.nix.content_check import ContentCheck, content_check
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
@@ -243,8 +243,9 @@ class Publisher:
                 raise not_here(file)
             with download:
                 unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None), self._read)
-                while (pause := await in_thread(self._threads, _feed, parts, unpacker, check)) is not None:
-                    await pause.wait()
+                with naming("CA", PushRefused):
+                    await feed_all(self._threads, parts, partial(_feed, unpacker, check))
+                    await in_thread(self._threads, check.finish)
         return str(info.ca)
 
 
@@ -262,19 +263,6 @@ def deleted_as_conflict(file: PushedFile) -> Iterator[None]:
         raise PushConflict(f"nar/{file} has just been deleted: run the same command again with --refresh") from None
 
 
-def _feed(parts: Iterator[bytes | memoryview | Pause], unpacker: Unpacker, check: ContentCheck) -> Pause | None:
-    """Read a file whose hash is known to be right, and see that its NAR has the content address; None at its end.
-
-    Raises:
-        PushRefused: the NAR has another one.
-    """
-    try:
-        for data in parts:
-            if isinstance(data, Pause):
-                return data
-            for portion in unpacker.feed(data):
-                check.update(bytes(portion))
-        check.finish()
-    except FormatError as error:
-        raise PushRefused(f"CA: {error}") from None
-    return None
+def _feed(unpacker: Unpacker, check: ContentCheck, data: bytes | memoryview) -> None:
+    for portion in unpacker.feed(data):
+        check.update(bytes(portion))
