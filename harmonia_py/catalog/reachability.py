@@ -1,6 +1,6 @@
 """Why an object is kept: a plan that asks for its keepers, level by level, and performs no I/O."""
 
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -83,15 +83,3 @@ def _path(top: HashPart, below: Mapping[HashPart, HashPart | None]) -> tuple[Has
     while (following := below[path[-1]]) is not None:
         path.append(following)
     return tuple(path)
-
-
-def reachable(roots: Iterable[HashPart], references: Mapping[HashPart, Collection[HashPart]]) -> frozenset[HashPart]:
-    """The roots and all that they reference, directly or not, as far as `references` knows."""
-    found = set(roots)
-    pending = list(found)
-    while pending:
-        for reference in references.get(pending.pop(), ()):
-            if reference not in found:
-                found.add(reference)
-                pending.append(reference)
-    return frozenset(found)

@@ -162,10 +162,6 @@ class Recipe:
         end = self._literal_ends[bisect_left(self._literals_at, segment)]
         return self._literals[end - self._sizes[segment] : end]
 
-    def has_references(self, segment: int) -> bool:
-        """Whether a hash part, or a part of one, stands in a segment."""
-        return bool(self._has_references[segment])
-
     def restored(self, segment: int, data: bytes) -> bytes:
         """The bytes of a segment with the hash parts put back."""
         if not self._has_references[segment]:

@@ -10,14 +10,14 @@ _LONGEST_SECONDS: Final = 15.0
 MAX_RETRY_AFTER_SECONDS: Final = 120.0
 
 
-def delays(rng: random.Random) -> Iterator[float]:
+def delays() -> Iterator[float]:
     """Seconds to wait before the second, third … attempt: anything up to a bound that doubles up to 15 s.
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     bound = _FIRST_SECONDS
     while True:
-        yield rng.uniform(0, bound)
+        yield random.uniform(0, bound)  # noqa: S311  # spreads clients, hides nothing
         bound = min(2 * bound, _LONGEST_SECONDS)
 
 

@@ -1,7 +1,6 @@
 """Requests to one server, made again where that helps; the result is an answer or one of our errors."""
 
 import asyncio
-import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -98,14 +97,12 @@ class HttpServer:
         patience: float = PATIENCE_SECONDS,
         connections: int = 16,
         tls: ssl.SSLContext | None = None,
-        rng: random.Random | None = None,
     ) -> None:
         self.url = URL(url.rstrip("/") + "/")
         self._token = token
         self._patience = patience
         self._connections = connections
         self._tls = tls
-        self._rng = rng or random.Random()  # noqa: S311  # spreads clients, hides nothing
         # Through a proxy the connection may be TLS also where the URL is not.
         self._may_need_tls = bool(getproxies())
         self._session: aiohttp.ClientSession
@@ -160,7 +157,7 @@ class HttpServer:
             UpstreamUnreachable: it failed for longer than the patience.
         """
         end = time.monotonic() + self._patience
-        for delay in delays(self._rng):
+        for delay in delays():
             try:
                 return await attempt()
             except UpstreamUnreachable as error:

@@ -23,9 +23,9 @@ from rich.text import Text
 _WIDE: Final = 70
 
 
-def add_json(parser: argparse.ArgumentParser, what: str = "a report") -> None:
+def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`: `options.as_json`."""
-    parser.add_argument("--json", action="store_true", dest="as_json", help=f"print {what} that scripts can read")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print a report that scripts can read")
 
 
 def print_json(report: Mapping[str, Any]) -> None:

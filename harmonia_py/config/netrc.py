@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 _LOGIN: Final = "harmonia-py"
-_TOKEN: Final = r"(\S+)"  # noqa: S105  # a pattern
+_TOKEN: Final = r"\S+"  # noqa: S105  # a pattern
 
 
 def add_entry(text: str | None, host: str, token: str) -> str:
@@ -22,12 +22,6 @@ def remove_entry(text: str | None, host: str) -> str | None:
         return None
     rest = re.sub(rf"^{entry(re.escape(host), _TOKEN)}\n", "", text, flags=re.MULTILINE)
     return rest or None
-
-
-def password_of(text: str | None, host: str) -> str | None:
-    """The token in our entry for this host."""
-    found = re.search(rf"^{entry(re.escape(host), _TOKEN)}$", text or "", re.MULTILINE)
-    return None if found is None else found[1]
 
 
 def entry(host: str, password: str) -> str:

@@ -56,11 +56,6 @@ class ImportQueue:
         """The number of paths that are ready or wait, with the one that is being imported."""
         return len(self._ready) + len(self._waiting) + (self._current is not None)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no path can be imported before something else happens."""
-        return not self._ready and self._current is None
-
     def want(self, hash_part: HashPart, now: float) -> bool:
         """Queue a path; False when it is queued, was decided a while ago, or finds no place."""
         if hash_part in self._ready or hash_part in self._waiting or self._decided.get(hash_part, now) > now:

@@ -38,12 +38,10 @@ class HeldPaths:
 
     Args:
         protect: keeps a path from the garbage collector.
-        seconds: for which a path is kept.
     """
 
-    def __init__(self, protect: Protect, *, seconds: float = _HOLD_SECONDS) -> None:
+    def __init__(self, protect: Protect) -> None:
         self._protect = protect
-        self._seconds = seconds
         self._held: dict[StorePath, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
 
     async def hold(self, store_path: StorePath) -> bool:
@@ -56,7 +54,7 @@ class HeldPaths:
         if release is None:
             return False
         self._let_go(store_path)
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._let_go, store_path)
+        timer = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._let_go, store_path)
         self._held[store_path] = release, timer
         return True
 

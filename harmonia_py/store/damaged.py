@@ -7,7 +7,6 @@ Each damaged path is a line in the log and counts on `/metrics`, because only a 
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +63,6 @@ class DamagedPaths:
         row: holds the time of the last note of any process; no other process sees it unless it is given.
         texts: shared memory with the notes of all processes.
         counters: the metrics that are added to.
-        clock: seconds that only grow, the same for all processes.
     """
 
     def __init__(
@@ -72,12 +70,10 @@ class DamagedPaths:
         row: Row | None = None,
         texts: SharedTexts | None = None,
         counters: StoreCounters | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._row = row or Row.alone()
         self._texts = texts
         self._counters = counters or StoreCounters()
-        self._clock = clock
         self._notes: Bounded[StorePath, Damage] = Bounded(_MAX_NOTES)
 
     @property
@@ -88,7 +84,7 @@ class DamagedPaths:
     def note(self, store_path: StorePath, nar_hash: Hash, words: str, identity: Identity | None) -> None:
         """Note for all processes that the files of a valid path are not what the store says."""
         known = self.find(store_path, nar_hash)
-        damage = Damage(str(nar_hash), words, identity, self._clock() + BELIEVED_SECONDS)
+        damage = Damage(str(nar_hash), words, identity, time.monotonic() + BELIEVED_SECONDS)
         self._notes[store_path] = damage
         if self._texts is not None:
             self._texts.put(_name(store_path), msgspec.json.encode(damage))
@@ -112,7 +108,7 @@ class DamagedPaths:
                 self._notes[store_path] = damage
         if damage is None:
             return None
-        if damage.nar_hash == str(nar_hash) and self._clock() < damage.believed_until:
+        if damage.nar_hash == str(nar_hash) and time.monotonic() < damage.believed_until:
             return damage
         self.forget(store_path)
         return None

@@ -13,7 +13,7 @@ import asyncio
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from itertools import islice
 from operator import attrgetter, itemgetter
@@ -85,13 +85,11 @@ class StoreNames:
     Args:
         directory: with the files of the store.
         threads: where looking at the directory waits for the disk.
-        clock: seconds that only grow.
     """
 
-    def __init__(self, directory: str, threads: Executor, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, directory: str, threads: Executor) -> None:
         self._directory = directory
         self._threads = threads
-        self._clock = clock
         self._filter: NameFilter | None = None
         self._told: NewNames | None = None
         self._told_at = -math.inf
@@ -101,7 +99,7 @@ class StoreNames:
 
     def lacks(self, hash_part: HashPart) -> bool:
         """Whether no path with `hash_part` is in the store directory at this moment; False says nothing."""
-        if self._filter is None or self._epoch is None or self._clock() >= self._epoch.until:
+        if self._filter is None or self._epoch is None or monotonic() >= self._epoch.until:
             return False
         name = hash_part.encode()
         if not self._filter.lacks(name):
@@ -115,9 +113,9 @@ class StoreNames:
         if epoch is not self._epoch:
             self._epoch = epoch
             self._take()
-            if self._clock() - self._told_at > _TELLS_SECONDS:
+            if monotonic() - self._told_at > _TELLS_SECONDS:
                 self._filter = None
-        if self._filter is None and self._looking is None and self._clock() >= self._not_before:
+        if self._filter is None and self._looking is None and monotonic() >= self._not_before:
             self._looking = asyncio.get_running_loop().create_task(self._look())
 
     def close(self) -> None:
@@ -143,27 +141,27 @@ class StoreNames:
             return
         if not names:
             return
-        self._told_at = self._clock()
+        self._told_at = monotonic()
         self._filter.add(map(_HASH_PART_OF, names))
         if self._filter.count > self._filter.capacity:
             self._filter = None
 
     async def _look(self) -> None:
         """Look at the whole directory."""
-        began = self._clock()
+        began = monotonic()
         try:
             # First, so that a name which comes during the look is told of.
             if self._told is None:
                 self._told = NewNames(self._directory)
             found = await asyncio.get_running_loop().run_in_executor(self._threads, _names_in, self._directory)
-            self._told_at = self._clock()
+            self._told_at = monotonic()
             self._filter = found
         except OSError:
             # Go on without a filter: the store is asked. Errors of the directory are logged where files are read.
             self._forget()
         finally:
             self._looking = None
-            self._not_before = self._clock() + (self._clock() - began) / _SHARE
+            self._not_before = monotonic() + (monotonic() - began) / _SHARE
 
 
 def _names_in(directory: str) -> NameFilter:

@@ -96,11 +96,6 @@ class AccessControl:
         """Whether a catalog is open."""
         return self._catalog is not None
 
-    @property
-    def default_keys(self) -> Sequence[SecretKey]:
-        """The secret keys of the cache at `/`, as they sign paths that are pushed to it."""
-        return [] if self._keys is None else self._keys.default
-
     async def has_come(self, config: Config) -> bool:
         """Whether a command has made a catalog that is not open here yet."""
         return self._catalog is None and await asyncio.to_thread(has_catalog, config)

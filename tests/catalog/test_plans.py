@@ -1,6 +1,6 @@
 """What is kept, what goes and why: decided from values alone, tried on any values."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from catalogs import NOW, hash_part, later
 from hypothesis import given
@@ -10,12 +10,23 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collection import Candidate
 from harmonia_py.catalog.objects import Keepers
 from harmonia_py.catalog.quota import Limits, excess, plan_quota
-from harmonia_py.catalog.reachability import KeptBy, WhyKept, reachable, why_kept
+from harmonia_py.catalog.reachability import KeptBy, WhyKept, why_kept
 from harmonia_py.catalog.retention import Condemnation, plan_removal, plan_retention
 from harmonia_py.nix.store_path import HashPart
 
 TIMES = st.integers(0, 100).map(later)
 PARTS = [hash_part(f"n{number}") for number in range(12)]
+
+
+def reachable(roots: Iterable[HashPart], references: Mapping[HashPart, Collection[HashPart]]) -> frozenset[HashPart]:
+    """The roots and all that they reference, directly or not, as far as `references` knows."""
+    found = set(roots)
+    pending = list(found)
+    while pending:
+        new = set(references.get(pending.pop(), ())) - found
+        found |= new
+        pending += new
+    return frozenset(found)
 
 
 @st.composite

@@ -42,7 +42,6 @@ def test_a_closure_gets_in_whatever_order_it_comes_in(
                 queue.decide(now, 600.0, valid=True)
     assert sorted(valid) == PATHS
     assert len(queue) == 0
-    assert queue.is_idle
     # What waits is woken by what it waits for, and costs no more looks than it has references.
     assert looks <= len(PATHS) * 2 + sum(map(len, graph.values())) * 3
 

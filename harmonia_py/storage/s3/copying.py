@@ -77,11 +77,6 @@ class Copying:
         self._rests_until = time.monotonic() + _REST_SECONDS
         self._warning.say("copies of the bucket's files are not used for now: %s", why)
 
-    def is_copying(self, key: BlobKey) -> bool:
-        """Whether a copy of this file is on its way."""
-        with self._lock:
-            return key in self._keys
-
     def forget(self, key: BlobKey) -> None:
         """Forget that a file was wrong: it may be right now."""
         with self._lock:

@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
+CONNECT_SECONDS: Final = 5.0
+"""How long a daemon may take to accept a connection, unless something else is said."""
+
 # A daemon accepts some hundred connections per second.
 _BACKLOG_PAUSE: Final = 0.01
 

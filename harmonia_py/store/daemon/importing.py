@@ -16,7 +16,7 @@ from harmonia_py.errors import DaemonRefused, DaemonUnreachable
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.nix.worker import add_to_store_nar, query_path_from_hash_part
-from harmonia_py.store.daemon.connection import Connection
+from harmonia_py.store.daemon.connection import CONNECT_SECONDS, Connection
 
 # The daemon roots what it adds for as long as the connection lives; it may also have been replaced by then.
 _MAX_AGE: Final = 60.0
@@ -38,14 +38,12 @@ class DaemonWriter:
         socket_path: Path,
         store_dir: StoreDir,
         *,
-        connect_timeout: float = 5.0,
         request_timeout: float = 10.0,
         stall_limit: float = _STALL_LIMIT,
         add_limit: float = _ADD_LIMIT,
     ) -> None:
         self._socket_path = socket_path
         self._store_dir = store_dir
-        self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
         self._stall_limit = stall_limit
         self._add_limit = add_limit
@@ -113,7 +111,7 @@ class DaemonWriter:
         if self._connection is not None and not self._connection.closed and now < self._opened + _MAX_AGE:
             return self._connection
         self._close()
-        self._connection = await Connection.open(self._socket_path, self._connect_timeout)
+        self._connection = await Connection.open(self._socket_path, CONNECT_SECONDS)
         self._opened = now
         return self._connection
 

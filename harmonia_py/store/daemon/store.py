@@ -22,7 +22,7 @@ from harmonia_py.nix.worker import (
     query_realisation,
     query_referrers,
 )
-from harmonia_py.store.daemon.connection import Connection
+from harmonia_py.store.daemon.connection import CONNECT_SECONDS, Connection
 from harmonia_py.store.daemon.daemon_metrics import DaemonMetrics
 
 Value = TypeVar("Value")
@@ -52,7 +52,7 @@ class DaemonStore:
         store_dir: StoreDir,
         *,
         connections: int = 4,
-        connect_timeout: float = 5.0,
+        connect_timeout: float = CONNECT_SECONDS,
         request_timeout: float = 10.0,
         max_age: float = _MAX_AGE,
         metrics: DaemonMetrics | None = None,

@@ -17,7 +17,7 @@ from harmonia_py.errors import DaemonError, DaemonUnreachable
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.nix.worker import add_temp_root, query_path_from_hash_part
 from harmonia_py.runtime.tasks import SingleFlight
-from harmonia_py.store.daemon.connection import Connection
+from harmonia_py.store.daemon.connection import CONNECT_SECONDS, Connection
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -63,7 +63,6 @@ class TempRoots:
         socket_path: Path,
         store_dir: StoreDir,
         *,
-        connect_timeout: float = 5.0,
         request_timeout: float = 10.0,
         max_age: float = _MAX_AGE,
         max_paths: int = _MAX_PATHS,
@@ -71,7 +70,6 @@ class TempRoots:
     ) -> None:
         self._socket_path = socket_path
         self._store_dir = store_dir
-        self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
         self._max_age = max_age
         self._max_paths = max_paths
@@ -169,7 +167,7 @@ class TempRoots:
         if generation not in self._generations:
             raise DaemonUnreachable("the connection to the nix-daemon could not be opened")
         try:
-            connection = await Connection.open(self._socket_path, self._connect_timeout)
+            connection = await Connection.open(self._socket_path, CONNECT_SECONDS)
         except DaemonError:
             self._end(generation)
             raise
