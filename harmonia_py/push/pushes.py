@@ -1,7 +1,8 @@
 """`Pushes`: everything that clients may do to push to one cache."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -16,7 +17,7 @@ from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.stored import PUSHED, OpenBlob
 from harmonia_py.catalog.uploads import Session
-from harmonia_py.errors import PushConflict
+from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix import base32
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
@@ -316,3 +317,12 @@ class Pushes:
     def note_refusal(self) -> None:
         """Count a narinfo or file whose claims were wrong."""
         self._counters.refused.add()
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count what is refused while the context lasts as `note_refusal` does."""
+        try:
+            yield
+        except (FormatError, PushRefused):
+            self.note_refusal()
+            raise

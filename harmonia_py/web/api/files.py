@@ -6,12 +6,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from harmonia_py.errors import FormatError, PushRefused, StorageError
+from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.parts import MAX_PART_BYTES, PartName
 from harmonia_py.push.receiving import MAX_FILE_SIZE, check_compression
 from harmonia_py.web.api.capabilities import json_response
-from harmonia_py.web.api.session_request import read_json, session_of
+from harmonia_py.web.api.session_request import push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.http.redirects import is_elsewhere
 from harmonia_py.web.state import principal_of, pushes_of
@@ -48,14 +48,10 @@ async def check_whole(request: web.Request) -> None:
 
 async def put_nar(request: web.Request) -> web.StreamResponse:
     """Take a file in, whole."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     size = upload.announced_bytes(request, MAX_FILE_SIZE)
-    try:
+    with pushes.counting_refusals():
         await pushes.receive(session, _file_of(request), size, upload.pieces(request))
-    except (FormatError, PushRefused):
-        pushes.note_refusal()
-        raise
     return json_response({})
 
 
@@ -74,37 +70,30 @@ async def check_part(request: web.Request) -> None:
 
 async def get_part(request: web.Request) -> web.StreamResponse:
     """The number of bytes of a file that are here, where its next part begins."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     return json_response({"offset": await pushes.parts.size(session, _part_of(request))})
 
 
 async def patch_part(request: web.Request) -> web.StreamResponse:
     """Add a part to a file; how much of it is here then. Nothing is wrong with sending a part twice."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     parts, offset = upload.pieces(request), _offset_of(request)
     return json_response({"offset": await pushes.parts.add(session, _part_of(request), offset, parts)})
 
 
 async def finish_part(request: web.Request) -> web.StreamResponse:
     """Take a file in whose parts are all here; `checking` when that takes a while, and the client asks again."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     whole = await read_json(request, Whole, _MAX_SMALL)
     file = PushedFile.parse(whole.file)
-    try:
+    with pushes.counting_refusals():
         done = await pushes.finish_parts(session, _part_of(request), file, whole.size)
-    except (FormatError, PushRefused):
-        pushes.note_refusal()
-        raise
     return _state(done=done)
 
 
 async def get_upload(request: web.Request) -> web.StreamResponse:
     """The URL to which the client sends a file of this size, past this server; null: it sends the file here."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     file, size = _file_of(request), _number_in(request, "size", "say how long the file is: ?size=1")
     check_compression(file)
     await pushes.check_room(size, file)
@@ -116,13 +105,9 @@ async def get_upload(request: web.Request) -> web.StreamResponse:
 
 async def finish_upload(request: web.Request) -> web.StreamResponse:
     """Take in a file that was sent there; `checking` when that takes a while, and the client asks again."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
-    try:
+    pushes, session = await push_of(request)
+    with pushes.counting_refusals():
         done = await pushes.finish_upload(session, _file_of(request))
-    except (FormatError, PushRefused):
-        pushes.note_refusal()
-        raise
     return _state(done=done)
 
 

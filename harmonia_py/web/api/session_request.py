@@ -10,18 +10,20 @@ from harmonia_py.errors import FormatError, naming
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.web.http import upload
-from harmonia_py.web.state import principal_of
+from harmonia_py.web.state import principal_of, pushes_of
 
 T = TypeVar("T")
 
 
-async def session_of(request: web.Request, pushes: Pushes) -> PushSession:
-    """The session that the URL names, which this shows a sign of life.
+async def push_of(request: web.Request) -> tuple[Pushes, PushSession]:
+    """The pushes to this cache, and the session that the URL names, to which the request is a sign of life.
 
     Raises:
+        PushRefused: nothing can be pushed to the cache.
         SessionEnded: it has, or it is not this client's.
     """
-    return await pushes.sessions.resume(principal_of(request), request.match_info["session"])
+    pushes = pushes_of(request)
+    return pushes, await pushes.sessions.resume(principal_of(request), request.match_info["session"])
 
 
 async def read_json(request: web.Request, kind: type[T], most: int) -> T:

@@ -20,7 +20,7 @@ from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession
 from harmonia_py.push.sessions import MAX_ASKED
 from harmonia_py.web.api.capabilities import PUSH_VERSION, describe_cache, json_response
-from harmonia_py.web.api.session_request import read_json, session_of
+from harmonia_py.web.api.session_request import push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.state import CACHE, administration_of, principal_of, pushes_of
 
@@ -105,23 +105,21 @@ def _looks_through(request: web.Request) -> Sequence[str]:
 
 async def get(request: web.Request) -> web.StreamResponse:
     """The progress of a session; the question is a sign of life."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     progress = await pushes.sessions.progress(session)
     return json_response({"session": session.id, "lease_seconds": SESSION_SECONDS, **_fields(progress)})
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
     """Give a session up."""
-    pushes = pushes_of(request)
-    await pushes.sessions.end(await session_of(request, pushes))
+    pushes, session = await push_of(request)
+    await pushes.sessions.end(session)
     return json_response({})
 
 
 async def missing(request: web.Request) -> web.StreamResponse:
     """The paths and NARs that have to be sent."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     question = await read_json(request, Question, _MAX_QUESTION)
     if max(len(question.paths), len(question.nars)) > MAX_ASKED:
         raise PushRefused(f"more than {MAX_ASKED} paths in one question")
@@ -144,8 +142,7 @@ def _parse_question(question: Question) -> tuple[Sequence[HashPart], Sequence[Ha
 
 async def publish(request: web.Request) -> web.StreamResponse:
     """Publish paths, or let them wait for references; what became of each, in the order of the claims."""
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     claims = await read_json(request, Claims, _MAX_CLAIMS)
     if len(claims.narinfos) > MAX_PUBLISHED:
         raise PushRefused(f"more than {MAX_PUBLISHED} narinfos at once")
@@ -177,8 +174,7 @@ async def finish(request: web.Request) -> web.StreamResponse:
 
     The pins are set while the leases of the session keep what they lead to. Setting one takes the permission `pin`.
     """
-    pushes = pushes_of(request)
-    session = await session_of(request, pushes)
+    pushes, session = await push_of(request)
     end = await read_json(request, End, _MAX_QUESTION)
     if len(end.pins) > MAX_PINS:
         raise PushRefused(f"more than {MAX_PINS} pins at the end of one push")

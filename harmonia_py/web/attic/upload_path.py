@@ -15,7 +15,7 @@ from aiohttp import web
 
 from harmonia_py.cache.access import Action
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.errors import FormatError, PushRefused
+from harmonia_py.errors import FormatError
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir
@@ -46,16 +46,13 @@ async def put(request: web.Request) -> web.StreamResponse:
     cache = await find_cache(request, parse_name(description.cache), Action.PUSH)
     pushes, store_dir = pushes_of(request, cache), cache.cache.cache_info.store_dir
     try:
-        info = description.path_info(store_dir)
-        await pushes.check_room(info.nar_size)
-        session = await pushes.session(principal_of(request), RUN)
-        taken = await _take(pushes, session, info, body.rest(), store_dir)
+        with pushes.counting_refusals():
+            info = description.path_info(store_dir)
+            await pushes.check_room(info.nar_size)
+            session = await pushes.session(principal_of(request), RUN)
+            taken = await _take(pushes, session, info, body.rest(), store_dir)
     except FormatError as error:
-        pushes.note_refusal()
         raise bad_request(str(error)) from None
-    except PushRefused:
-        pushes.note_refusal()
-        raise
     kind = "Deduplicated" if taken.was_there else "Uploaded"
     return json_answer({"kind": kind, "file_size": taken.file.file_size, "frac_deduplicated": None})
 

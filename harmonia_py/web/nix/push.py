@@ -71,11 +71,8 @@ async def put(request: web.Request) -> web.StreamResponse:
     """Take a file in. The answer is 200 once it is durable and visible to the clients that may see it."""
     url, pushes = _url_of(request), pushes_of(request)
     session = await pushes.session(principal_of(request), url.run)
-    try:
+    with pushes.counting_refusals():
         await _PUT[url.kind](request, url, pushes, session)
-    except (FormatError, PushRefused):
-        pushes.note_refusal()
-        raise
     return web.Response(text="OK\n", headers={hdrs.CACHE_CONTROL: "no-store"})
 
 
