@@ -15,11 +15,10 @@ from harmonia_py.catalog.document_scrub import DocumentScrub
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.fsck import Digest
+from harmonia_py.contents.fsck import Digest, Digests
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.findings import MAX_INLINE_LISTING
-from harmonia_py.storage.digests import DiskDigests
 
 _PERIOD = 30 * 86_400
 _NAMES = ("bash", "curl", "zlib")
@@ -47,7 +46,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 class Reading:
     """A scrub of the documents of a house."""
 
-    def __init__(self, house: House, digests: DiskDigests) -> None:
+    def __init__(self, house: House, digests: Digests) -> None:
         self.counters = ScrubCounters.on(Metrics.alone(), "pushed")
         self.discarded: list[str] = []
         checks = house.server.catalog.document_checks
@@ -65,7 +64,7 @@ class Reading:
 
 @pytest.fixture
 async def reading(house: House) -> AsyncIterator[Reading]:
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         yield Reading(house, digests)
 
 
@@ -136,15 +135,16 @@ async def test_a_log_that_was_collected_while_its_turn_came_is_no_fault(house: H
     checks = house.server.catalog.document_checks
     [one, *_] = await checks.due(1)
 
-    class Collecting(DiskDigests):
-        async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
-            if key == one.document.blob_key and path.exists():
-                await checks.drop(one, "it goes", now=house.server.node.now())
-                path.unlink()
-            return await super().digest(key, rate=rate)
+    async with house.server.node.digests() as digests:
 
-    async with Collecting(house.server.directory) as digests:
-        collected = Reading(house, digests)
+        class Collecting:
+            async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
+                if key == one.document.blob_key and path.exists():
+                    await checks.drop(one, "it goes", now=house.server.node.now())
+                    path.unlink()
+                return await digests.digest(key, rate=rate)
+
+        collected = Reading(house, Collecting())
         await collected.whole_round()
     assert (collected.counters.faults.value, await kept(house)) == (0, {"curl", "zlib"})
 
@@ -171,7 +171,7 @@ async def test_each_document_is_read_once_in_a_period_and_a_restart_goes_on(hous
     assert reading.counters.files.value == 2, "not all at once"
     assert all(_PERIOD / 4 < rest < _PERIOD / 3 for rest in rests)
     rot(house.server.directory / f"team/{log('zlib')}")
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         after_restart = Reading(house, digests)
         await after_restart.scrub.step()
     assert (after_restart.counters.files.value, after_restart.counters.faults.value) == (1, 1)
@@ -179,7 +179,7 @@ async def test_each_document_is_read_once_in_a_period_and_a_restart_goes_on(hous
 
 
 async def test_documents_whose_turn_comes_within_a_minute_are_read_together(house: House) -> None:
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         counters = ScrubCounters.on(Metrics.alone(), "pushed")
         checks = house.server.catalog.document_checks
         scrub = DocumentScrub(checks, digests, counters=counters, period=60.0, clock=house.clock)

@@ -17,7 +17,6 @@ from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.nix.store_path import StorePath
-from harmonia_py.storage.digests import DiskDigests
 
 # What came within the last hour is left alone.
 _LATER = 7200.0
@@ -48,7 +47,7 @@ async def fsck(house: House, *, hashes: bool = False, repair: bool = False) -> l
         await house.server.node.quarantine.note(file, fault)
         return "hidden"
 
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         looking = Fsck(
             ports,
             house.server.node.blobs,

@@ -15,7 +15,7 @@ from pushing import pushed_to
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.scrub import Scrub, ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.fsck import Digest
+from harmonia_py.contents.fsck import Digest, Digests
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.storage.digests import DiskDigests
@@ -36,7 +36,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 class Scrubbing:
     """A scrub of the files of a house, and what it has read and said."""
 
-    def __init__(self, house: House, digests: DiskDigests, period: float | None = _PERIOD) -> None:
+    def __init__(self, house: House, digests: Digests, period: float | None = _PERIOD) -> None:
         self.counters = ScrubCounters.on(Metrics.alone(), "pushed")
         self.faults: list[tuple[str, str]] = []
         self._house = house
@@ -65,7 +65,7 @@ class Scrubbing:
 
 @pytest.fixture
 async def scrubbing(house: House) -> AsyncIterator[Scrubbing]:
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         yield Scrubbing(house, digests)
 
 
@@ -127,7 +127,7 @@ async def test_a_restart_goes_on_with_the_file_that_waits_the_longest(house: Hou
     await scrubbing.scrub.step()
     (unread, read) = await house.server.catalog.file_checks.due(2)
     assert read.checked - unread.checked > 3500
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         await Scrubbing(house, digests).scrub.step()
     due = await house.server.catalog.file_checks.due(2)
     assert all(one.checked - unread.checked > 3500 for one in due), "the other one was read"
@@ -146,7 +146,7 @@ async def test_what_has_waited_for_too_long_is_read_faster(house: House, scrubbi
 
 
 async def test_without_a_period_nothing_is_read(house: House) -> None:
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         scrubbing = Scrubbing(house, digests, None)
         await scrubbing.scrub.step()
     assert scrubbing.read == 0
