@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
+from harmonia_py.catalog.packs import PackedSize, PacksOfDirectory
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.rooms import REPLACEABLE
 from harmonia_py.errors import StorageError
@@ -45,40 +46,6 @@ class EvictionCounters(Counters):
     bytes: Gauge = gauged(families.kept.CACHE_BYTES)
     evicted_blobs: Counter = counted(families.kept.CACHE_EVICTED_BLOBS)
     evicted_bytes: Counter = counted(families.kept.CACHE_EVICTED_BYTES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedSize:
-    """The size of files in chunks.
-
-    Attributes:
-        sent: bytes of these files as they are sent, which the size of all files counts.
-        packs: bytes of the packs that have the chunks.
-        needed: bytes of the packs once those are written anew that have too much of what nothing needs.
-        leaving: bytes of packs that stay on the disk until no reader opens them any more, and until garbage is deleted.
-    """
-
-    sent: int = 0
-    packs: int = 0
-    needed: int = 0
-    leaving: int = 0
-
-
-class PacksOfDirectory(Protocol):
-    """The packs of a directory. Each method raises `StorageError` when the catalog cannot tell."""
-
-    async def size(self) -> PackedSize:
-        """The size of the files in chunks."""
-
-    async def collect(self) -> object:
-        """Have packs go of which nothing is needed, and write at most one anew.
-
-        Raises:
-            StorageError: there is no room for that, or a pack cannot be read.
-        """
-
-    def note_deleted(self, now: Timestamp) -> None:
-        """Note that packs are deleted whose time had come by `now`: they are not leaving any more."""
 
 
 class Housekeeping:
@@ -175,11 +142,6 @@ class Housekeeping:
         now = Timestamp(int(self._clock()))
         await self._collector.empty_garbage(now)
         self._packs.note_deleted(now)
-
-    async def free_bytes(self) -> int:
-        """The room that the file system has, and that it will have without what is not needed of packs."""
-        packed = await self._packs.size()
-        return await self._free_bytes() + packed.packs - packed.needed + packed.leaving
 
     async def _too_much(self, packed: PackedSize, *, has_collected: bool) -> int:
         """How many bytes must go. Packs count with all they have where they cannot be written anew."""

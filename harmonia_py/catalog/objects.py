@@ -151,6 +151,8 @@ class Size:
         waiting: objects that wait for references.
         incoming_size: bytes of the files of waiting objects, and of files that belong to no object yet; 0 for all
             caches together.
+        chunked_size: bytes of those files that are in chunks, for all caches together; 0 for one cache.
+        pack_size: bytes of the packs that have the chunks; 0 for one cache.
     """
 
     objects: int = 0
@@ -160,6 +162,13 @@ class Size:
     condemned_size: int = 0
     waiting: int = 0
     incoming_size: int = 0
+    chunked_size: int = 0
+    pack_size: int = 0
+
+    @property
+    def stored_size(self) -> int:
+        """The bytes that the storage has; of one cache, which may share chunks with others, those that are sent."""
+        return self.size - self.chunked_size + self.pack_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

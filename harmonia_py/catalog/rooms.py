@@ -1,7 +1,7 @@
 """The limits of `[storage]`: over everything that one process looks after, in all directories and catalogs together.
 
 Compressed, mirrored and pushed files each have their own housekeeping and, perhaps, limits of their own. Over all of
-them the longest unused goes first, wherever it is.
+them the longest unused goes first, wherever it is. What counts is what the storage has: for files in chunks, the packs.
 """
 
 import asyncio
@@ -18,10 +18,12 @@ from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.last_uses import LastUses
-from harmonia_py.catalog.objects import Sizes
+from harmonia_py.catalog.objects import Size, Sizes
+from harmonia_py.catalog.packs import PacksOfDirectory
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _log = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 10.0
 # A pass of the job that makes chunks takes as long, and the pause between two passes may be a second.
 _WAIT_SECONDS: Final = 15.0
+# What goes frees few bytes where many paths share chunks, so room is made in rounds. The next look goes on.
+_ROUNDS: Final = 8
 
 REPLACEABLE: Final = tuple(
     Scope(cache=cache, settings=CacheSettings(grace=0), deleted=False) for cache in (STORE, MIRROR)
@@ -57,6 +61,7 @@ class Room:
         collecting: makes this process the one that collects.
         free_bytes: asks how much room its file system has.
         device: the number of that file system.
+        packs: of its files in chunks.
         wanted: tells which files found no room; None where none is ever refused.
     """
 
@@ -67,6 +72,7 @@ class Room:
     collecting: Collecting
     free_bytes: Callable[[], Awaitable[int]]
     device: int
+    packs: PacksOfDirectory
     wanted: RoomWanted | None = None
 
 
@@ -86,6 +92,7 @@ class Rooms:
         self._clock = clock
         self._seconds = seconds
         self._rooms: list[Room] = []
+        self._warning = RareWarning(_log)
 
     def add(self, room: Room) -> Callable[[], None]:
         """Look after `room` from now on; the returned function ends that."""
@@ -147,9 +154,33 @@ class Rooms:
 
     async def _hold(self, rooms: Sequence[Room], limits: Limits, now: Timestamp) -> Collected:
         """Hold rooms to limits. With `min_free` in the limits, all rooms are on the same file system."""
-        too_much = await _too_much(rooms, limits, now)
-        if too_much <= 0:
-            return Collected()
+        done = Collected()
+        for _ in range(_ROUNDS):
+            too_much = await _too_much(rooms, limits, now)
+            if too_much <= 0:
+                break
+            # First: what has gone frees nothing of packs before these are written anew.
+            if await self._collect_packs(rooms):
+                continue
+            objects, removed = await self._evict(rooms, too_much, now), await self._remove(rooms, now)
+            done += removed
+            if not (objects or removed.removed) or not await _has_packs(rooms):
+                break
+        return done
+
+    async def _collect_packs(self, rooms: Sequence[Room]) -> bool:
+        """Collect packs; returns whether that has made room, or may."""
+        may_have_more = False
+        for room in rooms:
+            if (await room.sizes.size(None)).pack_size:
+                try:
+                    may_have_more |= await room.packs.collect()
+                except StorageError as error:
+                    self._warning.say("cannot write packs anew: %s", error)
+        return may_have_more
+
+    async def _evict(self, rooms: Sequence[Room], too_much: int, now: Timestamp) -> int:
+        """Condemn the longest unused; returns how many objects."""
         sides: list[tuple[Collector, Scope]] = []
         for room in rooms:
             # Objects that were asked for just now must not be among the longest unused.
@@ -158,7 +189,7 @@ class Rooms:
         objects, bytes_ = await make_room(sides, too_much, now)
         if objects:
             _log.info("[storage]: %d bytes too much; %d paths, %d bytes, are to go", too_much, objects, bytes_)
-        return await self._remove(rooms, now)
+        return objects
 
     async def _remove(self, rooms: Sequence[Room], now: Timestamp) -> Collected:
         """Remove objects whose grace is over, and delete garbage."""
@@ -167,15 +198,30 @@ class Rooms:
             for scope in await room.scopes():
                 done += await room.collector.remove(scope, Timestamp(now - scope.settings.grace), now)
             done += await room.collector.empty_garbage(now)
+            room.packs.note_deleted(now)
         return done
+
+
+async def _has_packs(rooms: Sequence[Room]) -> bool:
+    return any([(await room.sizes.size(None)).pack_size for room in rooms])
 
 
 async def _too_much(rooms: Sequence[Room], limits: Limits, now: Timestamp) -> int:
     """Bytes still to condemn: those beyond the limits, or in the way of a file that found no room."""
-    size = condemned = wanted = 0
+    size = condemned = leaving = wanted = 0
     for room in rooms:
         known = await room.sizes.size(None)
-        size, condemned = size + known.size, condemned + known.condemned_size
+        size, condemned = size + known.stored_size, condemned + await _will_go(room, known)
+        leaving += (await room.packs.size()).leaving
         if room.wanted is not None and limits.max_size is not None:
             wanted = max(wanted, await room.wanted.wanted(None, now=now))
-    return excess(size - condemned, limits, condemned + await rooms[0].free_bytes(), wanted=wanted)
+    free = await rooms[0].free_bytes() + leaving + condemned
+    return excess(size - condemned, limits, free, wanted=wanted)
+
+
+async def _will_go(room: Room, size: Size) -> int:
+    """The bytes that go with condemned objects; those of files in chunks take their share of the packs, on average."""
+    if not size.condemned_size or not size.chunked_size:
+        return size.condemned_size
+    in_chunks = await room.packs.condemned()
+    return size.condemned_size - in_chunks + in_chunks * size.pack_size // size.chunked_size

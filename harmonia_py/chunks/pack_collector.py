@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 USED_SHARE: Final = 0.5
 """A pack with a smaller share of used bytes is written anew: at a half, as many bytes become free as are written."""
+LIMITED_USED_SHARE: Final = 0.75
+"""As `USED_SHARE`, in what is held to a size: packs have at most a third more than is needed."""
 # Packs that are shorter than this share of a full one are joined, when there are so many of them.
 _SHORT_SHARE: Final = 0.5
 _MANY_SHORT: Final = 8
@@ -53,6 +55,7 @@ class PacksCollected:
         written_bytes: bytes that were written into new packs.
         set_aside: packs that could not be read, and are tried again after `SET_ASIDE_SECONDS`.
         set_aside_bytes: bytes of these packs that nothing uses.
+        has_more: whether more packs may be waiting to be looked at.
     """
 
     uses: int = 0
@@ -61,6 +64,7 @@ class PacksCollected:
     written_bytes: int = 0
     set_aside: int = 0
     set_aside_bytes: int = 0
+    has_more: bool = False
 
 
 class _CannotBeRead(StorageError):
@@ -78,9 +82,12 @@ class PackCollector:
         read: reads slices of files.
         threads: read, check and write.
         now: the time.
-        used_share: a pack with a smaller share of used bytes is written anew.
+        used_share: tells which share of used bytes a pack has at the least that is not written anew.
         grace_seconds: how long a pack stays that was written anew.
         pack_bytes: of a full pack.
+
+    Attributes:
+        used_share: tells it.
     """
 
     def __init__(
@@ -93,7 +100,7 @@ class PackCollector:
         read: SliceReader,
         threads: Threads,
         now: Callable[[], Timestamp],
-        used_share: float = USED_SHARE,
+        used_share: Callable[[], float],
         grace_seconds: int = GRACE_SECONDS,
         pack_bytes: int = PACK_BYTES,
     ) -> None:
@@ -104,7 +111,7 @@ class PackCollector:
         self._read = read
         self._threads = threads
         self._now = now
-        self._used_share = used_share
+        self.used_share = used_share
         self._grace_seconds = grace_seconds
         self._pack_bytes = pack_bytes
 
@@ -122,11 +129,12 @@ class PackCollector:
                 break
         looked_at = await self._packs.to_look_at(_LOOKED_AT, now=self._now())
         unused, sparse, short = [], [], []
+        used_share = self.used_share()
         for pack in looked_at:
             used = _used(pack)
             if not used:
                 unused.append(pack)
-            elif used < self._used_share * pack.size:
+            elif used < used_share * pack.size:
                 sparse.append(pack)
             elif pack.size < _SHORT_SHARE * self._pack_bytes:
                 short.append(pack)
@@ -147,6 +155,7 @@ class PackCollector:
             written_bytes=written,
             set_aside=len(set_aside),
             set_aside_bytes=sum(pack.size - _used(pack) for pack in set_aside),
+            has_more=len(looked_at) == _LOOKED_AT,
         )
 
     async def _remove(self, packs: Sequence[Pack], garbage_from: Timestamp) -> None:

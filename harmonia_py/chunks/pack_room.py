@@ -1,11 +1,15 @@
-"""`PackRoom`: the room that chunks take in a directory which is held to limits."""
+"""`PackRoom`: the room that chunks take in what is held to limits."""
 
 from collections.abc import Callable
+from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.housekeeping import PackedSize
+from harmonia_py.catalog.packs import PackedSize
 from harmonia_py.chunks.pack_collector import SET_ASIDE_SECONDS, PackCollector, PacksCollected
 from harmonia_py.chunks.work import ChunkWork
+
+# By then the collector of paths has deleted what it may delete, unless the storage does not answer.
+_DELETED_SECONDS: Final = 120
 
 
 class PackRoom:
@@ -14,7 +18,6 @@ class PackRoom:
     Args:
         work: has the figures.
         collector: of the packs.
-        used_share: a pack with a smaller share of used bytes is written anew by `collector`.
         grace_seconds: how long a pack stays after that.
         now: the time as the catalog has it.
     """
@@ -24,13 +27,11 @@ class PackRoom:
         work: ChunkWork,
         collector: PackCollector,
         *,
-        used_share: float,
         grace_seconds: int,
         now: Callable[[], Timestamp],
     ) -> None:
         self._work = work
         self._collector = collector
-        self._used_share = used_share
         self._grace_seconds = grace_seconds
         self._now = now
         # Bytes, each with the time until which they count: of packs that are deleted, and not used of packs set aside.
@@ -40,8 +41,9 @@ class PackRoom:
     async def size(self) -> PackedSize:
         """As in `PacksOfDirectory`."""
         figures, now = await self._work.figures(), self._now()
+        self.note_deleted(Timestamp(now - _DELETED_SECONDS))
         self._stuck = [(until, size) for until, size in self._stuck if until > now]
-        needed = int(figures.used_size / self._used_share) + sum(size for _, size in self._stuck)
+        needed = int(figures.used_size / self._collector.used_share()) + sum(size for _, size in self._stuck)
         return PackedSize(
             sent=figures.sent_size,
             packs=figures.pack_size,
@@ -49,8 +51,17 @@ class PackRoom:
             leaving=sum(size for _, size in self._leaving),
         )
 
-    async def collect(self) -> PacksCollected:
+    async def condemned(self) -> int:
         """As in `PacksOfDirectory`."""
+        return await self._work.condemned()
+
+    async def collect(self) -> bool:
+        """As in `PacksOfDirectory`."""
+        collected = await self.run()
+        return collected.removed > 0 or collected.has_more
+
+    async def run(self) -> PacksCollected:
+        """As `PackCollector.run`."""
         collected = await self._collector.run()
         if collected.removed_bytes:
             self._leaving.append((self._now() + self._grace_seconds, collected.removed_bytes))

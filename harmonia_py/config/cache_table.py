@@ -36,7 +36,7 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         upstreams: names of upstreams whose paths it has as well.
         caches: names of other caches whose paths it has as well.
         max_nar_size: bytes of the largest NAR that may be pushed, as a number or as "2 GiB"; unset means any.
-        max_size: bytes of all its files together; unset means no limit of its own.
+        max_size: bytes of all its files together, as they are sent; unset means no limit of its own.
         keep_unused: how long what is not used stays, in seconds or as "30 days"; unset means for ever.
         grace: how long what is to go stays, in which any use keeps it, in seconds or as "1 hour".
         deduplicate: "chunks": files become chunks that they share, also with other caches; "files": they stay files.

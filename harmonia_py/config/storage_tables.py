@@ -51,8 +51,9 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `[storage]` table: what is kept, all of it together: pushed, compressed, and mirrored.
 
     Attributes:
-        max_size: bytes that all of it may take, as a number or as "500 GiB"; unset means no limit beside those of the
-            directories and of single caches. The longest unused goes first, wherever it is; what a pin keeps stays.
+        max_size: bytes that all of it may take, as a number or as "500 GiB", chunks that files share counted once;
+            unset means no limit beside those of the directories and of single caches. The longest unused goes first,
+            wherever it is; what a pin keeps stays.
         min_free: bytes that stay free on each file system that something is kept on; unset means what the tables of the
             directories say, and nothing of what was pushed goes for it.
         scrub_every: in which time each kept file is read once more, to see whether it is still right, in seconds or as

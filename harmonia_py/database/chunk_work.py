@@ -18,9 +18,14 @@ _WAITING: Final = """
         order by aged_from_s, hash_part limit $5
     ) waiting
 """
+_IN_CHUNKS: Final = f"f.blob_key >= '{RECIPES}' and f.blob_key < '{RECIPES[:-1]}0'"
 _CHUNKED: Final = f"""
     select count(*) from objects o join nar_files f on f.file_hash = o.file_hash
-    where o.cache_id = $1 and f.blob_key >= '{RECIPES}' and f.blob_key < '{RECIPES[:-1]}0'
+    where o.cache_id = $1 and {_IN_CHUNKS}
+"""
+_CONDEMNED: Final = f"""
+    select coalesce(sum(o.file_size), 0) from objects o join nar_files f on f.file_hash = o.file_hash
+    where o.state = 'condemned' and {_IN_CHUNKS}
 """
 _LAST: Final = "select value from progress where name = 'deduplication'"
 _NOTE: Final = """
@@ -47,24 +52,20 @@ class SqlChunkWork:
 
     async def waiting(self, cache: CacheId, unused_since: Timestamp, after: DuePlace | None, limit: int) -> int:
         """As in `ChunkWork`."""
-        place = after or (Timestamp(-1), "")
+        return await self._number(_WAITING, cache, unused_since, *(after or (Timestamp(-1), "")), limit)
 
-        def waiting() -> Transaction[int]:
-            row = yield from ask_one(_WAITING, cache, unused_since, *place, limit)
-            assert row is not None
-            return int(row[0])
-
-        return await self._database.scan(waiting)
+    async def condemned(self) -> int:
+        """As in `ChunkWork`."""
+        return await self._number(_CONDEMNED)
 
     async def chunked(self, cache: CacheId) -> int:
         """As in `ChunkWork`."""
+        return await self._number(_CHUNKED, cache)
 
-        def chunked() -> Transaction[int]:
-            row = yield from ask_one(_CHUNKED, cache)
-            assert row is not None
-            return int(row[0])
-
-        return await self._database.scan(chunked)
+    async def _number(self, statement: str, *values: str | int) -> int:
+        row = await self._database.scan(lambda: ask_one(statement, *values))
+        assert row is not None
+        return int(row[0])
 
     async def note(self, look: LastLook) -> None:
         """As in `ChunkWork`."""

@@ -118,8 +118,10 @@ def size_of(cache: CacheId | None) -> Transaction[Size]:
     published, published_size = counts.get(ObjectState.PUBLISHED.value, (0, 0))
     condemned, condemned_size = counts.get(ObjectState.CONDEMNED.value, (0, 0))
     waiting, incoming = counts.get(ObjectState.WAITING.value, (0, 0))
+    chunked_size = pack_size = 0
     if cache is None:
         total, incoming = counts[_STORED][1], 0
+        chunked_size, pack_size = counts.get(_SENT, (0, 0))[1], counts.get(_PACKS, (0, 0))[1]
     else:
         total = published_size + condemned_size
         received = yield from ask_one(_INCOMING, cache)
@@ -133,6 +135,8 @@ def size_of(cache: CacheId | None) -> Transaction[Size]:
         condemned_size=condemned_size,
         waiting=waiting,
         incoming_size=incoming,
+        chunked_size=chunked_size,
+        pack_size=pack_size,
     )
 
 

@@ -138,7 +138,7 @@ class RoomForPushes:
         size, until = self._sizes.get(limit.cache, (0, 0))
         if now >= until or size + self._arriving + file_size > most * _CLOSE:
             known = await self._measured.size(limit.cache)
-            size = known.size + known.incoming_size
+            size = known.stored_size + known.incoming_size
             self._sizes[limit.cache] = (size, now + _SIZE_SECONDS)
         return size + self._arriving + file_size <= most * (1 + _OVERFLOW)
 

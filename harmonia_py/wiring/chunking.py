@@ -107,7 +107,7 @@ class Chunking:
     def pack_collector(
         self,
         *,
-        used_share: float = USED_SHARE,
+        used_share: Callable[[], float] = lambda: USED_SHARE,
         grace_seconds: int = GRACE_SECONDS,
         now: Callable[[], Timestamp] | None = None,
     ) -> PackCollector:

@@ -5,11 +5,23 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
+from harmonia_py.chunks.pack_collector import GRACE_SECONDS, LIMITED_USED_SHARE, USED_SHARE
+from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.wiring.chunking import chunk_maker
 from harmonia_py.wiring.pushing import PushNode
+
+
+def pushed_packs(catalog: SqlCatalog, node: PushNode) -> PackRoom:
+    """The packs of `catalog`, whose files `node` has."""
+
+    def used_share() -> float:
+        return USED_SHARE if node.max_size is None else LIMITED_USED_SHARE
+
+    collector = node.chunking.pack_collector(used_share=used_share)
+    return PackRoom(catalog.chunk_work, collector, grace_seconds=GRACE_SECONDS, now=node.now)
 
 
 def deduplication(
@@ -18,6 +30,7 @@ def deduplication(
     scopes: Callable[[], Awaitable[Sequence[Scope]]],
     metrics: Metrics,
     *,
+    packs: PackRoom | None = None,
     collecting: Collecting | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Deduplication:
@@ -28,6 +41,7 @@ def deduplication(
         node: has the files.
         scopes: gives the caches.
         metrics: the counters of this process.
+        packs: of the files; made here when None.
         collecting: makes this process the one that collects; that of the catalog when None.
         clock: seconds since the epoch.
     """
@@ -37,7 +51,7 @@ def deduplication(
         catalog.chunk_work,
         scopes,
         make_chunks=chunk_maker(node.chunking, node.open_blob),
-        collect_packs=node.chunking.pack_collector().run,
+        collect_packs=(packs or pushed_packs(catalog, node)).run,
         uses=node.uses,
         collecting=collecting or catalog.database.collecting,
         counters=DeduplicationCounters.on(metrics, "pushed"),

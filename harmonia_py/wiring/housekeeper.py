@@ -10,6 +10,7 @@ from typing import Final
 from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.rooms import Room, Rooms
+from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Database
 from harmonia_py.errors import StorageError
@@ -17,7 +18,7 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.runtime.lasting import lasting
 from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit, pushed_collector, static_renewal
-from harmonia_py.wiring.deduplicating import deduplication
+from harmonia_py.wiring.deduplicating import deduplication, pushed_packs
 from harmonia_py.wiring.pools import running
 from harmonia_py.wiring.pushing import PushNode
 from harmonia_py.wiring.scrubbing import scrub
@@ -50,7 +51,7 @@ async def look_after(
         resources: end the housekeeping when they close.
     """
     collector = pushed_collector(catalog, node, keys)
-    collecting = catalog_fit(catalog, node).collecting
+    collecting, packs = catalog_fit(catalog, node).collecting, pushed_packs(catalog, node)
 
     async def check() -> None:
         await scrub(
@@ -66,15 +67,15 @@ async def look_after(
     works = [
         caches_housekeeping(catalog, node, keys, metrics, collector=collector, collecting=collecting).run,
         static_renewal(catalog, node, keys).run,
-        deduplication(catalog, node, collector.scopes, metrics, collecting=collecting).run,
+        deduplication(catalog, node, collector.scopes, metrics, packs=packs, collecting=collecting).run,
         check,
     ]
     if rooms is not None:
-        resources.callback(rooms.add(_room(catalog, node, collector, collecting)))
+        resources.callback(rooms.add(_room(catalog, node, collector, packs, collecting)))
     await running(partial(keep_house, catalog.database, works))(resources)
 
 
-def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, collecting: Collecting) -> Room:
+def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, packs: PackRoom, collecting: Collecting) -> Room:
     return Room(
         collector=collector,
         scopes=collector.scopes,
@@ -83,6 +84,7 @@ def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, collecting:
         collecting=collecting,
         free_bytes=node.space.free_bytes,
         device=node.space.device,
+        packs=packs,
         wanted=catalog.room_wanted,
     )
 

@@ -9,13 +9,12 @@ from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
+from harmonia_py.chunks.pack_collector import LIMITED_USED_SHARE
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.wiring.chunking import Chunking, chunk_maker
 
-# A directory is held to a size: packs in it have at most a third more than is needed.
-_USED_SHARE: Final = 0.75
 # A reader that has looked up a place opens the pack at once, and asks again where that has gone.
 _GRACE_SECONDS: Final = 10
 
@@ -32,8 +31,8 @@ def pack_room(catalog: SqlCatalog, chunking: Chunking, *, clock: Callable[[], fl
     def now() -> Timestamp:
         return Timestamp(int(clock()))
 
-    collector = chunking.pack_collector(used_share=_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
-    return PackRoom(catalog.chunk_work, collector, used_share=_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
+    collector = chunking.pack_collector(used_share=lambda: LIMITED_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
+    return PackRoom(catalog.chunk_work, collector, grace_seconds=_GRACE_SECONDS, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def mirror_deduplication(
         catalog.chunk_work,
         scopes,
         make_chunks=chunk_maker(chunking, chunking.open_whole),
-        collect_packs=packs.collect,
+        collect_packs=packs.run,
         uses=uses,
         collecting=catalog.database.collecting,
         counters=DeduplicationCounters.on(metrics, name),

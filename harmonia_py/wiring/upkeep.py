@@ -86,13 +86,10 @@ class Upkeep:
         key, of = self.key, (self.catalog, self.files)
         packs = await selection.get(f"packs of {key}", of, owned(self._pack_room, lambda _: None))
         # Closed at once by a reload: old limits must not evict any more, nor closed files be asked.
-        housekeeping = self._housekeeping(limits, packs)
-        eviction = running(partial(self._evict, housekeeping, store_dir))
+        eviction = running(partial(self._evict, self._housekeeping(limits, packs), store_dir))
         await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
         if rooms is not None:
-            await selection.get(
-                f"room of {key}", of, partial(self._enter_room, rooms, housekeeping), closes_at_once=True
-            )
+            await selection.get(f"room of {key}", of, partial(self._enter_room, rooms, packs), closes_at_once=True)
         checking = running(partial(self._check, scrub_period))
         await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
         chunks = running(partial(self._make_chunks, packs, mirror_chunks))
@@ -141,7 +138,7 @@ class Upkeep:
         )
         await job.run()
 
-    async def _enter_room(self, rooms: Rooms, housekeeping: Housekeeping, resources: AsyncExitStack) -> None:
+    async def _enter_room(self, rooms: Rooms, packs: PackRoom, resources: AsyncExitStack) -> None:
         async def scopes() -> Sequence[Scope]:
             return REPLACEABLE
 
@@ -151,8 +148,9 @@ class Upkeep:
             sizes=self.catalog.objects,
             uses=self.uses,
             collecting=self.catalog.database.collecting,
-            free_bytes=housekeeping.free_bytes,
+            free_bytes=self.space.free_bytes,
             device=self.space.device,
+            packs=packs,
         )
         resources.callback(rooms.add(room))
 

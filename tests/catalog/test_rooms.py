@@ -17,12 +17,29 @@ from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
+from harmonia_py.catalog.packs import PackedSize
 from harmonia_py.catalog.pins import PinName
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Room, Rooms
 from harmonia_py.database.catalog import SqlCatalog
 
 NOW: Final = 1_700_000_000
+
+
+class NoPacks:
+    """No file is in chunks."""
+
+    async def size(self) -> PackedSize:
+        return PackedSize()
+
+    async def condemned(self) -> int:
+        return 0
+
+    async def collect(self) -> bool:
+        return False
+
+    def note_deleted(self, now: Timestamp) -> None:
+        pass
 
 
 class Place:
@@ -42,6 +59,7 @@ class Place:
             collecting=catalog.database.collecting,
             free_bytes=self._free_bytes,
             device=device,
+            packs=NoPacks(),
             wanted=catalog.room_wanted,
         )
 

@@ -24,6 +24,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.collecting import pushed_collector
+from harmonia_py.wiring.deduplicating import pushed_packs
 
 LARGE: Final = pushed(StorePath("7rjj86a15146cq1d3qy068lml7n7ykzm-large"), File(b"x" * 4000))
 OTHER_LARGE: Final = pushed(StorePath("8rjj86a15146cq1d3qy068lml7n7ykzm-large"), File(b"y" * 4000))
@@ -300,6 +301,7 @@ def _rooms(server: PushServer, clock: Clock) -> Rooms:
             collecting=catalog.database.collecting,
             free_bytes=node.space.free_bytes,
             device=0,
+            packs=pushed_packs(catalog, node),
             wanted=catalog.room_wanted,
         )
     )
