@@ -186,7 +186,7 @@ class Fsck:
                 strays.append(key)
         done = "the server names it when it starts" if self._names_later else None
         if strays and self._isolate is not None and not self._names_later:
-            await self._ports.repairs.discard(strays, now=self._now())
+            await self._ports.repairs.discard(strays, garbage_from=self._now())
             done = "the server deletes it"
         for key in strays:
             yield Finding(Fault.UNNAMED, key, "", done)

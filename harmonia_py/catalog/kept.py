@@ -31,6 +31,7 @@ from harmonia_py.catalog.nars import BeingDeleted, Nars
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication, StoredObject
 from harmonia_py.catalog.outages import Outages
 from harmonia_py.catalog.owed import Owed
+from harmonia_py.catalog.repairs import Repairs
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, KeptFacts, Mismatch, url_of
@@ -50,6 +51,9 @@ _MAX_FACTS: Final = 16_384
 _DELETION_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.1
 _MAX_MISMATCHES: Final = 10_000
+# How long a file stays in a compression that no narinfo names any more: clients that remember an old narinfo often come
+# together, after an upgrade, and it is fetched once for them.
+_OLD_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,7 @@ class KeptPorts:
     mirrored: Mirrored
     realisations: Realisations
     mismatches: Mismatches
+    repairs: Repairs
     uses: LastUses
     removals: Changes
     additions: Changes
@@ -208,7 +213,10 @@ class Kept:
             there = whole or (
                 None if stored is None or not is_made_at(stored, key) else (stored.file, stored.verified_ca)
             )
-            if there is None or (stored is not None and stays_offered(stored.file, there[0], upstream_narinfo)):
+            if there is None:
+                return
+            if stored is not None and stays_offered(stored.file, there[0], upstream_narinfo):
+                await ports.repairs.discard([key], garbage_from=Timestamp(_now() + _OLD_SECONDS))
                 return
             publication = Publication(
                 cache=MIRROR,

@@ -52,8 +52,8 @@ class Repairs(Protocol):
     async def known_paths(self, cache: CacheName, hash_parts: Collection[HashPart]) -> Mapping[HashPart, bool]:
         """The paths that a cache of this name has, also a deleted cache, each with whether it is made of chunks."""
 
-    async def discard(self, blob_keys: Collection[str], *, now: Timestamp) -> None:
-        """List the keys that no row names at this moment for the collector to delete."""
+    async def discard(self, blob_keys: Collection[str], *, garbage_from: Timestamp) -> None:
+        """List the keys that no row names at this moment for the collector to delete from `garbage_from` on."""
 
     async def restore(self, file_hash: Hash, *, now: Timestamp) -> None:
         """End the quarantine of a file whose bytes are there and right, and show the objects that lacked them."""

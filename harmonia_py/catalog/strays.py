@@ -59,7 +59,7 @@ async def discard_strays(blobs: BlobStore, repairs: Repairs, *, now: Timestamp) 
         if (unknown := await _unknown(batch, blobs, repairs)) is not None:
             return Strays(len(strays), unknown)
     for start in range(0, len(strays), _TOGETHER):
-        await repairs.discard(strays[start : start + _TOGETHER], now=now)
+        await repairs.discard(strays[start : start + _TOGETHER], garbage_from=now)
     return Strays(len(strays))
 
 

@@ -108,7 +108,7 @@ class Takeover:
         """
         lonely = await self._ports.repairs.unnamed([key for key in keys if key.startswith((PACKS, RECIPES))])
         if lonely:
-            await self._ports.repairs.discard(lonely, now=Timestamp(int(self._clock())))
+            await self._ports.repairs.discard(lonely, garbage_from=Timestamp(int(self._clock())))
 
     async def _take(self, info: BlobInfo) -> bool:
         """Enter one file, or log why not; returns whether it was entered."""

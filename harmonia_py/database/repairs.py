@@ -54,11 +54,11 @@ class SqlRepairs:
 
         return await self._database.scan(known)
 
-    async def discard(self, blob_keys: Collection[str], *, now: Timestamp) -> None:
+    async def discard(self, blob_keys: Collection[str], *, garbage_from: Timestamp) -> None:
         """As in `Repairs`."""
 
         def discard() -> Transaction[None]:
-            yield from list_as_garbage(blob_keys, now)
+            yield from list_as_garbage(blob_keys, garbage_from)
 
         await self._database.write(discard)
 

@@ -201,6 +201,7 @@ def kept_ports(ports: SqlCatalog, uses: LastUses) -> KeptPorts:
         mirrored=ports.mirrored,
         realisations=ports.mirrored,
         mismatches=ports.mismatches,
+        repairs=ports.repairs,
         uses=uses,
         removals=Changes(partial(ports.database.generation, Topic.REMOVALS)),
         additions=Changes(partial(ports.database.generation, Topic.OBJECTS)),

@@ -206,7 +206,7 @@ async def test_a_file_stays_as_it_is_while_an_earlier_recipe_of_its_nar_is_being
     await catalog.chunks.add("packs/a", 35, PACK, now=NOW)
     file = nar_file("a")
     made = made_of(file)
-    await catalog.repairs.discard([made.blob_key], now=NOW)
+    await catalog.repairs.discard([made.blob_key], garbage_from=NOW)
     assert await catalog.garbage.claim(10, now=NOW) == [made.blob_key]
     with pytest.raises(BeingDeleted):
         await catalog.chunks.replace(file.file_hash, made, [ONE], now=NOW)

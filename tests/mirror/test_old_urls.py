@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fault_upstream import COMPRESS, KEY, FaultUpstream, Package, package, signed
+from mirror_chunks import build, mirrored
 from mirrors import fetch, fetch_kept, mirror_of, settle
 
 from harmonia_py.mirror.outcome import NoUpstreamAnswered
@@ -59,6 +60,35 @@ async def test_an_upstream_that_has_gone_over_to_zstd_leaves_no_xz_url_behind(
         assert file is not None
         assert lzma.decompress(file) == OLD.nar
         assert await fetch(mirror, OLD) == file
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+async def test_a_file_by_an_old_url_goes_after_an_hour_while_zstd_is_offered(
+    upstream: FaultUpstream, tmp_path: Path, *, in_chunks: bool
+) -> None:
+    """No row named it: no limit counted it, and it stayed until the takeover of the next start."""
+    new = build(1)
+    old = compressed_anew(new, "xz")
+    upstream.serve(new)
+    async with mirrored(upstream.url, tmp_path) as world:
+        assert await world.fetch(new) == new.nar
+        if in_chunks:
+            await world.make_chunks()
+            await world.forget_grace()
+        before, file = world.disk(), None
+        for _ in range(2):
+            file = await fetch_kept(world.mirror, old)
+            assert file is not None
+            assert lzma.decompress(file) == old.nar
+            upstream.answers.clear()
+        assert file is not None
+        await world.look()
+        assert world.disk() - before == {"whole": len(file)}
+        await world.look(ahead=4000.0)
+        assert world.disk() == before
+        assert await world.fetch(new) == new.nar
+        upstream.serve(new)
+        assert await fetch_kept(world.mirror, old) == file
 
 
 async def test_what_was_built_anew_is_fetched_where_the_old_is_remembered(

@@ -598,7 +598,7 @@ class World:
         there = self.disk.keys()
         keys = [key for key in there if key.startswith((PACKS, RECIPES))]
         unnamed = self.run(self.catalog.repairs.unnamed(keys))
-        self.run(self.catalog.repairs.discard(unnamed, now=self.now))
+        self.run(self.catalog.repairs.discard(unnamed, garbage_from=self.now))
 
     def _find(self, name: str) -> StoredObject | None:
         return self.run(self._reader.find(CACHE, HASH_PARTS[name]))

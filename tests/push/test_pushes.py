@@ -265,7 +265,7 @@ async def test_a_log_is_not_written_where_an_earlier_one_is_being_deleted(server
     """Its bytes went with those of the earlier one, and its row stayed."""
     place = f"/log/{DERIVATION}"
     garbage, repairs, now = server.catalog.garbage, server.catalog.repairs, server.node.now()
-    await repairs.discard([f"team{place}"], now=now)
+    await repairs.discard([f"team{place}"], garbage_from=now)
     assert await garbage.claim(1, now=now) == [f"team{place}"]
     answer = await server.put(place, b"building\n")
     assert (answer.status, b"run the same command again" in answer.body) == (409, True)
