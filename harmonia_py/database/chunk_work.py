@@ -2,14 +2,13 @@
 
 from typing import Final
 
-import msgspec
-
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.chunks.catalog import DuePlace
 from harmonia_py.chunks.work import ChunkFigures, LastLook
+from harmonia_py.database.progress import note, noted
 from harmonia_py.database.totals import chunk_figures, correct_chunk_totals, wrong_chunk_totals
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Database, ask_one
 
 _WAITING: Final = """
     select count(*) from (
@@ -27,11 +26,7 @@ _CONDEMNED: Final = f"""
     select coalesce(sum(o.file_size), 0) from objects o join nar_files f on f.file_hash = o.file_hash
     where o.state = 'condemned' and {_IN_CHUNKS}
 """
-_LAST: Final = "select value from progress where name = 'deduplication'"
-_NOTE: Final = """
-    insert into progress (name, value) values ('deduplication', $1)
-    on conflict (name) do update set value = excluded.value
-"""
+_JOB: Final = "deduplication"
 
 
 class SqlChunkWork:
@@ -69,14 +64,8 @@ class SqlChunkWork:
 
     async def note(self, look: LastLook) -> None:
         """As in `ChunkWork`."""
-        text = msgspec.json.encode(look).decode()
-        await self._database.write(lambda: ask(_NOTE, text), durable=False)
+        await self._database.write(lambda: note(_JOB, look), durable=False)
 
     async def last(self) -> LastLook | None:
         """As in `ChunkWork`."""
-
-        def last() -> Transaction[LastLook | None]:
-            row = yield from ask_one(_LAST)
-            return None if row is None else msgspec.json.decode(row[0], type=LastLook)
-
-        return await self._database.read(last)
+        return await self._database.read(lambda: noted(_JOB, LastLook))

@@ -8,6 +8,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.database.object_rows import list_as_garbage
+from harmonia_py.database.progress import note, noted
 from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_one
 
 _COUNT: Final = "select count(*) from documents where blob_key is not null"
@@ -25,10 +26,7 @@ _NOTE: Final = """
     select $2, 'quarantine ' || $3, 'server', 'quarantine', c.name, $3, $4 from caches c where c.id = $1
     on conflict do nothing
 """
-_PLACE: Final = "select value from progress where name = 'documents'"
-_GO_ON: Final = """
-    insert into progress (name, value) values ('documents', $1) on conflict (name) do update set value = excluded.value
-"""
+_JOB: Final = "documents"
 _BEGIN: Final = (0, "", "")
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -49,16 +47,15 @@ class SqlDocumentChecks:
         """As in `DocumentChecks`."""
 
         def due() -> Transaction[list[CacheDocument]]:
-            row = yield from ask_one(_PLACE)
-            place = _BEGIN if row is None else json.loads(row[0])
-            return (yield from following(place, limit))
+            place = yield from noted(_JOB, tuple[int, str, str])
+            return (yield from following(place or _BEGIN, limit))
 
         return await self._database.scan(due)
 
     async def passed(self, last: CacheDocument | None) -> None:
         """As in `DocumentChecks`."""
-        place = json.dumps(_BEGIN if last is None else key_of(last))
-        await self._database.write(lambda: ask(_GO_ON, place), durable=False)
+        place = _BEGIN if last is None else key_of(last)
+        await self._database.write(lambda: note(_JOB, place), durable=False)
 
     async def drop(self, document: CacheDocument, reason: str, *, now: Timestamp) -> bool:
         """As in `DocumentChecks`."""

@@ -2,16 +2,12 @@
 
 from typing import Final
 
-import msgspec
-
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.passes import Freed, LastPass
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_one
+from harmonia_py.database.progress import note, noted
+from harmonia_py.database.transaction import Database, Transaction
 
-_LAST: Final = "select value from progress where name = 'collection'"
-_NOTE: Final = """
-    insert into progress (name, value) values ('collection', $1) on conflict (name) do update set value = excluded.value
-"""
+_JOB: Final = "collection"
 
 
 class SqlPasses:
@@ -23,19 +19,14 @@ class SqlPasses:
     async def note(self, ended: Timestamp, paths: int, size: int) -> None:
         """As in `Passes`."""
 
-        def note() -> Transaction[None]:
+        def note_pass() -> Transaction[None]:
             freed = Freed(ended=ended, paths=paths, size=size) if paths else None
-            if freed is None and (last := (yield from _last())) is not None:
+            if freed is None and (last := (yield from noted(_JOB, LastPass))) is not None:
                 freed = last.freed
-            yield from ask(_NOTE, msgspec.json.encode(LastPass(ended=ended, freed=freed)).decode())
+            yield from note(_JOB, LastPass(ended=ended, freed=freed))
 
-        await self._database.write(note, durable=False)
+        await self._database.write(note_pass, durable=False)
 
     async def last(self) -> LastPass | None:
         """As in `Passes`."""
-        return await self._database.read(_last)
-
-
-def _last() -> Transaction[LastPass | None]:
-    row = yield from ask_one(_LAST)
-    return None if row is None else msgspec.json.decode(row[0], type=LastPass)
+        return await self._database.read(lambda: noted(_JOB, LastPass))

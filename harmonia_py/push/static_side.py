@@ -16,7 +16,6 @@ from typing import Final
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId
-from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.catalog.objects import Document, StoredObject
 from harmonia_py.catalog.static_check import chunked_key
 from harmonia_py.catalog.static_objects import StaticObjects
@@ -24,8 +23,7 @@ from harmonia_py.catalog.stored import PUSHED, narinfo_of
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.deletion import delete_all
 from harmonia_py.errors import HarmoniaError, StorageError
-from harmonia_py.nix.narinfo import SUFFIXES, NarInfo
-from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.static_listings import LISTING, StaticListings
 from harmonia_py.runtime.warnings import RareWarning
 
@@ -123,15 +121,15 @@ class StaticSide:
         narinfo = await self._view.shown(narinfo_of(stored), PUSHED)
         if narinfo is None:
             return None
-        # The bytes do not tell it: a file that is made of chunks now may still lie there whole, until it is deleted.
-        is_chunked = stored.file.is_chunked
-        if await self._blobs.metadata(_recipe_of(narinfo) if is_chunked else _file_of(narinfo)) is None:
+        if await self._blobs.metadata(BlobKey(stored.file.blob_key)) is None:
             return None
+        is_chunked = stored.file.is_chunked
         key = self._key(stored.hash_part, is_chunked=is_chunked)
         if listing is not None:
             await self._listings.write(listing, _listing_beside(key))
-        text = (chunked_narinfo if is_chunked else static_narinfo)(narinfo, self._view.cache_info.store_dir)
-        await self._blobs.put(key, text, self._signed)
+        # All caches have their files and recipes together, beside the folders of the narinfos.
+        url = f"{'../..' if is_chunked else '..'}/{stored.file.blob_key}"
+        await self._blobs.put(key, replace(narinfo, url=url).format(self._view.cache_info.store_dir), self._signed)
         return key
 
     async def is_signed(self, stored: StoredObject) -> bool:
@@ -265,23 +263,3 @@ def _chunked_beside(narinfo: str) -> BlobKey:
 def _is_static(key: str) -> bool:
     _, _, name = key.partition("/")
     return name == _CACHE_INFO or name.endswith(_NARINFO)
-
-
-def static_narinfo(narinfo: NarInfo, store_dir: StoreDir) -> bytes:
-    """The text of a narinfo whose NAR is one folder up, where all caches have it together."""
-    return replace(narinfo, url=f"../{_file_of(narinfo)}").format(store_dir)
-
-
-def chunked_narinfo(narinfo: NarInfo, store_dir: StoreDir) -> bytes:
-    """The text of a narinfo that leads to a recipe, two folders up."""
-    return replace(narinfo, url=f"../../{_recipe_of(narinfo)}").format(store_dir)
-
-
-def _recipe_of(narinfo: NarInfo) -> BlobKey:
-    assert narinfo.file_hash is not None
-    return BlobKey(f"{RECIPES}{narinfo.file_hash.nix32}")
-
-
-def _file_of(narinfo: NarInfo) -> BlobKey:
-    assert narinfo.file_hash is not None
-    return BlobKey(f"nar/{narinfo.file_hash.nix32}.nar{SUFFIXES[narinfo.compression]}")
