@@ -3,10 +3,7 @@
 Whatever the step, the next process serves every NAR as it was pushed, ends the work, and leaves nothing behind.
 """
 
-import asyncio
-import multiprocessing
-import shutil
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +11,7 @@ import chunking_steps
 import pytest
 from chunking import HELLO, LIBRARY, make_chunks, nar_of, program
 from house import Clock, House, download, team
+from killed_steps import killed_at_each_step
 from pushed_paths import REFERENCE, STORE, Pushed, pushed
 from pushing import pushed_to
 
@@ -24,11 +22,6 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
 
 DAY: Final = 86_400
-_AT_ONCE: Final = 2
-# A start of an interpreter for each step would take most of the time.
-FORKS: Final = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["harmonia_py.wiring.collecting"])
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -39,16 +32,6 @@ def another(seed: int, size: int) -> Pushed:
 
 SMALL: Final = another(3, 100_000)
 LARGE: Final = another(4, 900_000)
-
-
-async def work(directory: Path, name: str, number: int) -> tuple[int, str]:
-    """The status that a process ends with which does this work, and what it wrote at its end."""
-    told = directory.with_suffix(".told")
-    process = FORKS.Process(target=chunking_steps.run, args=(directory, name, number, told))
-    process.start()
-    await asyncio.to_thread(process.join, 120)
-    assert process.exitcode is not None
-    return process.exitcode, told.read_text() if told.exists() else ""
 
 
 async def check(house: House, *what: Pushed) -> None:
@@ -77,7 +60,7 @@ async def collect(house: House) -> None:
     await house.look(9 * DAY)
 
 
-async def holds(directory: Path, here: list[Pushed]) -> None:
+async def holds(here: list[Pushed], directory: Path) -> None:
     """What must hold of a directory whose process was killed."""
     async with pushed_to(directory, STORE, clock=Clock()) as server:
         house = House(server, Clock())
@@ -97,34 +80,14 @@ async def holds(directory: Path, here: list[Pushed]) -> None:
         assert [one for one in left if one.stat().st_size > 4096] == []
 
 
-async def killed_at_each_step(template: Path, name: str, here: list[Pushed]) -> int:
-    """How many steps there were."""
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def kill_at(number: int) -> int | None:
-        async with slots:
-            directory = template.parent / f"step-{number}"
-            await asyncio.to_thread(shutil.copytree, template, directory)
-            status, output = await work(directory, name, number)
-            assert status in {0, -signal.SIGKILL}, f"step {number}: {output}"
-            await holds(directory, here)
-            await asyncio.to_thread(shutil.rmtree, directory)
-            return int(output) if status == 0 else None
-
-    steps = await kill_at(10_000)
-    assert steps is not None
-    ended = await asyncio.gather(*map(kill_at, range(1, steps + 1)))
-    assert ended == [None] * steps
-    return steps
-
-
 async def test_chunks_are_made_by_a_process_that_is_killed_at_any_step(tmp_path: Path) -> None:
     template = tmp_path / "template"
     template.mkdir()
     async with pushed_to(template, STORE, clock=Clock()) as server:
         await House(server, Clock()).published(LIBRARY, HELLO, SMALL)
     # A pack: put and named; three recipes: put, and in the place of their files.
-    assert await killed_at_each_step(template, "make", [LIBRARY, HELLO, SMALL]) >= 2 * (1 + 3) + 2 * (1 + 3)
+    here = partial(holds, [LIBRARY, HELLO, SMALL])
+    assert await killed_at_each_step(template, chunking_steps.run, "make", here) >= 2 * (1 + 3) + 2 * (1 + 3)
 
 
 async def test_packs_are_written_anew_and_collected_by_a_process_that_is_killed_at_any_step(tmp_path: Path) -> None:
@@ -137,4 +100,5 @@ async def test_packs_are_written_anew_and_collected_by_a_process_that_is_killed_
         await delete(house, LARGE)
         await house.look(7 * DAY)
     # Uses are dropped, what is left is put into another pack, which is named; the former one goes, and its bytes.
-    assert await killed_at_each_step(template, "collect", [LIBRARY, SMALL]) >= 12
+    here = partial(holds, [LIBRARY, SMALL])
+    assert await killed_at_each_step(template, chunking_steps.run, "collect", here) >= 12

@@ -4,39 +4,22 @@ Whatever the step, the next process serves every NAR that was not evicted withou
 leaves nothing behind.
 """
 
-import asyncio
-import multiprocessing
-import shutil
-import signal
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import mirror_chunk_steps
 import pytest
 from fault_upstream import FaultUpstream, Package
+from killed_steps import killed_at_each_step
 from mirror_chunk_steps import LIMIT, NOWHERE
 from mirror_chunks import World, build, mirrored
 
 from harmonia_py.catalog.quota import Limits
 
-_AT_ONCE: Final = 2
-# A start of an interpreter for each step would take most of the time.
-FORKS: Final = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["harmonia_py.wiring.keeping"])
 BUILDS: Final = [build(number, seed=number) for number in range(3)]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-async def work(directory: Path, name: str, number: int) -> tuple[int, str]:
-    """The status that a process ends with which does this work, and what it wrote at its end."""
-    told = directory.with_suffix(".told")
-    process = FORKS.Process(target=mirror_chunk_steps.run, args=(directory, name, number, told))
-    process.start()
-    await asyncio.to_thread(process.join, 120)
-    assert process.exitcode is not None
-    return process.exitcode, told.read_text() if told.exists() else ""
 
 
 async def served(world: World) -> list[Package]:
@@ -50,7 +33,7 @@ async def served(world: World) -> list[Package]:
     return here
 
 
-async def holds(directory: Path, name: str) -> None:
+async def holds(name: str, directory: Path) -> None:
     """What must hold of a directory whose process was killed."""
     async with mirrored(NOWHERE, directory, offline=True) as world:
         await world.take_over()
@@ -78,25 +61,8 @@ async def holds(directory: Path, name: str) -> None:
         assert await world.catalog.repairs.wrong_totals() == []
 
 
-async def killed_at_each_step(template: Path, name: str) -> int:
-    """How many steps there were."""
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def kill_at(number: int) -> int | None:
-        async with slots:
-            directory = template.parent / f"step-{number}"
-            await asyncio.to_thread(shutil.copytree, template, directory)
-            status, output = await work(directory, name, number)
-            assert status in {0, -signal.SIGKILL}, f"step {number}: {output}"
-            await holds(directory, name)
-            await asyncio.to_thread(shutil.rmtree, directory)
-            return int(output) if status == 0 else None
-
-    steps = await kill_at(10_000)
-    assert steps is not None
-    ended: Sequence[int | None] = await asyncio.gather(*map(kill_at, range(1, steps + 1)))
-    assert ended == [None] * steps
-    return steps
+async def killed(template: Path, name: str) -> int:
+    return await killed_at_each_step(template, mirror_chunk_steps.run, name, partial(holds, name))
 
 
 async def kept_in(upstream: FaultUpstream, directory: Path, *, as_chunks: bool) -> None:
@@ -115,7 +81,7 @@ async def test_chunks_of_a_mirror_are_made_by_a_process_that_is_killed_at_any_st
 ) -> None:
     await kept_in(upstream, tmp_path / "template", as_chunks=False)
     # A pack: put and named; three recipes: put, and in the place of their files, which are deleted.
-    assert await killed_at_each_step(tmp_path / "template", "make") >= 2 * (1 + 3) + 2 * (1 + 3) + 3
+    assert await killed(tmp_path / "template", "make") >= 2 * (1 + 3) + 2 * (1 + 3) + 3
 
 
 async def test_chunks_of_a_mirror_are_evicted_by_a_process_that_is_killed_at_any_step(
@@ -123,4 +89,4 @@ async def test_chunks_of_a_mirror_are_evicted_by_a_process_that_is_killed_at_any
 ) -> None:
     await kept_in(upstream, tmp_path / "template", as_chunks=True)
     # Condemned, removed, uses dropped, a pack written anew and named; recipe and former pack are deleted.
-    assert await killed_at_each_step(tmp_path / "template", "evict") >= 12
+    assert await killed(tmp_path / "template", "evict") >= 12
