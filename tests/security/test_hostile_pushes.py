@@ -17,7 +17,6 @@ from trees import File, Folder, Link
 from waiting import eventually
 
 from harmonia_py.catalog.caches import CacheSettings
-from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.nar import string, strings
 from harmonia_py.nix.signing import SecretKey
@@ -383,7 +382,7 @@ async def test_what_another_cache_has_takes_as_many_steps_as_what_no_cache_has(
 
         async def counted(*arguments: object, name: str = name, **options: object) -> object:
             steps.append(name)
-            return await getattr(SqliteDatabase, name)(server.catalog.database, *arguments, **options)
+            return await getattr(type(server.catalog.database), name)(server.catalog.database, *arguments, **options)
 
         monkeypatch.setattr(server.catalog.database, name, counted)
     taken = []
