@@ -124,15 +124,15 @@ class Kept:
                 return
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def find(self, key: BlobKey) -> KeptFacts:
-        """As in `KeptFiles`; also of files that a mirror keeps."""
+    async def find(self, key: BlobKey, *, insists: bool = False) -> KeptFacts:
+        """As in `KeptFiles`; also of files that a mirror keeps. `insists`: as in `Outages.ask`."""
         # Taken before the question, so that a change during it ends the answer.
         removals, additions = self.epochs()
         known = self._facts.get(key)
         if known is not None and known.validity is not None and known.validity.holds(time.monotonic()):
             return known
         try:
-            stored = await self._catalog.ask(lambda ports: _find(ports.mirrored, key))
+            stored = await self._catalog.ask(lambda ports: _find(ports.mirrored, key), insists=insists)
         except NotKept:
             return UNKNOWN
         if stored is None:

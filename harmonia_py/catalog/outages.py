@@ -1,5 +1,6 @@
 """A catalog that may fail for a while: until it answers again, no request waits for it."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,8 @@ T = TypeVar("T")
 
 # How long a catalog that failed is left alone, so that not every request waits for it.
 _REST_SECONDS: Final = 10.0
+# How long a request waits that would cost much more without an answer.
+_INSISTING_SECONDS: Final = 2.0
 _NOT_TOLD: Final = "the catalog does not learn what is kept for now: %s"
 
 
@@ -31,18 +34,39 @@ class Outages(Generic[P]):
         # A full disk takes no writes, and still answers questions: each has a rest of its own.
         self._asks_after = 0.0
         self._tells_after = 0.0
+        self._insisting = asyncio.Lock()
         self._warning = RareWarning(_log)
 
-    async def ask(self, question: Callable[[P], Awaitable[T]]) -> T:
+    async def ask(self, question: Callable[[P], Awaitable[T]], *, insists: bool = False) -> T:
         """The answer of the catalog.
+
+        Args:
+            question: to it.
+            insists: ask also a catalog that failed a moment ago: of such questions one at a time, for a short time.
 
         Raises:
             NotKept: it does not answer now.
         """
-        if self._ports is None or time.monotonic() < self._asks_after:
+        rests_until = self._asks_after
+        if self._ports is None or (time.monotonic() < rests_until and not insists):
             raise NotKept
+        if time.monotonic() >= rests_until:
+            return await self._ask(self._ports, question)
+        async with self._insisting:
+            if self._asks_after > rests_until:  # it has failed again while this question waited for its turn
+                raise NotKept
+            try:
+                async with asyncio.timeout(_INSISTING_SECONDS):
+                    answer = await self._ask(self._ports, question)
+            except TimeoutError as error:
+                self._asks_after = time.monotonic() + _REST_SECONDS
+                raise NotKept from error
+            self._asks_after = 0.0
+            return answer
+
+    async def _ask(self, ports: P, question: Callable[[P], Awaitable[T]]) -> T:
         try:
-            return await question(self._ports)
+            return await question(ports)
         except StorageError as error:
             self._asks_after = self._rest(error)
             raise NotKept from error

@@ -232,7 +232,8 @@ class Mirror:
 
         async def want() -> NarDownload | None:
             nonlocal is_new
-            recipe = (await self._kept.find(key)).recipe
+            # What is in chunks is not fetched again because the catalog failed for a moment.
+            recipe = (await self._kept.find(key, insists=True)).recipe
             if recipe is not None and recipe != known.recipe:
                 return None
             is_new = True

@@ -186,6 +186,29 @@ async def test_while_the_catalog_fails_a_nar_in_chunks_is_fetched_again(
         assert await world.fetch(one) == one.nar
 
 
+async def test_a_catalog_that_failed_for_a_moment_costs_no_second_download(
+    upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question that failed had all NARs in chunks fetched again for ten seconds, and kept whole in their place."""
+    one, other = build(1), build(2, seed=2)
+    upstream.serve(one, other)
+    async with mirrored(upstream.url, tmp_path) as world:
+        await kept_as_chunks(world, one, other)
+
+    async def fail(*_: object) -> None:
+        raise StorageError("the catalog did not answer in time")
+
+    async with mirrored(upstream.url, tmp_path) as world:
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteDatabase, "read", fail)
+            patch.setattr(SqliteDatabase, "scan", fail)
+            assert await world.mirror.narinfo(one.hash_part) is not None
+        upstream.answers.clear()
+        assert [await world.fetch(one), await world.fetch(other)] == [one.nar, other.nar]
+        await world.forget_grace()
+        assert world.disk()["whole"] == 0
+
+
 async def test_a_nar_that_becomes_chunks_while_it_is_asked_for_is_not_fetched_again(
     upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
