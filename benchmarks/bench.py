@@ -140,14 +140,18 @@ class Bench:
         return self._executor.submit(call, *args, **kwargs).result(CLIENT_TIMEOUT_SECONDS)
 
     @contextmanager
-    def running(self, contender: Contender, setting: Setting) -> Iterator[Server]:
-        """A fresh server."""
+    def directory(self) -> Iterator[Path]:
+        """A directory beside the closure, for what a server keeps."""
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.closure.directory) as name:
+            yield Path(name)
+
+    @contextmanager
+    def running(self, contender: Contender, setting: Setting, directory: Path | None = None) -> Iterator[Server]:
+        """A fresh server; in `directory`, where one is given, it finds what an earlier one kept there."""
         self.check_time()
-        with (
-            tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.closure.directory) as name,
-            contender.start(setting, Path(name)) as server,
-        ):
-            yield server
+        with ExitStack() as stack:
+            place = stack.enter_context(self.directory()) if directory is None else directory
+            yield stack.enter_context(contender.start(setting, place))
 
     @contextmanager
     def all_running(self, setting: Setting, *, any_form: bool = False) -> Iterator[list[Target]]:

@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -74,7 +74,7 @@ class Row:
             "ratio": f"{self.ratio:.2f}" if self.ratio is not None else "",
             "cpu_seconds": f"{self.cpu_seconds:.2f}" if self.cpu_seconds is not None else "",
             "peak_mb": f"{self.peak_pss / 1e6:.0f}" if self.peak_pss is not None else "",
-            "goal": _goal(self.case, self.case.goal) if self.case.goal and self.server == MEASURED else "",
+            "goal": format_goal(self.case, self.case.goal) if self.case.goal and self.server == MEASURED else "",
             "met": "" if met is None else "yes" if met else "no",
         }
 
@@ -83,7 +83,8 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _goal(case: Case, goal: Goal) -> str:
+def format_goal(case: Case, goal: Goal) -> str:
+    """The goal of a case, in signs and words."""
     sign = "≥" if case.more_is_better else "≤"
     return f"{sign} {goal.limit:g}" + (f" x {goal.server}" if goal.server else f" {case.unit}")
 
@@ -138,38 +139,24 @@ def by_case(samples: Iterable[Sample]) -> dict[Case, dict[str, Row]]:
 
 
 def format_columns(
-    samples: Sequence[Sample], columns: Mapping[str, str], goals: Mapping[str, Sequence[Goal]] | None = None
+    samples: Sequence[Sample],
+    columns: Mapping[str, str],
+    more: Mapping[str, Callable[[Case, Mapping[str, Row]], str]] | None = None,
 ) -> str:
     """A Markdown table with the medians of each server in a column.
 
     Args:
         samples: what was measured.
         columns: the servers, in order, and what stands above their columns.
-        goals: by what is measured; each of them has to be met. None for a table without them.
+        more: further columns by their titles; each cell is made of the case and the row of each server.
     """
-    titles = ["what", "unit", *columns.values(), *(("goal", "met") if goals is not None else ())]
+    further = more or {}
+    titles = ["what", "unit", *columns.values(), *further]
     lines = [titles, ["---"] * len(titles)]
     for case, servers in by_case(samples).items():
         cells = [f"{servers[name].median:.4g}" if name in servers else "-" for name in columns]
-        lines.append([case.what, case.unit, *cells])
-        if goals is not None:
-            wanted = goals.get(case.what, ())
-            lines[-1] += [", ".join(_goal(case, goal) for goal in wanted), _shortfall(case, wanted, servers)]
+        lines.append([case.what, case.unit, *cells, *(make(case, servers) for make in further.values())])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _shortfall(case: Case, goals: Sequence[Goal], servers: Mapping[str, Row]) -> str:
-    """Yes, no with the factor that is missing, or nothing where there is nothing to hold it against."""
-    factors = []
-    for goal in goals:
-        if MEASURED not in servers or (goal.server is not None and goal.server not in servers):
-            continue
-        bound = goal.limit * (1 if goal.server is None else servers[goal.server].median)
-        value = servers[MEASURED].median
-        factors.append(bound / value if case.more_is_better else value / bound)
-    if not factors:
-        return ""
-    return "yes" if max(factors) <= 1 else f"no, by {max(factors):.2f}"
 
 
 def format_csv(table: Sequence[Row]) -> str:

@@ -233,7 +233,7 @@ def _harmonia_py(name: str, directory: Path, tree: Path, settings: str) -> Abstr
     configuration.write_text(f'bind = "127.0.0.1:{port}"\n{settings}')
     kept = _directories(directory)
     for folder in kept.values():
-        Path(folder).mkdir()
+        Path(folder).mkdir(exist_ok=True)
     # Not the installed command: the working directory says which tree is measured.
     command = [sys.executable, "-m", "harmonia_py.cli", "serve", "--config", str(configuration)]
     return _running(name, command, port, directory, environment=os.environ | kept, working_directory=tree)

@@ -1,32 +1,56 @@
 from benchmarks.bench import Case, Sample
-from benchmarks.field import GOALS, HARMONIA, NGINX, OURS, format_field
+from benchmarks.field_table import GOALS, HARMONIA, NGINX, OURS, WHY, format_field
 
 COLD = Case("field", "cold narinfos, 16 connections", "s")
 WARM = Case("field", "NARs as they are, warm, 4 connections", "s")
 MANY = Case("field", "warm narinfos, 32 connections", "requests/s", more_is_better=True)
 
 
-def last_cells(*samples: Sample) -> list[str]:
-    return [line.split(" | ")[-1].removesuffix(" |") for line in format_field(samples).splitlines()[2:]]
+def samples(case: Case, server: str, *values: float) -> list[Sample]:
+    return [Sample(case, server, value) for value in values]
 
 
-def test_a_goal_is_held_against_the_median_of_the_other_server() -> None:
-    values = [Sample(COLD, OURS, value) for value in (0.1, 0.2, 9)] + [Sample(COLD, HARMONIA, 0.2)]
-    assert last_cells(*values) == ["yes"]
-    assert last_cells(*values[1:]) == ["no, by 23.00"]
+def cell(title: str, *rounds: list[Sample]) -> str:
+    titles, _, line = format_field([sample for each in rounds for sample in each]).splitlines()
+    texts = ([text.strip() for text in row.strip("|").split("|")] for row in (titles, line))
+    cells: dict[str, str] = dict(zip(*texts, strict=True))
+    return cells[title]
+
+
+def test_a_goal_is_held_against_the_other_server_in_each_round() -> None:
+    ours, harmonia = samples(COLD, OURS, 0.1, 0.2, 9, 0.2), samples(COLD, HARMONIA, 0.2, 0.1, 10, 0.3)
+    assert cell("met", ours, harmonia) == "3 of 4"
+
+
+def test_of_four_rounds_three_have_to_meet_a_goal() -> None:
+    ours, harmonia = samples(COLD, OURS, 0.1, 0.2, 0.3, 0.5), samples(COLD, HARMONIA, 0.2, 0.2, 0.2, 0.1)
+    assert cell("met", ours, harmonia) == "2 of 4, by 1.50"
 
 
 def test_of_several_goals_each_has_to_be_met() -> None:
-    ours, harmonia = Sample(WARM, OURS, 1.0), Sample(WARM, HARMONIA, 1.0)
-    assert last_cells(ours, harmonia, Sample(WARM, NGINX, 0.8)) == ["yes"]
-    assert last_cells(ours, harmonia, Sample(WARM, NGINX, 0.5)) == ["no, by 1.33"]
+    ours, harmonia = samples(WARM, OURS, 1), samples(WARM, HARMONIA, 1)
+    assert cell("met", ours, harmonia, samples(WARM, NGINX, 0.8)) == "1 of 1"
+    assert cell("met", ours, harmonia, samples(WARM, NGINX, 0.5)) == "0 of 1, by 1.33"
 
 
 def test_where_more_is_better_the_goal_is_at_least_so_much() -> None:
-    assert last_cells(Sample(MANY, OURS, 130), Sample(MANY, NGINX, 100)) == ["yes"]
-    assert last_cells(Sample(MANY, OURS, 60), Sample(MANY, NGINX, 100)) == ["no, by 2.00"]
+    assert cell("met", samples(MANY, OURS, 130), samples(MANY, NGINX, 100)) == "1 of 1"
+    assert cell("met", samples(MANY, OURS, 60), samples(MANY, NGINX, 100)) == "0 of 1, by 2.00"
+
+
+def test_the_reason_stands_beside_a_goal_that_is_missed_alone() -> None:
+    why = "why no further"
+    assert cell(why, samples(COLD, OURS, 2), samples(COLD, HARMONIA, 1)) == WHY[COLD.what]
+    assert cell(why, samples(COLD, OURS, 1), samples(COLD, HARMONIA, 1)) == ""
+
+
+def test_a_round_that_has_ended_early_is_left_out() -> None:
+    assert cell("met", samples(COLD, OURS, 1, 1), samples(COLD, HARMONIA, 1)) == "1 of 1"
 
 
 def test_a_server_that_is_not_there_is_no_goal() -> None:
-    assert last_cells(Sample(COLD, OURS, 1.0)) == [""]
-    assert COLD.what in GOALS
+    assert cell("met", samples(COLD, OURS, 1.0)) == ""
+
+
+def test_every_goal_has_a_reason_to_show_when_it_is_missed() -> None:
+    assert set(WHY) == set(GOALS)
