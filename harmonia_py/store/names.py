@@ -104,9 +104,8 @@ class StoreNames:
         name = hash_part.encode()
         if not self._filter.lacks(name):
             return False  # whatever has come: no name goes from the filter
-        self._take()
         # Names that have come may have changed the filter, or ended it.
-        return self._filter is not None and self._filter.lacks(name)
+        return not self._take() or (self._filter is not None and self._filter.lacks(name))
 
     def follow(self, epoch: Epoch) -> None:
         """Go by `epoch`, in which the store directory does not change; the present one, or it is not known any more."""
@@ -130,21 +129,22 @@ class StoreNames:
             self._told.close()
             self._told = None
 
-    def _take(self) -> None:
-        """Add the names that have come."""
+    def _take(self) -> bool:
+        """Add the names that have come; whether that may have changed the filter."""
         if self._told is None or self._filter is None:
-            return
+            return True
         try:
             names = self._told.take()
         except NamesLost:
             self._forget()
-            return
+            return True
         if not names:
-            return
+            return False
         self._told_at = monotonic()
         self._filter.add(map(_HASH_PART_OF, names))
         if self._filter.count > self._filter.capacity:
             self._filter = None
+        return True
 
     async def _look(self) -> None:
         """Look at the whole directory."""

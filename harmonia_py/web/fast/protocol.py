@@ -163,21 +163,35 @@ class FastProtocol(Connection):
         if isinstance(answer, NarinfoRequest):
             self._under_way = _LookUp(self._loop.create_task(self._look_up(answer, began)))
             return True
-        target = request[len(GET) - 1 : request.index(VERSION)].decode()
-        status = HTTPStatus.OK
-        if isinstance(answer, Absent):
-            answer, status = answer.answer, HTTPStatus.NOT_FOUND
-        elif isinstance(answer, ReadyFile):
-            first = answer.first(self._answers.date())
-            if first is None:
-                return False
-            if not answer.is_small:
-                return self._send_file(transport, answer, first, target)
-            answer = first
-            self._metrics.began("nar", time.perf_counter() - began)
-        transport.write(answer)
+        if isinstance(answer, ReadyFile):
+            return self._answer_with_file(transport, _target_of(request), answer, began)
+        is_absent = isinstance(answer, Absent)
+        data = answer.answer if isinstance(answer, Absent) else answer
+        transport.write(data)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._note(target, len(answer), time.perf_counter() - began, status, cache)
+        size, seconds, metrics = len(data), time.perf_counter() - began, self._metrics
+        metrics.narinfo_bytes.add(size)
+        if is_absent:
+            metrics.absent_narinfos.observe(seconds)
+            cache.usage.absent.add()
+        else:
+            metrics.ready_narinfos.observe(seconds)
+            cache.usage.found.add()
+        if self._access_log is not None:
+            status = HTTPStatus.NOT_FOUND if is_absent else HTTPStatus.OK
+            self._access_log.add(Entry(self._client, "GET", _target_of(request), status, size, seconds))
+        return True
+
+    def _answer_with_file(self, transport: asyncio.Transport, target: str, file: ReadyFile, began: float) -> bool:
+        first = file.first(self._answers.date())
+        if first is None:
+            return False
+        if not file.is_small:
+            return self._send_file(transport, file, first, target)
+        self._metrics.began("nar", time.perf_counter() - began)
+        transport.write(first)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._note_file(target, len(first), time.perf_counter() - began)
         return True
 
     def _send_file(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str) -> bool:
@@ -233,7 +247,7 @@ class FastProtocol(Connection):
         self._under_way = None
         sending.file.leave()
         self._metrics.in_flight.add(-1)
-        self._note(sending.target, sending.transfer.sent, time.perf_counter() - sending.began)
+        self._note_file(sending.target, sending.transfer.sent, time.perf_counter() - sending.began)
         if not sent:
             self._metrics.aborted[CLIENT].add()
 
@@ -249,26 +263,16 @@ class FastProtocol(Connection):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
-    def _note(
-        self,
-        target: str,
-        size: int,
-        seconds: float,
-        status: HTTPStatus = HTTPStatus.OK,
-        cache: NamedCache | None = None,
-    ) -> None:
-        """Log and count an answer that the framework knows nothing of."""
+    def _note_file(self, target: str, size: int, seconds: float) -> None:
+        """Log and count a file that the framework knows nothing of."""
         if self._access_log is not None:
-            self._access_log.add(Entry(self._client, "GET", target, status, size, seconds))
-        if target.endswith(".narinfo"):
-            found = status is HTTPStatus.OK
-            (self._metrics.ready_narinfos if found else self._metrics.absent_narinfos).observe(seconds)
-            self._metrics.narinfo_bytes.add(size)
-            if cache is not None:
-                (cache.usage.found if found else cache.usage.absent).add()
-        else:
-            self._metrics.ready_nars.observe(seconds)
-            self._metrics.compressed_nar_bytes.add(size)
+            self._access_log.add(Entry(self._client, "GET", target, HTTPStatus.OK, size, seconds))
+        self._metrics.ready_nars.observe(seconds)
+        self._metrics.compressed_nar_bytes.add(size)
+
+
+def _target_of(request: bytes) -> str:
+    return request[len(GET) - 1 : request.index(VERSION)].decode()
 
 
 def _is_one_plain_request(data: bytes) -> bool:

@@ -219,25 +219,25 @@ class ReadyAnswers:
             date = self._date if now < self._date_until else self.date()
             return (narinfo.cache, b"".join((narinfo.head, date, narinfo.tail))) if may_read else None
         if target.endswith(_NARINFO):
-            return self._narinfo_request(target, block)
+            return self._narinfo_request(target, block, now)
         ready = self._files.get(target)
         if ready is None or not ready.is_for(block.coding, now):
             return None
         return (ready.cache, ready.file) if self._may_read(block, ready.cache) else None
 
-    def _narinfo_request(self, target: bytes, block: HeaderBlock) -> tuple[NamedCache, Answer] | None:
+    def _narinfo_request(self, target: bytes, block: HeaderBlock, now: float) -> tuple[NamedCache, Answer] | None:
+        name, _, file_name = target.decode(errors="replace").rpartition("/")
         try:
-            text = target.decode()
-            name, _, file_name = text.rpartition("/")
             hash_part = HashPart.parse(file_name[: -len(_NARINFO)])
-        except (FormatError, UnicodeDecodeError):
+        except FormatError:
             return None
         cache = self._caches.known(name) if name else self._caches.default
-        if cache is None or not self._may_read(block, cache):
+        if cache is None or not (cache in block.caches or self._may_read(block, cache)):
             return None
         if cache.cache.surely_lacks(hash_part):
-            return cache, Absent(b"".join((self._absent[0], self.date(), self._absent[1])))
-        return cache, NarinfoRequest(cache, hash_part, block.coding, text)
+            date = self._date if now < self._date_until else self.date()
+            return cache, Absent(b"".join((self._absent[0], date, self._absent[1])))
+        return cache, NarinfoRequest(cache, hash_part, block.coding, target.decode())
 
     @staticmethod
     def _may_read(block: HeaderBlock, cache: NamedCache) -> bool:
