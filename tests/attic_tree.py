@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -59,7 +60,7 @@ _SCHEMA: Final = """
 _PACK: Final[dict[str, Callable[[bytes], bytes]]] = {
     "none": bytes,
     "zstd": zstd.compress,
-    "xz": lzma.compress,
+    "xz": partial(lzma.compress, preset=0),
     "br": brotli.compress,
 }
 

@@ -9,11 +9,15 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
+import prefork
 from lab import Lab
-from server import INTERPRETER, PROJECT, Server
+from server import Server
 
 from harmonia_py.nix.store_path import StorePath
+
+TIME_LIMIT: Final = 90.0
 
 
 def copy(
@@ -30,17 +34,16 @@ def copy(
 
 def run_client(
     lab: Lab, arguments: Sequence[str], environment: Mapping[str, str], text: str = ""
-) -> subprocess.CompletedProcess[bytes]:
+) -> "subprocess.CompletedProcess[str]":
     """A command of a user, without a server's state."""
-    env = lab.env | {"PYTHONPATH": str(PROJECT), **environment}
-    command = [*INTERPRETER, *arguments]
-    return subprocess.run(command, env=env, input=text.encode(), capture_output=True, timeout=90, check=False)
+    return prefork.run(*arguments, cwd=lab.root, env={**lab.env, **environment}, stdin=text, timeout=TIME_LIMIT)
 
 
 def run_command(server: Server, lab: Lab, *arguments: str) -> list[str]:
     """What a command of the operator prints, a line each."""
     env = lab.env | {"STATE_DIRECTORY": str(server.root / "state"), "CACHE_DIRECTORY": str(server.root / "cache")}
-    command = [*INTERPRETER, *arguments, "--config", str(server.root / "harmonia.toml")]
-    done = subprocess.run(command, env=env | {"PYTHONPATH": str(PROJECT)}, capture_output=True, timeout=60, check=False)
+    done = prefork.run(
+        *arguments, "--config", str(server.root / "harmonia.toml"), cwd=lab.root, env=env, timeout=TIME_LIMIT
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout.decode().splitlines()
+    return done.stdout.splitlines()

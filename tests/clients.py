@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +59,9 @@ class User:
             **(env or {}),
         }
 
-    def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **env: str) -> prefork.Piped:
         """The client, begun, with more variables in its environment."""
-        command = [sys.executable, "-m", "harmonia_py.cli", *arguments]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=self.home, env=self.env | env, text=True, stdin=pipe, stdout=pipe, stderr=pipe
-        )
+        return prefork.piped(*arguments, cwd=self.home, env=self.env | env)
 
     def run(self, *arguments: str, stdin: str = "", check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         done = prefork.run(*arguments, cwd=self.home, env=self.env | env, stdin=stdin, timeout=TIME_LIMIT)

@@ -3,6 +3,8 @@
     done = prefork.run("token", "list", cwd=root, env=env)          # as subprocess.run does: CompletedProcess[str]
     process = prefork.start("serve", "--config", file, cwd=root, env=env, stdout=log, stderr=log)
     process.pid; process.wait(10); process.send_signal(…)           # as of a Popen; it leads a session of its own
+    piped = prefork.piped("push", path, cwd=root, env=env)          # its streams are pipes, with texts
+    piped.stdout.readline(); out, err = piped.communicate(10)
 
 `python -m harmonia_py.cli` spends nine tenths of its start on imports, half a second of a core, and the tests start the
 program some hundreds of times. Here one process, which runs this file, imports the whole program once; it opens nothing
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -77,6 +80,31 @@ class Process:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class Piped(Process):
+    """A running program whose streams are pipes."""
+
+    def __init__(self, process: Process, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
+        super().__init__(process.pid, process._told)
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it has written and was not read yet, when it has ended."""
+        self.stdin.close()
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as threads:
+            texts = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            stdout, stderr = (text.result(timeout) for text in texts)
+        self.wait(timeout)
+        return stdout, stderr
+
+
+def piped(*arguments: str, cwd: Path, env: Mapping[str, str]) -> Piped:
+    """Start `harmonia-py ARGUMENTS…` with pipes for its streams."""
+    (reads, stdin), (stdout, writes_out), (stderr, writes_err) = (os.pipe() for _ in range(3))
+    with open(reads) as theirs, open(writes_out, "w") as out, open(writes_err, "w") as err:  # noqa: PTH123  # descriptors
+        process = start(*arguments, cwd=cwd, env=env, stdin=theirs, stdout=out, stderr=err)
+    return Piped(process, open(stdin, "w"), open(stdout), open(stderr))  # noqa: PTH123  # descriptors
 
 
 def start(
@@ -150,40 +178,71 @@ def _import_everything() -> None:
 
 def _next_program(starts: socket.socket) -> None:
     """Fork for every start until the other end is closed; return in each process that is to become the program."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children of this process end when they have told all
+    poll = select.poll()
+    poll.register(starts, select.POLLIN)
+    running = _Running(poll)
     while True:
+        (descriptor, _), *_others = poll.poll()  # one at a time: those of others may be closed by then
+        if descriptor != starts.fileno():
+            running.look_at(descriptor)
+            continue
         message, descriptors, _, _ = socket.recv_fds(starts, _LARGEST_START, _DESCRIPTORS)
         if not message:
+            running.end()
             sys.exit()
-        if os.fork() == 0:
-            break
-        for descriptor in descriptors:
-            os.close(descriptor)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    starts.close()
-    *streams, tells = descriptors
-    program = os.fork()
-    if program != 0:
+        *streams, tells = descriptors
+        program = os.fork()
+        if program == 0:
+            running.close()
+            starts.close()
+            _take_over(streams, *json.loads(message))
+            os.write(tells, str(os.getpid()).ljust(_TOLD).encode())
+            os.close(tells)
+            return
         for stream in streams:
             os.close(stream)
-        _tell_end(program, tells)
-    _take_over(streams, *json.loads(message))
-    os.write(tells, str(os.getpid()).ljust(_TOLD).encode())
-    os.close(tells)
+        running.add(program, tells)
 
 
-def _tell_end(program: int, tells: int) -> None:
-    """Tell the status of the program when it has ended; where the tests have ended before it, end it."""
-    ended = os.pidfd_open(program)
-    poll = select.poll()
-    poll.register(ended, select.POLLIN)
-    poll.register(tells, 0)  # that its other end is closed is told without being asked for
-    if ended not in dict(poll.poll()):
-        _kill(program)
-    status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-    with contextlib.suppress(BrokenPipeError):
-        os.write(tells, str(status).ljust(_TOLD).encode())
-    os._exit(0)
+class _Running:
+    """The programs that have been forked: tells the status of each that ends, and ends those whose tests have ended."""
+
+    def __init__(self, poll: select.poll) -> None:
+        self._poll = poll
+        # By the descriptor of a program its process id and where to tell its status, and by the latter its process id.
+        self._ends: dict[int, tuple[int, int]] = {}
+        self._tells: dict[int, int] = {}
+
+    def add(self, program: int, tells: int) -> None:
+        ended = os.pidfd_open(program)
+        self._ends[ended], self._tells[tells] = (program, tells), program
+        self._poll.register(ended, select.POLLIN)
+        self._poll.register(tells, 0)  # that its other end is closed is told without being asked for
+
+    def look_at(self, descriptor: int) -> None:
+        if descriptor in self._tells:
+            self._poll.unregister(descriptor)
+            _kill(self._tells[descriptor])
+        elif descriptor in self._ends:
+            program, tells = self._ends.pop(descriptor)
+            self._poll.unregister(descriptor)
+            status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+            with contextlib.suppress(BrokenPipeError):
+                os.write(tells, str(status).ljust(_TOLD).encode())
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(tells)
+            del self._tells[tells]
+            os.close(tells)
+            os.close(descriptor)
+
+    def end(self) -> None:
+        for program in self._tells.values():
+            _kill(program)
+
+    def close(self) -> None:
+        """In a program, which has nothing to do with the others."""
+        for descriptor in (*self._ends, *self._tells):
+            os.close(descriptor)
 
 
 def _kill(program: int) -> None:
@@ -225,4 +284,8 @@ if __name__ == "__main__":
     _next_program(socket.socket(fileno=int(sys.argv[1])))
     from harmonia_py.cli import main
 
-    _end(main())
+    try:
+        returned = main()
+    except SystemExit as ended:  # of the parser of arguments, which has said why
+        returned = int(ended.code or 0)
+    _end(returned)

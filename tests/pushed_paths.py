@@ -6,6 +6,7 @@ import lzma
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import brotli
@@ -30,7 +31,7 @@ PATH: Final = StorePath("26xbg1ndr7hbcncrlf9nhx5is2b25d13-hello-2.12.1")
 REFERENCE: Final = StorePath("1b9p07z77phvv2hf6gm9f28syp39f1ag-glibc-2.35")
 _PACK: Final[dict[str, Callable[[bytes], bytes]]] = {
     "none": bytes,
-    "xz": lzma.compress,
+    "xz": partial(lzma.compress, preset=0),
     "zstd": zstd.compress,
     "bzip2": bz2.compress,
     "br": brotli.compress,

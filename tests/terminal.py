@@ -1,20 +1,21 @@
-"""A program on a terminal of its own: `on_a_terminal(command, cwd=…, env=…)` is what a person would see."""
+"""The program on a terminal of its own: `on_a_terminal(arguments, cwd=…, env=…)` is what a person would see."""
 
 import os
 import pty
 import select
-import subprocess
 import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import prefork
+
 TIME_LIMIT: Final = 60.0
 
 
 def on_a_terminal(
-    command: Sequence[str | Path],
+    arguments: Sequence[str],
     *,
     cwd: Path,
     env: Mapping[str, str],
@@ -22,14 +23,15 @@ def on_a_terminal(
     size: tuple[int, int] = (24, 80),
     typed: tuple[bytes, bytes] | None = None,
 ) -> str:
-    """Run `command`, which must end with `status`; its three streams are one terminal of so many lines and columns.
+    """Run `harmonia-py ARGUMENTS…`, to its end with `status`, on a terminal of so many lines and columns.
 
     `typed` is what has to be seen first, and the keys that are typed then.
     """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, size)
     before = termios.tcgetattr(theirs)
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    with open(theirs, "r+b", buffering=0, closefd=False) as terminal:
+        process = prefork.start(*arguments, cwd=cwd, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
     try:
         seen = b""
         deadline = time.monotonic() + TIME_LIMIT

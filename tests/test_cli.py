@@ -328,8 +328,7 @@ class TestServe:
 
 def on_a_terminal(directory: Path, *arguments: str, **changes: str) -> str:
     """What a person sees whose terminal standard error is."""
-    command = [*COMMAND, *arguments]
-    return terminal.on_a_terminal(command, cwd=directory, env=environment(**changes), status=1)
+    return terminal.on_a_terminal(arguments, cwd=directory, env=environment(**changes), status=1)
 
 
 def test_an_error_has_colour_on_a_terminal_only(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class TestServer:
     @pytest.mark.parametrize("key", [b"q", b"xQ"])
     def test_on_a_terminal_it_goes_on_until_q_is_typed(self, server: Server, tmp_path: Path, key: bytes) -> None:
         """Only Ctrl-C ended it."""
-        command = [sys.executable, "-m", "harmonia_py.cli", "top", server.url, "--interval", "0.1"]
+        command = ("top", server.url, "--interval", "0.1")
         env = dict(os.environ) | {"TERM": "xterm"}
         typed = (b"requests/s", key)
         seen = terminal.on_a_terminal(command, cwd=tmp_path, env=env, status=0, size=(60, 100), typed=typed)

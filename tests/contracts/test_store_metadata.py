@@ -38,6 +38,12 @@ from harmonia_py.store.sqlite import SqliteStore
 )
 def any_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     version, way = request.param
+    if version is INSTALLED:  # of which there are stores to be copied
+        lab: Lab = request.getfixturevalue("chroot_lab" if "chroot" in way else "lab")
+        if "daemon" in way:
+            lab.start_daemon()
+        yield lab
+        return
     if version.missing:
         pytest.skip(version.missing)
     root = tmp_path / "any"

@@ -233,11 +233,11 @@ def test_a_job_logs_in_with_its_token_and_pushes(daemon: Lab, tmp_path: Path, is
         command = ("login", server.url, "--oidc", "--netrc", *options)
         done = run_client(daemon, command, environment | home, text)
         assert done.returncode == 0, done.stderr
-        assert f"logged in to {server.url} as ci identity {SUBJECT}, for 60 minutes" in done.stderr.decode()
-        machine, host, *_, password = done.stdout.decode().split()
+        assert f"logged in to {server.url} as ci identity {SUBJECT}, for 60 minutes" in done.stderr
+        machine, host, *_, password = done.stdout.split()
         assert (machine, host, password[:4]) == ("machine", "127.0.0.1", "hpy_")
         netrc = tmp_path / "netrc-of-nix"
-        netrc.write_bytes(done.stdout)
+        netrc.write_text(done.stdout)
         top = daemon.full(daemon.closure.top)
         pushed = run_client(daemon, ("push", "main", top), home)
         assert pushed.returncode == 0, pushed.stderr
@@ -265,7 +265,7 @@ def test_a_server_does_not_choose_for_which_service_a_job_gets_a_token(
         login = ("login", server.url, "--oidc")
         done = run_client(daemon, login, issuer.job | home)
         assert done.returncode == 1
-        assert f"say --audience {shlex.quote(audience)} if you mean it" in " ".join(done.stderr.decode().split())
+        assert f"say --audience {shlex.quote(audience)} if you mean it" in " ".join(done.stderr.split())
         assert issuer.requests == []
         done = run_client(daemon, (*login, "--audience", audience), issuer.job | home)
         assert done.returncode == 0, done.stderr
@@ -278,10 +278,10 @@ def test_a_job_that_is_not_let_in_learns_why(daemon: Lab, tmp_path: Path, issuer
         issuer.job_claims = {"ref": "refs/pull/1/merge"}
         done = run_client(daemon, login, issuer.job | home)
         assert done.returncode == 1
-        assert b"rule 1 does not take its claim ref, 'refs/pull/1/merge'" in done.stderr
+        assert "rule 1 does not take its claim ref, 'refs/pull/1/merge'" in done.stderr
         done = run_client(daemon, login, home)
         assert done.returncode == 1
-        assert b"permissions: id-token: write" in done.stderr
+        assert "permissions: id-token: write" in done.stderr
         assert not (tmp_path / "home").exists()
 
 
@@ -291,7 +291,7 @@ def test_an_operator_asks_what_a_token_would_be_allowed(daemon: Lab, tmp_path: P
 
         def check(token: str, *options: str) -> tuple[int, str]:
             done = run_client(daemon, ("oidc", "check", "-", *options, *config), {}, token)
-            return done.returncode, done.stdout.decode() + done.stderr.decode()
+            return done.returncode, done.stdout + done.stderr
 
         claims: dict[str, Any] = {"ref": "refs/pull/7/merge"}
         status, said = check(issuer.token(**claims))
@@ -311,4 +311,4 @@ def test_an_operator_asks_what_a_token_would_be_allowed(daemon: Lab, tmp_path: P
         assert check("x.y.z")[0] == 1
         # The doctor asks the issuer as well.
         done = run_client(daemon, ("doctor", "--json", *config), {})
-        assert f"1 of {issuer.url}, for RS256" in done.stdout.decode()
+        assert f"1 of {issuer.url}, for RS256" in done.stdout

@@ -32,7 +32,7 @@ def upstream(lab: Lab, keys: Keys, tmp_path: Path) -> Iterator[Nginx]:
     """Another cache that has the closure; the store of `lab` has lost it."""
     directory = tmp_path / "upstream"
     lab.nix("copy", "--to", f"file://{directory}?secret-key={keys.secret_file}", lab.full(lab.closure.top))
-    lab.nix_store("--delete", *(lab.full(path) for path in closure(lab)))
+    lab.delete(*closure(lab))
     with Nginx(tmp_path, directory) as upstream:
         yield upstream
 
@@ -255,7 +255,7 @@ def test_a_daemon_of_each_version_takes_what_it_trusts_and_nothing_else(
         keys = lab.secret_key("upstream-1")
         directory = tmp_path / "upstream"
         lab.nix("copy", "--to", f"file://{directory}?secret-key={keys.secret_file}", lab.full(lab.closure.top))
-        lab.nix_store("--delete", *(lab.full(path) for path in closure(lab)))
+        lab.delete(*closure(lab))
         configure(lab, f"trusted-public-keys = {keys.public if trusts else ''}")
         lab.start_daemon()
         with (

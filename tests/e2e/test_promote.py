@@ -50,7 +50,7 @@ def server(daemon: Lab, tmp_path: Path, issuer: Issuer) -> Iterator[Server]:
 def promote(lab: Lab, server: Server, token: str, source: str, target: str, *paths: str) -> tuple[int, str]:
     command = ("promote", "--json", source, f"{server.url}/{target}", *paths)
     done = run_client(lab, command, {"HARMONIA_PY_TOKEN": token})
-    return done.returncode, done.stdout.decode() + done.stderr.decode()
+    return done.returncode, done.stdout + done.stderr
 
 
 def files(server: Server) -> dict[str, tuple[int, int]]:

@@ -1,7 +1,6 @@
 """`harmonia-py push` against the real server: what one machine pushes, another substitutes."""
 
 import os
-import sys
 from pathlib import Path
 from random import Random
 
@@ -118,7 +117,7 @@ def test_a_push_whose_connections_are_cut_goes_on_where_it_was(
             proxy.wait_for(cut - 50_000)
             proxy.cut_after = cut
         stdout, stderr = process.communicate(timeout=TIME_LIMIT)
-        done = parse(process.returncode, stdout, stderr)
+        done = parse(process.wait(TIME_LIMIT), stdout, stderr)
         assert (done.status, done.states()) == (0, {path: "pushed"}), stderr
         assert proxy.cuts > cuts // 2, "two close to each other may be one"
         assert proxy.sent < 1.1 * size
@@ -139,7 +138,7 @@ def test_a_client_that_was_killed_sends_only_the_rest(team: Team, daemon: Lab, t
             assert not team.serves(path), "nothing half is seen"
         process = user.start(*arguments, HARMONIA_PY_TOKEN=team.push)
         stdout, stderr = process.communicate(timeout=TIME_LIMIT)
-        done = parse(process.returncode, stdout, stderr)
+        done = parse(process.wait(TIME_LIMIT), stdout, stderr)
         assert (done.status, done.summary["failed"]) == (0, 0), stderr
         assert proxy.sent < 1.1 * size
     assert team.serves(path)
@@ -182,7 +181,7 @@ def test_what_is_pushed_is_not_collected_meanwhile(team: Team, daemon: Lab, tmp_
         is_valid = daemon.is_valid(path)
         proxy.go_on()
         stdout, stderr = process.communicate(timeout=TIME_LIMIT)
-    done = parse(process.returncode, stdout, stderr)
+    done = parse(process.wait(TIME_LIMIT), stdout, stderr)
     assert (done.status, done.states()) == (0, {path: "pushed"}), stderr
     assert is_valid
     daemon.nix_store("--gc")
@@ -214,7 +213,7 @@ def test_a_terminal_shows_a_bar_that_goes_and_lines_that_fit(
 ) -> None:
     path = random_path(daemon, tmp_path, "large", 3 * PART_BYTES)
     user = team.user("ci", team.push)
-    command = [sys.executable, "-m", "harmonia_py.cli", "push", "team", daemon.full(path)]
+    command = ("push", "team", daemon.full(path))
     seen = on_a_terminal(command, cwd=user.home, env=user.env | {"TERM": "xterm"}, status=0, size=(24, columns))
     assert "pushing 1 path" in seen
     last = seen.rstrip().splitlines()[-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clients import PROJECT, TIME_LIMIT, Team, User
 from lab import Lab
+from waiting import wait_until
 
 from harmonia_py import start
 from harmonia_py.client.push_queue import PushQueue
@@ -67,9 +68,8 @@ def test_a_service_that_is_told_to_end_pushes_the_rest(team: Team, daemon: Lab) 
     process = user.start("hook", "run", "team")
     try:
         user.run("hook", "add", daemon.full(daemon.closure.input0))
-        deadline = time.monotonic() + TIME_LIMIT
-        while not team.serves(daemon.closure.input0):  # a hook is faster than the start of a service
-            assert time.monotonic() < deadline
+        # A hook is faster than the start of a service.
+        wait_until(lambda: team.serves(daemon.closure.input0), seconds=TIME_LIMIT)
         for path in (daemon.closure.input1, daemon.closure.top):
             user.run("hook", "add", daemon.full(path))
         process.send_signal(signal.SIGTERM)
@@ -85,9 +85,7 @@ def test_a_service_that_was_killed_begins_where_it_was(team: Team, daemon: Lab) 
     user = team.user("builder", team.push)
     user.run("hook", "add", daemon.full(daemon.closure.top))
     process = user.start("hook", "run", "team")
-    deadline = time.monotonic() + TIME_LIMIT
-    while not team.serves(daemon.closure.input0):
-        assert time.monotonic() < deadline
+    wait_until(lambda: team.serves(daemon.closure.input0), seconds=TIME_LIMIT)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=TIME_LIMIT)
     user.run("hook", "run", "team", "--drain")

@@ -83,7 +83,7 @@ def move_away(lab: Lab) -> Client:
     archive = lab.root / "archive"
     lab.nix("copy", "--to", f"file://{archive}", lab.full(lab.closure.top))
     builder.nix("copy", "--no-check-sigs", "--from", f"file://{archive}", lab.full(lab.closure.top))
-    lab.nix_store("--delete", *(lab.full(path) for path in reversed(closure(lab))))
+    lab.delete(*closure(lab))
     return builder
 
 
@@ -246,7 +246,7 @@ def test_a_client_that_remembers_what_the_store_has_lost_is_told_by_another_push
         pusher.copy()
         # The client remembers what is there; the store of the server has lost it.
         lab.stop_daemon()
-        lab.nix_store("--delete", *(lab.full(path) for path in reversed(pusher.closure)))
+        lab.delete(*pusher.closure)
         lab.start_daemon(awaited=True)
         done = pusher.builder.run(
             "nix", "copy", "--to", f"{pusher.url()}?compression=zstd", lab.full(lab.closure.top), check=False
@@ -265,7 +265,7 @@ def test_a_path_whose_reference_the_store_has_lost_is_refused_by_name(lab: Lab, 
     with pushing_to(tmp_path, lab, {"into": "store"}, ours) as pusher:
         pusher.copy(lab.closure.input0)
         lab.stop_daemon()
-        lab.nix_store("--delete", lab.full(lab.closure.input0))
+        lab.delete(lab.closure.input0)
         lab.start_daemon(awaited=True)
         done = pusher.copy(lab.closure.input2, check=False)
         assert done.returncode != 0

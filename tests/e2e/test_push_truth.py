@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 
+import prefork
 import pytest
 from clients import TIME_LIMIT, Pushed, Team, parse
 from lab import Lab
@@ -122,7 +123,7 @@ def test_a_token_that_is_revoked_in_the_middle_ends_the_push(team: Team, daemon:
         proxy.wait_for(2 * PART_BYTES)
         team.machine.do("token", "revoke", "ci")
         stdout, stderr = process.communicate(timeout=TIME_LIMIT)
-    done = parse(process.returncode, stdout, stderr)
+    done = parse(process.wait(TIME_LIMIT), stdout, stderr)
     assert (done.status, done.states()) == (1, {path: "failed"})
     assert "token" in done.summary["aborted"]
     assert not team.serves(path)
@@ -140,7 +141,7 @@ def test_a_server_that_is_restarted_in_the_middle_is_waited_for(team: Team, daem
         team.server.__enter__()
         proxy.lead_to(team.server.port)
         stdout, stderr = process.communicate(timeout=TIME_LIMIT)
-    done = parse(process.returncode, stdout, stderr)
+    done = parse(process.wait(TIME_LIMIT), stdout, stderr)
     assert (done.status, done.states()) == (0, {path: "pushed"}), done.stderr
     assert team.serves(path)
 
@@ -163,15 +164,15 @@ def random_path(lab: Lab, root: Path, size: int) -> StorePath:
     return lab.add(file)
 
 
-def pushing(team: Team, url: str, token: str, *arguments: str) -> "subprocess.Popen[str]":
+def pushing(team: Team, url: str, token: str, *arguments: str) -> prefork.Piped:
     user = team.user("ci", None)
     return user.start("push", f"{url}/team", *arguments, "--json", HARMONIA_PY_TOKEN=token)
 
 
-def ended(process: "subprocess.Popen[str]") -> Pushed:
+def ended(process: prefork.Piped) -> Pushed:
     stdout, stderr = process.communicate(timeout=TIME_LIMIT)
     assert "Traceback" not in stderr, stderr
-    return parse(process.returncode, stdout, stderr)
+    return parse(process.wait(TIME_LIMIT), stdout, stderr)
 
 
 def test_a_connection_that_is_lost_for_good_ends_the_push_and_what_was_published_is_said(

@@ -65,7 +65,6 @@ def test_a_signal_reaches_the_command(user: User) -> None:
     ready = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print(1, flush=True); signal.pause()"
     process = user.start("watch-exec", f"{user.url}/team", "--", sys.executable, "-c", ready)
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIME_LIMIT) == 3
@@ -80,10 +79,8 @@ def test_a_signal_ends_the_pushing_once_the_command_has_ended(user: User, tmp_pa
     script = f"echo $$; exec {' '.join(adding(tmp_path, 'made'))}"
     process = user.start("watch-exec", f"{user.url}/team", "--", "sh", "-c", script)
     try:
-        assert process.stdout is not None
         command = Path("/proc", process.stdout.readline().strip())
         wait_until(lambda: not command.exists(), seconds=TIME_LIMIT)
-        assert process.stderr is not None
         for _ in range(2):  # half a second lies between two attempts: the end of the command has been noticed by then
             assert "nothing can be pushed now" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
@@ -118,8 +115,6 @@ def test_a_command_goes_on_when_nothing_can_be_pushed_and_its_status_is_told(use
     )
     process = user.start("watch-exec", f"{user.url}/team", "--", sys.executable, "-c", script, str(tmp_path / "queues"))
     try:
-        assert process.stdout is not None
-        assert process.stderr is not None
         command = int(process.stdout.readline())
         assert "the command goes on" in process.stderr.readline()
         os.kill(command, signal.SIGUSR1)

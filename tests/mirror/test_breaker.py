@@ -1,9 +1,9 @@
 """The circuit breaker, with times that the test makes up, and with several that share one state."""
 
+import mmap
 import os
 import signal
 from collections.abc import Callable
-from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -194,17 +194,21 @@ def in_children(count: int, work: Callable[[int], bool]) -> int:
     return sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
 
 
-def probes(breaker: Breaker, _: int) -> bool:
-    return breaker.admit(100.0 + OPEN_SECONDS, SECONDS) is not None
-
-
 def test_of_many_processes_one_probes() -> None:
     numbers = SharedNumbers()
-    for attempt in range(20):
-        breaker = Breaker(numbers.row(f"{attempt}"))
+    breakers = [Breaker(numbers.row(f"{attempt}")) for attempt in range(1000)]
+    for breaker in breakers:
         for _ in range(FAILURES):
             breaker.failed(100.0)
-        assert in_children(6, partial(probes, breaker)) == 1
+    admitted = mmap.mmap(-1, 6 * len(breakers))  # a byte for each process and breaker
+
+    def probe(number: int) -> bool:
+        for attempt, breaker in enumerate(breakers):
+            admitted[attempt * 6 + number] = breaker.admit(100.0 + OPEN_SECONDS, SECONDS) is not None
+        return True
+
+    assert in_children(6, probe) == 6
+    assert [sum(admitted[start : start + 6]) for start in range(0, len(admitted), 6)] == [1] * len(breakers)
 
 
 def test_failures_of_many_processes_add_up() -> None:

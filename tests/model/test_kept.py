@@ -151,25 +151,26 @@ def uses_go_with_the_first_of_two_files(patch: Patch, template: Path) -> None:
     patch.setattr(chunks, "_NO_USE", drop)
 
 
-FAULTS: Final[tuple[Callable[[Patch, Path], None], ...]] = (
-    grace_is_not_reset_on_revival,
-    present_gives_no_lease,
-    documents_have_no_edges,
-    what_was_condemned_goes_without_another_look,
-    references_are_counted_in_a_column,
-    narinfos_are_published_before_their_references,
-    uses_of_chunks_are_not_noted,
-    uses_go_with_the_first_of_two_files,
+# With a seed by which each is found soon: others take up to half a minute.
+FAULTS: Final[tuple[tuple[Callable[[Patch, Path], None], int], ...]] = (
+    (grace_is_not_reset_on_revival, 0),
+    (present_gives_no_lease, 0),
+    (documents_have_no_edges, 0),
+    (what_was_condemned_goes_without_another_look, 1),
+    (references_are_counted_in_a_column, 2),
+    (narinfos_are_published_before_their_references, 0),
+    (uses_of_chunks_are_not_noted, 0),
+    (uses_go_with_the_first_of_two_files, 3),
 )
 
 
-@pytest.mark.timeout(600)  # steps bound it: ten seconds alone, or a minute where the fault is not found
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.timeout(600)  # steps bound it: a second alone, or a minute where the fault is not found
+@pytest.mark.parametrize(("fault", "seed"), [pytest.param(*one, id=one[0].__name__) for one in FAULTS])
 def test_the_model_finds_the_fault_that(
-    fault: Callable[[Patch, Path], None], template: Path, tmp_path: Path, monkeypatch: Patch
+    fault: Callable[[Patch, Path], None], seed: int, template: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     faulty = tmp_path / "catalog.sqlite"
     faulty.write_bytes(template.read_bytes())
     fault(monkeypatch, faulty)
     with pytest.raises(AssertionError):
-        run(faulty, 400, seed=0)
+        run(faulty, 400, seed=seed)

@@ -240,6 +240,7 @@ def peak_of(process: int) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.slow  # half a gigabyte is compressed, and read again
 async def test_all_downloads_of_a_worker_together_stay_within_the_budget(tmp_path: Path) -> None:
     """The real server; two files with the widest window, and the others with the widest that is usual."""
     packages = [wide(number, size=140 * MIB) for number in range(2)]

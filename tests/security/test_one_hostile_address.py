@@ -180,8 +180,9 @@ def resident(place: Place) -> int:
 
 
 # All at once is the hardest; one alone tells which it is.
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # on a busy machine the paths take a minute to make, and a minute to be served
-@pytest.mark.parametrize("attack", [*(pytest.param(one, marks=pytest.mark.slow) for one in ATTACKS), "all of them"])
+@pytest.mark.parametrize("attack", [*ATTACKS, "all of them"])
 def test_others_are_served_meanwhile(place: Place, attack: str) -> None:
     """Each of these kept every other client waiting: for 49 s, 46 s, 73 s, or until memory ran out."""
     attacks = ATTACKS if attack == "all of them" else (attack,)

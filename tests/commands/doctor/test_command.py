@@ -19,7 +19,6 @@ from harmonia_py.cache.tokens import TokenHash
 from harmonia_py.nix.signing import SecretKey
 
 TIME_LIMIT: Final = 60.0
-COMMAND: Final = [sys.executable, "-m", "harmonia_py.cli", "doctor"]
 HASH_PART: Final = "0123456789abcdfghijklmnpqrsvwxyz"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -133,8 +132,8 @@ def test_a_cache_that_is_not_public_and_counts_requests(daemon: Lab, tmp_path: P
 
 
 def on_a_terminal(directory: Path, *arguments: str, **changes: str) -> str:
-    command = [*COMMAND, *arguments]
-    return terminal.on_a_terminal(command, cwd=directory, env=environment(**changes) | {"COLUMNS": "80"}, status=1)
+    command, env = ("doctor", *arguments), environment(**changes) | {"COLUMNS": "80"}
+    return terminal.on_a_terminal(command, cwd=directory, env=env, status=1)
 
 
 def test_a_terminal_gets_colours_and_lines_that_fit(tmp_path: Path) -> None:
