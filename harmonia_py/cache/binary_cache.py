@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self, TypeVar
 from harmonia_py.cache.found import Found, Origin, through_another
 from harmonia_py.cache.policy import Policy, stand_in_for
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Source
-from harmonia_py.cache.tree import BuildId, DebugFile, DebugFiles, Directory, File, Files
+from harmonia_py.cache.tree import BuildId, DebugFile, DebugFiles, DebugFilesInOrder, Directory, File, Files
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.cache.validity import together
 from harmonia_py.errors import HarmoniaError
@@ -280,21 +280,6 @@ async def _first(*asks: Callable[[], Awaitable[T | None]]) -> T | None:
     if failure is not None:
         raise failure
     return None
-
-
-class DebugFilesInOrder:
-    """`DebugFiles` of several places, asked in order."""
-
-    def __init__(self, *places: DebugFiles) -> None:
-        self._places = places
-
-    async def find(self, build_id: BuildId) -> DebugFile | None:
-        """As in `DebugFiles`."""
-        for place in self._places:
-            found = await place.find(build_id)
-            if found is not None:
-                return found
-        return None
 
 
 def _hash_part_of(name: StorePath | HashPart) -> HashPart:

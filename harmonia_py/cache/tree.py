@@ -119,3 +119,18 @@ class DebugFiles(Protocol):
 
     async def find(self, build_id: BuildId) -> DebugFile | None:
         """The place of this build's debug information; None when it is not here."""
+
+
+class DebugFilesInOrder:
+    """`DebugFiles` of several places, asked in order."""
+
+    def __init__(self, *places: DebugFiles) -> None:
+        self._places = places
+
+    async def find(self, build_id: BuildId) -> DebugFile | None:
+        """As in `DebugFiles`."""
+        for place in self._places:
+            found = await place.find(build_id)
+            if found is not None:
+                return found
+        return None

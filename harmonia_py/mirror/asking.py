@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
 from harmonia_py.mirror.nar_download import can_become
-from harmonia_py.mirror.narinfo_index import IndexedNarInfo, NarinfoIndex
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.trusted import MAX_NARINFO_BYTES, read_narinfo
 from harmonia_py.mirror.upstream import Upstream, read_document
 from harmonia_py.mirror.upstreams import Answer, Upstreams

@@ -27,7 +27,8 @@ from harmonia_py.contents.verified_nar import verified_nar
 from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable, HarmoniaError
 from harmonia_py.mirror.import_metrics import ImportCounters
 from harmonia_py.mirror.import_queue import ImportQueue
-from harmonia_py.mirror.narinfo_index import IndexedNarInfo, NarinfoIndex
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir

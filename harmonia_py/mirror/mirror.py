@@ -8,7 +8,7 @@ in memory, and in the catalog beside the NAR (`narinfo_index`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,19 +16,19 @@ from harmonia_py.cache.found import STALE, Found
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, FileSlice, Pause
 from harmonia_py.catalog.kept import Kept
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.ingest import Intake
-from harmonia_py.contents.kept_files import KeptFacts, key_of
+from harmonia_py.contents.kept_files import key_of
 from harmonia_py.contents.memory import UNPACKING, Memory
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import Overloaded, StorageError
 from harmonia_py.metrics.shared import SharedTexts
-from harmonia_py.mirror.asking import NarinfoQuestions, offers
+from harmonia_py.mirror.asking import NarinfoQuestions
 from harmonia_py.mirror.document_download import DocumentDownload
 from harmonia_py.mirror.downloads import Downloads
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
-from harmonia_py.mirror.nar_download import BAD_FILES, BadFiles, Hooks, NarDownload
-from harmonia_py.mirror.narinfo_index import IndexedNarInfo, NarinfoIndex
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
+from harmonia_py.mirror.nars import MirroredNars
 from harmonia_py.mirror.outcome import NoUpstreamAnswered
 from harmonia_py.mirror.realisations import MirroredRealisations
 from harmonia_py.mirror.recoding import Recoding
@@ -36,7 +36,6 @@ from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
-from harmonia_py.runtime.bounded import TimedSet
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +92,6 @@ class Mirror:
         self._upstreams = upstreams
         self._intake = intake
         self._kept = kept
-        self._bad_files: BadFiles = TimedSet(BAD_FILES)
         self._recoding = None if recode_reader is None else Recoding(intake, self.index, recode_reader)
         self._downloads = Downloads(
             upstreams, intake, self.index, self.counters, downloads=settings.downloads, memory=memory
@@ -106,6 +104,15 @@ class Mirror:
             self.counters,
             ttl=settings.narinfo_ttl,
             renew=lambda entry: self._in_background(self.index.renew(entry)),
+        )
+        self._nars = MirroredNars(
+            upstreams,
+            self._downloads,
+            kept,
+            self.index,
+            self._questions,
+            counters=self.counters,
+            entered=self._nar_entered,
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -196,13 +203,7 @@ class Mirror:
         Raises:
             UpstreamError: no upstream gives it.
         """
-        if url.compression not in COMPRESSIONS or url.nar_hash is None:
-            return None
-        self._kept.used(url.hash_part)
-        known = await self._kept.find(key_of(url))
-        download = await self._made(known)
-        if download is None:
-            download = await self._whole(url, known, asker) or await self._made_since(url, known)
+        download = await self._nars.open(url, asker)
         if download is None or not asker.begins:
             return download
         try:
@@ -210,42 +211,6 @@ class Mirror:
         except BaseException:
             download.release()
             raise
-        return download
-
-    async def _made(self, known: KeptFacts) -> Download | None:
-        """The file if it is made of chunks; None for any other."""
-        made = await self._kept.made(known)
-        if made is not None:
-            self.counters.hits.add()
-        return made
-
-    async def _made_since(self, url: NarUrl, known: KeptFacts) -> Download | None:
-        """The file if it has become chunks since it was looked up."""
-        found = await self._kept.find(key_of(url))
-        if found.recipe is not None and found.recipe != known.recipe:
-            # No upstream was asked for it: it is not absent when its chunks are gone.
-            self.index.forget_absent(known.key or key_of(url))
-        return await self._made(found)
-
-    async def _whole(self, url: NarUrl, known: KeptFacts, asker: Asker) -> Download | None:
-        key, is_new = key_of(url), False
-
-        async def want() -> NarDownload | None:
-            nonlocal is_new
-            # What is in chunks is not fetched again because the catalog failed for a moment.
-            recipe = (await self._kept.find(key, insists=True)).recipe
-            if recipe is not None and recipe != known.recipe:
-                return None
-            is_new = True
-            return await self._want_nar(url)
-
-        download = await self._downloads.serve(known.key or key, want, asker)
-        if download is not None and asker.begins and known.facts is None and not is_new:
-            try:
-                await self._enter_whole(url)
-            except BaseException:
-                download.release()
-                raise
         return download
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
@@ -315,43 +280,7 @@ class Mirror:
         await self.index.look(entry)
         return await self._kept.has(key_of(entry.url))
 
-    # Files
-
-    async def _want_nar(self, url: NarUrl) -> NarDownload | None:
-        entry = await self.index.find_narinfo(url.hash_part)
-        if entry is None:
-            entry = await self._questions.ask(url.hash_part)
-        if entry is not None and not offers(entry.narinfo, url):
-            # Clients keep narinfos for a month: the URL may be from an older narinfo, or from another upstream's.
-            entry = await self._questions.ask_for(url)
-        if entry is None:
-            return None
-        hash_part = url.hash_part
-        hooks = Hooks(
-            lambda upstream: self._questions.ask_upstream(upstream, hash_part),
-            self._enter,
-            lambda entry: self.index.forget(entry.url.hash_part),
-        )
-        return NarDownload(
-            entry,
-            url.compression,
-            self._downloads.lane,
-            self.counters,
-            upstreams=self._upstreams,
-            hooks=hooks,
-            bad_files=self._bad_files,
-        )
-
-    async def _enter_whole(self, url: NarUrl) -> None:
-        """Enter a whole file that the catalog does not have: a process ended between the file and its row."""
-        if await self._kept.has(key_of(url)):
-            entry = await self.index.find(url.hash_part)
-            if entry is not None and entry.facts is None and entry.narinfo.path_info.nar_hash == url.nar_hash:
-                await self._enter(entry, url.compression)
-
-    async def _enter(self, entry: IndexedNarInfo, offered: str, metadata: Mapping[str, str] | None = None) -> None:
-        info = entry.narinfo.path_info
-        await self.index.enter(entry, NarUrl(info.store_path.hash_part, info.nar_hash, offered), metadata)
+    def _nar_entered(self, entry: IndexedNarInfo) -> None:
         self.on_kept(entry.url.hash_part)
         if self._recoding is not None:
             self._in_background(self._recoding.recode(entry))

@@ -10,8 +10,8 @@ from harmonia_py.contents.file_check import FileCheck
 from harmonia_py.contents.incoming import Lane
 from harmonia_py.contents.nar_check import NarCheck
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
-from harmonia_py.mirror.narinfo_index import IndexedNarInfo
 from harmonia_py.mirror.outcome import Outcome, check_absent
 from harmonia_py.mirror.upstream import Body, Resume, Upstream
 from harmonia_py.mirror.upstream_file import UpstreamFile

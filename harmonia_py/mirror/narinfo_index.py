@@ -8,24 +8,21 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from harmonia_py.cache.found import KEPT, Found, Origin, from_upstream
 from harmonia_py.cache.trust import rests_on_contents
-from harmonia_py.cache.validity import Validity
 from harmonia_py.catalog.kept import Kept
 from harmonia_py.catalog.kept_objects import is_kept_at
-from harmonia_py.catalog.mirrored import UpstreamNarInfo
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
+from harmonia_py.contents.kept_files import UNKNOWN, key_of
 from harmonia_py.errors import UpstreamError
 from harmonia_py.metrics.shared import SharedTexts
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.trusted import doubt, parse_narinfo
 from harmonia_py.mirror.upstreams import Upstreams
-from harmonia_py.nix.narinfo import NarInfo, NarUrl
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.runtime.bounded import TimedSet
 
@@ -37,80 +34,6 @@ _MAX_PRESENT_BYTES: Final = 32 * 1024 * 1024
 _MAX_ABSENT: Final = 65_536
 # Between two looks whether a NAR is kept, where the catalog cannot tell when that changes.
 _LOOK_SECONDS: Final = 10.0
-
-
-@dataclass(slots=True)
-class IndexedNarInfo:
-    """A narinfo of an upstream.
-
-    Attributes:
-        narinfo: as the upstream said it.
-        upstream: its name.
-        fetched: when it said so, in seconds since the epoch.
-        max_age: for how long the narinfo is believed, in seconds.
-        compression: of the file that is offered: the upstream's own, or "zstd" when it has been re-coded.
-        facts: of the offered file; None when it is not kept.
-        looked: when the last look for a kept file began, by the monotonic clock.
-        validity: how long `facts` is right; None when that is unknown.
-        looks: how many such looks have begun.
-        look: the number of the look that `compression`, `facts` and `validity` are from.
-    """
-
-    narinfo: NarInfo
-    upstream: str
-    fetched: float
-    max_age: float
-    compression: str
-    facts: FileFacts | None = None
-    looked: float = 0.0
-    validity: Validity | None = None
-    looks: int = 0
-    look: int = 0
-
-    @property
-    def url(self) -> NarUrl:
-        """The URL at which this cache offers the NAR."""
-        info = self.narinfo.path_info
-        return NarUrl(info.store_path.hash_part, info.nar_hash, self.compression)
-
-    def is_fresh(self) -> bool:
-        """Whether the narinfo is believed without asking its upstream again."""
-        return 0 <= time.time() - self.fetched < self.max_age
-
-    def published(self, origin: Origin | None = None) -> Found:
-        """The narinfo as this cache gives it, with its own URL; `origin` None: by whether the NAR is kept."""
-        narinfo = self.narinfo
-        file_hash = file_size = None
-        if self.facts is not None:
-            file_hash, file_size = self.facts.file_hash, self.facts.file_size
-        elif self.compression == narinfo.compression:
-            file_hash, file_size = narinfo.file_hash, narinfo.file_size
-        published = NarInfo(
-            path_info=narinfo.path_info,
-            url=str(self.url),
-            compression=self.compression,
-            file_hash=file_hash,
-            file_size=file_size,
-        )
-        if origin is None:
-            origin = KEPT if self.facts is not None else from_upstream(self.upstream)
-        return Found(published, origin, self._validity())
-
-    def _validity(self) -> Validity | None:
-        """The answer is right while the narinfo is fresh and the kept file stays; None: unknown."""
-        if self.validity is None or self.facts is None:
-            return None
-        left = self.fetched + self.max_age - time.time()
-        return Validity(time.monotonic() + left, self.validity.epochs)
-
-
-def memory_of(narinfo: NarInfo) -> int:
-    """How many bytes of memory a narinfo takes, more or less."""
-    info = narinfo.path_info
-    strings = len(narinfo.url) + len(str(info.ca or "")) + len(info.deriver or "")
-    references = sum(len(reference) + 64 for reference in info.references)
-    signatures = sum(len(signature.key_name) + 256 for signature in info.signatures)
-    return 2048 + strings + references + signatures
 
 
 def narinfo_key(hash_part: HashPart) -> BlobKey:
@@ -200,14 +123,14 @@ class NarinfoIndex:
         self._absent.pop(hash_part, None)
         self._drop(hash_part)
         self._present[hash_part] = entry
-        self._present_bytes += memory_of(entry.narinfo)
+        self._present_bytes += entry.memory
         while self._present_bytes > _MAX_PRESENT_BYTES:
             self._drop(next(iter(self._present)))
 
     def _drop(self, hash_part: HashPart) -> None:
         dropped = self._present.pop(hash_part, None)
         if dropped is not None:
-            self._present_bytes -= memory_of(dropped.narinfo)
+            self._present_bytes -= dropped.memory
 
     def forget(self, hash_part: HashPart) -> None:
         """Drop the narinfo of a path, whose NAR cannot be had by it."""
@@ -235,12 +158,12 @@ class NarinfoIndex:
             url: of the NAR.
             metadata: that the file has just been kept with; None to look at the file.
         """
-        await self._kept.keep_mirrored(key_of(url), _upstream_narinfo(entry), metadata)
+        await self._kept.keep_mirrored(key_of(url), entry.upstream_narinfo, metadata)
         await self.look(entry)
 
     async def renew(self, entry: IndexedNarInfo) -> None:
         """Renew the narinfo of a kept NAR in the catalog, or enter the NAR anew when the narinfo has changed."""
-        theirs = _upstream_narinfo(entry)
+        theirs = entry.upstream_narinfo
         kept = await self._kept.mirrored(entry.narinfo.path_info.store_path.hash_part)
         if (
             kept is not None
@@ -299,7 +222,3 @@ class NarinfoIndex:
         return IndexedNarInfo(
             narinfo, upstream, float(metadata["fetched"]), float(metadata["max_age"]), narinfo.compression
         )
-
-
-def _upstream_narinfo(entry: IndexedNarInfo) -> UpstreamNarInfo:
-    return UpstreamNarInfo(narinfo=entry.narinfo, upstream=entry.upstream, fetched=entry.fetched, max_age=entry.max_age)

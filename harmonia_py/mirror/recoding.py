@@ -13,7 +13,8 @@ from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.read_pieces import ReadPieces
 from harmonia_py.contents.storage import NotKept
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError
-from harmonia_py.mirror.narinfo_index import IndexedNarInfo, NarinfoIndex
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.runtime.turns import Turns

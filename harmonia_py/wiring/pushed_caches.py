@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from harmonia_py.cache.binary_cache import BinaryCache, DebugFilesInOrder, Elsewhere
+from harmonia_py.cache.binary_cache import BinaryCache, Elsewhere
 from harmonia_py.cache.caches import NamedCache
 from harmonia_py.cache.source import Source
-from harmonia_py.cache.tree import DebugFiles
+from harmonia_py.cache.tree import DebugFiles, DebugFilesInOrder
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.caches import CacheRow, Timestamp

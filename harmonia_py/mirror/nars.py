@@ -1,0 +1,139 @@
+"""NARs of upstreams: kept, made of chunks, still growing, or, where nothing can be kept, passed through."""
+
+from collections.abc import Callable, Mapping
+
+from harmonia_py.cache.source import UNNAMED, Asker, Download
+from harmonia_py.catalog.kept import Kept
+from harmonia_py.contents.codecs import COMPRESSIONS
+from harmonia_py.contents.kept_files import KeptFacts, key_of
+from harmonia_py.mirror.asking import NarinfoQuestions, offers
+from harmonia_py.mirror.downloads import Downloads
+from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
+from harmonia_py.mirror.mirror_metrics import MirrorCounters
+from harmonia_py.mirror.nar_download import BAD_FILES, BadFiles, Hooks, NarDownload
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
+from harmonia_py.mirror.upstreams import Upstreams
+from harmonia_py.nix.narinfo import NarUrl
+from harmonia_py.runtime.bounded import TimedSet
+
+
+class MirroredNars:
+    """The NARs of upstreams.
+
+    Args:
+        upstreams: the upstreams.
+        downloads: serves their files.
+        kept: what the catalog knows of these files.
+        index: the narinfos of upstreams.
+        questions: ask upstreams for narinfos.
+        counters: of downloads.
+        entered: told of a narinfo whose NAR is kept now.
+    """
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        downloads: Downloads,
+        kept: Kept,
+        index: NarinfoIndex,
+        questions: NarinfoQuestions,
+        *,
+        counters: MirrorCounters,
+        entered: Callable[[IndexedNarInfo], object],
+    ) -> None:
+        self._upstreams = upstreams
+        self._downloads = downloads
+        self._kept = kept
+        self._index = index
+        self._questions = questions
+        self._counters = counters
+        self._entered = entered
+        self._bad_files: BadFiles = TimedSet(BAD_FILES)
+
+    async def open(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
+        """The file of a NAR; None when no upstream has it.
+
+        Raises:
+            UpstreamError: no upstream gives it.
+        """
+        if url.compression not in COMPRESSIONS or url.nar_hash is None:
+            return None
+        self._kept.used(url.hash_part)
+        known = await self._kept.find(key_of(url))
+        download = await self._made(known)
+        if download is None:
+            download = await self._whole(url, known, asker) or await self._made_since(url, known)
+        return download
+
+    async def _made(self, known: KeptFacts) -> Download | None:
+        """The file if it is made of chunks; None for any other."""
+        made = await self._kept.made(known)
+        if made is not None:
+            self._counters.hits.add()
+        return made
+
+    async def _made_since(self, url: NarUrl, known: KeptFacts) -> Download | None:
+        """The file if it has become chunks since it was looked up."""
+        found = await self._kept.find(key_of(url))
+        if found.recipe is not None and found.recipe != known.recipe:
+            # No upstream was asked for it: it is not absent when its chunks are gone.
+            self._index.forget_absent(known.key or key_of(url))
+        return await self._made(found)
+
+    async def _whole(self, url: NarUrl, known: KeptFacts, asker: Asker) -> Download | None:
+        key, is_new = key_of(url), False
+
+        async def want() -> NarDownload | None:
+            nonlocal is_new
+            # What is in chunks is not fetched again because the catalog failed for a moment.
+            recipe = (await self._kept.find(key, insists=True)).recipe
+            if recipe is not None and recipe != known.recipe:
+                return None
+            is_new = True
+            return await self._want(url)
+
+        download = await self._downloads.serve(known.key or key, want, asker)
+        if download is not None and asker.begins and known.facts is None and not is_new:
+            try:
+                await self._enter_whole(url)
+            except BaseException:
+                download.release()
+                raise
+        return download
+
+    async def _want(self, url: NarUrl) -> NarDownload | None:
+        entry = await self._index.find_narinfo(url.hash_part)
+        if entry is None:
+            entry = await self._questions.ask(url.hash_part)
+        if entry is not None and not offers(entry.narinfo, url):
+            # Clients keep narinfos for a month: the URL may be from an older narinfo, or from another upstream's.
+            entry = await self._questions.ask_for(url)
+        if entry is None:
+            return None
+        hash_part = url.hash_part
+        hooks = Hooks(
+            lambda upstream: self._questions.ask_upstream(upstream, hash_part),
+            self._enter,
+            lambda entry: self._index.forget(entry.url.hash_part),
+        )
+        return NarDownload(
+            entry,
+            url.compression,
+            self._downloads.lane,
+            self._counters,
+            upstreams=self._upstreams,
+            hooks=hooks,
+            bad_files=self._bad_files,
+        )
+
+    async def _enter_whole(self, url: NarUrl) -> None:
+        """Enter a whole file that the catalog does not have: a process ended between the file and its row."""
+        if await self._kept.has(key_of(url)):
+            entry = await self._index.find(url.hash_part)
+            if entry is not None and entry.facts is None and entry.narinfo.path_info.nar_hash == url.nar_hash:
+                await self._enter(entry, url.compression)
+
+    async def _enter(self, entry: IndexedNarInfo, offered: str, metadata: Mapping[str, str] | None = None) -> None:
+        info = entry.narinfo.path_info
+        await self._index.enter(entry, NarUrl(info.store_path.hash_part, info.nar_hash, offered), metadata)
+        self._entered(entry)
