@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -42,6 +42,7 @@ _PERCENT: Final = 100
 _FILES_DELETED: Final = 20_000
 # As many as the collector deletes at a time.
 _DELETIONS: Final = 1000
+_TABLES: Final = ("objects", "object_references", "object_documents", "documents", "nar_files", "nars")
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,18 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Work:
-    """Paths that were done, in how many seconds, in how many of a processor, and the most MB before and after."""
+    """Paths that were done, in how many seconds, in how many of a processor, and the most MB before and after.
+
+    Attributes:
+        rows: of all tables that went with the paths.
+    """
 
     paths: int
     seconds: float
     of_a_processor: float
     before: float
     after: float
+    rows: int = field(default=0, kw_only=True)
 
     @property
     def memory(self) -> str:
@@ -79,7 +85,11 @@ class Work:
     def __str__(self) -> str:
         rate, of_a_processor = self.paths / self.seconds, self.paths / self.of_a_processor
         took = f"{self.paths:,} paths in {self.seconds:.1f} s"
-        return f"{took}: {rate:,.0f} a second, {of_a_processor:,.0f} for each second of a processor"
+        told = f"{took}: {rate:,.0f} a second, {of_a_processor:,.0f} for each second of a processor"
+        if not self.rows:
+            return told
+        each = f"{self.rows / max(1, self.paths):.1f} for each path"
+        return f"{told}; of their rows, {each}, {self.rows / self.seconds:,.0f} a second"
 
 
 def look_up(path: Path, hash_parts: Sequence[str], begun: Event, ended: Event, told: Any) -> None:
@@ -150,12 +160,20 @@ async def condemn(path: Path, limit: float) -> Work:
 
 async def remove(path: Path, limit: float) -> Work:
     """Look again at what is condemned, and remove its rows."""
+    rows = rows_of_paths(path)
     async with _collecting(path) as (catalog, collector):
         before = (await catalog.objects.size(DEFAULT_CACHE)).objects
         with _timed() as took, suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await collector.remove(_SCOPE, NOW, NOW)
-        return Work(before - (await catalog.objects.size(DEFAULT_CACHE)).objects, *took)
+        done = before - (await catalog.objects.size(DEFAULT_CACHE)).objects
+    return Work(done, *took, rows=rows - rows_of_paths(path))
+
+
+def rows_of_paths(path: Path) -> int:
+    """The rows of all tables whose rows go with a path."""
+    with closing(sqlite3.connect(path)) as connection:
+        return sum(int(connection.execute(f"select count(*) from {table}").fetchone()[0]) for table in _TABLES)
 
 
 @asynccontextmanager
