@@ -7,6 +7,7 @@ against it says nothing then. The closure is that of `benchmarks.push`. Servers 
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,13 +17,13 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks import BenchmarkError, closure, report, servers
+from benchmarks import BenchmarkError, client, closure, report, servers
 from benchmarks.bench import Bench, OutOfTimeError, Sample
-from benchmarks.field_sections import SECTIONS, Run
+from benchmarks.field_sections import SECTIONS, Run, Section
 from benchmarks.field_table import OURS, format_field
 from benchmarks.push_receivers import RECIPE
 from benchmarks.run import PROJECT, RESULTS
-from benchmarks.servers import Contender
+from benchmarks.servers import Contender, Setting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,15 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # servers are stopped on the way out
     samples: list[Sample] = []
+    peers = ""
     try:
         built = closure.prepare(RECIPE, say)
+        peers = _peers(built)
         for sample in _measure(options, built, say):
             samples.append(sample)  # noqa: PERF402 -- what came before a failure counts
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
     finally:
-        text = f"{format_field(samples)}\n{report.describe_machine(options.workers, before)}\n"
+        machine = f"{report.describe_machine(options.workers, before)}{peers}"
+        text = f"{format_field(samples)}\n{machine} Load average after: {os.getloadavg()[0]:.1f}.\n"
         print(text)
         if samples:
             options.output.write_text(text)
@@ -87,9 +91,35 @@ def _measure(options: argparse.Namespace, built: closure.Closure, say: Callable[
             for number in bench.rounds():
                 for name in options.only.split(","):
                     say(f"round {number} of {options.rounds}: {name}; load average {os.getloadavg()[0]:.1f}")
-                    yield from SECTIONS[name](Run(bench, mirrors))
+                    yield from whole_section(SECTIONS[name], Run(bench, mirrors))
         except OutOfTimeError as error:
             say(str(error))
+
+
+def whole_section(section: Section, run: Run) -> Sequence[Sample]:
+    """The samples of all servers; none when one fails, so that those of a round are held against each other."""
+    try:
+        return list(section(run))
+    except OutOfTimeError:
+        raise
+    except BenchmarkError as error:
+        run.bench.say(f"left out in this round: {error}")
+        return []
+
+
+def _peers(built: closure.Closure) -> str:
+    """The versions of the servers that others have written, as they tell them."""
+    found = []
+    if binary := os.environ.get("HARMONIA_BIN"):
+        with (
+            tempfile.TemporaryDirectory(prefix="harmonia-bench-") as directory,
+            servers.harmonia(built, binary).start(Setting("none", 1), Path(directory)) as server,
+            client.Connection(server.address) as connection,
+        ):
+            found.append(connection.get("/version").decode().strip())
+    if binary := os.environ.get("NCPS_BIN"):
+        found.append(subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.strip())
+    return " Beside it: " + ", ".join(found) + "." if found else ""
 
 
 if __name__ == "__main__":

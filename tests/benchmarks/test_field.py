@@ -1,4 +1,14 @@
-from benchmarks.bench import Case, Sample
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks import BenchmarkError
+from benchmarks.bench import Bench, Case, OutOfTimeError, Sample
+from benchmarks.closure import Closure
+from benchmarks.field import whole_section
+from benchmarks.field_sections import Run
 from benchmarks.field_table import GOALS, HARMONIA, NGINX, OURS, WHY, format_field
 
 COLD = Case("field", "cold narinfos, 16 connections", "s")
@@ -54,3 +64,30 @@ def test_a_server_that_is_not_there_is_no_goal() -> None:
 
 def test_every_goal_has_a_reason_to_show_when_it_is_missed() -> None:
     assert set(WHY) == set(GOALS)
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    built = Closure(directory=Path("/nowhere"), paths=(), tiny=(), big="", small_files="", nar_size=0)
+    with ThreadPoolExecutor(1) as executor:
+        yield Run(Bench(built, [], workers=1, rounds=1, seconds=0, executor=executor, say=print), lambda _: [])
+
+
+def test_of_a_section_in_which_a_server_fails_no_sample_counts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A download that one server cut ended the whole run."""
+
+    def section(_: Run) -> Iterator[Sample]:
+        yield Sample(COLD, OURS, 1)
+        raise BenchmarkError("the server cut the transfer")
+
+    assert whole_section(section, run) == []
+    assert "cut the transfer" in capsys.readouterr().out
+
+
+def test_a_section_that_has_no_time_left_ends_the_run(run: Run) -> None:
+    def section(run: Run) -> Iterator[Sample]:
+        yield Sample(COLD, OURS, 1)
+        run.bench.check_time()
+
+    with pytest.raises(OutOfTimeError):
+        whole_section(section, run)
