@@ -15,7 +15,6 @@ from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.push.findings import MAX_INLINE_LISTING
 from harmonia_py.push.listings import listing_key_of
-from harmonia_py.storage.digests import DiskDigests
 
 LONG = pushed(PATH, Folder({f"é {number:0200}".encode(): File() for number in range(300)}), compression="zstd")
 LISTING = listing_key_of(LONG.claim.path_info.nar_hash)
@@ -46,7 +45,7 @@ async def whole_round(house: House) -> int:
     """
     checks = house.server.catalog.document_checks
     counters = ScrubCounters.on(Metrics.alone(), "pushed")
-    async with DiskDigests(house.server.directory) as digests:
+    async with house.server.node.digests() as digests:
         scrub = DocumentScrub(
             checks,
             digests,
