@@ -86,7 +86,8 @@ class Uploads(Protocol):
             now: the time.
 
         Raises:
-            BeingDeleted: the session ended since it expected the file, and no row has named its bytes since then.
+            BeingDeleted: the session ended since it expected the file, and no row has named its bytes since then;
+                what was written of them is deleted.
         """
 
     async def forget(self, session: str, *, now: Timestamp) -> None:

@@ -11,8 +11,9 @@ from harmonia_py.database.transaction import Database, Topic, Transaction, ask, 
 _ANY_LOOSE: Final = f"{LOOSE} limit 1"
 _CLAIMED: Final = "select blob_key from garbage where not_before_s <= $1 order by not_before_s, blob_key limit $2"
 _CLAIM: Final = "update garbage set claimed = 1 where blob_key in ($list)"
-# A narinfo that was listed anew meanwhile is to be looked at again.
+# A key that was listed anew meanwhile is to be looked at again: a narinfo (0), or what a push had written (2).
 _FORGET: Final = "delete from garbage where blob_key in ($list) and claimed = 1"
+_LISTED_ANEW: Final = "update garbage set claimed = 0 where blob_key in ($list) and claimed = 2"
 _POSTPONE: Final = "update garbage set not_before_s = $2, claimed = 0 where blob_key = $1"
 
 
@@ -47,6 +48,7 @@ class SqlGarbage:
 
         def forget() -> Transaction[None]:
             yield from ask_for_each(_FORGET, sorted(blob_keys))
+            yield from ask_for_each(_LISTED_ANEW, sorted(blob_keys))
 
         await self._database.write(forget)
 

@@ -50,8 +50,10 @@ _NAMED: Final = tuple(
     f"select blob_key from {table} where blob_key in ($list)"
     for table in ("nar_files", "received", "documents", "packs")
 )
+# Claimed once more (2): what is being deleted may have been written after it was deleted, and is to be looked at again.
 _GARBAGE: Final = """
-    insert into garbage (blob_key, since_s, not_before_s, claimed) values ($1, $2, $2, 0) on conflict do nothing
+    insert into garbage (blob_key, since_s, not_before_s, claimed) values ($1, $2, $2, 0)
+    on conflict (blob_key) do update set claimed = 2 where garbage.claimed = 1
 """
 _DROP_FILES: Final = """
     delete from nar_files where file_hash in ($list)

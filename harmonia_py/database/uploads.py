@@ -9,7 +9,7 @@ from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS, Session
 from harmonia_py.database.document_changes import put_document
 from harmonia_py.database.nars import FILES, FINDINGS, add_findings, keep_file
-from harmonia_py.database.object_rows import digits, nar_file, take_from_garbage
+from harmonia_py.database.object_rows import digits, list_as_garbage, nar_file, take_from_garbage
 from harmonia_py.database.received import ending_claim, expect, forget_received, give_up_received, receive
 from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_many, ask_one, do_together
 from harmonia_py.nix.hashes import Hash
@@ -97,17 +97,21 @@ class SqlUploads:
     ) -> None:
         """As in `Uploads`."""
 
-        def received() -> Transaction[None]:
+        def received() -> Transaction[bool]:
             row = yield from ask_one(_IS_KEPT, cache, digits(file.file_hash), session, file.blob_key)
             assert row is not None
             if not row[0]:
-                raise BeingDeleted("its session ended since it was expected, and its bytes may be gone")
+                # The collector may have deleted the key before they were written: then nothing else names them.
+                yield from list_as_garbage([file.blob_key], now)
+                return False
             yield from receive_file(cache, session, file, findings, now)
             if in_place_of is not None:
                 yield from do_together(ending_claim(cache, digits(file.file_hash), in_place_of))
+            return True
 
         # A file that was quarantined has come again: objects that have it are seen again.
-        await self._database.write(received, Topic.OBJECTS, durable=False)
+        if not await self._database.write(received, Topic.OBJECTS, durable=False):
+            raise BeingDeleted("its session ended since it was expected, and its bytes may be gone")
 
     async def forget(self, session: str, *, now: Timestamp) -> None:
         """As in `Uploads`."""
@@ -154,7 +158,7 @@ class SqlUploads:
 def receive_file(
     cache: CacheId, session: str, file: NarFile, findings: str | None, now: Timestamp
 ) -> Transaction[None]:
-    """As `Uploads.received`, of a file whose bytes stay."""
+    """As `Uploads.received`; the caller has seen to it that no collector deletes the bytes of the file."""
     yield from live_on(cache, session, now)
     yield from keep_file(file, now)
     if findings is not None:

@@ -644,6 +644,26 @@ async def test_under_a_key_that_is_being_deleted_nothing_is_written(catalog: Sql
     await catalog.nars.reserve(key)
 
 
+async def test_what_was_written_after_its_session_had_ended_is_deleted(catalog: SqlCatalog) -> None:
+    """The collector deletes the key while the file is written, before or after that: no row named the bytes then."""
+    file, session = nar_file("a"), Session(id="s", cache=CACHE, principal="token ci", begun=NOW, seen=NOW)
+    await catalog.uploads.expect(CACHE, "s", file.file_hash, file.blob_key, now=NOW)
+    await catalog.uploads.session(session, end=True)
+    assert await catalog.garbage.claim(10, now=NOW) == [file.blob_key]
+    with pytest.raises(BeingDeleted):
+        await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    with pytest.raises(BeingDeleted):
+        await catalog.uploads.expect(CACHE, "s", file.file_hash, file.blob_key, now=NOW)
+    await catalog.garbage.forget([file.blob_key])
+    assert await catalog.garbage.claim(10, now=NOW) == [file.blob_key], "it may have been written after it was deleted"
+    await catalog.garbage.forget([file.blob_key])
+    with pytest.raises(BeingDeleted):
+        await catalog.uploads.received(CACHE, "s", file, findings="{}", now=NOW)
+    assert await catalog.garbage.claim(10, now=NOW) == [file.blob_key]
+    await catalog.garbage.forget([file.blob_key])
+    assert await catalog.garbage.claim(10, now=NOW) == []
+
+
 async def test_a_file_of_another_cache_is_adopted_as_it_is_named_now(catalog: SqlCatalog) -> None:
     file = nar_file("a")
     assert await catalog.adoption.adopt(OTHER, "s", file.file_hash, now=NOW) is None

@@ -1,7 +1,7 @@
 """Clients that push at once, in every order of their steps: none hears that a file is gone that it was told is here."""
 
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -60,7 +60,7 @@ class World:
 
         async def delete(keys: Sequence[str]) -> Collection[str]:
             self.blobs -= set(keys)
-            return keys
+            return ()
 
         collector = Collector(self.catalog.collection, self.catalog.garbage, delete)
         await collector.condemn_unused(SCOPE, Reason.UNUSED, now, now)
@@ -124,6 +124,11 @@ class Push:
         except BeingDeleted:
             await self.begins()
             await self.sends()
+
+    async def is_noted_or_stays_away(self) -> None:
+        """Its client, which is refused when the session ended meanwhile, does not come again."""
+        with suppress(BeingDeleted):
+            await self.is_noted()
 
     async def is_checked(self) -> None:
         info = self._publication.path_info
@@ -254,6 +259,12 @@ def a_session_that_ends_while_it_sends(world: World, name: str) -> Scene:
     return Scene(world, (a.begins, a.writes, a.is_noted_or_comes_again, a.is_pushed), (a.ends,), served=())
 
 
+def a_client_that_stays_away_after_its_session_ended(world: World, name: str) -> Scene:
+    """What it had written stayed until the next start of the server when the collector had been there before."""
+    a = Push(world, "a", name, nar_file(name))
+    return Scene(world, (a.begins, a.writes, a.is_noted_or_stays_away), (a.ends,), served=())
+
+
 def two_sessions_one_of_which_ends_while_it_sends(world: World, name: str) -> Scene:
     """Another client begins to send the same file, and is cut."""
     a, b = (Push(world, session, name, nar_file(name)) for session in ("a", "b"))
@@ -283,6 +294,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         two_paths_of_one_nar,
         a_path_that_waits,
         a_session_that_ends_while_it_sends,
+        a_client_that_stays_away_after_its_session_ended,
         two_sessions_one_of_which_ends_while_it_sends,
     ],
 )
