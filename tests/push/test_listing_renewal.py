@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from house import Clock, House
-from pushed_paths import PATH, STORE, pushed
+from pushed_paths import PATH, STORE, push, pushed
 from pushing import pushed_to
 from trees import File, Folder
 
 from harmonia_py.catalog.document_scrub import DocumentScrub
 from harmonia_py.catalog.scrub import ScrubCounters
+from harmonia_py.database.nars import SqlNars
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.push.findings import MAX_INLINE_LISTING
 from harmonia_py.push.listings import listing_key_of
@@ -117,3 +118,26 @@ async def test_a_listing_that_was_made_again_goes_with_its_path(house: House, li
         await house.look(days * 86_400)
     assert not path.exists()
     assert await house.server.catalog.document_checks.count() == 0
+
+
+async def test_a_listing_is_written_once_an_earlier_one_has_been_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes went with those of the earlier one."""
+    reserve, asked = SqlNars.reserve, asyncio.Event()
+
+    async def note_and_reserve(self: SqlNars, blob_key: str) -> None:
+        asked.set()
+        await reserve(self, blob_key)
+
+    monkeypatch.setattr(SqlNars, "reserve", note_and_reserve)
+    async with pushed_to(tmp_path, STORE) as server:
+        now, path = server.node.now(), server.directory / LISTING
+        await server.catalog.repairs.discard([LISTING], garbage_from=now)
+        assert await server.catalog.garbage.claim(1, now=now) == [LISTING]
+        pushing = asyncio.create_task(push(server, LONG))
+        await asked.wait()
+        assert not path.exists()
+        await server.catalog.garbage.forget([LISTING])
+        assert (await pushing).status == 200
+        assert (await server.get(PLACE)).body == path.read_bytes()

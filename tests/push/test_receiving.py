@@ -1,15 +1,21 @@
-"""An upload that ends before its bytes are checked: what had begun ends with it."""
+"""Uploads that end early, and those that outlive their session."""
 
+import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
 
 import pytest
 from catalogs import opened_catalog
+from pushed_paths import PATH, pushed
+from trees import File
 from waiting import eventually
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE
+from harmonia_py.catalog.uploads import Session
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.nar import string, strings
@@ -50,6 +56,23 @@ def is_checked() -> bool:
     return False
 
 
+@asynccontextmanager
+async def receiving(directory: Path) -> AsyncIterator[tuple[SqlCatalog, Receiver]]:
+    """A receiver with its catalog, on the disk."""
+    threads = Threads(Pool.PUSH, 1)
+    async with (
+        opened_catalog("sqlite", directory) as catalog,
+        DiskBlobs(directory / "files") as blobs,
+        DiskSpool(directory / "files") as spool,
+    ):
+        listings = LongListings(blobs, catalog.nars.reserve, threads)
+        yield (
+            catalog,
+            Receiver(spool=spool, blobs=blobs, uploads=catalog.uploads, listings=listings, threads=threads),
+        )
+    await threads.aclose()
+
+
 async def test_the_check_of_a_file_ends_with_the_upload_that_cannot_be_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,16 +87,29 @@ async def test_the_check_of_a_file_ends_with_the_upload_that_cannot_be_noted(
         await eventually(is_checked)
         raise StorageError("the disk is full")
 
-    threads = Threads(Pool.PUSH, 1)
-    async with (
-        opened_catalog("sqlite", tmp_path) as catalog,
-        DiskBlobs(tmp_path / "files") as blobs,
-        DiskSpool(tmp_path / "files") as spool,
-    ):
-        listings = LongListings(blobs, catalog.nars.reserve, threads)
-        receiver = Receiver(spool=spool, blobs=blobs, uploads=catalog.uploads, listings=listings, threads=threads)
+    async with receiving(tmp_path) as (catalog, receiver):
         monkeypatch.setattr(catalog.uploads, "expect", expect)
         with pytest.raises(StorageError, match="the disk is full"):
             await receiver.receive(PushSession("s", DEFAULT_CACHE, "token ci"), file, len(data), portions())
         assert not is_checked()
-    await threads.aclose()
+
+
+async def test_a_file_is_taken_although_its_session_ended_while_it_came(tmp_path: Path) -> None:
+    """A file that came for longer than a day outlived its session: the row that had expected it was gone."""
+    large = pushed(PATH, File(os.urandom(600_000)))
+    assert large.claim.file_hash is not None
+    file = PushedFile(large.claim.file_hash, "none")
+    async with receiving(tmp_path) as (catalog, receiver):
+        now = receiver.now()
+        session = Session(id="s", cache=DEFAULT_CACHE, principal="token ci", begun=now, seen=now)
+
+        async def portions() -> AsyncIterator[bytes]:
+            yield large.data[:300_000]
+            await catalog.uploads.session(session, end=True)
+            await catalog.garbage.forget(await catalog.garbage.claim(9, now=now))
+            yield large.data[300_000:]
+
+        await receiver.receive(PushSession("s", DEFAULT_CACHE, "token ci"), file, len(large.data), portions())
+        found = await catalog.uploads.find(DEFAULT_CACHE, file.file_hash)
+        assert found is not None
+        assert (tmp_path / "files" / found.blob_key).read_bytes() == large.data
