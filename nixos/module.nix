@@ -6,6 +6,7 @@
   ...
 }:
 let
+  hardening = import ./hardening.nix;
   cfg = config.services.harmonia-py;
   toml = pkgs.formats.toml { };
 
@@ -245,7 +246,7 @@ in
         SIGN_KEY_PATHS = lib.concatMapStringsSep " " (key: "%d/${key.name}") signKeys;
       };
       # Beside systemd/harmonia-py.service: a test compares the two.
-      serviceConfig = {
+      serviceConfig = hardening // {
         Type = "notify-reload";
         ExecStart = "${lib.getExe cfg.package} serve --config /etc/${file}";
         ExecReload = "${lib.getExe cfg.package} check-config --quiet --no-credentials --config /etc/${file}";
@@ -264,46 +265,14 @@ in
         MemoryMax = "50%";
         TasksMax = 2048;
         LimitNOFILE = 65536;
-        LimitCORE = 0;
 
         DynamicUser = true;
-        UMask = "0077";
-        CapabilityBoundingSet = "";
-        AmbientCapabilities = "";
-        NoNewPrivileges = true;
-        RestrictSUIDSGID = true;
         PrivateUsers = true;
 
         RestrictAddressFamilies = [ "AF_UNIX" ] ++ lib.optionals hasNetwork [ "AF_INET" "AF_INET6" ];
-
-        ProtectSystem = "strict";
         ProtectHome = true;
-        PrivateTmp = true;
-        PrivateDevices = true;
-        DevicePolicy = "closed";
-        ProtectProc = "invisible";
-        ProcSubset = "pid";
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        PrivateIPC = true;
         RemoveIPC = true;
-        KeyringMode = "private";
-
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        SystemCallArchitectures = "native";
-        SystemCallFilter = [
-          "@system-service"
-          "~@privileged @resources"
-          "setpriority"
-        ];
-        SystemCallErrorNumber = "EPERM";
+        SystemCallFilter = hardening.SystemCallFilter ++ [ "setpriority" ];
       }
       // lib.optionalAttrs (!hasNetwork) {
         PrivateNetwork = true;

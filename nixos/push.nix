@@ -6,6 +6,7 @@
   ...
 }:
 let
+  hardening = import ./hardening.nix;
   cfg = config.services.harmonia-py-push;
   queue = "/var/lib/harmonia-py-push";
   # A build that cannot be written down has been built all the same.
@@ -61,7 +62,7 @@ in
       wantedBy = [ "multi-user.target" ];
       environment.HARMONIA_PY_TOKEN_FILE = "%d/token";
       # Beside systemd/harmonia-py-push.service: a test compares the two.
-      serviceConfig = {
+      serviceConfig = hardening // {
         ExecStart = "${lib.getExe cfg.package} hook run ${cfg.cache} --queue ${queue} --deadline ${toString cfg.deadline}";
         LoadCredential = "token:${cfg.tokenFile}";
         StateDirectory = "harmonia-py-push";
@@ -73,41 +74,9 @@ in
         Nice = 10;
         IOSchedulingClass = "idle";
         MemoryMax = "256M";
-        LimitCORE = 0;
 
-        CapabilityBoundingSet = "";
-        AmbientCapabilities = "";
-        NoNewPrivileges = true;
-        RestrictSUIDSGID = true;
-        UMask = "0077";
         RestrictAddressFamilies = "AF_UNIX AF_INET AF_INET6";
-
-        ProtectSystem = "strict";
         ProtectHome = "tmpfs";
-        PrivateTmp = true;
-        PrivateDevices = true;
-        DevicePolicy = "closed";
-        ProtectProc = "invisible";
-        ProcSubset = "pid";
-        ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        PrivateIPC = true;
-        KeyringMode = "private";
-
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        SystemCallArchitectures = "native";
-        SystemCallFilter = [
-          "@system-service"
-          "~@privileged @resources"
-        ];
-        SystemCallErrorNumber = "EPERM";
       };
     };
   };
