@@ -1,4 +1,4 @@
-"""A catalog that may fail for a while: until it answers again, no request waits for it."""
+"""A catalog that may fail for a while: meanwhile requests go on without it, those that insist after two seconds."""
 
 import asyncio
 import logging
@@ -27,14 +27,17 @@ class Outages(Generic[P]):
 
     Args:
         ports: the catalog; None when there is none.
+        clock: seconds, of which only differences count.
     """
 
-    def __init__(self, ports: P | None) -> None:
+    def __init__(self, ports: P | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ports = ports
+        self._clock = clock
         # A full disk takes no writes, and still answers questions: each has a rest of its own.
         self._asks_after = 0.0
         self._tells_after = 0.0
         self._insisting = asyncio.Lock()
+        self._insisted_in_vain = 0
         self._warning = RareWarning(_log)
 
     async def ask(self, question: Callable[[P], Awaitable[T]], *, insists: bool = False) -> T:
@@ -47,29 +50,32 @@ class Outages(Generic[P]):
         Raises:
             NotKept: it does not answer now.
         """
-        rests_until = self._asks_after
-        if self._ports is None or (time.monotonic() < rests_until and not insists):
+        if self._ports is None:
             raise NotKept
-        if time.monotonic() >= rests_until:
-            return await self._ask(self._ports, question)
+        if self._clock() >= self._asks_after:
+            try:
+                return await question(self._ports)
+            except StorageError as error:
+                self._asks_after = self._rest(error)
+                raise NotKept from error
+        if not insists:
+            raise NotKept
+        return await self._insist(self._ports, question)
+
+    async def _insist(self, ports: P, question: Callable[[P], Awaitable[T]]) -> T:
+        """Ask during the rest. An answer ends the rest; a failure leaves it as it is, so that it ends in its time."""
+        failures = self._insisted_in_vain
         async with self._insisting:
-            if self._asks_after > rests_until:  # it has failed again while this question waited for its turn
+            if self._insisted_in_vain > failures:  # another one failed while this question waited for its turn
                 raise NotKept
             try:
                 async with asyncio.timeout(_INSISTING_SECONDS):
-                    answer = await self._ask(self._ports, question)
-            except TimeoutError as error:
-                self._asks_after = time.monotonic() + _REST_SECONDS
+                    answer = await question(ports)
+            except (TimeoutError, StorageError) as error:
+                self._insisted_in_vain += 1
                 raise NotKept from error
             self._asks_after = 0.0
             return answer
-
-    async def _ask(self, ports: P, question: Callable[[P], Awaitable[T]]) -> T:
-        try:
-            return await question(ports)
-        except StorageError as error:
-            self._asks_after = self._rest(error)
-            raise NotKept from error
 
     async def tell(self, telling: Callable[[P], Awaitable[object]]) -> bool:
         """Write to the catalog; False when it takes nothing now. Without a catalog there is nothing to write: True."""
@@ -86,8 +92,8 @@ class Outages(Generic[P]):
 
     def rest_seconds(self) -> float:
         """How long from now on nothing is written to the catalog."""
-        return max(0.0, self._tells_after - time.monotonic())
+        return max(0.0, self._tells_after - self._clock())
 
     def _rest(self, error: StorageError) -> float:
         self._warning.say(_NOT_TOLD, error)
-        return time.monotonic() + _REST_SECONDS
+        return self._clock() + _REST_SECONDS
