@@ -72,7 +72,7 @@ test-s3: $(TOOLS) ## What is kept in a bucket, against a real server of S3 and o
 	@$(PYTEST) -m s3 tests/s3 tests/faults tests/contracts tests/attic $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files
+test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand files, every attack of one address
 	@scripts/install-test-tools
 	@$(PYTEST) -m slow --ignore=tests/e2e/test_nix_versions.py --ignore=tests/e2e/test_push_versions.py --ignore=tests/systemd --ignore=tests/release --ignore=tests/container
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from lab import Closure, Lab
 
@@ -21,11 +22,19 @@ class Template:
     def lab(self) -> Lab:
         """A new lab; the one before it has been closed, and moved away from the root."""
         self._root.mkdir()
-        lab = Lab(self._root, chroot=self._chroot)
-        if self._closure is None:
-            self._closure = lab.build()
-            shutil.copytree(self._root / "nix", self._files, symlinks=True)
-        else:
-            shutil.copytree(self._files, self._root / "nix", symlinks=True)
+        try:
+            lab = Lab(self._root, chroot=self._chroot)
+            if self._closure is None:
+                closure = lab.build()
+                shutil.copytree(self._root / "nix", self._files, symlinks=True)
+                self._closure = closure
+            else:
+                shutil.copytree(self._files, self._root / "nix", symlinks=True)
+        except BaseException:
+            # A test that runs out of time here fails alone: the next one begins anew.
+            self._root.rename(self._root.with_name(f"{self._root.name}-failed-{uuid4()}"))
+            if self._closure is None and self._files.exists():
+                self._files.rename(self._root.with_name(f"{self._files.name}-failed-{uuid4()}"))
+            raise
         lab.closure = self._closure
         return lab

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 from lab import Lab
+from template import Template
 
 
 def test_the_small_closure_has_references_and_nothing_protects_it(lab: Lab) -> None:
@@ -59,3 +61,16 @@ def test_a_daemon_can_be_stopped_and_started_again(daemon: Lab) -> None:
     assert not daemon.socket.exists()
     daemon.start_daemon()
     assert daemon.run("nix", "store", "ping", "--store", f"unix://{daemon.socket}").returncode == 0
+
+
+def test_a_lab_that_cannot_be_made_is_not_in_the_way_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One `nix-build` that ran out of time failed all tests after it: the folder was there already."""
+    template = Template(tmp_path / "lab")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(FileNotFoundError):
+            template.lab()
+    with template.lab() as lab:
+        assert lab.is_valid(lab.closure.top)
