@@ -2,6 +2,7 @@
 
     python -m benchmarks.generations DIRECTORY
     python -m benchmarks.deduplication DIRECTORY [--output benchmarks/results/deduplication.md]
+    python -m benchmarks.deduplication DIRECTORY --mirror --generations 2
 
 Every store path is kept once, as a cache keeps it. What the catalog takes beside the bytes is counted as `ROW_BYTES`
 for each chunk, and `EDGE_BYTES` for each use of one.
@@ -10,6 +11,7 @@ for each chunk, and `EDGE_BYTES` for each use of one.
 import argparse
 import hashlib
 import json
+import lzma
 import time
 from array import array
 from collections.abc import Callable
@@ -80,6 +82,20 @@ class Whole:
         self.sent += size
 
 
+class Xz:
+    """Each NAR as the xz file that an upstream has of it, which a mirror keeps as it came."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.sent = 0
+
+    def add(self, nar: bytes, _: list[HashPart]) -> None:
+        """Keep a NAR."""
+        size = len(lzma.compress(nar))
+        self.total += size
+        self.sent += size
+
+
 class Plain:
     """Each NAR cut by content as a stream, with the parameters that Attic comes with."""
 
@@ -138,13 +154,18 @@ class ByFiles:
         return writer.finish(nar_hash, removed, array("Q", cutter.places), array("H", cutter.numbers))
 
 
-Scheme = Whole | Plain | ByFiles
+Scheme = Whole | Xz | Plain | ByFiles
 KIB = 1024
 SCHEMES: dict[str, Callable[[], Scheme]] = {
     "whole files": Whole,
     "plain CDC": Plain,
     "files by content": lambda: ByFiles(removes_references=False),
     "files by content, references taken out": lambda: ByFiles(removes_references=True),
+}
+MIRROR: dict[str, Callable[[], Scheme]] = {
+    "as xz": Xz,
+    "as zstd": Whole,
+    "in chunks": lambda: ByFiles(removes_references=True),
 }
 
 
@@ -168,13 +189,15 @@ VARIANTS: dict[str, Callable[[], Scheme]] = {
 }
 
 
-def measure(directory: Path, schemes: dict[str, Scheme]) -> tuple[list[list[int]], int, dict[str, float]]:
-    """After each generation, what each scheme takes; the bytes of all NARs; CPU seconds of each scheme."""
+def measure(
+    directory: Path, schemes: dict[str, Scheme], most: int | None
+) -> tuple[list[list[int]], int, dict[str, float]]:
+    """After each of `most` generations, what each scheme takes; the bytes of all NARs; CPU seconds of each scheme."""
     generations: list[dict[str, list[str]]] = json.loads((directory / "generations.json").read_text())
     seen: set[str] = set()
     rows, nar_bytes = [], 0
     seconds = dict.fromkeys(schemes, 0.0)
-    for generation in generations:
+    for generation in generations[:most]:
         for path, references in generation.items():
             if path in seen:
                 continue
@@ -200,7 +223,7 @@ def report(rows: list[list[int]], schemes: dict[str, Scheme], seconds: dict[str,
     total, first = rows[-1], rows[-1][1]
     lines.append("| of whole files | | " + " | ".join(f"{value / first:.3f}" for value in total[1:]) + " |")
     lines.append("| is sent, all paths | | " + " | ".join(f"{one.sent / 1e6:.1f}" for one in schemes.values()) + " |")
-    counts = [len(one.chunks.frames) if not isinstance(one, Whole) else 0 for one in schemes.values()]
+    counts = [0 if isinstance(one, Whole | Xz) else len(one.chunks.frames) for one in schemes.values()]
     lines.append("| chunks | | " + " | ".join(map(str, counts)) + " |")
     speeds = [f"{total[0] / 1e6 / max(seconds[name], 1e-9):.0f}" for name in names]
     lines.append("| MB of NARs per CPU second | | " + " | ".join(speeds) + " |")
@@ -212,11 +235,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="made by benchmarks.generations")
     parser.add_argument("--variants", action="store_true", help="other sizes, in place of other schemes")
+    parser.add_argument("--mirror", action="store_true", help="what a mirror can keep, in place of other schemes")
+    parser.add_argument("--generations", type=int, metavar="N", help="only the first ones")
     parser.add_argument("--output", type=Path, help="a file for the table")
     arguments = parser.parse_args()
-    made = {**SCHEMES, **VARIANTS} if arguments.variants else SCHEMES
+    made = MIRROR if arguments.mirror else {**SCHEMES, **VARIANTS} if arguments.variants else SCHEMES
     schemes = {name: make() for name, make in made.items()}
-    rows, _, seconds = measure(arguments.directory, schemes)
+    rows, _, seconds = measure(arguments.directory, schemes, arguments.generations)
     table = report(rows, schemes, seconds)
     print(table)
     if arguments.output is not None:
