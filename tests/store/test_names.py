@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import tracemalloc
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -187,6 +188,19 @@ def test_a_directory_of_more_names_than_are_taken_at_once_is_known_whole(tmp_pat
     assert found.count == count
     assert not any(found.lacks(hash_part(number).encode()) for number in range(count))
     assert sum(found.lacks(hash_part(number).encode()) for number in range(count, 2 * count)) > count / 2
+
+
+def test_a_look_takes_little_memory_which_would_stay_with_the_worker(tmp_path: Path) -> None:
+    """Each worker kept 2.4 MB of what it had taken to look at the names of a store."""
+    for number in range(5000):
+        (tmp_path / f"{hash_part(number)}-name").touch()
+    tracemalloc.start()
+    try:
+        names._names_in(str(tmp_path))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 512 * 1024
 
 
 def test_a_full_filter_errs_for_less_than_one_in_fifty() -> None:
