@@ -49,7 +49,7 @@ class PartialFiles(Protocol):
         """The file, which is made when it is not there; None while another request has it, in whichever process."""
 
     async def taken(self, prefix: str) -> int:
-        """Bytes of all files here whose names begin like this."""
+        """Bytes of all files here whose names begin like this, without those that a blob store has taken."""
 
     async def sweep(self, seconds: float) -> int:
         """Remove the files to which nothing was added for so long; returns their number."""

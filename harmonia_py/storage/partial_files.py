@@ -112,7 +112,9 @@ class DiskPartialFiles:
             for entry in entries:
                 if entry.name.startswith(prefix):
                     with suppress(FileNotFoundError):  # it became whole at this moment
-                        taken += entry.stat(follow_symlinks=False).st_size
+                        status = entry.stat(follow_symlinks=False)
+                        if status.st_nlink == 1:
+                            taken += status.st_size
         return taken
 
     def _open(self, name: str) -> DiskPartialFile | None:

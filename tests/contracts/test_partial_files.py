@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.partial_files import DiskPartialFiles
 
 NAME = "1xc139bdija9cj3m70sgbkhf51s235acm2h70y5kzch7xk0mxav2.nar.zst"
@@ -45,6 +47,19 @@ async def test_the_bytes_of_files_whose_names_begin_alike_are_told_together(file
         file.write(data)
         file.close()
     assert [await files.taken(prefix) for prefix in ("1-", "12-", "2-", "")] == [8, 5, 0, 13]
+
+
+async def test_a_file_that_a_blob_store_has_taken_counts_there_alone(files: DiskPartialFiles, tmp_path: Path) -> None:
+    """A process was killed before it had removed the first name: until the sweep, a day later, pushes got 413."""
+    for name in ("1-whole", "1-being-sent"):
+        file = await files.open(name)
+        assert file is not None
+        file.write(b"twelve bytes")
+        if name == "1-whole":
+            async with DiskBlobs(tmp_path) as blobs:
+                await blobs.put(BlobKey("nar/whole.nar"), file.spooled(), {}, durable=True)
+        file.close()
+    assert await files.taken("1-") == 12
 
 
 async def test_one_request_alone_has_a_file(files: DiskPartialFiles) -> None:
