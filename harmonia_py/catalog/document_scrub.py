@@ -20,7 +20,7 @@ from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Digests, fault_of
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import HarmoniaError, StorageError
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.warnings import RareWarning
 
@@ -129,9 +129,7 @@ class DocumentScrub:
             if fault is None:
                 return None
         assert fault is not None
-        if one.document.kind is DocumentKind.LISTING and await self._make_listing(
-            one.cache, HashPart(one.document.name)
-        ):
+        if await self._is_made_again(one):
             self._counters.faults.add()
             _log.error("%s: %s; it was made again of its NAR", key, fault)
             return None
@@ -142,6 +140,19 @@ class DocumentScrub:
             self._counters.faults.add()
             _log.error("%s: %s; it is not shown until it is pushed or fetched again", key, fault)
         return fault
+
+    async def _is_made_again(self, one: CacheDocument) -> bool:
+        """Make a listing again; False when that is impossible, also when its NAR cannot be read now.
+
+        The documents behind it have their turn all the same, and the NAR is not read again before the next period.
+        """
+        if one.document.kind is not DocumentKind.LISTING:
+            return False
+        try:
+            return await self._make_listing(one.cache, HashPart(one.document.name))
+        except HarmoniaError as error:
+            _log.warning("%s cannot be made again of its NAR: %s", one.document.blob_key, error)
+            return False
 
     async def _tell(self, missing: Collection[CacheDocument]) -> None:
         """Count the documents that are missing and that the catalog still has, and say so once a minute at most."""

@@ -1,12 +1,16 @@
 """Long listings that are lost: they are made again of their NARs, at the first read or by the scrub."""
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import backing
 import pytest
+from chunking import make_chunks
 from house import Clock, House
-from pushed_paths import PATH, STORE, push, pushed
+from pushed_paths import PATH, REFERENCE, STORE, push, pushed
 from pushing import pushed_to
 from trees import File, Folder
 
@@ -19,6 +23,8 @@ from harmonia_py.push.listings import listing_key_of
 
 LONG = pushed(PATH, Folder({f"é {number:0200}".encode(): File() for number in range(300)}), compression="zstd")
 LISTING = listing_key_of(LONG.claim.path_info.nar_hash)
+OTHER = pushed(REFERENCE, Folder({f"e {number:0200}".encode(): File() for number in range(300)}), compression="zstd")
+OTHER_LISTING = listing_key_of(OTHER.claim.path_info.nar_hash)
 PLACE = f"/{PATH.hash_part}.ls"
 
 
@@ -106,6 +112,44 @@ async def test_no_listing_is_made_of_a_nar_that_is_lost_or_wrong(house: House, l
     nar.unlink()
     assert await whole_round(house) > 0
     assert not path.exists()
+
+
+@pytest.mark.skipif(backing.IN_BUCKET, reason="a read of the disk fails")
+@pytest.mark.parametrize("fault", ["the disk is broken there", "it was cut"])
+async def test_the_scrub_goes_on_behind_a_listing_whose_nar_cannot_be_read(
+    house: House, listing: bytes, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The disk had a bad place in the NAR: no other log or listing was read again, and that NAR without an end."""
+    await house.published(OTHER)
+    (house.server.directory / LISTING).unlink()
+    (house.server.directory / OTHER_LISTING).unlink()
+    nar, preadv = (house.server.directory / LONG.place[1:]).stat().st_ino, os.preadv
+    faults = 0
+
+    def read(fd: int, buffers: list[memoryview], offset: int) -> int:
+        nonlocal faults
+        if os.fstat(fd).st_ino != nar:
+            return preadv(fd, buffers, offset)
+        faults += 1
+        if fault == "it was cut":
+            return 0
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", read)
+    assert await whole_round(house) > 0
+    assert not (house.server.directory / LISTING).exists()
+    assert (house.server.directory / OTHER_LISTING).exists()
+    assert 0 < faults <= 2, "once for each row of the listing"
+
+
+async def test_a_listing_is_made_again_of_a_nar_in_chunks(house: House, listing: bytes) -> None:
+    assert (await make_chunks(house)).files == 1
+    await house.look(7 * 86_400)
+    assert not (house.server.directory / LONG.place[1:]).exists()
+    path = house.server.directory / LISTING
+    path.unlink()
+    assert await whole_round(house) > 0
+    assert path.read_bytes() == listing
 
 
 async def test_a_listing_that_was_made_again_goes_with_its_path(house: House, listing: bytes) -> None:
