@@ -169,7 +169,7 @@ class Rooms:
         return done
 
     async def _collect_packs(self, rooms: Sequence[Room]) -> bool:
-        """Collect packs; returns whether that has made room, or may."""
+        """Collect packs, and delete those that nothing used; returns whether that has made room, or may."""
         may_have_more = False
         for room in rooms:
             if (await room.sizes.size(None)).pack_size:
@@ -177,6 +177,7 @@ class Rooms:
                     may_have_more |= await room.packs.collect()
                 except StorageError as error:
                     self._warning.say("cannot write packs anew: %s", error)
+                await _empty_garbage(room, self._now())
         return may_have_more
 
     async def _evict(self, rooms: Sequence[Room], too_much: int, now: Timestamp) -> int:
@@ -197,9 +198,14 @@ class Rooms:
         for room in rooms:
             for scope in await room.scopes():
                 done += await room.collector.remove(scope, Timestamp(now - scope.settings.grace), now)
-            done += await room.collector.empty_garbage(now)
-            room.packs.note_deleted(now)
+            done += await _empty_garbage(room, now)
         return done
+
+
+async def _empty_garbage(room: Room, now: Timestamp) -> Collected:
+    done = await room.collector.empty_garbage(now)
+    room.packs.note_deleted(now)
+    return done
 
 
 async def _has_packs(rooms: Sequence[Room]) -> bool:

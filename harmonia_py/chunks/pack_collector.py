@@ -56,6 +56,7 @@ class PacksCollected:
         set_aside: packs that could not be read, and are tried again after `SET_ASIDE_SECONDS`.
         set_aside_bytes: bytes of these packs that nothing uses.
         has_more: whether more packs may be waiting to be looked at.
+        emptied_bytes: bytes of the removed packs that were written anew and stay for a while; the others are garbage.
     """
 
     uses: int = 0
@@ -65,6 +66,7 @@ class PacksCollected:
     set_aside: int = 0
     set_aside_bytes: int = 0
     has_more: bool = False
+    emptied_bytes: int = 0
 
 
 class _CannotBeRead(StorageError):
@@ -82,12 +84,12 @@ class PackCollector:
         read: reads slices of files.
         threads: read, check and write.
         now: the time.
-        used_share: tells which share of used bytes a pack has at the least that is not written anew.
+        used_share: gives the share of used bytes below which a pack is written anew.
         grace_seconds: how long a pack stays that was written anew.
         pack_bytes: of a full pack.
 
     Attributes:
-        used_share: tells it.
+        used_share: gives that share.
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class PackCollector:
             set_aside=len(set_aside),
             set_aside_bytes=sum(pack.size - _used(pack) for pack in set_aside),
             has_more=len(looked_at) == _LOOKED_AT,
+            emptied_bytes=sum(pack.size for pack in emptied),
         )
 
     async def _remove(self, packs: Sequence[Pack], garbage_from: Timestamp) -> None:

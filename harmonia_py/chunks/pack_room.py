@@ -18,7 +18,7 @@ class PackRoom:
     Args:
         work: has the figures.
         collector: of the packs.
-        grace_seconds: how long a pack stays after that.
+        grace_seconds: how long a pack stays after it was written anew.
         now: the time as the catalog has it.
     """
 
@@ -63,8 +63,11 @@ class PackRoom:
     async def run(self) -> PacksCollected:
         """As `PackCollector.run`."""
         collected = await self._collector.run()
-        if collected.removed_bytes:
-            self._leaving.append((self._now() + self._grace_seconds, collected.removed_bytes))
+        now = self._now()
+        self._leaving += [
+            (now, collected.removed_bytes - collected.emptied_bytes),
+            (now + self._grace_seconds, collected.emptied_bytes),
+        ]
         if collected.set_aside_bytes:
             self._stuck.append((self._now() + SET_ASIDE_SECONDS, collected.set_aside_bytes))
         return collected
