@@ -230,7 +230,7 @@ async def mirrored(
         stack.push_async_callback(catalog.aclose)
         assert keeping.chunking is not None
         uses, clock = LastUses(catalog.objects), Clock()
-        packs = pack_room(catalog, keeping.chunking, clock=clock)
+        packs = pack_room(catalog, keeping.chunking, metrics, "mirror", clock=clock)
         job = partial(
             mirror_deduplication, catalog, keeping.chunking, packs,
             uses=uses, wanted=MirrorChunks(deduplicate, 0), metrics=metrics, name="mirror",

@@ -164,7 +164,6 @@ class Deduplication:
             if not is_ours:
                 return 0
             collected = await self._collect_packs()
-            self._counters.errors.add(collected.set_aside)
             if collected.removed:
                 _log.info(
                     "%d packs went, %d bytes; %d bytes of them were written anew",

@@ -6,7 +6,7 @@ place in it.
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -16,6 +16,7 @@ from harmonia_py.catalog.nars import PACKS
 from harmonia_py.chunks.catalog import PACK_BYTES, Pack, PackedChunk, Packs
 from harmonia_py.chunks.chunked_files import NoteLostChunk
 from harmonia_py.chunks.pack_frames import end_of, frames_of, is_right
+from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.spool import Spool, SpoolWriter
@@ -54,7 +55,6 @@ class PacksCollected:
         removed_bytes: bytes of these packs.
         written_bytes: bytes that were written into new packs.
         set_aside: packs that could not be read, and are tried again after `SET_ASIDE_SECONDS`.
-        set_aside_bytes: bytes of these packs that nothing uses.
         has_more: whether more packs may be waiting to be looked at.
         emptied_bytes: bytes of the removed packs that were written anew and stay for a while; the others are garbage.
     """
@@ -64,7 +64,6 @@ class PacksCollected:
     removed_bytes: int = 0
     written_bytes: int = 0
     set_aside: int = 0
-    set_aside_bytes: int = 0
     has_more: bool = False
     emptied_bytes: int = 0
 
@@ -147,7 +146,7 @@ class PackCollector:
         old = sparse + (short if sparse or len(short) >= _MANY_SHORT else [])
         # First: where there is no room to write a pack, these make some.
         await self._remove(unused, self._now())
-        written, emptied, set_aside = await self._write_anew(old) if old else (0, [], [])
+        written, emptied, set_aside = await self._write_anew(old) if old else (0, [], 0)
         await self._remove(emptied, Timestamp(self._now() + self._grace_seconds))
         removed = [*unused, *emptied]
         return PacksCollected(
@@ -155,8 +154,7 @@ class PackCollector:
             removed=len(removed),
             removed_bytes=sum(pack.size for pack in removed),
             written_bytes=written,
-            set_aside=len(set_aside),
-            set_aside_bytes=sum(pack.size - _used(pack) for pack in set_aside),
+            set_aside=set_aside,
             has_more=len(looked_at) == _LOOKED_AT,
             emptied_bytes=sum(pack.size for pack in emptied),
         )
@@ -165,10 +163,10 @@ class PackCollector:
         if packs:
             await self._packs.move([pack.key for pack in packs], now=self._now(), garbage_from=garbage_from)
 
-    async def _write_anew(self, packs: Sequence[Pack]) -> tuple[int, list[Pack], list[Pack]]:
+    async def _write_anew(self, packs: Sequence[Pack]) -> tuple[int, list[Pack], int]:
         """Write the used chunks of some packs into one.
 
-        Returns its length, the packs that it replaces, and those that were set aside.
+        Returns its length, the packs that it replaces, and how many were set aside.
         """
         name = secrets.token_hex(16)
         writer = await self._spool.begin(BlobKey(name), self._pack_bytes)
@@ -177,6 +175,7 @@ class PackCollector:
         try:
             moved: list[PackedChunk] = []
             emptied: list[Pack] = []
+            lossy: list[Pack] = []
             set_aside: list[Pack] = []
             for pack in packs:
                 size = end_of(moved)
@@ -186,22 +185,27 @@ class PackCollector:
                     if await self._copy(pack, writer, moved):
                         emptied.append(pack)
                     else:
-                        # It cannot be written anew before its lost chunks come again.
-                        await self._packs.keep(pack.key, _used(pack))
+                        lossy.append(pack)
                 except _CannotBeRead as error:
                     _log.warning("%s cannot be written anew for now, and is set aside: %s", pack.key, error)
-                    again = Timestamp(self._now() + SET_ASIDE_SECONDS)
-                    await self._packs.keep(pack.key, _used(pack), look_at=again)
                     set_aside.append(pack)
-            if not moved:
-                return 0, emptied, set_aside
-            content = await in_thread(self._threads, writer.finish)
-            key = BlobKey(f"{PACKS}{name}")
-            await self._blobs.put(key, content, {}, durable=True)
-            await self._packs.add(key, end_of(moved), moved, now=self._now())
-            return end_of(moved), emptied, set_aside
+            if moved:
+                content = await in_thread(self._threads, writer.finish)
+                key = BlobKey(f"{PACKS}{name}")
+                await self._blobs.put(key, content, {}, durable=True)
+                await self._packs.add(key, end_of(moved), moved, now=self._now())
+            await self._keep(lossy, set_aside, {chunk.chunk for chunk in moved})
+            return end_of(moved), emptied, len(set_aside)
         finally:
             await in_thread(self._threads, writer.close)
+
+    async def _keep(self, lossy: Sequence[Pack], set_aside: Sequence[Pack], moved: Collection[ChunkHash]) -> None:
+        """Leave packs as they are without the chunks that were moved, until lost chunks come again, or for a while."""
+        again = Timestamp(self._now() + SET_ASIDE_SECONDS)
+        for packs, look_at in ((lossy, None), (set_aside, again)):
+            for pack in packs:
+                used = sum(chunk.size for chunk in pack.chunks if chunk.is_used and chunk.chunk not in moved)
+                await self._packs.keep(pack.key, used, look_at=look_at)
 
     async def _copy(self, pack: Pack, writer: SpoolWriter, moved: list[PackedChunk]) -> bool:
         """Copy the used chunks of a pack that are right; returns whether all of them were.

@@ -5,8 +5,9 @@ from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.packs import PackedSize
-from harmonia_py.chunks.pack_collector import SET_ASIDE_SECONDS, PackCollector, PacksCollected
+from harmonia_py.chunks.pack_collector import PackCollector, PacksCollected
 from harmonia_py.chunks.work import ChunkWork
+from harmonia_py.metrics.board import Counter
 
 # By then the collector of paths has deleted what it may delete, unless the storage does not answer.
 _DELETED_SECONDS: Final = 120
@@ -20,6 +21,7 @@ class PackRoom:
         collector: of the packs.
         grace_seconds: how long a pack stays after it was written anew.
         now: the time as the catalog has it.
+        errors: counts packs that were set aside.
     """
 
     def __init__(
@@ -29,21 +31,22 @@ class PackRoom:
         *,
         grace_seconds: int,
         now: Callable[[], Timestamp],
+        errors: Counter,
     ) -> None:
         self._work = work
         self._collector = collector
         self._grace_seconds = grace_seconds
         self._now = now
-        # Bytes, each with the time until which they count: of packs that are deleted, and not used of packs set aside.
+        self._errors = errors
+        # Bytes of packs that are deleted, each with the time until which they count.
         self._leaving: list[tuple[int, int]] = []
-        self._stuck: list[tuple[int, int]] = []
 
     async def size(self) -> PackedSize:
         """As in `PacksOfDirectory`."""
         figures, now = await self._work.figures(), self._now()
         self.note_deleted(Timestamp(now - _DELETED_SECONDS))
-        self._stuck = [(until, size) for until, size in self._stuck if until > now]
-        needed = int(figures.used_size / self._collector.used_share()) + sum(size for _, size in self._stuck)
+        aside, used_aside = await self._work.set_aside(now)
+        needed = int((figures.used_size - used_aside) / self._collector.used_share()) + aside
         return PackedSize(
             sent=figures.sent_size,
             packs=figures.pack_size,
@@ -68,8 +71,7 @@ class PackRoom:
             (now, collected.removed_bytes - collected.emptied_bytes),
             (now + self._grace_seconds, collected.emptied_bytes),
         ]
-        if collected.set_aside_bytes:
-            self._stuck.append((self._now() + SET_ASIDE_SECONDS, collected.set_aside_bytes))
+        self._errors.add(collected.set_aside)
         return collected
 
     def note_deleted(self, now: Timestamp) -> None:

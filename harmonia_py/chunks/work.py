@@ -52,6 +52,9 @@ class ChunkWork(Protocol):
     async def figures(self) -> ChunkFigures:
         """The running totals: this reads a few rows, however many chunks there are."""
 
+    async def set_aside(self, now: Timestamp) -> tuple[int, int]:
+        """The bytes of the packs that cannot be read and are not looked at before a time after `now`; those in use."""
+
     async def count_anew(self) -> None:
         """Set the running totals to what counting says: this reads all rows of recipes and packs.
 

@@ -26,6 +26,7 @@ _CONDEMNED: Final = f"""
     select coalesce(sum(o.file_size), 0) from objects o join nar_files f on f.file_hash = o.file_hash
     where o.state = 'condemned' and {_IN_CHUNKS}
 """
+_SET_ASIDE: Final = "select coalesce(sum(size), 0), coalesce(sum(used_size), 0) from packs where look_s > $1"
 _JOB: Final = "deduplication"
 
 
@@ -38,6 +39,12 @@ class SqlChunkWork:
     async def figures(self) -> ChunkFigures:
         """As in `ChunkWork`."""
         return await self._database.read(chunk_figures)
+
+    async def set_aside(self, now: Timestamp) -> tuple[int, int]:
+        """As in `ChunkWork`."""
+        row = await self._database.read(lambda: ask_one(_SET_ASIDE, now))
+        assert row is not None
+        return int(row[0]), int(row[1])
 
     async def count_anew(self) -> None:
         """As in `ChunkWork`."""

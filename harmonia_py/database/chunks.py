@@ -85,8 +85,14 @@ _CHUNK: Final = """
 _DROPPED: Final = "select id from recipes where dropped_s is not null and id > $1 order by id limit 1"
 _USES: Final = "select chunk_id from chunk_uses where recipe_id = $1 order by chunk_id limit $2"
 _LOOK: Final = """
-    update packs set look_s = $1 where (coalesce(look_s, 0) = 0 or look_s > $1)
+    update packs set look_s = $1 where coalesce(look_s, 0) = 0
         and id in (select pack_id from chunks where id in ($list))
+"""
+# A pack that is set aside need not be read to go.
+_LOOK_AT_UNUSED: Final = """
+    update packs set look_s = $2 where id = $1 and look_s > $2 and not exists (
+        select 1 from chunks c join chunk_uses u on u.chunk_id = c.id where c.pack_id = packs.id
+    )
 """
 _NO_USE: Final = "delete from chunk_uses where recipe_id = $1 and chunk_id in ($list)"
 _UNUSED_NOW: Final = """
@@ -212,6 +218,7 @@ class SqlChunks:
                 # A pack that was counted before its chunks were used again may have less.
                 if (yield from ask_one(_LESS_USED, pack, int(size))) is not None:
                     yield from add_used(-int(size))
+                yield from ask(_LOOK_AT_UNUSED, pack, now)
             return len(uses)
 
         return await self._database.write(drop, durable=False)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
@@ -13,15 +14,18 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.wiring.chunking import chunk_maker
 from harmonia_py.wiring.pushing import PushNode
 
+_NAME: Final = "pushed"
 
-def pushed_packs(catalog: SqlCatalog, node: PushNode) -> PackRoom:
+
+def pushed_packs(catalog: SqlCatalog, node: PushNode, metrics: Metrics) -> PackRoom:
     """The packs of `catalog`, whose files `node` has."""
 
     def used_share() -> float:
         return USED_SHARE if node.max_size is None else LIMITED_USED_SHARE
 
     collector = node.chunking.pack_collector(used_share=used_share)
-    return PackRoom(catalog.chunk_work, collector, grace_seconds=GRACE_SECONDS, now=node.now)
+    errors = DeduplicationCounters.on(metrics, _NAME).errors
+    return PackRoom(catalog.chunk_work, collector, grace_seconds=GRACE_SECONDS, now=node.now, errors=errors)
 
 
 def deduplication(
@@ -51,10 +55,10 @@ def deduplication(
         catalog.chunk_work,
         scopes,
         make_chunks=chunk_maker(node.chunking, node.open_blob),
-        collect_packs=(packs or pushed_packs(catalog, node)).run,
+        collect_packs=(packs or pushed_packs(catalog, node, metrics)).run,
         uses=node.uses,
         collecting=collecting or catalog.database.collecting,
-        counters=DeduplicationCounters.on(metrics, "pushed"),
+        counters=DeduplicationCounters.on(metrics, _NAME),
         state=lambda: generation[0],
         clock=clock,
     )

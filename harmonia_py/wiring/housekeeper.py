@@ -51,7 +51,7 @@ async def look_after(
         resources: end the housekeeping when they close.
     """
     collector = pushed_collector(catalog, node, keys)
-    collecting, packs = catalog_fit(catalog, node).collecting, pushed_packs(catalog, node)
+    collecting, packs = catalog_fit(catalog, node).collecting, pushed_packs(catalog, node, metrics)
 
     async def check() -> None:
         await scrub(

@@ -19,12 +19,16 @@ from harmonia_py.wiring.chunking import Chunking, chunk_maker
 _GRACE_SECONDS: Final = 10
 
 
-def pack_room(catalog: SqlCatalog, chunking: Chunking, *, clock: Callable[[], float] = time.time) -> PackRoom:
+def pack_room(
+    catalog: SqlCatalog, chunking: Chunking, metrics: Metrics, name: str, *, clock: Callable[[], float] = time.time
+) -> PackRoom:
     """The room that chunks take in a directory.
 
     Args:
         catalog: of the directory.
         chunking: of its files.
+        metrics: the counters of this process.
+        name: of the directory, there.
         clock: seconds since the epoch.
     """
 
@@ -32,7 +36,8 @@ def pack_room(catalog: SqlCatalog, chunking: Chunking, *, clock: Callable[[], fl
         return Timestamp(int(clock()))
 
     collector = chunking.pack_collector(used_share=lambda: LIMITED_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
-    return PackRoom(catalog.chunk_work, collector, grace_seconds=_GRACE_SECONDS, now=now)
+    errors = DeduplicationCounters.on(metrics, name).errors
+    return PackRoom(catalog.chunk_work, collector, grace_seconds=_GRACE_SECONDS, now=now, errors=errors)
 
 
 @dataclass(frozen=True, slots=True)

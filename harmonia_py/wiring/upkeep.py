@@ -100,7 +100,7 @@ class Upkeep:
         return name_of(self.key)
 
     def _pack_room(self) -> PackRoom:
-        return pack_room(self.catalog, self.chunking)
+        return pack_room(self.catalog, self.chunking, self.metrics, self._name)
 
     @property
     def _collector(self) -> Collector:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from harmonia_py.catalog.strays import discard_strays
 from harmonia_py.chunks.catalog import PackedChunk, Place
 from harmonia_py.chunks.deduplication import Deduplication
 from harmonia_py.chunks.pack_collector import SET_ASIDE_SECONDS, PacksCollected
+from harmonia_py.chunks.pack_frames import frames_of
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.database.transaction import ask
@@ -589,7 +591,7 @@ async def test_a_pack_that_cannot_be_read_for_now_is_set_aside_and_the_others_ar
     """Each pass ended at the same pack: no other was written anew any more, and nothing became chunks."""
     await house.published(LIBRARY)
     for seed in (1, 3):
-        await house.published(another(seed, 100_000), another(seed + 1, 900_000))
+        await house.published(another(seed, 100_000), another(seed + 1, 900_000), another(seed + 4, 50_000))
         await make_chunks(house)
     bad, good = (pack.key for pack in await house.server.catalog.chunks.to_look_at(16, now=house.server.node.now()))
     await delete(house, another(2, 900_000), another(4, 900_000))
@@ -609,8 +611,13 @@ async def test_a_pack_that_cannot_be_read_for_now_is_set_aside_and_the_others_ar
         await job.look()
         assert bad in packs(house)
         assert house.counted(families.chunks.DEDUPLICATION_ERRORS, "pushed") == 1
-        # It is not the first of the next pass again.
+        # It is not the first of the next pass again, nor when it loses a use.
         assert await collector.run() == PacksCollected()
+        await delete(house, another(5, 50_000))
+        await house.look(7 * DAY)
+        done = await collector.run()
+        assert done.uses > 0
+        assert done.set_aside == 0
     await house.look(8 * DAY)
     assert packs(house) & {bad, good} == {bad}
     later = Timestamp(later + SET_ASIDE_SECONDS + 1)
@@ -618,6 +625,33 @@ async def test_a_pack_that_cannot_be_read_for_now_is_set_aside_and_the_others_ar
     await house.look(9 * DAY)
     assert packs(house) & {bad, good} == set()
     await check(house, LIBRARY, another(1, 100_000), another(3, 100_000))
+
+
+async def test_what_was_copied_of_a_pack_before_it_could_not_be_read_is_counted_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack that was set aside was counted with the chunks that had moved into the new one."""
+    small, large = another(1, 100_000), another(2, 900_000)
+    await house.published(LIBRARY, small, large)
+    await make_chunks(house)
+    await delete(house, large)
+    await house.look(7 * DAY)
+
+    def some(*arguments: Any) -> Iterator[Any]:
+        yield from islice(frames_of(*arguments), 2)
+        raise StorageError("cannot read a file: Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harmonia_py.chunks.pack_collector.frames_of", some)
+        done = await house.server.node.chunking.pack_collector().run()
+    assert done.set_aside == 1
+    assert done.written_bytes > 0
+    catalog = house.server.catalog
+    ((used,),) = await catalog.database.read(
+        lambda: ask("select sum(frame_size) from chunks where id in (select chunk_id from chunk_uses)")
+    )
+    assert (await catalog.chunk_work.figures()).used_size == used
+    await check(house, LIBRARY, small)
 
 
 async def test_a_pack_that_is_missing_is_noted_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

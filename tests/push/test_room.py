@@ -301,7 +301,7 @@ def _rooms(server: PushServer, clock: Clock) -> Rooms:
             collecting=catalog.database.collecting,
             free_bytes=node.space.free_bytes,
             device=0,
-            packs=pushed_packs(catalog, node),
+            packs=pushed_packs(catalog, node, server.metrics),
             wanted=catalog.room_wanted,
         )
     )

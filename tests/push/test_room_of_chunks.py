@@ -15,7 +15,10 @@ from pushing import PushServer, pushed_to
 from harmonia_py.catalog.caches import CacheSettings, Timestamp
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Room, Rooms
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.database.transaction import ask
+from harmonia_py.errors import StorageError
+from harmonia_py.metrics import families
 from harmonia_py.nix import base32
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
@@ -54,7 +57,7 @@ def room_of(server: PushServer) -> Room:
         collecting=catalog.database.collecting,
         free_bytes=node.space.free_bytes,
         device=0,
-        packs=pushed_packs(catalog, node),
+        packs=pushed_packs(catalog, node, server.metrics),
         wanted=catalog.room_wanted,
     )
 
@@ -165,3 +168,28 @@ async def test_packs_that_are_deleted_count_as_free_once(tmp_path: Path) -> None
             await rooms.look()
         assert await free() >= wanted
         assert 0 < len(await left(house, builds)) <= 3
+
+
+async def test_a_pack_that_cannot_be_read_while_room_is_made_is_an_error_and_goes_with_what_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was counted only where the job that makes chunks had met it."""
+    builds = [build(number, seed=number) for number in range(4)]
+    async with pushed_to(tmp_path, STORE, CacheSettings(grace=0)) as server:
+        house = House(server, Clock())
+        await house.published(LIBRARY, *builds)
+        await make_chunks(house)
+        await house.look(_DAY)
+        parts = [one.path.hash_part for one in builds[1:]]
+        row, now = await team(house), Timestamp(int(house.clock()))
+        assert len((await server.catalog.deletions.delete(row.id, parts, deleted_by="test", now=now)).paths) == 3
+        rooms = rooms_of(server, house.clock, len(builds[0].data) // 2)
+
+        async def fail(key: BlobKey) -> None:
+            raise StorageError("cannot open a file: Stale file handle")
+
+        monkeypatch.setattr(server.node.blobs, "open", fail)
+        await rooms.look()
+        assert server.metrics.counter(families.chunks.DEDUPLICATION_ERRORS, "pushed").value == 1
+        assert await left(house, builds) == []
+        assert on_disk(house) == 0
