@@ -30,7 +30,7 @@ class PacksOfDirectory(Protocol):
         """The size of the files in chunks."""
 
     async def condemned(self) -> int:
-        """The bytes, as they are sent, of condemned objects whose files are in chunks. This reads all of these."""
+        """The bytes, as they are sent, of condemned objects whose files are in chunks; all condemned ones are read."""
 
     async def collect(self) -> bool:
         """Have packs go of which nothing is needed, and write at most one anew; returns whether more may go then.

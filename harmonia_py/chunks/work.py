@@ -65,7 +65,7 @@ class ChunkWork(Protocol):
         """The number of objects of a cache after a place that are unused since then, counted up to `limit`."""
 
     async def condemned(self) -> int:
-        """The bytes, as they are sent, of condemned objects whose files are made of chunks. This reads all of these."""
+        """The bytes, as they are sent, of condemned objects with files made of chunks. This reads all condemned objects."""
 
     async def chunked(self, cache: CacheId) -> int:
         """The number of objects of a cache with a file that is made of chunks. This reads all of its objects."""

@@ -22,9 +22,10 @@ _CHUNKED: Final = f"""
     select count(*) from objects o join nar_files f on f.file_hash = o.file_hash
     where o.cache_id = $1 and {_IN_CHUNKS}
 """
+# `cross join`: without statistics SQLite would read all files in chunks, and look for the objects of each.
 _CONDEMNED: Final = f"""
-    select coalesce(sum(o.file_size), 0) from objects o join nar_files f on f.file_hash = o.file_hash
-    where o.state = 'condemned' and {_IN_CHUNKS}
+    select coalesce(sum(o.file_size), 0) from objects o cross join nar_files f
+    where o.state = 'condemned' and f.file_hash = o.file_hash and {_IN_CHUNKS}
 """
 _SET_ASIDE: Final = "select coalesce(sum(size), 0), coalesce(sum(used_size), 0) from packs where look_s > $1"
 _JOB: Final = "deduplication"

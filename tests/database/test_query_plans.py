@@ -110,6 +110,9 @@ WITH_PAGES = [
     "what is in a pack",
 ]
 
+# An index of condemned objects alone is read as a whole where all of them are asked for.
+_OF_CONDEMNED = "SCAN o USING INDEX objects_condemned"
+
 # What a recursion, or a query with a limit, has found so far.
 _FOUND = {"closure", "c", "CONSTANT", "waiting"}
 
@@ -150,6 +153,7 @@ async def test_no_statement_about_chunks_and_packs_reads_all_rows(
     connection: sqlite3.Connection, what: str, count: int
 ) -> None:
     plan = plan_of(connection, numbered(CHUNK_STATEMENTS[what].replace("$list", ", ".join(["'a'"] * count))))
+    plan = [step for step in plan if step != _OF_CONDEMNED]
     assert [step for step in plan if step.startswith("SCAN") and step.split()[1] not in _FOUND] == []
     assert [step for step in plan if step.endswith("(cache_id=?)")] == []
     searches = [step for step in plan if step.startswith("SEARCH")]
@@ -160,6 +164,13 @@ async def test_no_statement_about_chunks_and_packs_reads_all_rows(
 def test_the_statements_about_chunks_and_packs_are_found() -> None:
     assert len(CHUNK_STATEMENTS) >= 30
     assert {"chunks._PLACES", "chunks._UNUSED_IN", "chunk_work._WAITING"} < set(CHUNK_STATEMENTS)
+
+
+async def test_of_what_is_condemned_in_chunks_no_other_object_is_read(connection: sqlite3.Connection) -> None:
+    """All files in chunks were read, and the objects of each looked for: 0.8 s of 200,000 files every ten seconds."""
+    objects, files = plan_of(connection, numbered(chunk_work._CONDEMNED))
+    assert objects == _OF_CONDEMNED
+    assert files.endswith("(file_hash=?)")
 
 
 @pytest.mark.parametrize("what", WITH_PAGES)
@@ -281,6 +292,12 @@ def test_no_statement_reads_all_rows_of_postgresql(url: str, what: str) -> None:
     assert [one for one in re.findall(r"Index Cond: (.*)", plan) if re.fullmatch(r"\(cache_id = \S*\)", one)] == [], (
         plan
     )
+
+
+@pytest.mark.postgresql
+def test_of_what_is_condemned_in_chunks_postgresql_reads_no_other_object(url: str) -> None:
+    plan = postgresql_plan_of(url, chunk_work._CONDEMNED)
+    assert "objects_condemned on objects" in plan, plan
 
 
 @pytest.mark.postgresql
