@@ -12,7 +12,7 @@ from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
-from harmonia_py.catalog.packs import PackedSize, PacksOfDirectory
+from harmonia_py.catalog.packs import KeptPacks, PackedSize
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.rooms import REPLACEABLE
 from harmonia_py.errors import StorageError
@@ -75,7 +75,7 @@ class Housekeeping:
         free_bytes: Callable[[], Awaitable[int]],
         generation: Callable[[], int | None],
         counters: EvictionCounters,
-        packs: PacksOfDirectory,
+        packs: KeptPacks,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._collector = collector
@@ -158,7 +158,7 @@ class Housekeeping:
         return packed.packs > packed.needed and excess(taken, self._limits, free) > 0
 
     async def _collect_packs(self) -> bool:
-        """Collect packs; returns False when there was no room for that, or a pack cannot be read."""
+        """Collect packs; returns False when there was no room for that."""
         try:
             await self._packs.collect()
         except StorageError as error:

@@ -84,7 +84,7 @@ class StoredObject:
 
     @property
     def hash_part(self) -> HashPart:
-        """That of its path, by which objects of a cache are ordered."""
+        """The hash part of its path, by which objects of a cache are ordered."""
         return self.path_info.store_path.hash_part
 
 

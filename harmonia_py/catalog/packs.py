@@ -1,4 +1,4 @@
-"""The port `PacksOfDirectory`: packs of chunks, in what is held to a size."""
+"""The port `KeptPacks`: packs of chunks, in what is held to a size."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +23,7 @@ class PackedSize:
     leaving: int = 0
 
 
-class PacksOfDirectory(Protocol):
+class KeptPacks(Protocol):
     """The packs of a directory or a bucket. Each method raises `StorageError` when the catalog cannot tell."""
 
     async def size(self) -> PackedSize:

@@ -19,7 +19,7 @@ from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import Size, Sizes
-from harmonia_py.catalog.packs import PacksOfDirectory
+from harmonia_py.catalog.packs import KeptPacks
 from harmonia_py.catalog.quota import Limits, excess
 from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.errors import StorageError
@@ -72,7 +72,7 @@ class Room:
     collecting: Collecting
     free_bytes: Callable[[], Awaitable[int]]
     device: int
-    packs: PacksOfDirectory
+    packs: KeptPacks
     wanted: RoomWanted | None = None
 
 

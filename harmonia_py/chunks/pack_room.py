@@ -14,7 +14,7 @@ _DELETED_SECONDS: Final = 120
 
 
 class PackRoom:
-    """As `PacksOfDirectory`. Use it under the lock of the collector.
+    """As `KeptPacks`. Use it under the lock of the collector.
 
     Args:
         work: has the figures.
@@ -42,7 +42,7 @@ class PackRoom:
         self._leaving: list[tuple[int, int]] = []
 
     async def size(self) -> PackedSize:
-        """As in `PacksOfDirectory`."""
+        """As in `KeptPacks`."""
         figures, now = await self._work.figures(), self._now()
         self.note_deleted(Timestamp(now - _DELETED_SECONDS))
         aside, used_aside = await self._work.set_aside(now)
@@ -55,11 +55,11 @@ class PackRoom:
         )
 
     async def condemned(self) -> int:
-        """As in `PacksOfDirectory`."""
+        """As in `KeptPacks`."""
         return await self._work.condemned()
 
     async def collect(self) -> bool:
-        """As in `PacksOfDirectory`."""
+        """As in `KeptPacks`."""
         collected = await self.run()
         return collected.removed > 0 or collected.has_more
 
@@ -75,5 +75,5 @@ class PackRoom:
         return collected
 
     def note_deleted(self, now: Timestamp) -> None:
-        """As in `PacksOfDirectory`."""
+        """As in `KeptPacks`."""
         self._leaving = [(until, size) for until, size in self._leaving if until > now]

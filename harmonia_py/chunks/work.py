@@ -65,7 +65,7 @@ class ChunkWork(Protocol):
         """The number of objects of a cache after a place that are unused since then, counted up to `limit`."""
 
     async def condemned(self) -> int:
-        """The bytes, as they are sent, of condemned objects with files made of chunks. This reads all condemned objects."""
+        """The bytes, as they are sent, of condemned objects with files made of chunks. All condemned ones are read."""
 
     async def chunked(self, cache: CacheId) -> int:
         """The number of objects of a cache with a file that is made of chunks. This reads all of its objects."""
