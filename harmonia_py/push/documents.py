@@ -19,6 +19,7 @@ from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.claims import MAX_SIGNATURES
+from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.texts import TextKeeper
 
@@ -74,7 +75,7 @@ class PushedDocuments:
             FormatError: not a derivation, or the text is not in that coding.
             PushRefused: this cache keeps no logs, or the coding is not known.
             PushTooLarge: more than `MAX_LOG_SIZE` bytes.
-            PushConflict: an earlier log of this derivation is being deleted.
+            PushConflict: an earlier log of this derivation is still being deleted.
             StorageError: it cannot be kept.
         """
         if not derivation.is_derivation:
@@ -85,14 +86,14 @@ class PushedDocuments:
         if standing is not None and (standing.blob_key is None or await self._texts.has(BlobKey(standing.blob_key))):
             return
         key = BlobKey(f"{self._name}/log/{derivation}")
-        try:
-            await self._nars.reserve(key)
-        except BeingDeleted:
-            raise PushConflict("the log that was here is being deleted: run the same command again") from None
+        await once_deleted(lambda: self._nars.reserve(key))
         size = await self._texts.keep(key, portions, coding, MAX_LOG_SIZE)
         document = Document(kind=DocumentKind.LOG, name=derivation, size=size, blob_key=key)
         keepers = [derivation.hash_part]
-        await self._uploads.attach(session.cache, session.id, document, keepers, now=self._now())
+        try:
+            await self._uploads.attach(session.cache, session.id, document, keepers, now=self._now())
+        except BeingDeleted:
+            raise PushConflict("the log was deleted while it came: run the same command again") from None
 
     async def realisation(self, session: PushSession, output: DrvOutput, data: bytes) -> None:
         """Take in the realisation of an output. The first one stays; signatures of others are added to it.

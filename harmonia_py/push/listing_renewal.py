@@ -10,7 +10,7 @@ from typing import Final
 from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted
-from harmonia_py.catalog.objects import Objects, StoredObject
+from harmonia_py.catalog.objects import DocumentKind, Objects, StoredObject
 from harmonia_py.catalog.stored import OpenBlob
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.nar_check import NarBounds
@@ -86,7 +86,9 @@ class ListingRenewal:
         while True:
             path = await self._queue.get()
             try:
-                await self.make(*path)
+                # Another worker may have made it since it was asked for here.
+                if not await self._is_there(*path):
+                    await self.make(*path)
             except HarmoniaError as error:
                 _log.warning("the listing of %s cannot be made for now: %s", path[1], error)
 
@@ -110,6 +112,17 @@ class ListingRenewal:
                 return False
         _log.info("the listing of %s was lost, and was made again of its NAR", stored.path_info.store_path)
         return True
+
+    async def _is_there(self, cache: CacheId, hash_part: HashPart) -> bool:
+        """Whether readers have the listing of a path."""
+        found = await self._objects.document(cache, DocumentKind.LISTING, hash_part)
+        if found is None or found.blob_key is None:
+            return found is not None
+        download = await self._open_blob(found.blob_key)
+        if download is None:
+            return False
+        with download:
+            return True
 
     async def _keep(self, cache: CacheId, hash_part: HashPart, checked: CheckedUpload) -> None:
         nar_hash = checked.file.nar_hash

@@ -7,7 +7,7 @@ and read while it arrives; a file that is already here, put together from parts 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,15 +26,13 @@ from harmonia_py.errors import PushConflict, PushRefused
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings, listing_key_of
 from harmonia_py.push.partial_files import PartialFile
 from harmonia_py.push.upload_check import CheckedUpload, NarUpload, UploadCheck, blob_key_of
 from harmonia_py.runtime.threads import in_thread
 
-# Deleting the bytes of a file normally takes less than a second; after ten the disk is in trouble.
-_DELETION_SECONDS: Final = 10.0
-_RETRY_SECONDS: Final = 0.1
 # A file up to this long is checked and written in one go.
 _SMALL_BYTES: Final = 256 * 1024
 # Bytes of a longer file that may wait in memory while a thread checks those before.
@@ -257,24 +255,7 @@ class Receiver:
         async def expect() -> None:
             await self._uploads.expect(session.cache, session.id, file.file_hash, blob_key_of(file), now=self.now())
 
-        await self._once_deleted(expect)
-
-    async def _once_deleted(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write what may be under the key of something that is still being deleted.
-
-        Raises:
-            PushConflict: that takes too long.
-        """
-        end = time.monotonic() + _DELETION_SECONDS
-        while True:
-            try:
-                return await write()
-            except BeingDeleted:
-                if time.monotonic() > end:
-                    raise PushConflict(
-                        "what was there before is still being deleted: run the same command again"
-                    ) from None
-            await asyncio.sleep(_RETRY_SECONDS)
+        await once_deleted(expect)
 
     async def _begin(self, file_size: int) -> SpoolWriter:
         writer = await self._spool.begin(passing_key(), file_size)
@@ -310,11 +291,15 @@ class Receiver:
             raise
 
     async def _keep_listing(self, session: PushSession, nar_hash: Hash, listing: bytes) -> None:
-        await self._once_deleted(lambda: self._listings.keep(nar_hash, listing))
         # It waits under the hash of the NAR for the paths that have this NAR.
         key = listing_key_of(nar_hash)
         document = Document(kind=DocumentKind.LISTING, name=nar_hash.nix32, size=len(listing), blob_key=key)
-        await self._uploads.attach(session.cache, session.id, document, (), now=self.now())
+
+        async def keep() -> None:
+            await self._listings.keep(nar_hash, listing)
+            await self._uploads.attach(session.cache, session.id, document, (), now=self.now())
+
+        await once_deleted(keep)
 
 
 async def _end(upload: UploadCheck | NarUpload, taking: "asyncio.Task[Any] | None") -> None:

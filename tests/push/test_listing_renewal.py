@@ -3,21 +3,27 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import backing
 import pytest
 from chunking import make_chunks
-from house import Clock, House
+from house import Clock, House, team
 from pushed_paths import PATH, REFERENCE, STORE, push, pushed
 from pushing import pushed_to
 from trees import File, Folder
+from waiting import eventually
 
+from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.document_scrub import DocumentScrub
+from harmonia_py.catalog.nars import BeingDeleted
+from harmonia_py.catalog.objects import Document
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.database.nars import SqlNars
+from harmonia_py.database.uploads import SqlUploads
 from harmonia_py.metrics.board import Metrics
+from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.findings import MAX_INLINE_LISTING
 from harmonia_py.push.listings import listing_key_of
 
@@ -150,6 +156,57 @@ async def test_a_listing_is_made_again_of_a_nar_in_chunks(house: House, listing:
     path.unlink()
     assert await whole_round(house) > 0
     assert path.read_bytes() == listing
+
+
+async def test_a_listing_that_another_worker_has_made_by_now_is_not_made_again(
+    house: House, listing: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Readers of one listing were spread over all workers, each of which read the NAR."""
+    await house.published(OTHER)
+    caplog.set_level("INFO")
+    renewal, cache = house.server.node.listing_renewal, (await team(house)).id
+    other = house.server.directory / OTHER_LISTING
+    other.unlink()
+    renewal.want(cache, PATH.hash_part)
+    renewal.want(cache, REFERENCE.hash_part)
+    await eventually(lambda: "was made again" in caplog.text)
+    assert other.exists()
+    assert caplog.text.count("was made again") == 1
+
+
+async def test_a_listing_is_written_once_more_when_it_is_deleted_before_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client got 500."""
+    attach = SqlUploads.attach
+    deleted: list[str] = []
+
+    async with pushed_to(tmp_path, STORE) as server:
+        catalog = server.catalog
+
+        async def attach_late(
+            self: SqlUploads,
+            cache: CacheId,
+            session: str | None,
+            document: Document,
+            keepers: Collection[HashPart],
+            *,
+            now: Timestamp,
+        ) -> None:
+            if not deleted:
+                await catalog.repairs.discard([LISTING], garbage_from=now)
+                deleted.extend(await catalog.garbage.claim(1, now=now))
+                with pytest.raises(BeingDeleted):
+                    await attach(self, cache, session, document, keepers, now=now)
+                await server.node.blobs.delete(LISTING)
+                await catalog.garbage.forget(deleted)
+                raise BeingDeleted
+            await attach(self, cache, session, document, keepers, now=now)
+
+        monkeypatch.setattr(SqlUploads, "attach", attach_late)
+        assert (await push(server, LONG)).status == 200
+        assert deleted == [LISTING]
+        assert (await server.get(PLACE)).body == (server.directory / LISTING).read_bytes()
 
 
 async def test_a_listing_that_was_made_again_goes_with_its_path(house: House, listing: bytes) -> None:

@@ -18,6 +18,7 @@ from trees import File, Folder
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.database.nars import SqlNars
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StorePath
@@ -48,6 +49,28 @@ async def test_a_file_that_another_client_brought_in_vain_does_not_stop_a_third(
     # What it claims is held against what is there.
     answer = await server.put(narinfo, again.claiming(nar_size=1).narinfo, run="third")
     assert (answer.status, answer.body[:7]) == (422, b"NarSize")
+
+
+async def test_a_log_is_taken_once_an_earlier_one_has_been_deleted(
+    server: PushServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client got 409 at once, where that of a file waits."""
+    reserve, asked = SqlNars.reserve, asyncio.Event()
+
+    async def reserve_and_note(self: SqlNars, blob_key: str) -> None:
+        try:
+            await reserve(self, blob_key)
+        finally:
+            asked.set()
+
+    monkeypatch.setattr(SqlNars, "reserve", reserve_and_note)
+    key, now = f"team/log/{DERIVATION}", server.node.now()
+    await server.catalog.repairs.discard([key], garbage_from=now)
+    assert await server.catalog.garbage.claim(1, now=now) == [key]
+    pushing = asyncio.create_task(server.put(f"/log/{DERIVATION}", b"a log"))
+    await asked.wait()
+    await server.catalog.garbage.forget([key])
+    assert (await pushing).status == 200
 
 
 async def test_a_build_that_came_second_stops_no_third_client_that_has_the_same(server: PushServer) -> None:
