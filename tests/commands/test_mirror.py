@@ -202,3 +202,13 @@ class TestExplain:
         write_secret_key(tmp_path / "state/secret-key", SecretKey.generate("made-1"))
         done = await verbs.run("explain", one.hash_part)
         assert "It would be served, signed by us with made-1." in done.stdout
+
+    async def test_a_key_that_cannot_be_read_here_is_named(self, verbs: Verbs, tmp_path: Path) -> None:
+        one = package()
+        verbs.upstream.serve(one)
+        verbs.configure(sign=True)
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state/secret-key").write_text("no key")
+        done = await verbs.run("explain", one.hash_part)
+        assert "It would be served, signed by us if the server can read what cannot be read here" in done.stdout
+        assert "secret-key: sign_key_paths: not a secret key of Nix" in done.stdout

@@ -84,3 +84,8 @@ def test_what_is_no_list_is_refused(tmp_path: Path, data: bytes) -> None:
         read_hash_parts(tmp_path / "paths", STORE_DIR)
     with pytest.raises(ConfigError):
         read_hash_parts(tmp_path / "absent", STORE_DIR)
+
+
+def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"paths\.xz: No such file or directory"):
+        read_hash_parts(tmp_path / "paths.xz", STORE_DIR)

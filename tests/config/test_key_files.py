@@ -10,6 +10,7 @@ import pytest
 
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
+from harmonia_py.config.storage_tables import Database
 from harmonia_py.errors import ConfigError
 from harmonia_py.nix.signing import SecretKey
 
@@ -187,3 +188,17 @@ def test_daemons_that_start_at_once_use_one_key(tmp_path: Path) -> None:
         list(threads.map(key_files.make_key, [tmp_path / "secret-key"] * 32))
     assert [entry.name for entry in tmp_path.iterdir()] == ["secret-key"]
     assert len(key_files.read_secret_keys([tmp_path / "secret-key"], {})) == 1
+
+
+def test_a_password_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    config = Config(database=Database(url="postgresql://harmonia@db/harmonia", password_file=str(file)))
+    assert key_files.read_database_password(Config(), {}) is None
+    file.write_text("secret\n")
+    file.chmod(0o600)
+    assert key_files.read_database_password(config, {}) == "secret"
+    for text in ("", "\n", "one\ntwo\n", "nul\0"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"database\.password_file: not one line with a password") as caught:
+            key_files.read_database_password(config, {})
+        assert not text.strip() or text not in str(caught.value)

@@ -13,7 +13,7 @@ from waiting import eventually
 from harmonia_py.catalog import housekeeping
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Rooms
-from harmonia_py.contents.kept_files import FileFacts, key_of
+from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
@@ -21,7 +21,7 @@ from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.storage.s3.hot import HotSettings
 from harmonia_py.wiring import pools as pools_module
 from harmonia_py.wiring.bucket import BucketPlace
-from harmonia_py.wiring.keeping import Keeping, open_keeping
+from harmonia_py.wiring.keeping import CATALOG, Keeping, open_keeping
 from harmonia_py.wiring.pools import Pools
 
 _SIZE = 100
@@ -106,3 +106,43 @@ async def test_all_that_is_kept_is_held_to_its_limits_also_after_files_were_open
     looking = asyncio.create_task(world.rooms.run())
     await eventually(lambda: 1 <= world.files() <= 2)
     looking.cancel()
+
+
+async def plain(pools: Pools, directory: Path) -> Keeping:
+    """The keeping of a directory, without a bucket."""
+    async with pools.select() as selection:
+        return await open_keeping(
+            selection,
+            "cache.directory",
+            directory,
+            Limits(),
+            store_dir=StoreDir("/nix/store"),
+            metrics=Metrics.alone(),
+            housekeeping=True,
+            rooms=None,
+            scrub_period=None,
+        )
+
+
+async def test_a_directory_that_cannot_be_used_keeps_nothing_and_says_so(
+    tmp_path: Path, pools: Pools, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    keeping = await plain(pools, tmp_path / "file" / "kept")
+    assert keeping.intake.storage.blobs is None
+    assert "each download is made anew" in caplog.text
+    assert await keeping.kept.find(key_of(NarUrl(path_info("one").store_path.hash_part, None, "zstd"))) is UNKNOWN
+
+
+async def test_files_are_kept_without_a_catalog_that_is_damaged(
+    tmp_path: Path, pools: Pools, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / CATALOG
+    file.parent.mkdir()
+    file.write_bytes(b"no database" * 1000)
+    keeping = await plain(pools, tmp_path)
+    assert "what is kept is served, and nothing is known of it" in caplog.text
+    key = key_of(NarUrl(path_info("one").store_path.hash_part, Hash.of(b"nar"), "zstd"))
+    await keeping.intake.storage.ask(lambda _, blobs: blobs.put(key, b"bytes", {}))
+    assert await keeping.kept.has(key)
+    assert await keeping.kept.find(key) is UNKNOWN
