@@ -30,7 +30,7 @@ DEDUPLICATED_BYTES: Final = Family(
 DEDUPLICATION_ERRORS: Final = Family(
     "harmonia_deduplication_errors_total",
     "counter",
-    "Passes of the job that makes chunks, and looks after packs, that could not go on, and packs that it set aside "
+    "Passes of the job that makes chunks, and looks after packs, that could not go on, and packs that were set aside "
     "because they could not be read.",
     ("directory",),
 )
