@@ -25,8 +25,9 @@ BOUND_SECONDS: Final = 10.0
 WORKERS: Final = 2
 # New connections, so many that every worker has some.
 REQUESTS: Final = 24
-# Between two questions of a client: a hundredth of what any answer is ready for, and no load.
+# Between two questions of a client while nothing changes: a hundredth of what any answer is ready for, and no load.
 PAUSE_SECONDS: Final = 0.01
+CLIENTS: Final = 2 * WORKERS
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +57,50 @@ def path(daemon: Lab, tmp_path: Path) -> StorePath:
     return path
 
 
-@contextmanager
-def asked_all_the_time(server: Server, path: StorePath) -> Iterator[None]:
-    """So that an answer that is ready never rests."""
-    stop = threading.Event()
+class Clients:
+    """Clients that ask for one narinfo all the time, so that an answer that is ready never rests."""
 
-    def ask() -> None:
+    def __init__(self) -> None:
+        self._answers = [0] * CLIENTS
+        self._rests = threading.Event()
+        self._rests.set()
+
+    def ask(self, number: int, server: Server, path: StorePath, stop: threading.Event) -> None:
+        """Ask until `stop`."""
         with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=BOUND_SECONDS * 10)) as connection:
             while not stop.is_set():
                 connection.request("GET", f"/{path.hash_part}.narinfo")
                 connection.getresponse().read()
-                time.sleep(PAUSE_SECONDS)
+                self._answers[number] += 1
+                if self._rests.is_set():
+                    time.sleep(PAUSE_SECONDS)
 
-    threads = [threading.Thread(target=ask) for _ in range(2 * WORKERS)]
+    @contextmanager
+    def without_rest(self) -> Iterator[None]:
+        """Each client has a question under way, or the next one at once, before, while and after something changes."""
+        self._rests.clear()
+        try:
+            self._until_all_ask()
+            yield
+            self._until_all_ask()
+        finally:
+            self._rests.set()
+
+    def _until_all_ask(self) -> None:
+        """Wait until each client has had an answer to a question that it has put from now on."""
+        before = tuple(self._answers)
+        wait_until(lambda: all(now > then + 1 for now, then in zip(self._answers, before, strict=True)))
+
+
+@contextmanager
+def asked_all_the_time(server: Server, path: StorePath) -> Iterator[Clients]:
+    """Have `path` asked for by clients."""
+    stop, clients = threading.Event(), Clients()
+    threads = [threading.Thread(target=clients.ask, args=(number, server, path, stop)) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
-        yield
+        yield clients
     finally:
         stop.set()
         for thread in threads:
@@ -116,13 +144,16 @@ def questions(server: Server) -> int:
 def test_a_deleted_path_is_absent_within_the_bound_and_there_again_when_it_is_added_again(
     server: Server, daemon: Lab, path: StorePath, tmp_path: Path
 ) -> None:
-    with asked_all_the_time(server, path):
+    with asked_all_the_time(server, path) as clients:
         assert set(statuses(server, path)) == {200}
-        daemon.delete(path)
+        with clients.without_rest():
+            daemon.delete(path)
         assert settled(lambda: statuses(server, path), lambda status: status == 404)
-        assert daemon.add(tmp_path / "file") == path
-        assert set(statuses(server, path)) == {200}
-        daemon.nix("store", "gc")
+        with clients.without_rest():
+            assert daemon.add(tmp_path / "file") == path
+            assert set(statuses(server, path)) == {200}
+        with clients.without_rest():
+            daemon.nix("store", "gc")
         assert settled(lambda: statuses(server, path), lambda status: status == 404)
     assert "error:" not in server.output()
 
@@ -131,7 +162,7 @@ def test_a_path_that_has_just_come_is_there_at_once_although_it_was_absent_a_mom
     server: Server, daemon: Lab, path: StorePath, tmp_path: Path
 ) -> None:
     """What the kernel has told counts before the answer: not a second late, as the directory's time alone would be."""
-    others = [random_file(tmp_path / f"other-{number}", 100) for number in range(6)]
+    others = [random_file(tmp_path / f"other-{number}", 100) for number in range(10)]
     coming = [StorePath.parse(Path(daemon.nix_store("--add", str(other)).strip()).name) for other in others]
     for one in coming:
         daemon.delete(one)
@@ -142,14 +173,15 @@ def test_a_path_that_has_just_come_is_there_at_once_although_it_was_absent_a_mom
             statuses(server, one)
         return questions(server) - before
 
-    with asked_all_the_time(server, path):
+    with asked_all_the_time(server, path) as clients:
         assert settled(lambda: [status for one in coming for status in statuses(server, one)[:2]], lambda s: s == 404)
         # From when the directory has been looked at: on a busy machine a look takes long, and the next is put off.
         wait_until(lambda: asked_for(coming) <= len(coming), "absent paths were asked for one by one")
         for one, other in zip(coming, others, strict=True):
             assert set(statuses(server, one)) == {404}
-            assert daemon.add(other) == one
-            assert set(statuses(server, one)) == {200}
+            with clients.without_rest():
+                assert daemon.add(other) == one
+                assert set(statuses(server, one)) == {200}
 
 
 def test_a_file_that_has_been_compressed_is_in_every_workers_narinfo_within_the_bound(
@@ -199,10 +231,11 @@ def test_after_a_reload_every_narinfo_is_signed_by_the_keys_of_now(
 ) -> None:
     keys = [daemon.secret_key(f"rotated-{number}") for number in range(4)]
     with_key = [settings | {"sign": True, "sign_key_paths": [str(key.secret_file)]} for key in keys]
-    with Server(tmp_path, daemon.env, with_key[0]) as server, asked_all_the_time(server, path):
+    with Server(tmp_path, daemon.env, with_key[0]) as server, asked_all_the_time(server, path) as clients:
         assert all("Sig: rotated-0:" in text for text in texts(server, path))
         for number in range(1, 4):
-            reload(server, with_key[number])
-            found = texts(server, path)
+            with clients.without_rest():
+                reload(server, with_key[number])
+                found = texts(server, path)
             assert all(f"Sig: rotated-{number}:" in text for text in found)
             assert not any(f"Sig: rotated-{number - 1}:" in text for text in found)
