@@ -169,6 +169,34 @@ class TestCheckConfig:
         file.write_text(text)
         assert refused(run(tmp_path, "check-config", "-c", str(file))) == f"{file}: {message}"
 
+    def test_files_that_other_machines_are_reached_with_are_read(self, tmp_path: Path) -> None:
+        """What a database, a bucket and an issuer need is checked as well: all that is wrong is said at once."""
+        file, absent = tmp_path / "harmonia.toml", tmp_path / "absent"
+        file.write_text(
+            f"""
+            [database]
+            url = "postgresql://harmonia@db/harmonia"
+            password_file = "{absent}"
+            [storage]
+            url = "s3://bucket"
+            credentials_file = "{absent}"
+            [oidc.ci]
+            issuer = "https://ci.example.org"
+            audience = "https://cache.example.org"
+            ca_file = "{absent}"
+            rules = [{{ claims = {{ sub = "main" }}, caches = ["team"], allow = ["push"] }}]
+            """
+        )
+        done = run(tmp_path, "check-config", "-c", str(file))
+        assert (done.returncode, done.stdout) == (1, "")
+        gone = "No such file or directory"
+        assert [line.removeprefix("error: ") for line in done.stderr.splitlines()] == [
+            f"{absent}: database.password_file: {gone}",
+            f"{absent}: storage.credentials_file: {gone}",
+            f"{file}: oidc.ci: ca_file: {absent}: {gone}",
+        ]
+        assert run(tmp_path, "check-config", "--no-files", "-c", str(file)).returncode == 0
+
     def test_a_key_that_does_not_parse_is_one_line_with_its_file(self, tmp_path: Path) -> None:
         (tmp_path / "key").write_text("nonsense")
         line = refused(run(tmp_path, "check-config", "--sign-key", "key"))
