@@ -21,7 +21,8 @@ class PackRoom:
         collector: of the packs.
         grace_seconds: how long a pack stays after it was written anew.
         now: the time as the catalog has it.
-        errors: counts packs that were set aside.
+        errors: counts packs that were set aside; it is asked for with the first of them: where there are no chunks,
+            no figures of any are shown.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class PackRoom:
         *,
         grace_seconds: int,
         now: Callable[[], Timestamp],
-        errors: Counter,
+        errors: Callable[[], Counter],
     ) -> None:
         self._work = work
         self._collector = collector
@@ -71,7 +72,8 @@ class PackRoom:
             (now, collected.removed_bytes - collected.emptied_bytes),
             (now + self._grace_seconds, collected.emptied_bytes),
         ]
-        self._errors.add(collected.set_aside)
+        if collected.set_aside:
+            self._errors().add(collected.set_aside)
         return collected
 
     def note_deleted(self, now: Timestamp) -> None:

@@ -10,7 +10,7 @@ from harmonia_py.chunks.pack_collector import GRACE_SECONDS, LIMITED_USED_SHARE,
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
-from harmonia_py.metrics.board import Metrics
+from harmonia_py.metrics.board import Counter, Metrics
 from harmonia_py.wiring.chunking import chunk_maker
 from harmonia_py.wiring.pushing import PushNode
 
@@ -24,7 +24,10 @@ def pushed_packs(catalog: SqlCatalog, node: PushNode, metrics: Metrics) -> PackR
         return USED_SHARE if node.max_size is None else LIMITED_USED_SHARE
 
     collector = node.chunking.pack_collector(used_share=used_share)
-    errors = DeduplicationCounters.on(metrics, _NAME).errors
+
+    def errors() -> Counter:
+        return DeduplicationCounters.on(metrics, _NAME).errors
+
     return PackRoom(catalog.chunk_work, collector, grace_seconds=GRACE_SECONDS, now=node.now, errors=errors)
 
 

@@ -12,7 +12,7 @@ from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounter
 from harmonia_py.chunks.pack_collector import LIMITED_USED_SHARE
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.metrics.board import Metrics
+from harmonia_py.metrics.board import Counter, Metrics
 from harmonia_py.wiring.chunking import Chunking, chunk_maker
 
 # A reader that has looked up a place opens the pack at once, and asks again where that has gone.
@@ -36,7 +36,10 @@ def pack_room(
         return Timestamp(int(clock()))
 
     collector = chunking.pack_collector(used_share=lambda: LIMITED_USED_SHARE, grace_seconds=_GRACE_SECONDS, now=now)
-    errors = DeduplicationCounters.on(metrics, name).errors
+
+    def errors() -> Counter:
+        return DeduplicationCounters.on(metrics, name).errors
+
     return PackRoom(catalog.chunk_work, collector, grace_seconds=_GRACE_SECONDS, now=now, errors=errors)
 
 

@@ -135,6 +135,19 @@ async def recording(lab: Lab, behaviour: Behaviour) -> AsyncIterator[Recorder]:
         yield recorder
 
 
+@pytest.fixture
+def recorded(lab: Lab) -> Lab:
+    """A lab whose Nix announces a body of any size, as that of the recording does.
+
+    Nix 2.26 sends small ones at once, and gives up, "necessary data rewind was not possible", where it would have to
+    send them again.
+    """
+    version = lab.nix("--version").split()[-1]
+    if not version.startswith("2.8."):
+        pytest.skip(f"Nix {version} does not announce small bodies; the conversation was recorded with Nix 2.8")
+    return lab
+
+
 async def accept(put: Put) -> None:
     await put.take()
     put.answer("200 OK")
@@ -143,17 +156,17 @@ async def accept(put: Put) -> None:
 @pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
 @pytest.mark.parametrize(("host", "goes_along"), [("localhost", False), ("127.0.0.1", True)])
 async def test_a_redirect_before_the_body_is_followed(
-    lab: Lab, tmp_path: Path, status: str, host: str, *, goes_along: bool
+    recorded: Lab, tmp_path: Path, status: str, host: str, *, goes_along: bool
 ) -> None:
     """So a bucket can take the body; the password goes along to another port of the host, and to no other host."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1\nlogin x\npassword secret\n")
-    async with recording(lab, accept) as bucket:
+    async with recording(recorded, accept) as bucket:
 
         async def redirect(put: Put) -> None:
             put.answer(status, "", f"Location: http://{host}:{bucket.port}{put.place}?signed=1")
 
-        async with recording(lab, redirect) as server:
-            done = await server.copy(lab, "--option", "netrc-file", str(tmp_path / "netrc"))
+        async with recording(recorded, redirect) as server:
+            done = await server.copy(recorded, "--option", "netrc-file", str(tmp_path / "netrc"))
     assert done.returncode == 0, done.stderr
     assert [put.body for put in server.puts] == [b"", b""]
     assert all("authorization" in put.header for put in server.puts)
@@ -189,7 +202,7 @@ async def _cut(put: Put) -> None:
 
 @pytest.mark.parametrize("behaviour", [_accepted_later, _no_answer, _signs_of_life_alone, _cut])
 async def test_what_nix_takes_for_a_passing_error_it_sends_again_without_its_body(
-    lab: Lab, behaviour: Behaviour
+    recorded: Lab, behaviour: Behaviour
 ) -> None:
     """It announces the body once more and has none: a server that took that for an upload would keep an empty NAR."""
     again: list[int] = []
@@ -201,8 +214,8 @@ async def test_what_nix_takes_for_a_passing_error_it_sends_again_without_its_bod
         put.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         again.append(len(await put.reader.read(put.length)))
 
-    async with recording(lab, first_as_said) as server:
-        done = await server.copy(lab, stall=_STALL)
+    async with recording(recorded, first_as_said) as server:
+        done = await server.copy(recorded, stall=_STALL)
     assert done.returncode != 0
     assert server.puts[0].body
     assert again, "it tries again"
@@ -226,7 +239,7 @@ async def test_a_refusal_ends_the_push_and_its_text_is_printed(lab: Lab, status:
     assert server.puts[-1].body == b""
 
 
-async def test_a_body_that_is_not_asked_for_comes_a_second_later(lab: Lab) -> None:
+async def test_a_body_that_is_not_asked_for_comes_a_second_later(recorded: Lab) -> None:
     async def silent(put: Put) -> None:
         assert put.header["expect"] == "100-continue"
         begin = time.monotonic()
@@ -235,8 +248,8 @@ async def test_a_body_that_is_not_asked_for_comes_a_second_later(lab: Lab) -> No
         put.answer("200 OK")
 
     waits: list[float] = []
-    async with recording(lab, silent) as server:
-        done = await server.copy(lab)
+    async with recording(recorded, silent) as server:
+        done = await server.copy(recorded)
     assert done.returncode == 0, done.stderr
     assert len(waits) == len(server.puts) == 2
     assert min(waits) > 0.8
