@@ -90,8 +90,7 @@ class Replicas:
         """
         server = self.servers[number]
         if how is signal.SIGKILL:
-            os.killpg(server.process.pid, signal.SIGKILL)
-            server.process.wait()
+            server.kill()
         else:
             server.stop()
         if program:

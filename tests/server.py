@@ -30,6 +30,7 @@ import backing
 import prefork
 import tomli_w
 from lab import Keys, Lab
+from waiting import wait_until
 
 START_LIMIT: Final = 30.0
 STOP_LIMIT: Final = 15.0
@@ -139,11 +140,13 @@ class Server:
         except subprocess.TimeoutExpired:
             print("the server does not end on SIGTERM")
             status = -signal.SIGKILL
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(STOP_LIMIT)
+        self.kill()
         print(self.output())
         return status
+
+    def kill(self) -> None:
+        """Kill all processes of the server at once."""
+        kill_group(self.process)
 
     def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_LIMIT)
@@ -158,6 +161,28 @@ class Server:
     def processes(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [self.process.pid, *map(int, children)]
+
+
+def kill_group(process: "prefork.Process | subprocess.Popen[bytes]") -> None:
+    """Kill a server with all its processes; return when the last has ended, for until then they hold its port."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    else:
+        wait_until(lambda: not _has_processes(process.pid), "a process outlives kill -9", seconds=STOP_LIMIT)
+    process.wait(STOP_LIMIT)
+
+
+def _has_processes(group: int) -> bool:
+    """Whether a process of a group has not ended; one that has may be there still, until its parent asks for it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, _, its_group = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
+            # The first thread may have ended before the others.
+            if int(its_group) == group and (state != "Z" or len(list((process / "task").iterdir())) > 1):
+                return True
+    return False
 
 
 def _backed(settings: Mapping[str, Any], root: Path) -> dict[str, Any]:

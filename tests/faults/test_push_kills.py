@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Final, Self
 
 import power_cut
-import prefork
 import pytest
 from lab import Lab
 from nix_versions import VERSIONS
 from power_cut import Disk
 from push_state import published, violations
-from server import Server
+from server import Server, kill_group
 from trees import File, nar
 
 from harmonia_py.nix.hashes import Hash
@@ -179,7 +178,7 @@ class Site:
 
     def __exit__(self, *_: object) -> None:
         if self.server is not None:
-            _kill_group(self.server.process)
+            kill_group(self.server.process)
 
     def start(self) -> None:
         settings = {
@@ -218,7 +217,7 @@ class Site:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
             return
-        _kill_group(self.server.process)
+        kill_group(self.server.process)
         self.server = None
         if incident is Incident.POWER:
             self._disk.cut()
@@ -235,17 +234,6 @@ class Site:
             connection.request(method, f"/{cache}{place}", body, headers)
             response = connection.getresponse()
             return response.status, response.read()
-
-
-def _kill_group(process: "prefork.Process | subprocess.Popen[bytes]") -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(TIME_LIMIT)
-    deadline = time.monotonic() + TIME_LIMIT
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:  # the workers are init's children by now
-            os.killpg(process.pid, 0)
-            time.sleep(0.002)
-        raise AssertionError("a process outlives kill -9")
 
 
 def push_with_nix(world: World, site: Site, env: dict[str, str], place: str, patient: bool) -> int:  # noqa: FBT001

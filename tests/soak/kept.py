@@ -32,7 +32,7 @@ from typing import Any, Final
 import prefork
 from lab import Lab
 from nix_versions import VERSIONS, NixVersion
-from ports import free_port, is_free
+from ports import free_port
 from server import Answer, Server
 from soak.evidence import Damages, Evidence
 
@@ -428,12 +428,7 @@ def kill_a_worker(world: World, chance: random.Random) -> None:
 
 def kill_the_service(world: World, _chance: random.Random) -> None:
     with world.serving, world.trouble():
-        os.killpg(world.server.process.pid, signal.SIGKILL)
-        world.server.process.wait(10)
-        # The workers, which are killed as well, hold the port until the kernel has got round to each of them.
-        end = time.monotonic() + RESTART_SECONDS
-        while not is_free(world.port) and time.monotonic() < end:
-            time.sleep(0.05)
+        world.server.kill()
         world.server.__enter__()
         world.note("services killed")
 
