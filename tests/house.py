@@ -15,12 +15,15 @@ from serving import Answer
 from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.caches_housekeeping import CachesHousekeeping
 from harmonia_py.catalog.collection import Collecting
+from harmonia_py.catalog.quota import Limits
+from harmonia_py.catalog.rooms import Room, Rooms
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.metrics.family import Family
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit
+from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit, pushed_collector
+from harmonia_py.wiring.deduplicating import pushed_packs
 
 
 class Clock:
@@ -103,3 +106,29 @@ async def team(house: House) -> CacheRow:
     row = await house.server.catalog.caches.find(TEAM)
     assert row is not None
     return row
+
+
+def rooms_of(server: PushServer, clock: Clock, max_size: int | None) -> Rooms:
+    """All that the server keeps, held to this size in bytes, as pushes are."""
+    server.node.max_size = max_size
+    rooms = Rooms(clock=clock)
+    rooms.limits = Limits(max_size=max_size)
+    rooms.add(room_of(server))
+    return rooms
+
+
+def room_of(server: PushServer) -> Room:
+    """What the server keeps, to be held to limits."""
+    catalog, node = server.catalog, server.node
+    collector = pushed_collector(catalog, node, CacheKeys(catalog.keys))
+    return Room(
+        collector=collector,
+        scopes=collector.scopes,
+        sizes=node.sizes,
+        uses=node.uses,
+        collecting=catalog.database.collecting,
+        free_bytes=node.space.free_bytes,
+        device=0,
+        packs=pushed_packs(catalog, node, server.metrics),
+        wanted=catalog.room_wanted,
+    )

@@ -272,7 +272,7 @@ async def test_a_log_may_be_coded_and_the_first_one_stays(server: PushServer) ->
 
 
 async def test_a_log_whose_file_is_gone_is_taken_again(server: PushServer) -> None:
-    """It was answered with 404, and whoever pushed it again was told that it is here, until `fsck --repair` ran."""
+    """Readers got 404, and a client that pushed the log again was told that it is here, until `fsck --repair` ran."""
     place = f"/log/{DERIVATION}"
     assert (await server.put(place, b"building\n")).status == 200
     assert (await push(server, GLIBC.claiming(deriver=DERIVATION))).status == 200

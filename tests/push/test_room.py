@@ -7,24 +7,19 @@ from typing import Final
 
 import backing
 import pytest
-from house import Clock, House, blob, team
+from house import Clock, House, blob, rooms_of, team
 from pushed_paths import GLIBC, HELLO, STORE, Pushed, push, pushed
 from pushing import OTHER, PushServer, pushed_to
 from serving import Answer
 from trees import File
 
 from harmonia_py.catalog.caches import CacheId, CacheSettings
-from harmonia_py.catalog.quota import Limits
-from harmonia_py.catalog.rooms import Room, Rooms
 from harmonia_py.catalog.uploads import SESSION_SECONDS
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
-from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.collecting import pushed_collector
-from harmonia_py.wiring.deduplicating import pushed_packs
 
 LARGE: Final = pushed(StorePath("7rjj86a15146cq1d3qy068lml7n7ykzm-large"), File(b"x" * 4000))
 OTHER_LARGE: Final = pushed(StorePath("8rjj86a15146cq1d3qy068lml7n7ykzm-large"), File(b"y" * 4000))
@@ -49,7 +44,7 @@ async def test_room_is_made_in_the_storage_of_all_caches_as_well(tmp_path: Path)
         house = House(server, Clock())
         await house.published(GLIBC, HELLO)
         server.node.max_size = MAX_SIZE
-        rooms = _rooms(server, house.clock)
+        rooms = rooms_of(server, house.clock, server.node.max_size)
 
         async def look(ahead: float) -> None:
             await house.look(ahead)
@@ -284,25 +279,3 @@ async def _left_behind(server: PushServer, cache: CacheId) -> None:
     assert LARGE.claim.file_hash is not None
     await server.catalog.uploads.expect(cache, "killed", LARGE.claim.file_hash, key, now=now)
     await server.node.blobs.put(key, LARGE.data, {}, durable=True)
-
-
-def _rooms(server: PushServer, clock: Clock) -> Rooms:
-    """Its storage, held to the limit of `[storage]`."""
-    catalog, node = server.catalog, server.node
-    collector = pushed_collector(catalog, node, CacheKeys(catalog.keys))
-    rooms = Rooms(clock=clock)
-    rooms.limits = Limits(max_size=node.max_size)
-    rooms.add(
-        Room(
-            collector=collector,
-            scopes=collector.scopes,
-            sizes=node.sizes,
-            uses=node.uses,
-            collecting=catalog.database.collecting,
-            free_bytes=node.space.free_bytes,
-            device=0,
-            packs=pushed_packs(catalog, node, server.metrics),
-            wanted=catalog.room_wanted,
-        )
-    )
-    return rooms

@@ -8,13 +8,13 @@ from typing import Final
 
 import pytest
 from chunking import LIBRARY, make_chunks, program
-from house import Clock, House, status, team
+from house import Clock, House, room_of, rooms_of, status, team
 from pushed_paths import REFERENCE, STORE, Pushed, push, pushed
-from pushing import PushServer, pushed_to
+from pushing import pushed_to
 
 from harmonia_py.catalog.caches import CacheSettings, Timestamp
 from harmonia_py.catalog.quota import Limits
-from harmonia_py.catalog.rooms import Room, Rooms
+from harmonia_py.catalog.rooms import Rooms
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.database.transaction import ask
 from harmonia_py.errors import StorageError
@@ -22,9 +22,6 @@ from harmonia_py.metrics import families
 from harmonia_py.nix import base32
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
-from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.collecting import pushed_collector
-from harmonia_py.wiring.deduplicating import pushed_packs
 
 _GRACE: Final = 3600
 _DAY: Final = 86_400
@@ -35,31 +32,6 @@ def build(number: int, *, seed: int = 1) -> Pushed:
     """A program: builds with the same seed differ in their hash parts alone."""
     path = StorePath(f"{base32.encode(Hash.of(str(number).encode()).digest[:20])}-build-{number}")
     return pushed(path, program(path, 300_000, seed), REFERENCE, compression="zstd")
-
-
-def rooms_of(server: PushServer, clock: Clock, max_size: int) -> Rooms:
-    """All that the server keeps, held to this size, as pushes are."""
-    server.node.max_size = max_size
-    rooms = Rooms(clock=clock)
-    rooms.limits = Limits(max_size=max_size)
-    rooms.add(room_of(server))
-    return rooms
-
-
-def room_of(server: PushServer) -> Room:
-    catalog, node = server.catalog, server.node
-    collector = pushed_collector(catalog, node, CacheKeys(catalog.keys))
-    return Room(
-        collector=collector,
-        scopes=collector.scopes,
-        sizes=node.sizes,
-        uses=node.uses,
-        collecting=catalog.database.collecting,
-        free_bytes=node.space.free_bytes,
-        device=0,
-        packs=pushed_packs(catalog, node, server.metrics),
-        wanted=catalog.room_wanted,
-    )
 
 
 async def filled(house: House, builds: Sequence[Pushed]) -> None:
