@@ -27,7 +27,7 @@ from harmonia_py.catalog.mirrored import (
     UpstreamNarInfo,
     UpstreamRealisation,
 )
-from harmonia_py.catalog.nars import BeingDeleted, Nars
+from harmonia_py.catalog.nars import BeingDeleted, Nars, once_deleted
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication, StoredObject
 from harmonia_py.catalog.outages import Outages
 from harmonia_py.catalog.owed import Owed
@@ -47,9 +47,6 @@ _log = logging.getLogger(__name__)
 
 # Facts of so many files, of some 300 bytes each: a miss costs a look into the catalog.
 _MAX_FACTS: Final = 16_384
-# Deleting the bytes of a file normally takes less than a second; after ten the disk is in trouble.
-_DELETION_SECONDS: Final = 10.0
-_RETRY_SECONDS: Final = 0.1
 _MAX_MISMATCHES: Final = 10_000
 # How long a file stays in a compression that no narinfo names any more: clients that remember an old narinfo often come
 # together, after an upgrade, and it is fetched once for them.
@@ -113,16 +110,10 @@ class Kept:
         Raises:
             StorageError: that takes too long.
         """
-        end = time.monotonic() + _DELETION_SECONDS
-        while True:
-            try:
-                await self._catalog.tell(lambda ports: ports.nars.reserve(key))
-            except BeingDeleted as error:
-                if time.monotonic() > end:
-                    raise StorageError(f"{key}: {error}, which takes too long") from error
-            else:
-                return
-            await asyncio.sleep(_RETRY_SECONDS)
+        try:
+            await once_deleted(lambda: self._catalog.tell(lambda ports: ports.nars.reserve(key)))
+        except BeingDeleted as error:
+            raise StorageError(f"{key}: {error}, which takes too long") from error
 
     async def find(self, key: BlobKey, *, insists: bool = False) -> KeptFacts:
         """As in `KeptFiles`; also of files that a mirror keeps. `insists`: as in `Outages.ask`."""

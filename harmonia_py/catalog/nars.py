@@ -1,5 +1,8 @@
 """The port `Nars`: NARs by their hash, and the files that hold them."""
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -11,6 +14,10 @@ RECIPES: Final = "recipes/"
 """The prefix of the keys of recipes, each of a file that is made of chunks when it is asked for (`chunks/recipe`)."""
 PACKS: Final = "packs/"
 """The prefix of the keys of packs, which hold the chunks."""
+
+# Deleting the bytes of a file normally takes less than a second; after ten the disk is in trouble.
+_DELETION_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.1
 
 
 class BeingDeleted(HarmoniaError):
@@ -76,3 +83,21 @@ class Nars(Protocol):
 
         Returns how many objects were hidden; None when the file is not known, or quarantined already.
         """
+
+
+async def once_deleted(write: Callable[[], Awaitable[object]]) -> None:
+    """Call `write` until the earlier bytes of its key are deleted.
+
+    Raises:
+        BeingDeleted: that takes too long.
+    """
+    end = time.monotonic() + _DELETION_SECONDS
+    while True:
+        try:
+            await write()
+        except BeingDeleted:
+            if time.monotonic() > end:
+                raise
+        else:
+            return
+        await asyncio.sleep(_RETRY_SECONDS)

@@ -200,7 +200,7 @@ async def test_what_comes_again_while_it_is_deleted_waits_until_it_is(kept: Kept
 async def test_what_is_deleted_for_ever_is_not_waited_for(
     kept: Kept, catalog: SqlCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harmonia_py.catalog.kept._DELETION_SECONDS", 0.1)
+    monkeypatch.setattr("harmonia_py.catalog.nars._DELETION_SECONDS", 0.1)
     await _let_go(kept, catalog)
     assert await catalog.garbage.claim(10, now=LATER) == [key()]
     with pytest.raises(StorageError, match="takes too long"):
