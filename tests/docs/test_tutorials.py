@@ -48,10 +48,11 @@ def contents(client: Client, lab: Lab, full_path: str) -> str:
 
 def test_the_first_cache(daemon: Lab, tmp_path: Path) -> None:
     page = Page("tutorial/first-cache.md")
-    run, path, look, build, realise = page.blocks("sh")
+    needed, run, path, look, build, realise = page.blocks("sh")
     (expression,) = page.blocks("nix")
     (conf,) = page.blocks("ini")
     _banner, cache_info, copying = page.blocks("text")
+    assert needed.startswith("sudo apt-get install ")
     assert run == "make run\n"  # an installation, and `serve`
     assert path.endswith('.venv/bin:$PATH"\n')
     with Server(tmp_path, daemon.env) as server:
