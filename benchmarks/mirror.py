@@ -5,6 +5,7 @@ it cannot be as fast as a loopback; what counts is a network (1 Gbit/s here) and
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -12,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import quantiles
@@ -167,7 +167,7 @@ def first(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
             case = Case("first byte", f"{form}, {size}, p{percentile}", "ms")
             values = [quantiles(found[name, size], n=100)[percentile - 1] for name in names]
             yield from (Sample(case, name, value) for name, value in zip(names, values, strict=True))
-            more = replace(case, what=f"{case.what}, later than upstream", goal=Goal(10, None))
+            more = dataclasses.replace(case, what=f"{case.what}, later than upstream", goal=Goal(10, None))
             yield Sample(more, names[1], values[1] - values[0])
 
 

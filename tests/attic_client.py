@@ -11,11 +11,12 @@ the fields of its JSON come in its order, bodies of uploads are chunked, and pat
 
 import base64
 import contextlib
+import dataclasses
 import http.client
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -97,7 +98,7 @@ class Path:
     store_dir: StoreDir = STORE
 
     def claiming(self, **fields: Any) -> "Path":
-        return replace(self, **fields)
+        return dataclasses.replace(self, **fields)
 
     def description(self, cache: str) -> dict[str, Any]:
         """`UploadPathNarInfo`, its fields in the order of the client."""

@@ -18,11 +18,13 @@ import struct
 import sys
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
 
 import brotli
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.nix.base32 import encode
 from harmonia_py.nix.hashes import Hash
@@ -60,8 +62,7 @@ COMPRESS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package:
+class Package(Struct, frozen=True, kw_only=True):
     """What a good upstream has of one path."""
 
     path_info: PathInfo

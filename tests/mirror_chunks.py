@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from blob_readers import read_all
 from chunking import nar_of, program
 from fault_upstream import KEY, STORE_DIR, Package, package, signed
 from mirrors import settle
+from msgspec.structs import replace
 from pushed_paths import REFERENCE
 from s3_double import S3Double
 from trees import nar

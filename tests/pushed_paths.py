@@ -5,11 +5,12 @@ import gzip
 import lzma
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import brotli
+from msgspec import Struct
+from msgspec.structs import replace
 from pushing import PushServer
 from serving import Answer
 from trees import File, Folder, Tree, nar
@@ -39,8 +40,7 @@ _PACK: Final[dict[str, Callable[[bytes], bytes]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Pushed:
+class Pushed(Struct, frozen=True):
     """A file and the narinfo that claims something of it."""
 
     data: bytes
@@ -60,7 +60,7 @@ class Pushed:
 
     def claiming(self, **fields: object) -> "Pushed":
         """This file with other fields of its path info."""
-        return replace(self, claim=replace(self.claim, path_info=replace(self.claim.path_info, **fields)))  # type: ignore[arg-type]
+        return replace(self, claim=replace(self.claim, path_info=replace(self.claim.path_info, **fields)))
 
 
 def pushed(path: StorePath, tree: Tree, *references: StorePath, compression: str = "none") -> Pushed:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from msgspec import Struct
+
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.content_address import parse_content_address
 from harmonia_py.nix.hashes import Hash
@@ -74,8 +76,7 @@ class AtticCache:
         return SecretKey.parse(self.keypair)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AtticObject:
+class AtticObject(Struct, frozen=True, kw_only=True):
     """A path in a cache.
 
     Attributes:
@@ -121,15 +122,13 @@ class AtticObject:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(Struct, frozen=True):
     """A file below the directory of a server."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class BucketFile:
+class BucketFile(Struct, frozen=True):
     """A file in a bucket."""
 
     region: str
@@ -137,8 +136,7 @@ class BucketFile:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class AtticChunk:
+class AtticChunk(Struct, frozen=True):
     """A part of a NAR, compressed by itself."""
 
     compression: str

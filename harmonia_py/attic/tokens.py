@@ -7,7 +7,6 @@ else of the first pattern that matches. Those of other patterns do not add up.
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from math import inf
 from typing import Final, Literal
 
@@ -63,8 +62,7 @@ _ACTIONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AtticPrincipal(Principal):
+class AtticPrincipal(Principal, frozen=True):
     """The holder of such a token: the grant of a cache's own name counts for it, or else the first that matches."""
 
     def may(self, action: Action, name: CacheName) -> bool:

@@ -6,10 +6,11 @@ of the names of caches. Code asks `Principal.may`, never which token it was.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from typing import Final, Protocol, Self
+
+from msgspec import Struct, field
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.errors import FormatError
@@ -93,8 +94,7 @@ def matches_glob(pattern: str, text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """Actions that are allowed on some caches."""
 
     actions: frozenset[Action]
@@ -105,8 +105,7 @@ class Grant:
         return (action in self.actions or Action.ADMIN in self.actions) and self.caches.matches(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """Whose request it is.
 
     Attributes:
@@ -152,8 +151,7 @@ class Authenticator(Protocol):
         """
 
 
-@dataclass(slots=True)
-class Generation:
+class Generation(Struct):
     """A number that changes whenever something that was allowed may be allowed no longer.
 
     What was decided under another number is decided again. The number may be in memory that processes share: a token

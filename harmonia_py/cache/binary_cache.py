@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, Self, TypeVar
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found, Origin, through_another
 from harmonia_py.cache.policy import Policy, stand_in_for

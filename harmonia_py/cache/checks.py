@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.errors import HarmoniaError
 
@@ -11,8 +12,7 @@ from harmonia_py.errors import HarmoniaError
 CHECK_SECONDS: Final = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """Something that must work.
 
     Attributes:
@@ -24,8 +24,7 @@ class Check:
     run: Callable[[], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A check that failed, and why."""
 
     name: str

@@ -4,9 +4,10 @@ Every answer is bounded: a search returns so many paths, a traversal visits so m
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from heapq import merge
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.nix.store_path import HASH_PART_LENGTH, StorePath
 
@@ -20,16 +21,14 @@ _MAX_WORDS: Final = 8
 _COUNTED_LENGTH: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
+class Matches(Struct, frozen=True):
     """Store paths that match, the best first; `more` when there are others."""
 
     paths: tuple[StorePath, ...]
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Closure:
+class Closure(Struct, frozen=True):
     """A store path and everything it refers to, directly or not.
 
     Attributes:

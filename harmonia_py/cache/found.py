@@ -1,14 +1,14 @@
 """`Found`, the answer of a source about a store path: its narinfo, with its origin and its validity."""
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.validity import Validity
 from harmonia_py.nix.narinfo import NarInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """The origin of a narinfo. Every source says it, because our signature depends on it.
 
     Attributes:
@@ -44,8 +44,7 @@ def through_another(origin: Origin) -> Origin:
     return Origin("another cache", origin.vouches_for_nar)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A store path that a source has.
 
     Attributes:

@@ -7,8 +7,9 @@ tokens whose claims all match, and what several rules allow adds up.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.access import Grant, Principal, matches_glob
 
@@ -31,8 +32,7 @@ class ClaimPattern(str):
         return len(wanted) == len(given) and all(map(matches_glob, wanted, given))
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityRule:
+class IdentityRule(Struct, frozen=True):
     """A rule: grants for tokens whose claims match.
 
     Attributes:
@@ -50,8 +50,7 @@ class IdentityRule:
         return next((name for name, patterns in self.claims.items() if not _is_met(patterns, claims.get(name))), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity(Principal):
+class Identity(Principal, frozen=True, kw_only=True):
     """The holder of a token that an issuer has signed.
 
     Attributes:

@@ -7,9 +7,10 @@ cannot tell raises a `HarmoniaError`.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.found import Found
 from harmonia_py.cache.validity import Validity
@@ -18,8 +19,7 @@ from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 
-@dataclass(frozen=True, slots=True)
-class FileSlice:
+class FileSlice(Struct, frozen=True):
     """Bytes of an open file, to be sent without passing through memory.
 
     Attributes:
@@ -33,8 +33,7 @@ class FileSlice:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """Nothing to send yet. The event loop waits, and threads only where they have nothing else to do.
 
     Attributes:
@@ -79,8 +78,7 @@ def always() -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Download:
+class Download(Struct, frozen=True, kw_only=True):
     """A representation that can be sent, from any byte on.
 
     A context manager: leaving it releases what protects the bytes from being deleted.
@@ -132,8 +130,7 @@ class Download:
         self.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(Struct, frozen=True):
     """On whose behalf a NAR is asked for.
 
     Attributes:

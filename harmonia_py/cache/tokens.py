@@ -9,8 +9,9 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.access import Action, CachePattern, Grant, Principal
 from harmonia_py.cache.cache_name import DEFAULT
@@ -25,8 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
 _READ_DEFAULT: Final = (Grant(frozenset([Action.READ]), CachePattern(DEFAULT)),)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenHash:
+class TokenHash(Struct, frozen=True):
     """A token as a file has it: a name for people, and the SHA-256 of what a client sends."""
 
     name: str

@@ -5,9 +5,10 @@ Names are bytes, as on the disk. `None` means that there is nothing to show; a p
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import FormatError
@@ -26,8 +27,7 @@ class Kind(StrEnum):
     SYMLINK = "symlink"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One entry of a directory.
 
     Attributes:
@@ -45,8 +45,7 @@ class Entry:
     target: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """A regular file.
 
     Attributes:
@@ -58,8 +57,7 @@ class File:
     download: Download
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(Struct, frozen=True):
     """A directory.
 
     Attributes:
@@ -95,8 +93,7 @@ class BuildId(str):
         return f"lib/debug/.build-id/{self[:2]}/{self[2:]}.debug"
 
 
-@dataclass(frozen=True, slots=True)
-class DebugFile:
+class DebugFile(Struct, frozen=True):
     """The store path that has the debug information of a build, the hash of its NAR, and how that can be had."""
 
     store_path: StorePath

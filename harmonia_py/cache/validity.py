@@ -5,10 +5,11 @@ looks now and then whether something has changed, and so extends or ends all ans
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from math import inf
 from time import monotonic, time_ns
 from typing import Final
+
+from msgspec import Struct
 
 # The kernel's clock for files ticks every few milliseconds: two changes within one tick look like one.
 _TICK_SECONDS: Final = 0.1
@@ -27,8 +28,7 @@ class Epoch:
         self.until = until
 
 
-@dataclass(frozen=True, slots=True)
-class Validity:
+class Validity(Struct, frozen=True):
     """The time for which an answer is right.
 
     Attributes:

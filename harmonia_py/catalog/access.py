@@ -1,8 +1,9 @@
 """The port `Access`: tokens, of which only hashes of their secrets are kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.access import Action, CachePattern, Grant
 from harmonia_py.catalog.caches import Timestamp
@@ -21,8 +22,7 @@ MAX_OF_HOLDER: Final = 10_000
 """Good tokens of one holder: enough for a repository that runs a hundred jobs, a hundred times in twelve hours."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRow:
+class TokenRow(Struct, frozen=True, kw_only=True):
     """A token.
 
     Attributes:

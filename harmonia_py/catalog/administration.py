@@ -1,7 +1,8 @@
 """One cache of the catalog with the ports by which pages, the API and commands show and administer it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheRow, Timestamp
 from harmonia_py.catalog.deletion import Deletions
@@ -9,8 +10,7 @@ from harmonia_py.catalog.pins import Pins
 from harmonia_py.catalog.standing import Standings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheAdministration:
+class CacheAdministration(Struct, frozen=True, kw_only=True):
     """One cache of the catalog, and the ports by which it is administered.
 
     Attributes:

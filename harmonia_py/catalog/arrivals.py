@@ -6,9 +6,10 @@ leaves a file that takes up room, is swept with its push a day later, and until 
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -28,8 +29,7 @@ _LOOKS: Final = 256
 _AT_ONCE: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedFile:
+class ExpectedFile(Struct, frozen=True, kw_only=True):
     """A file that a push said it would bring, and that has not come as far as the catalog knows.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from harmonia_py.cache.access import Principal
 from harmonia_py.cache.cache_name import DEFAULT, CacheName

@@ -1,9 +1,10 @@
 """The port `Caches`: the named caches with their settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.errors import HarmoniaError
@@ -30,8 +31,7 @@ class CacheExists(HarmoniaError):
     """A cache of this name is there already."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSettings:
+class CacheSettings(Struct, frozen=True, kw_only=True):
     """How one cache behaves. Each field has a default, so that rows of earlier releases keep their meaning.
 
     Attributes:
@@ -72,8 +72,7 @@ class CacheSettings:
     redirect: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRow:
+class CacheRow(Struct, frozen=True, kw_only=True):
     """A cache.
 
     Attributes:

@@ -1,10 +1,9 @@
 """`Collected`: the figures of one pass of the collector."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class Collected(Struct, frozen=True, kw_only=True):
     """The figures of a pass.
 
     Attributes:

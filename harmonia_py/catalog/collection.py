@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as Set
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, CacheSettings, Timestamp
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -25,8 +26,7 @@ class Reason(Enum):
     DELETED = "deleted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     """A published object that may be condemned, with everything that may keep it.
 
     Attributes:
@@ -47,8 +47,7 @@ class Candidate:
     referrer_aged_from: Timestamp | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condemned:
+class Condemned(Struct, frozen=True, kw_only=True):
     """The objects that a transaction condemned.
 
     Attributes:
@@ -62,8 +61,7 @@ class Condemned:
     next: tuple[Candidate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
+class Removed(Struct, frozen=True, kw_only=True):
     """The objects that a transaction removed.
 
     Attributes:
@@ -77,8 +75,7 @@ class Removed:
     revived: tuple[HashPart, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class Scope(Struct, frozen=True, kw_only=True):
     """A cache to be collected.
 
     Attributes:
@@ -92,8 +89,7 @@ class Scope:
     deleted: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
+class Swept(Struct, frozen=True, kw_only=True):
     """The pushes and objects that a transaction gave up.
 
     Attributes:
@@ -136,8 +132,7 @@ class Collection(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CondemnedObject:
+class CondemnedObject(Struct, frozen=True, kw_only=True):
     """A condemned object.
 
     Attributes:
@@ -162,8 +157,7 @@ class CondemnedObject:
         return self.since, self.rank, self.path.hash_part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(Struct, frozen=True, kw_only=True):
     """Numbers over all caches.
 
     Attributes:

@@ -6,8 +6,9 @@ next start goes on from what the rows say: condemned objects are looked at again
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collected import Collected

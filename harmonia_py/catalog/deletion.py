@@ -1,8 +1,9 @@
 """Paths deleted by hand: at once, and never while something references them."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -13,8 +14,7 @@ _BATCH: Final = 256
 _MOST_BATCHES: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obstacle:
+class Obstacle(Struct, frozen=True, kw_only=True):
     """The reasons for which a path cannot be deleted.
 
     Attributes:
@@ -39,8 +39,7 @@ class Obstacle:
         return f"{self.path} stays: {'; '.join(reasons)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deleted:
+class Deleted(Struct, frozen=True, kw_only=True):
     """The result of one transaction.
 
     Attributes:

@@ -1,8 +1,9 @@
 """The port `EvidenceOf`: the facts that a pushed narinfo is held against, asked for in one question."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -12,8 +13,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """The facts that a claim is held against.
 
     Attributes:

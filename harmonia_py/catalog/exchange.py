@@ -6,7 +6,8 @@ short, belongs to the same subject, allows what the rules allow at that time, an
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.cache.identity import Identity
 from harmonia_py.catalog.access import Access, TokenRow
@@ -19,8 +20,7 @@ FindIdentity = Callable[[str], Awaitable[Identity | None]]
 """Finds the identity behind a token; None when no known issuer has signed it. Raises as `TokenExchange.exchange`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
+class Exchanged(Struct, frozen=True):
     """A token that an identity was exchanged for.
 
     Attributes:

@@ -1,24 +1,23 @@
 """The port `FileChecks`: when files were last read and found right, and files that were found wrong."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.nix.hashes import Hash
 
 
-@dataclass(frozen=True, slots=True)
-class DueFile:
+class DueFile(Struct, frozen=True):
     """A file, and when it was last read and found right."""
 
     file: NarFile
     checked: Timestamp
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantinedFile:
+class QuarantinedFile(Struct, frozen=True):
     """A file whose bytes were found to be missing or wrong.
 
     Attributes:
@@ -34,8 +33,7 @@ class QuarantinedFile:
     objects: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """The state of all files.
 
     Attributes:

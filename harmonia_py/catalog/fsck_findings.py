@@ -1,7 +1,8 @@
 """The findings of `fsck`, and the ports that it asks."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Caches
 from harmonia_py.catalog.document_checks import DocumentChecks
@@ -24,8 +25,7 @@ class Fault(Enum):
     STALE_STATIC = "other programs see this path, and the catalog does not have it"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing that is wrong.
 
     Attributes:
@@ -41,8 +41,7 @@ class Finding:
     done: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FsckPorts:
+class FsckPorts(Struct, frozen=True, kw_only=True):
     """The ports of the catalog that `fsck` holds against the storage."""
 
     caches: Caches

@@ -8,10 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.cache.source import Download
 from harmonia_py.cache.validity import Epoch, Validity
@@ -53,8 +55,7 @@ _MAX_MISMATCHES: Final = 10_000
 _OLD_SECONDS: Final = 3600
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptPorts:
+class KeptPorts(Struct, frozen=True, kw_only=True):
     """The catalog of a storage.
 
     Attributes:

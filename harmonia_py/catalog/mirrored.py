@@ -1,8 +1,9 @@
 """The ports `Mirrored` and `Realisations`, of what is kept of upstreams, and `Mismatches` of the local store."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.objects import Publication, StoredObject
@@ -11,8 +12,7 @@ from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamNarInfo:
+class UpstreamNarInfo(Struct, frozen=True, kw_only=True):
     """A narinfo of an upstream.
 
     Attributes:
@@ -28,8 +28,7 @@ class UpstreamNarInfo:
     max_age: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MirroredObject:
+class MirroredObject(Struct, frozen=True, kw_only=True):
     """A path of an upstream whose NAR is kept.
 
     Attributes:
@@ -41,8 +40,7 @@ class MirroredObject:
     stored: StoredObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamRealisation:
+class UpstreamRealisation(Struct, frozen=True, kw_only=True):
     """A realisation of an upstream.
 
     Attributes:

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.errors import HarmoniaError
@@ -24,8 +25,7 @@ class BeingDeleted(HarmoniaError):
     """The bytes under this key are being deleted at this moment; a moment later they can be written anew."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NarFile:
+class NarFile(Struct, frozen=True, kw_only=True):
     """A file that holds a NAR, whole and durable. Objects of any caches share it.
 
     Attributes:

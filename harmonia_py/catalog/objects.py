@@ -5,9 +5,10 @@ that go with it (listing, logs, debug files, realisations). What is published ca
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -34,8 +35,7 @@ class DocumentKind(Enum):
     BUILD_TRACE = "build-trace-v2"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(Struct, frozen=True, kw_only=True):
     """A small file that a cache publishes beside narinfos and NARs.
 
     Attributes:
@@ -57,8 +57,7 @@ class Document:
             raise ValueError("a document is either in a blob or in the catalog")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObject:
+class StoredObject(Struct, frozen=True, kw_only=True):
     """An object, as the catalog has it.
 
     Attributes:
@@ -88,8 +87,7 @@ class StoredObject:
         return self.path_info.store_path.hash_part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
+class Publication(Struct, frozen=True, kw_only=True):
     """A path that is to become an object. Its bytes are there and checked, and its claims were held against them.
 
     Attributes:
@@ -121,8 +119,7 @@ class Publication:
     replace: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class Published(Struct, frozen=True, kw_only=True):
     """The result of a publication.
 
     Attributes:
@@ -138,8 +135,7 @@ class Published:
     promoted: tuple[HashPart, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class Size(Struct, frozen=True, kw_only=True):
     """The size of a cache.
 
     Attributes:
@@ -171,8 +167,7 @@ class Size:
         return self.size - self.chunked_size + self.pack_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keepers:
+class Keepers(Struct, frozen=True, kw_only=True):
     """Everything that keeps an object.
 
     Attributes:

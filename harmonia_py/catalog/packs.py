@@ -1,13 +1,13 @@
 """The port `KeptPacks`: packs of chunks, in what is held to a size."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedSize:
+class PackedSize(Struct, frozen=True, kw_only=True):
     """The size of files in chunks.
 
     Attributes:

@@ -1,13 +1,13 @@
 """The port `Passes`: when collections ended and what they freed, for people who do not read a server's metrics."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freed:
+class Freed(Struct, frozen=True, kw_only=True):
     """The figures of a collection that freed something.
 
     Attributes:
@@ -21,8 +21,7 @@ class Freed:
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastPass:
+class LastPass(Struct, frozen=True, kw_only=True):
     """The last collection, and the last that freed something.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp, iso
 from harmonia_py.errors import FormatError
@@ -32,8 +33,7 @@ class PinName(str):
         return cls(text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinRule:
+class PinRule(Struct, frozen=True, kw_only=True):
     """The rule by which revisions of a pin keep their closures. The newest always does, others by any of the fields.
 
     Attributes:
@@ -55,8 +55,7 @@ class PinRule:
         return newest if not self.keep_seconds else f"{newest}, and those of {self.keep_seconds / DAY:g} days"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinRuleChange:
+class PinRuleChange(Struct, frozen=True, kw_only=True):
     """A change of a rule; a field that is None stays as it is, or, for a new pin, as `PinRule` has it."""
 
     keep_revisions: int | None = None
@@ -72,8 +71,7 @@ class PinRuleChange:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinRevision:
+class PinRevision(Struct, frozen=True, kw_only=True):
     """A path that a pin names, or named.
 
     Attributes:
@@ -104,8 +102,7 @@ class PinRevision:
         return {"revision": self.revision, "path": self.path, "set": iso(self.set_at), "set_by": set_by}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
+class Pin(Struct, frozen=True, kw_only=True):
     """A pin, with its newest revisions.
 
     Attributes:

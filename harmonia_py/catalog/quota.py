@@ -1,8 +1,9 @@
 """The plan of what to condemn for want of room: decided from values alone."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collection import Candidate
@@ -12,8 +13,7 @@ from harmonia_py.catalog.retention import Decision, kept_since
 _SLACK: Final = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The limits of the room that files may take.
 
     Attributes:

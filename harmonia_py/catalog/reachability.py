@@ -1,8 +1,9 @@
 """Why an object is kept: a plan that asks for its keepers, level by level, and performs no I/O."""
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.objects import Keepers
@@ -22,8 +23,7 @@ class KeptBy(Enum):
     USE = "use"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WhyKept:
+class WhyKept(Struct, frozen=True, kw_only=True):
     """The shortest reason for which an object is kept.
 
     Attributes:

@@ -1,8 +1,9 @@
 """The port `Repairs`: questions and changes of `fsck`, beside a running server."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, Timestamp
@@ -11,8 +12,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
 
-@dataclass(frozen=True, slots=True)
-class CacheDocument:
+class CacheDocument(Struct, frozen=True):
     """A document of a cache whose bytes are in a blob.
 
     Attributes:
@@ -26,8 +26,7 @@ class CacheDocument:
     received: Timestamp
 
 
-@dataclass(frozen=True, slots=True)
-class WrongTotal:
+class WrongTotal(Struct, frozen=True):
     """A running total that is not the sum of its rows.
 
     Attributes:

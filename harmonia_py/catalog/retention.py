@@ -5,15 +5,15 @@ not matter; after that it counts from the last use of what referenced it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.collection import Candidate
 from harmonia_py.nix.store_path import HashPart
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """The fate of candidates.
 
     Attributes:
@@ -48,8 +48,7 @@ def kept_since(candidate: Candidate, now: Timestamp) -> Timestamp | None:
     return candidate.referrer_aged_from
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condemnation:
+class Condemnation(Struct, frozen=True, kw_only=True):
     """A condemned object whose grace is over.
 
     Attributes:
@@ -63,8 +62,7 @@ class Condemnation:
     referrers: tuple[HashPart, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removal:
+class Removal(Struct, frozen=True, kw_only=True):
     """The fate of condemned objects; those in neither field wait for objects that reference them.
 
     Attributes:

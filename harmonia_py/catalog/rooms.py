@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import MIRROR, STORE, CacheSettings, Timestamp
 from harmonia_py.catalog.collected import Collected
@@ -49,8 +50,7 @@ async def no_end_of_room() -> int:
     return sys.maxsize
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Room:
+class Room(Struct, frozen=True, kw_only=True, eq=False):
     """A directory of kept files, with its catalog.
 
     Attributes:

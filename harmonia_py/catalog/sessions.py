@@ -1,8 +1,9 @@
 """The port `Sessions`: pushes as a client that began them knows them, by their id."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -11,8 +12,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """The progress of a session.
 
     Attributes:

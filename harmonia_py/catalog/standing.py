@@ -1,9 +1,10 @@
 """The standing of a path in a cache: what keeps it, and until when; for commands, pages and the API alike."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp, iso
 from harmonia_py.catalog.objects import Keepers, ObjectIndex, Objects, StoredObject
@@ -27,8 +28,7 @@ class PathState(StrEnum):
     QUARANTINED = "quarantined"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """The standing of a path that was pushed to a cache.
 
     Attributes:

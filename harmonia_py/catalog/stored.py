@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found, Origin
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download

@@ -7,8 +7,9 @@ catalog does not fit the files.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
@@ -27,8 +28,7 @@ _MOST: Final = 100_000
 _PREFIXES: Final = ("nar/", PACKS, RECIPES)
 
 
-@dataclass(frozen=True, slots=True)
-class Strays:
+class Strays(Struct, frozen=True):
     """The strays that were found.
 
     Attributes:

@@ -10,8 +10,9 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import MIRROR, STORE, Timestamp
 from harmonia_py.catalog.mirrored import Mirrored, Mismatches, Realisations, UpstreamNarInfo, UpstreamRealisation
@@ -45,8 +46,7 @@ class KnownKeys(Protocol):
         """The keys that a row names, or that are to be deleted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
+class Ports(Struct, frozen=True, kw_only=True):
     """The ports that take the files."""
 
     objects: Objects

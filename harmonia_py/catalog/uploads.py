@@ -1,8 +1,9 @@
 """The port `Uploads`: pushes under way, what they have brought so far, and what they were told is here."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -22,8 +23,7 @@ LET_GO_SECONDS: Final = 600
 was told that the file is here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True):
     """One push. What it was told is present stays, and what it brought waits, while it shows signs of life.
 
     Attributes:

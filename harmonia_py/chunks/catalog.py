@@ -6,8 +6,9 @@ does this, so no chunk that it has found goes before it is used.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -33,8 +34,7 @@ class Place(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class DueFile:
+class DueFile(Struct, frozen=True):
     """A file that is to be kept as chunks.
 
     Attributes:
@@ -50,8 +50,7 @@ DuePlace = tuple[Timestamp, str]
 """A place among the objects of a cache, in the order of their last use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """Files that are to be kept as chunks.
 
     Attributes:
@@ -103,8 +102,7 @@ class Chunks(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class PackedChunk:
+class PackedChunk(Struct, frozen=True):
     """A chunk in a pack.
 
     Attributes:
@@ -120,8 +118,7 @@ class PackedChunk:
     is_used: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(Struct, frozen=True):
     """A pack to look at.
 
     Attributes:

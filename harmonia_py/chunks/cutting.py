@@ -8,9 +8,9 @@ each other, so that few bytes have them. Small files are cut as one stream, with
 from array import array
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from pyfastcdc import FastCDC
 
 from harmonia_py.chunks.references import ReferenceRemover
@@ -22,8 +22,7 @@ from harmonia_py.nix.store_path import HASH_PART_LENGTH, HashPart
 _PORTION_CHUNKS: Final = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutSizes:
+class CutSizes(Struct, frozen=True, kw_only=True):
     """The sizes of pieces, as measured (`benchmarks/results/deduplication.md`). Caches with other sizes share little.
 
     Attributes:

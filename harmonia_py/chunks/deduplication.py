@@ -5,8 +5,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import CHUNKS, CacheId, Timestamp
 from harmonia_py.catalog.collection import Collecting, Scope

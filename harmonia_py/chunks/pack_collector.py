@@ -7,9 +7,10 @@ place in it.
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import PACKS
@@ -45,8 +46,7 @@ SET_ASIDE_SECONDS: Final = 600
 _MOST_SET_ASIDE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class PacksCollected:
+class PacksCollected(Struct, frozen=True):
     """The figures of a pass.
 
     Attributes:

@@ -1,10 +1,9 @@
 """`Packed`: the figures of files that were made into chunks."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(Struct, frozen=True):
     """The figures.
 
     Attributes:

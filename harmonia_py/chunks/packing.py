@@ -11,9 +11,10 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+
+from msgspec import Struct, field
 
 from harmonia_py.cache.source import Download
 from harmonia_py.catalog.caches import Timestamp
@@ -50,8 +51,7 @@ class _UnreadableFile(HarmoniaError):
     """The file to be cut cannot be read. Only this file is left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
+class _Cut(Struct, frozen=True):
     """A file with its recipe, all of whose chunks are in packs or in the pack that is being written."""
 
     file: NarFile
@@ -243,8 +243,7 @@ class Packer:
         )
 
 
-@dataclass(slots=True)
-class _GrowingPack:
+class _GrowingPack(Struct):
     """A pack that is being written; `chunks` has the offset and size of each frame in it."""
 
     key: BlobKey

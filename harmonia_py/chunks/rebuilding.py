@@ -6,9 +6,10 @@ rebuild that was cut off can be begun again, and chunks whose recipes it has not
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
@@ -31,8 +32,7 @@ _LOOK_SECONDS: Final = 7 * 86_400
 _MOST_BYTES: Final = 2 * PACK_BYTES + MAX_CHUNK_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class PacksNamed:
+class PacksNamed(Struct, frozen=True):
     """The figures of `name_packs`.
 
     Attributes:

@@ -7,8 +7,9 @@ does not wait for the place of the last chunk, and memory does not grow with the
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from harmonia_py.chunks.catalog import Chunks, Place
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
@@ -26,8 +27,7 @@ _MOST_SEGMENTS: Final = 512
 _SHARES: Final = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowSizes:
+class WindowSizes(Struct, frozen=True, kw_only=True):
     """How much of a download is at hand.
 
     Attributes:

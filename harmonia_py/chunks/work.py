@@ -1,14 +1,14 @@
 """The port `ChunkWork`: the figures of chunks, of objects whose files are to become chunks, and of the job."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.chunks.catalog import DuePlace
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkFigures:
+class ChunkFigures(Struct, frozen=True):
     """Running totals.
 
     Attributes:
@@ -29,8 +29,7 @@ class ChunkFigures:
     sent_size: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastLook:
+class LastLook(Struct, frozen=True, kw_only=True):
     """The last pass of the job.
 
     Attributes:

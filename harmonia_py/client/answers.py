@@ -1,16 +1,16 @@
 """The answers of a server to a client that pushes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from harmonia_py.errors import UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True, kw_only=True):
     """The capabilities of a server.
 
     Attributes:
@@ -24,8 +24,7 @@ class Capabilities:
     audiences: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchanged:
+class Exchanged(Struct, frozen=True, kw_only=True):
     """The token that a CI's token was exchanged for.
 
     Attributes:
@@ -39,8 +38,7 @@ class Exchanged:
     principal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promoted:
+class Promoted(Struct, frozen=True, kw_only=True):
     """The result of a promotion.
 
     Attributes:
@@ -54,8 +52,7 @@ class Promoted:
     kept_first: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheInfo:
+class CacheInfo(Struct, frozen=True, kw_only=True):
     """The facts of a cache that a client needs to substitute from it.
 
     Attributes:
@@ -69,8 +66,7 @@ class CacheInfo:
     public_keys: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionInfo:
+class SessionInfo(Struct, frozen=True, kw_only=True):
     """A session that has begun, and what its cache takes.
 
     Attributes:
@@ -92,8 +88,7 @@ class SessionInfo:
     past_server: range | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lacking:
+class Lacking(Struct, frozen=True):
     """The paths and NARs that the cache lacks.
 
     Attributes:
@@ -107,8 +102,7 @@ class Lacking:
     nars: Mapping[Hash, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """The result of publishing a path.
 
     Attributes:

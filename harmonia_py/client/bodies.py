@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from msgspec import Struct
 
 _PORTION_BYTES: Final = 128 * 1024
 # Read at once from a file: each read is a turn of a thread.
@@ -16,8 +16,7 @@ _STALL_SECONDS: Final = 60.0
 _CONTENT_TYPE: Final = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class FileBody:
+class FileBody(Struct, frozen=True):
     """A file that stays open and unchanged while it is sent.
 
     Attributes:
@@ -29,8 +28,7 @@ class FileBody:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class FormBody:
+class FormBody(Struct, frozen=True):
     """The fields of a form, as `urlencode` writes them."""
 
     text: str

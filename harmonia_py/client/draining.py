@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.client.outcomes import Summary
 from harmonia_py.client.push_queue import PushQueue
@@ -23,8 +24,7 @@ _ATTEMPTS: Final = 3
 PushPaths = Callable[[Collection[StorePath]], Awaitable[Summary]]
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
+class Drained(Struct, frozen=True):
     """The state of a queue after it was emptied.
 
     Attributes:

@@ -4,7 +4,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 from urllib.request import getproxies
@@ -12,6 +11,7 @@ from urllib.request import getproxies
 import aiohttp
 import msgspec
 from aiohttp import hdrs
+from msgspec import Struct
 from yarl import URL
 
 from harmonia_py import __version__, json_text
@@ -54,8 +54,7 @@ _MAX_ANSWER: Final = 64 * 1024 * 1024
 _MAX_MESSAGE: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The answer of a server.
 
     Attributes:

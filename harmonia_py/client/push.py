@@ -7,9 +7,11 @@ like this; of the others it is the server that has looked at the files.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
 
 from harmonia_py.client.answers import SessionInfo
 from harmonia_py.client.api import PushApi
@@ -36,8 +38,7 @@ _MOST_ROOTS_PROVED: Final = 24
 _LOST: Final = "the cache has lost what was pushed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushSettings:
+class PushSettings(Struct, frozen=True, kw_only=True):
     """The settings of a push.
 
     Attributes:
@@ -111,7 +112,7 @@ class Push:
             return summary
         missing, unpinned = await self._finish(session, [path.hash_part for path in roots])
         ledger.reopen(missing)
-        return replace(summary, outcomes=ledger.close(_LOST), unpinned=unpinned)
+        return dataclasses.replace(summary, outcomes=ledger.close(_LOST), unpinned=unpinned)
 
     async def _finish(self, session: SessionInfo, roots: Sequence[HashPart]) -> tuple[Collection[HashPart], str]:
         """End the session and set the pins; which roots are lost, and why the pins are not set, or nothing."""

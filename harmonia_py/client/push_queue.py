@@ -9,9 +9,10 @@ neither a restart of the machine, the service or the server loses one, and one t
 
 import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.client.queue_entry import NEW, write_entry
 from harmonia_py.errors import FormatError, StorageError, describe_os_error
@@ -20,8 +21,7 @@ from harmonia_py.nix.store_path import StoreDir, StorePath
 _MAX_BYTES: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
+class QueueState(Struct, frozen=True):
     """The content of the queue.
 
     Attributes:

@@ -12,9 +12,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.client.answers import SessionInfo
 from harmonia_py.client.api import PushApi
@@ -35,8 +37,7 @@ _ASK_AGAIN_SECONDS: Final = 2.0
 _MOST_ASKED: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class SentFile:
+class SentFile(Struct, frozen=True):
     """A file that is with the server.
 
     Attributes:

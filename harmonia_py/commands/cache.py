@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict, replace
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import CHUNKS, CacheRow, CacheSettings

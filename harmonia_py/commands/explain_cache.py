@@ -1,9 +1,9 @@
 """`harmonia-py explain --cache NAME`: the answer of a cache of the catalog for one store path, and its reasons."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
 from rich.markup import escape
 
 from harmonia_py.cache.access import may_look_into

@@ -2,10 +2,10 @@
 
 import argparse
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import asdict
 from rich.filesize import decimal
 
 from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog

@@ -5,10 +5,10 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
 from rich.filesize import decimal
 
 from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
@@ -57,8 +57,7 @@ def add_arguments(parser: Parser) -> None:
     add_config(parser)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Going:
+class Going(Struct, frozen=True, kw_only=True):
     """A path that has gone, or is condemned.
 
     Attributes:

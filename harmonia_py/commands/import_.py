@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import dataclasses
 import os
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict
 
 from harmonia_py.commands.catalog import opened_catalog
 from harmonia_py.commands.options import add_config, load
@@ -81,7 +83,7 @@ def _server_config(options: argparse.Namespace) -> "ServerConfig":
     if options.server_config is None:
         return ServerConfig(database=options.database, directory=options.storage)
     server = ServerConfig.read(options.server_config, os.environ, database=options.database)
-    return server if options.storage is None else replace(server, directory=options.storage)
+    return server if options.storage is None else dataclasses.replace(server, directory=options.storage)
 
 
 def _wanted(caches: "Any", names: list[str] | None) -> "list[AtticCache]":

@@ -3,8 +3,9 @@
 import asyncio
 import json
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import asdict
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheExists

@@ -4,11 +4,11 @@ import argparse
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from rich.console import Console
 
 from harmonia_py.client.answers import CacheInfo
@@ -41,8 +41,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
+class _Files(Struct, frozen=True):
     """The files of Nix that are changed.
 
     Attributes:

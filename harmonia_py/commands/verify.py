@@ -2,11 +2,11 @@
 
 import argparse
 import asyncio
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
 from rich.console import Console
 
 from harmonia_py.commands.node import open_node

@@ -1,9 +1,10 @@
 """`s3://bucket/prefix?endpoint=…&region=…`: a bucket, and how it is spoken to, as `[storage] url` names it."""
 
 import re
-from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import parse_qsl, urlsplit
+
+from msgspec import Struct
 
 from harmonia_py.config.units import parse_size
 
@@ -20,8 +21,7 @@ _MOST_PART: Final = 512 * _MIB
 _SWITCH: Final = {"true": True, "false": False}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketUrl:
+class BucketUrl(Struct, frozen=True, kw_only=True):
     """A bucket.
 
     Attributes:

@@ -2,12 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
 
 import tomli_w
+from msgspec import Struct
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.config.private_file import read_private, write_private
@@ -19,8 +19,7 @@ _TOKEN_VARIABLE: Final = "HARMONIA_PY_TOKEN"  # noqa: S105  # the name of a vari
 _TOKEN_FILE_VARIABLE: Final = "HARMONIA_PY_TOKEN_FILE"  # noqa: S105  # as above
 
 
-@dataclass(frozen=True, slots=True)
-class CacheUrl:
+class CacheUrl(Struct, frozen=True):
     """A cache on a server.
 
     Attributes:
@@ -44,8 +43,7 @@ class CacheUrl:
         return f"{self.server}/{self.root}".rstrip("/")
 
 
-@dataclass(frozen=True, slots=True)
-class Logins:
+class Logins(Struct, frozen=True):
     """The logins of a user.
 
     Attributes:

@@ -6,15 +6,15 @@ so a block at the end takes nothing from what is there.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _SETTING: Final = re.compile(r"^[ \t]*([A-Za-z0-9-]+)[ \t]*=[ \t]*([^#\n]*)", re.MULTILINE)
 _BLOCK: Final = re.compile(r"^# harmonia-py: (\S+) begins.*\n(?:.*\n)*?# harmonia-py: \1 ends\n?", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """The lines that belong to one cache.
 
     Attributes:

@@ -4,11 +4,11 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.oidc_table import Oidc
@@ -24,8 +24,7 @@ _NO_CHOICE: Final = re.compile(r"Invalid enum value '(.*)'", re.DOTALL)
 _NEEDED_BY_UPSTREAMS: Final = {"url", "public_keys"}
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing that is wrong.
 
     Attributes:

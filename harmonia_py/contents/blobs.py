@@ -7,8 +7,9 @@ that are still arriving are the business of the port `Spool`.
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol, Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Download, FileSlice, Piece, Redirect, always, nothing
 from harmonia_py.errors import FormatError
@@ -38,8 +39,7 @@ class BlobKey(str):
         return cls(text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blob:
+class Blob(Struct, frozen=True, kw_only=True):
     """An open blob. A context manager: leaving it releases what keeps the bytes at hand.
 
     Attributes:
@@ -80,8 +80,7 @@ class Blob:
         self.release()
 
 
-@dataclass(frozen=True, slots=True)
-class SpooledFile:
+class SpooledFile(Struct, frozen=True):
     """A file of a spool that has all its bytes; good until its writer is closed.
 
     Attributes:
@@ -99,8 +98,7 @@ IN_USE: Final = math.inf
 """The last use of a blob that this process is reading."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
+class BlobInfo(Struct, frozen=True):
     """The facts of a blob that eviction needs.
 
     Attributes:

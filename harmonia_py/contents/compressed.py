@@ -6,8 +6,10 @@ The NAR is verified on the way, and only the right one is finished: of another o
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Source
@@ -207,8 +209,7 @@ async def _log_damage(path_info: PathInfo, words: str) -> None:
     _log.critical("%s is damaged: %s; `nix-store --repair-path` may help", path_info.store_path, words)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(Struct, frozen=True):
     """The things that all compressions of a source share."""
 
     inner: Source

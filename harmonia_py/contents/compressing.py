@@ -1,7 +1,8 @@
 """NARs of the local store made into zstd files: the threads that compress, and the turns of requests."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.source import Download
 from harmonia_py.contents.encoders import Zstd

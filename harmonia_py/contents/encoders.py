@@ -6,8 +6,9 @@ Everything here computes and may take long, so a thread calls it; the encoders l
 import lzma
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -64,8 +65,7 @@ _FAST_LEVEL: Final = 6
 _FAST_JOB_BYTES: Final = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Zstd:
+class Zstd(Struct, frozen=True, kw_only=True):
     """The settings of zstd.
 
     Attributes:

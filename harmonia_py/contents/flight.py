@@ -10,8 +10,9 @@ finished, and every reader is cut.
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.contents.blobs import BlobKey, SpooledFile
 from harmonia_py.contents.file_check import FileCheck
@@ -33,8 +34,7 @@ class Elsewhere(Exception):
     """Another process takes the file in, or has just done so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """The things that all files share which come in.
 
     Attributes:

@@ -1,8 +1,9 @@
 """Kept files read once more: a disk that rots changes bytes that were right when they were written."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Piece
 from harmonia_py.contents.blobs import BlobKey
@@ -18,8 +19,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StorePath
 
 
-@dataclass(frozen=True, slots=True)
-class Rotten:
+class Rotten(Struct, frozen=True):
     """A kept file that is not what it was.
 
     Attributes:
@@ -31,8 +31,7 @@ class Rotten:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True):
     """The result of reading a file.
 
     Attributes:

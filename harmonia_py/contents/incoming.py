@@ -5,8 +5,9 @@ A dump of the local store, a file of an upstream and the body of an upload diffe
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from harmonia_py.contents.file_check import FileCheck
 from harmonia_py.contents.memory import UNPACKING, Memory
@@ -38,8 +39,7 @@ class Producer(Protocol):
         """Called once, when no thread is inside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """Threads that compute, and the turns of the files that want them.
 
     Attributes:

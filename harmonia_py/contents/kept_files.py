@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Download
 from harmonia_py.cache.validity import Validity
@@ -17,8 +18,7 @@ from harmonia_py.nix.store_path import HashPart, StorePath
 _HASH_PART: Final = re.compile(r"\A([0-9a-z]{32})(?![0-9a-z])|\?hash=([0-9a-z]{32})\Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(Struct, frozen=True):
     """The facts of a kept file.
 
     Attributes:
@@ -32,8 +32,7 @@ class FileFacts:
     ca: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeptFacts:
+class KeptFacts(Struct, frozen=True):
     """The facts of a file (None: it is not kept), and their validity (None: unknown).
 
     Attributes:
@@ -51,8 +50,7 @@ UNKNOWN: Final = KeptFacts(None, None)
 """The answer for a file of which nothing can be told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(Struct, frozen=True):
     """A NAR that was not what the store says, found while it was compressed.
 
     Attributes:

@@ -10,8 +10,9 @@ codecs let other threads run.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.contents.codecs import MAX_WINDOW_BYTES, USUAL_WINDOW_BYTES, Unpacker
 from harmonia_py.contents.encoders import Encoder, Plain
@@ -56,8 +57,7 @@ class WrongNar(FormatError):
         self.nar_hash = nar_hash
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NarBounds:
+class NarBounds(Struct, frozen=True, kw_only=True):
     """The bounds of a file, whatever is claimed.
 
     Attributes:
@@ -71,8 +71,7 @@ class NarBounds:
     usual_window: int = USUAL_WINDOW_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedNar:
+class CheckedNar(Struct, frozen=True):
     """The computed facts of a NAR and of the file that is offered, which was made of it or which it came in."""
 
     nar_hash: Hash
@@ -112,7 +111,7 @@ class NarCheck(FileCheck):
         *,
         encoder: Encoder | None = None,
         observers: Sequence[NarObserver] = (),
-        bounds: NarBounds = NarBounds(),  # frozen
+        bounds: NarBounds = NarBounds(),  # noqa: B008  # frozen
         share: Share | None = None,
     ) -> None:
         super().__init__()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.cache.tree import BuildId
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.contents.encoders import Encoder, encoder
@@ -55,8 +57,7 @@ class Listing:
             yield from map(bytes, unpacker.feed(part))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NarFacts:
+class NarFacts(Struct, frozen=True, kw_only=True):
     """The facts of a NAR whose every byte has passed.
 
     Attributes:

@@ -5,8 +5,9 @@ finished is put into a `BlobStore`, or read from there, and then its writer is c
 """
 
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Piece
 from harmonia_py.contents.blobs import BlobKey, SpooledFile
@@ -39,8 +40,7 @@ class SpoolWriter(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class GrowingFile:
+class GrowingFile(Struct, frozen=True):
     """A file being written, opened for reading.
 
     Attributes:

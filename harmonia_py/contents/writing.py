@@ -6,8 +6,9 @@ The last byte of a file whose length clients were told is written when all of it
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.contents.blobs import SpooledFile
 from harmonia_py.contents.incoming import Incoming, Producer
@@ -22,8 +23,7 @@ SMALL_BYTES: Final = 256 * 1024
 _NEARLY_DONE: Final = 0.75
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """The facts of a file when its first bytes are there.
 
     Attributes:

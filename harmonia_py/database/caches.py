@@ -1,10 +1,10 @@
 """`Caches` over a database."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import (

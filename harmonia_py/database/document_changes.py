@@ -1,8 +1,9 @@
 """The documents of an object: put in the place of earlier ones, and kept by the object."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.objects import Document, DocumentKind, Publication
@@ -23,8 +24,7 @@ _KEEP_DOCUMENT: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentChanges:
+class DocumentChanges(Struct, frozen=True):
     """The statements that put documents, and the keys of the documents that they replace."""
 
     statements: list[Statement]

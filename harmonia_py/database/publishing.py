@@ -1,8 +1,9 @@
 """The transaction that makes an object visible with everything that goes with it."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted, NarFile
@@ -81,8 +82,7 @@ _LEASE: Final = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Object:
+class _Object(Struct, frozen=True):
     """The object under a hash part, before a publication."""
 
     nar_hash: str
@@ -104,8 +104,7 @@ class _Object:
         return self.stays(publication) and self.nar_hash == digits(publication.path_info.nar_hash)
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
+class _Standing(Struct, frozen=True):
     """The rows that a publication meets.
 
     Attributes:
@@ -240,8 +239,7 @@ def _do_without(publication: Publication, file_hash: str, now: Timestamp) -> Tra
     yield from drop_unused_files([file_hash], now)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """The references that are objects: those that readers see, the broken ones, and the condemned ones."""
 
     present: set[HashPart]

@@ -6,9 +6,10 @@ PostgreSQL: nothing here waits, and a transaction that lost a race is begun anew
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
 
 Value = str | int | bytes | None
 Row = tuple[Any, ...]
@@ -18,8 +19,7 @@ T = TypeVar("T")
 _LIST: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """SQL with `$1`, `$2` … for its parameters; with `many`, it runs once for each of these tuples."""
 
     sql: str
@@ -27,8 +27,7 @@ class Statement:
     many: Sequence[tuple[Value, ...]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Together:
+class Together(Struct, frozen=True):
     """Statements that change rows, sent together: they cost one way to the database and back.
 
     No row that one of them changes is read or changed by another one: the database may take them in any order. One with

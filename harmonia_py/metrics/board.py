@@ -12,8 +12,9 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.metrics.cache_labels import CacheLabels
 from harmonia_py.metrics.families import COUNTED
@@ -101,8 +102,7 @@ def _alone(cells: int) -> "memoryview[float]":
     return memoryview(bytearray(cells * _WORD)).cast("d")
 
 
-@dataclass(frozen=True, slots=True)
-class SlotReading:
+class SlotReading(Struct, frozen=True):
     """One worker's figures, or those that a worker that has ended left.
 
     Attributes:

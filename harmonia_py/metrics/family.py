@@ -1,7 +1,8 @@
 """`Family`: a family of series on `/metrics`."""
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -12,8 +13,7 @@ CACHE_LABEL: Final = "cache"
 """The label with the name of a cache. It comes first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """Series of one name.
 
     Attributes:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
@@ -17,8 +18,7 @@ from harmonia_py.runtime.tasks import SingleFlight
 from harmonia_py.runtime.threads import Pool, Threads
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+class _Reply(Struct, frozen=True):
     narinfo: NarInfo
     max_age: float | None
 

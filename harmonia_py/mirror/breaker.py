@@ -6,8 +6,10 @@ back. Times are readings of the monotonic clock, which is the same for every pro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.metrics.shared import Numbers, Row
 
@@ -17,8 +19,7 @@ OPEN_SECONDS: Final = 60.0
 _LATE_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerState:
+class BreakerState(Struct, frozen=True):
     """The state of a breaker: closed, or open after `FAILURES` in a row until one question, the probe, gets through.
 
     Attributes:
@@ -32,8 +33,7 @@ class BreakerState:
     probe_until: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(Struct, frozen=True):
     """Allows one question. `probe_until` is not 0 when that question is the probe."""
 
     probe_until: float = 0.0

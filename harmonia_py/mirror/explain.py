@@ -1,8 +1,9 @@
 """The answer of one upstream for a path, and whether it would be believed, in plain words."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.trust import rests_on_contents, signed_by
 from harmonia_py.errors import FormatError, UpstreamError
@@ -14,8 +15,7 @@ from harmonia_py.nix.store_path import HashPart, StoreDir
 _SECONDS: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The verdict on one upstream.
 
     Attributes:

@@ -7,8 +7,9 @@ or otherwise: now and then it is looked at again, and after a while it is given 
 import math
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.bounded import Bounded
@@ -23,8 +24,7 @@ _FIRST_LOOK_SECONDS: Final = 2.0
 _LONGEST_LOOK_SECONDS: Final = 60.0
 
 
-@dataclass(slots=True)
-class _Wanted:
+class _Wanted(Struct):
     """A path that is ready or waits.
 
     Attributes:

@@ -13,8 +13,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.source import Download
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter

@@ -1,7 +1,8 @@
 """`IndexedNarInfo`: a narinfo of an upstream, and what is known here of its NAR."""
 
 import time
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.cache.found import KEPT, Found, Origin, from_upstream
 from harmonia_py.cache.validity import Validity
@@ -10,8 +11,7 @@ from harmonia_py.contents.kept_files import FileFacts
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 
 
-@dataclass(slots=True)
-class IndexedNarInfo:
+class IndexedNarInfo(Struct):
     """A narinfo of an upstream.
 
     Attributes:

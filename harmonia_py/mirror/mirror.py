@@ -9,8 +9,9 @@ in memory, and in the catalog beside the NAR (`narinfo_index`).
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass
 from typing import Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.found import STALE, Found
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, FileSlice, Pause
@@ -40,8 +41,7 @@ from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MirrorSettings:
+class MirrorSettings(Struct, frozen=True, kw_only=True):
     """How a mirror behaves.
 
     Attributes:

@@ -1,8 +1,9 @@
 """NARs as files that a mirror fetches: the choice of the upstream, and the check when the file comes."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.contents.codecs import memory_of
 from harmonia_py.contents.encoders import ENCODER_BYTES, MADE_HERE, encoder
@@ -20,8 +21,7 @@ from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.runtime.bounded import TimedSet
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(Struct, frozen=True):
     """The questions and notes of a NAR's download to its mirror.
 
     Attributes:

@@ -7,9 +7,10 @@ upstream's to say, and ours to say otherwise. Source: `ValidPathInfo::checkSigna
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.trust import fault_of, is_its_own_proof, signed_by
 from harmonia_py.contents.codecs import COMPRESSIONS

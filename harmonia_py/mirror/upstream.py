@@ -4,8 +4,9 @@ An upstream answers three things: something, `None` for "it is not here", or an 
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 from harmonia_py.errors import UpstreamProtocolError
 from harmonia_py.nix.signing import PublicKey
@@ -36,8 +37,7 @@ def _no_tap() -> Tap | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class Body(Struct, frozen=True, kw_only=True):
     """The body of an upstream's answer, not yet read. A context manager: leaving it gives the connection back.
 
     Attributes:
@@ -67,8 +67,7 @@ class Body:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Struct, frozen=True):
     """The place to go on with a file of which the first `start` bytes are here; `validator` is that of those bytes."""
 
     start: int

@@ -1,6 +1,8 @@
 """The counters of conversations with an upstream."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError
 from harmonia_py.metrics import families

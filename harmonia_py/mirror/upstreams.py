@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
+
+from msgspec import Struct, field
 
 from harmonia_py.errors import UpstreamError, UpstreamUnreachable, UpstreamUntrusted
 from harmonia_py.mirror.breaker import Breaker
@@ -32,8 +33,7 @@ _LEAST_SHARE_SECONDS: Final = 0.1
 _QUESTIONS_AT_ONCE: Final = 96
 
 
-@dataclass(slots=True)
-class UpstreamState:
+class UpstreamState(Struct):
     """An upstream, how long it gets at most for an answer, how it has fared, and how much it is asked at once."""
 
     upstream: Upstream
@@ -62,8 +62,7 @@ class UpstreamState:
             self.turns.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
+class Answer(Struct, Generic[T], frozen=True):
     """The answer of an upstream."""
 
     upstream: Upstream

@@ -4,8 +4,9 @@ Source: `src/libstore/binary-cache-store.cc` of Nix. Clients keep it for days, o
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.store_path import StoreDir
@@ -15,8 +16,7 @@ _PRIORITY: Final = re.compile(r"[+-]?[0-9]{1,9}(?![0-9])", re.ASCII)
 _WHITE_SPACE: Final = " \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheInfo:
+class CacheInfo(Struct, frozen=True):
     """Attributes: the store directory, whether mass queries are welcome, and the priority (smaller is asked first)."""
 
     store_dir: StoreDir

@@ -6,9 +6,10 @@ Objects" and "Complete Store Path Calculation" in the Nix manual.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix import base32
@@ -28,8 +29,7 @@ class Method(Enum):
     GIT = "fixed:git:"
 
 
-@dataclass(frozen=True, slots=True)
-class ContentAddress:
+class ContentAddress(Struct, frozen=True):
     """`text:sha256:…`, `fixed:<algorithm>:…`, `fixed:r:<algorithm>:…` or `fixed:git:<algorithm>:…`."""
 
     method: Method
@@ -94,8 +94,7 @@ class ContentAddress:
         return expected == store_path
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownContentAddress:
+class UnknownContentAddress(Struct, frozen=True):
     """A content address of a later Nix: told as it came, for clients that understand it. It proves nothing here."""
 
     text: str

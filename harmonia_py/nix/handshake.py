@@ -9,9 +9,10 @@ connection: `greet`, then `introduce`. The operations are in `worker.py`.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from harmonia_py.errors import DaemonRefused, FormatError
 from harmonia_py.nix.hashes import Hash
@@ -67,8 +68,7 @@ class Frame(IntEnum):
     RESULT = 0x52534C54
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange(Generic[Value]):
+class Exchange(Struct, Generic[Value], frozen=True):
     """A request and the parser of its reply. The parser can run once: a second attempt needs a second exchange.
 
     Besides FormatError the parser of an operation raises DaemonRefused when the daemon answers with an error.
@@ -78,8 +78,7 @@ class Exchange(Generic[Value]):
     reply: Parser[Value]
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """The agreement of daemon and client.
 
     Attributes:

@@ -7,8 +7,9 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix import base32
@@ -18,8 +19,7 @@ DIGEST_SIZES: Final = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 _BASE16: Final = re.compile(r"(?:[0-9a-fA-F]{2})+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Hash:
+class Hash(Struct, frozen=True):
     """A digest and the name of its algorithm: md5, sha1, sha256 or sha512."""
 
     algorithm: str

@@ -5,8 +5,9 @@ next line feed, so `References:` without its space, a blank line or a CRLF corru
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.content_address import ContentAddress, Method, UnknownContentAddress, parse_content_address
@@ -45,8 +46,7 @@ MAX_NARINFO_SIZE: Final = 4 * 1024 * 1024
 MAX_SIGNATURES: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class NarUrl:
+class NarUrl(Struct, frozen=True):
     """The URL of a NAR, relative to that of this cache. Clients remember it for 30 days.
 
     Attributes:
@@ -90,8 +90,7 @@ class NarUrl:
         return f"nar/{self.hash_part}-{self.nar_hash.nix32}.nar{SUFFIXES[self.compression]}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NarInfo:
+class NarInfo(Struct, frozen=True, kw_only=True):
     """A path info and the place of its NAR.
 
     Attributes:

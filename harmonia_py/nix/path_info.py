@@ -4,8 +4,9 @@ Source: `src/libstore/path-info.cc` of Nix.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.nix.content_address import ContentAddress, UnknownContentAddress
 from harmonia_py.nix.hashes import Hash
@@ -15,8 +16,7 @@ from harmonia_py.nix.store_path import StoreDir, StorePath
 MAX_NAR_SIZE: Final = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathInfo:
+class PathInfo(Struct, frozen=True, kw_only=True):
     """The facts a store keeps for a valid path; the first four are what a signature covers.
 
     Attributes:

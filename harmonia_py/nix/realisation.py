@@ -9,8 +9,9 @@ computed from the other without the closure of the derivation:
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from harmonia_py import json_text
 from harmonia_py.errors import FormatError
@@ -24,8 +25,7 @@ _HASH_MODULO: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 MAX_REALISATION_SIZE: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class DrvOutput:
+class DrvOutput(Struct, frozen=True):
     """An output of a derivation: the key of a realisation. Made by `parse` or `of`.
 
     Attributes:
@@ -66,8 +66,7 @@ class DrvOutput:
         return f"{self.derivation}^{self.output_name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Realisation:
+class Realisation(Struct, frozen=True, kw_only=True):
     """The realisation of a derivation's output.
 
     Attributes:

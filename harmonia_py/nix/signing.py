@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from msgspec import Struct
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
@@ -24,8 +25,7 @@ PUBLIC_KEY_SIZE: Final = 32
 _KEY_NAME: Final = re.compile(r"[^\s:\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Signature:
+class Signature(Struct, frozen=True, order=True):
     """A signature and the name of the key that made it; ordered by key name, then bytes, as Nix sorts them."""
 
     key_name: str
@@ -48,8 +48,7 @@ class Signature:
         return {"keyName": self.key_name, "sig": base64.b64encode(self.data).decode()}
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKey:
+class PublicKey(Struct, frozen=True):
     """A public key, as clients put it into `trusted-public-keys`."""
 
     name: str

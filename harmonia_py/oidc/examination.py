@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from harmonia_py.cache.access import Grant
 from harmonia_py.cache.identity import IdentityRule, shown_text
@@ -11,8 +12,7 @@ from harmonia_py.errors import FormatError, NotAuthenticated, UpstreamError
 from harmonia_py.oidc.tokens import IdTokens, claims_without_trust
 
 
-@dataclass(frozen=True, slots=True)
-class RuleResult:
+class RuleResult(Struct, frozen=True):
     """One rule applied to a token.
 
     Attributes:
@@ -28,8 +28,7 @@ class RuleResult:
     grants: tuple[Grant, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
+class Examination(Struct, frozen=True):
     """The result of an examination.
 
     Attributes:

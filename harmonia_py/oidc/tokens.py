@@ -6,11 +6,11 @@ says itself that keys are (`jku`, `x5u`, `jwk`) is not looked at.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
 import msgspec
+from msgspec import Struct
 
 from harmonia_py import json_text
 from harmonia_py.cache.access import Principal
@@ -41,8 +41,7 @@ class _IssuerClaim(msgspec.Struct, frozen=True):
     iss: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustedIssuer:
+class TrustedIssuer(Struct, frozen=True, kw_only=True):
     """An issuer, and what its tokens are good for.
 
     Attributes:

@@ -7,8 +7,9 @@ the two. So nothing is believed that can be computed. Each refusal names the fie
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.trust import fault_of, is_its_own_proof, signed_by
 from harmonia_py.errors import FormatError, PushRefused, PushTooLarge
@@ -27,8 +28,7 @@ MAX_SIGNATURES: Final = 100
 _FILE: Final = re.compile(r"([0-9abcdfghijklmnpqrsvwxyz]{52})\.nar(\.[0-9a-z]{1,8})?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class PushedFile:
+class PushedFile(Struct, frozen=True):
     """The file of a NAR by its name in a push, `<FileHash>.nar.<suffix>`."""
 
     file_hash: Hash
@@ -51,8 +51,7 @@ class PushedFile:
         return f"{self.file_hash.nix32}.nar{SUFFIXES[self.compression]}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedFile:
+class CheckedFile(Struct, frozen=True, kw_only=True):
     """The facts of a file and its NAR, computed from its bytes.
 
     Attributes:

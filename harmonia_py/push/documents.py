@@ -5,8 +5,9 @@ Listings and indexes of debug files are taken as well, and dropped: this server 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp

@@ -5,7 +5,8 @@ No code here asks or waits for anything, so a transaction can run all of it.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harmonia_py.catalog.evidence import Evidence
 from harmonia_py.catalog.nars import NarFile

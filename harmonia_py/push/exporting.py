@@ -11,9 +11,11 @@ target is a cache that can be used, and an export that was cut off goes on where
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.source import Download
@@ -44,8 +46,7 @@ class ExportTarget(Protocol):
         """Write the bytes of a download, which is a file."""
 
 
-@dataclass(slots=True)
-class Exported:
+class Exported(Struct):
     """The figures of an export.
 
     Attributes:
@@ -63,8 +64,7 @@ class Exported:
     skipped: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportPorts:
+class ExportPorts(Struct, frozen=True, kw_only=True):
     """The ports of the catalog that an export reads."""
 
     objects: Objects

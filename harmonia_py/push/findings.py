@@ -4,8 +4,9 @@ Another worker may get the narinfo, hours later, so this is no object in memory.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.tree import BuildId
 from harmonia_py.contents.nar_facts import NarFacts
@@ -16,8 +17,7 @@ from harmonia_py.nix.store_path import HashPart
 MAX_INLINE_LISTING: Final = 32 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class Findings(Struct, frozen=True, kw_only=True):
     """The facts of a NAR that its narinfo is held against, or that documents are made of.
 
     Attributes:

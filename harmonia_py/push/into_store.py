@@ -9,8 +9,9 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName

@@ -9,9 +9,10 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import partial
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.objects import Size, Sizes

@@ -6,8 +6,9 @@ required where the cache wants one, and the cache's own key signs it for readers
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.objects import ObjectState, StoredObject
 from harmonia_py.errors import PushConflict, PushRefused
@@ -23,8 +24,7 @@ MAX_PATHS: Final = 20_000
 _ANSWER_SECONDS: Final = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Promoted:
+class Promoted(Struct, frozen=True):
     """The result of a promotion.
 
     Attributes:

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.cache.trust import is_its_own_proof
 from harmonia_py.catalog.adoption import Adoption
@@ -68,8 +70,7 @@ class PushOrder(Enum):
     ANY = auto()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushPorts:
+class PushPorts(Struct, frozen=True, kw_only=True):
     """The ports of the catalog that a push needs."""
 
     objects: Objects
@@ -84,8 +85,7 @@ class PushPorts:
     room_wanted: RoomWanted
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedClaim:
+class CheckedClaim(Struct, frozen=True):
     """A path whose narinfo agrees with what the catalog knows of its file: ready to be published."""
 
     publication: Publication

@@ -13,8 +13,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheRow, Caches, CacheSettings, Timestamp
@@ -48,8 +49,7 @@ _PRINCIPAL: Final = "rebuild"
 _STAYS_SECONDS: Final = 7 * 86_400
 
 
-@dataclass(slots=True)
-class Rebuilt:
+class Rebuilt(Struct):
     """The figures of a rebuild.
 
     Attributes:
@@ -69,8 +69,7 @@ class Rebuilt:
     faults: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """The files of one cache.
 
     Attributes:
@@ -84,8 +83,7 @@ class _Found:
     cache_info: BlobKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
+class _Claim(Struct, frozen=True):
     """The claim of a narinfo, as of one that is pushed, and the key under which it lies."""
 
     key: BlobKey

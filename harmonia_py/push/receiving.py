@@ -9,8 +9,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.caches import CacheId, Timestamp
@@ -43,8 +44,7 @@ MAX_NAR_SIZE: Final = 64 * 1024**3
 MAX_FILE_SIZE: Final = MAX_NAR_SIZE + MAX_NAR_SIZE // 64
 
 
-@dataclass(frozen=True, slots=True)
-class PushSession:
+class PushSession(Struct, frozen=True):
     """The session, cache and principal that a request of a push belongs to.
 
     Attributes:

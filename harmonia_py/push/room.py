@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.arrivals import Arrivals
 from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp
@@ -24,8 +25,7 @@ _MINUTE: Final = 60
 _HOUR: Final = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
+class _Limit(Struct, frozen=True):
     """A limit of one cache, or of all together.
 
     Attributes:

@@ -6,8 +6,9 @@ the paths and files that it was told are here, and its files are checked and pub
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.access import Principal
 from harmonia_py.catalog.caches import CacheRow
@@ -33,8 +34,7 @@ _MAX_KNOWN: Final = 4096
 _ELSEWHERE_AT_ONCE: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(Struct, frozen=True, kw_only=True):
     """The answer to a client that asks which of its paths a cache lacks.
 
     Attributes:

@@ -8,9 +8,10 @@ relies on, are protected from the garbage collector for an hour.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter
 from harmonia_py.catalog.nars import NarFile

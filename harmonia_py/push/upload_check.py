@@ -1,7 +1,8 @@
 """The checks of a pushed NAR, held against its claims while it arrives. They compute: a thread calls them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import BlobKey
@@ -20,8 +21,7 @@ def blob_key_of(file: PushedFile) -> BlobKey:
     return BlobKey(f"nar/{file}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedUpload:
+class CheckedUpload(Struct, frozen=True, kw_only=True):
     """A file all of whose bytes are here, and are those of its URL.
 
     Attributes:

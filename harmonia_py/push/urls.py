@@ -6,9 +6,10 @@ which the client remembers nothing.
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.errors import FormatError
 
@@ -38,8 +39,7 @@ _FOLDERS: Final = {kind.value: kind for kind in PushKind if kind not in (PushKin
 _DOI: Final = ".doi"
 
 
-@dataclass(frozen=True, slots=True)
-class PushUrl:
+class PushUrl(Struct, frozen=True):
     """The URL of something that is pushed.
 
     Attributes:

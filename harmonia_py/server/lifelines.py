@@ -6,8 +6,9 @@ import os
 import signal
 import struct
 import time
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _BEAT: Final = struct.Struct("=d")
 _MAX_WORKERS: Final = 1024
@@ -33,8 +34,7 @@ class Heartbeats:
         return float(last)
 
 
-@dataclass(frozen=True, slots=True)
-class Lifelines:
+class Lifelines(Struct, frozen=True):
     """The worker's ends of these ties.
 
     Attributes:

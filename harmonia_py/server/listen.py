@@ -10,9 +10,10 @@ import ssl
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.errors import ConfigError
 
@@ -29,23 +30,20 @@ _EVERYWHERE: Final = "::"
 _NOT_HERE: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
+class TcpAddress(Struct, frozen=True):
     """`host:port`, `[IPv6]:port`, or `:port` for every interface. Port 0 lets the kernel choose."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(Struct, frozen=True):
     """`unix:/path`."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """A socket that listens, and the scheme it is spoken to with: `http` or `https`."""
 
     socket: socket.socket
@@ -139,8 +137,7 @@ def parse_address(text: str) -> TcpAddress | UnixAddress:
     return TcpAddress(match["ipv6"] or match["host"] or _EVERYWHERE, int(match["port"]))
 
 
-@dataclass(frozen=True, slots=True)
-class Permissions:
+class Permissions(Struct, frozen=True):
     """The access to a Unix socket: the mode of its file, and its group if that is not the process's own."""
 
     mode: int = 0o666
@@ -151,7 +148,7 @@ def open_listeners(
     addresses: list[str],
     environment: Mapping[str, str],
     scheme: str = "http",
-    permissions: Permissions = Permissions(),  # it is frozen
+    permissions: Permissions = Permissions(),  # noqa: B008  # it is frozen
 ) -> list[Listener]:
     """The sockets systemd passed, when it passed any; else one or more for each address.
 

@@ -11,8 +11,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.server.lifelines import Heartbeats, Lifelines
@@ -34,8 +35,7 @@ _BEAT_SECONDS: Final = 1.0
 _SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
-@dataclass(slots=True)
-class _Worker:
+class _Worker(Struct):
     pid: int
     index: int
     ready_fd: int

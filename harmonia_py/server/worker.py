@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.cache.access import Authenticator, Generation
 from harmonia_py.cache.caches import Caches
@@ -46,8 +48,7 @@ _CERTIFICATE_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """A configuration, and what it says about this machine."""
 
     config: Config

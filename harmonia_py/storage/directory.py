@@ -13,9 +13,10 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import FormatError, StorageError
@@ -34,8 +35,7 @@ _TEXTS: Final = 64
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True)
-class WholeFile:
+class WholeFile(Struct, frozen=True):
     """A blob, opened; its owner closes `fd`."""
 
     key: BlobKey

@@ -1,10 +1,10 @@
 """Every URL, in one table."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py.cache.access import Action
 from harmonia_py.web.admission.gate import CheckBody, Terms
@@ -28,8 +28,7 @@ _SESSION_FILES: Final = "api.files"
 _CACHE: Final = "/{cache:[A-Za-z0-9][A-Za-z0-9_+-]*}"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A URL pattern, its handler, and what the gate asks of requests before it runs.
 
     Attributes:

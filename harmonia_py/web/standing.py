@@ -1,8 +1,7 @@
 """The standing of pushed paths, as far as a client may know it."""
 
-from dataclasses import replace
-
 from aiohttp import web
+from msgspec.structs import replace
 
 from harmonia_py.cache.access import Action
 from harmonia_py.catalog.reachability import KeptBy

@@ -1,10 +1,10 @@
 """The state for handlers: the cache that a request is for, its principal, and the means to send an answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from msgspec import Struct, field
 
 from harmonia_py.cache.access import Authenticator, Generation, Principal
 from harmonia_py.cache.binary_cache import BinaryCache
@@ -37,8 +37,7 @@ ChangesOf = Callable[[], "CacheChanges | None"]
 """The changes of caches by the API; None where there is no catalog."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingSettings:
+class ServingSettings(Struct, frozen=True, kw_only=True):
     """The settings with which all caches are served.
 
     Attributes:

@@ -1,9 +1,10 @@
 """A server of Attic taken over: its caches with their keys, and their paths, each NAR checked as in a push."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+
+from msgspec import Struct, field
 
 from harmonia_py.attic.catalog import AtticCatalog
 from harmonia_py.attic.chunk_files import ChunkFiles
@@ -33,8 +34,7 @@ _BY: Final = Principal("import attic")
 _RUN: Final = "import"
 
 
-@dataclass(slots=True)
-class Imported:
+class Imported(Struct):
     """The figures of a cache's import.
 
     Attributes:

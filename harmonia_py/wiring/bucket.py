@@ -1,10 +1,12 @@
 """The bucket that a configuration names: its settings, and which part of it belongs to what."""
 
 import os
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
@@ -82,8 +84,7 @@ def hot_settings(config: Config) -> "HotSettings | None":
     return HotSettings(directory, max_size, config.cache.min_free_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class BucketPlace:
+class BucketPlace(Struct, frozen=True):
     """The place in a bucket of compressed and mirrored files, where these are not kept in directories.
 
     Attributes:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheRow, Timestamp
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of
@@ -10,8 +11,7 @@ from harmonia_py.catalog.keys import Keys
 from harmonia_py.nix.signing import SecretKey
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
+class SigningKey(Struct, frozen=True):
     """A key that signs now, and when it stops; None while nothing is planned."""
 
     secret_key: SecretKey

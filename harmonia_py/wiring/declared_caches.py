@@ -2,7 +2,8 @@
 
 import time
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheExists, CacheRow, Caches, Timestamp

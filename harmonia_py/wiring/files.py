@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from harmonia_py.catalog.rooms import BUCKET, no_end_of_room
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
@@ -22,8 +23,7 @@ if TYPE_CHECKING:  # a server that keeps files in directories loads nothing of S
     from harmonia_py.storage.s3.settings import S3Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OpenFiles:
+class OpenFiles(Struct, frozen=True, kw_only=True, eq=False):
     """The files of a directory or a bucket, opened.
 
     Attributes:
@@ -51,8 +51,7 @@ class OpenFiles:
         return Space(spool.free_bytes, (await asyncio.to_thread(directory.stat)).st_dev)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Space:
+class Space(Struct, frozen=True, eq=False):
     """A file system, or a bucket.
 
     Attributes:

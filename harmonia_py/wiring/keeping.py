@@ -7,10 +7,11 @@ import asyncio
 import logging
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.changes import Changes
@@ -41,8 +42,7 @@ _log = logging.getLogger(__name__)
 CATALOG: Final = Path(OWN_DIRECTORY, "catalog.sqlite")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Keeping:
+class Keeping(Struct, frozen=True, eq=False):
     """The intake of a directory, and the facts of its files.
 
     Attributes:
@@ -129,8 +129,7 @@ async def _open_files(
     return files, await files.space(directory, spool)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Catalog:
+class _Catalog(Struct, frozen=True, eq=False):
     """A catalog, with the last uses that this process has not written to it yet."""
 
     ports: SqlCatalog

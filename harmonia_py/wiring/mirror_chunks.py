@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope
@@ -43,8 +44,7 @@ def pack_room(
     return PackRoom(catalog.chunk_work, collector, grace_seconds=_GRACE_SECONDS, now=now, errors=errors)
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorChunks:
+class MirrorChunks(Struct, frozen=True):
     """What becomes chunks of what a mirror keeps.
 
     Attributes:

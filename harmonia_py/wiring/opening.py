@@ -1,6 +1,6 @@
 """`Opening`: the values that every part of a node is opened from."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from harmonia_py.config.settings import Config
 from harmonia_py.metrics.board import Metrics
@@ -8,8 +8,7 @@ from harmonia_py.wiring.pools import Selection
 from harmonia_py.wiring.store_choice import StoreChoice
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Opening:
+class Opening(Struct, frozen=True, eq=False):
     """The values that one configuration opens its parts from.
 
     Attributes:

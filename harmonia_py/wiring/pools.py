@@ -8,8 +8,9 @@ handed out again, any other is opened, and a thing that is not selected any more
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
+
+from msgspec import Struct
 
 from harmonia_py.runtime.lasting import lasting
 
@@ -25,8 +26,7 @@ def _is_idle(_thing: object) -> Awaitable[None]:
     return asyncio.sleep(0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Held:
+class _Held(Struct, frozen=True, eq=False):
     name: str
     settings: tuple[object, ...]
     thing: object

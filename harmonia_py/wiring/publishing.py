@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.usage import CacheUsage
@@ -38,8 +39,7 @@ from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.chunking import Chunking
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Publishing:
+class Publishing(Struct, frozen=True, eq=False):
     """Makes the pushes to caches.
 
     Attributes:

@@ -1,13 +1,14 @@
 """The settings of one part, taken from the configuration as one value."""
 
-from dataclasses import fields
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+from msgspec import Struct
+
+T = TypeVar("T", bound=Struct)
 
 
 def slice_of(kind: type[T], *settings: object) -> T:
-    """A dataclass `kind`, each of whose fields is the setting of its name, in the first of `settings` that has it.
+    """A value of `kind`, each of whose fields is the setting of its name, in the first of `settings` that has it.
 
     Raises:
         AttributeError: none of them has it.
@@ -17,4 +18,4 @@ def slice_of(kind: type[T], *settings: object) -> T:
         *first, last = settings
         return getattr(next((one for one in first if hasattr(one, name)), last), name)
 
-    return kind(**{field.name: value(field.name) for field in fields(kind)})  # type: ignore[arg-type]  # of a dataclass
+    return kind(**{name: value(name) for name in kind.__struct_fields__})

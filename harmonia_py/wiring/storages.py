@@ -5,9 +5,10 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.fsck_findings import FsckPorts
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 PUSHED = "pushed"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStorage:
+class OpenStorage(Struct, frozen=True):
     """A storage.
 
     Attributes:
@@ -79,8 +79,7 @@ class OpenStorage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class StoragePlace:
+class StoragePlace(Struct, frozen=True):
     """The place of a storage.
 
     Attributes:

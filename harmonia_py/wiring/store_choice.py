@@ -2,10 +2,11 @@
 
 import os
 import socket
-from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.cache_name import DEFAULT
 from harmonia_py.config.settings import Config
@@ -35,8 +36,7 @@ class Lack(Enum):
     """What upstreams have, or clients push, is served."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreChoice:
+class StoreChoice(Struct, frozen=True):
     """The chosen way, in words for people as well, with a warning if there is one.
 
     Attributes:

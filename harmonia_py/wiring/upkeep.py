@@ -7,9 +7,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.collection import Scope
@@ -41,8 +42,7 @@ _log = logging.getLogger(__name__)
 _TRY_AGAIN_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Upkeep:
+class Upkeep(Struct, frozen=True, eq=False):
     """A directory that one process, of all that share it, looks after.
 
     Attributes:

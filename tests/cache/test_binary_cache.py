@@ -1,8 +1,9 @@
 """The cache asks its sources in their order, signs what they have, and never takes "cannot tell" for "not here"."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.found import KEPT, LOCAL, STALE, Found, Origin, from_upstream

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from harmonia_py.cache import policy
 from harmonia_py.cache.policy import BuiltHere, ClosureOf, SignedBy

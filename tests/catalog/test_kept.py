@@ -5,12 +5,12 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 import pytest
 from catalogs import opened_catalog, path_info
+from msgspec.structs import replace
 from nar_source import storage_in
 from serving import TIME_LIMIT
 

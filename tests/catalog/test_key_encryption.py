@@ -1,8 +1,8 @@
 """Secret keys at rest: read again by the right key alone, and only as the key of their own cache."""
 
 import base64
+import dataclasses
 import secrets
-from dataclasses import replace
 
 import pytest
 
@@ -67,9 +67,9 @@ def test_a_changed_byte_is_found(place: int) -> None:
     changed = bytearray(row.secret)
     changed[place] ^= 1
     with pytest.raises(StorageError, match="cannot be decrypted"):
-        secret_key_of(replace(row, secret=bytes(changed)), TEAM, ENCRYPTION)
+        secret_key_of(dataclasses.replace(row, secret=bytes(changed)), TEAM, ENCRYPTION)
     with pytest.raises(StorageError, match="cannot be decrypted"):
-        secret_key_of(replace(row, secret=row.secret[:10]), TEAM, ENCRYPTION)
+        secret_key_of(dataclasses.replace(row, secret=row.secret[:10]), TEAM, ENCRYPTION)
 
 
 @pytest.mark.parametrize("encryption", [None, ENCRYPTION])
@@ -78,7 +78,7 @@ def test_a_row_that_was_moved_or_renamed_does_not_sign(encryption: KeyEncryption
     row = row_of(KEY, encryption)
     with pytest.raises(StorageError, match="was changed in the catalog"):
         secret_key_of(row, CacheName("other"), encryption)
-    swapped = replace(row_of(OTHER, encryption), name=KEY.name, public_key=str(KEY.public_key))
+    swapped = dataclasses.replace(row_of(OTHER, encryption), name=KEY.name, public_key=str(KEY.public_key))
     with pytest.raises(StorageError, match="was changed in the catalog"):
         secret_key_of(swapped, TEAM, encryption)
 
@@ -86,13 +86,13 @@ def test_a_row_that_was_moved_or_renamed_does_not_sign(encryption: KeyEncryption
 @pytest.mark.parametrize("secret", [b"", b"team", b"team\n", b"team\nk-1:AAAA", b"\xff\n"])
 def test_what_is_no_key_is_an_error_that_names_it_and_shows_nothing(secret: bytes) -> None:
     with pytest.raises(StorageError, match="is damaged in the catalog") as caught:
-        secret_key_of(replace(row_of(KEY, None), secret=secret), TEAM, None)
+        secret_key_of(dataclasses.replace(row_of(KEY, None), secret=secret), TEAM, None)
     assert "AAAA" not in str(caught.value)
 
 
 def test_a_scheme_of_a_newer_release_is_not_guessed() -> None:
     with pytest.raises(StorageError, match="newer release"):
-        secret_key_of(replace(row_of(KEY, ENCRYPTION), encryption="age"), TEAM, ENCRYPTION)
+        secret_key_of(dataclasses.replace(row_of(KEY, ENCRYPTION), encryption="age"), TEAM, ENCRYPTION)
 
 
 def test_a_row_is_shown_without_its_secret() -> None:
@@ -115,7 +115,7 @@ def test_a_newline_at_the_end_is_what_files_have() -> None:
 
 
 def test_a_key_signs_until_its_time_and_not_when_it_is_retired() -> None:
-    row = replace(row_of(KEY, None), state=KeyState.RETIRING, until=Timestamp(100))
+    row = dataclasses.replace(row_of(KEY, None), state=KeyState.RETIRING, until=Timestamp(100))
     assert [row.signs(Timestamp(at)) for at in (99, 100)] == [True, False]
-    assert not replace(row, state=KeyState.RETIRED).signs(Timestamp(0))
+    assert not dataclasses.replace(row, state=KeyState.RETIRED).signs(Timestamp(0))
     assert row_of(KEY, None).signs(Timestamp(10**9))

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 from catalogs import hash_part, opened_catalog, publication, store_path
+from msgspec.structs import replace
 from waiting import eventually
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, STORE, CacheId, CacheSettings, Timestamp

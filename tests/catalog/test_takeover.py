@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from catalogs import NOW, hash_part, opened_catalog, path_info, store_path
+from msgspec.structs import replace
 from old_release import put, put_mismatch, put_nar, put_narinfo
 
 from harmonia_py.catalog.caches import MIRROR, STORE

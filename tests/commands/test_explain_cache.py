@@ -1,11 +1,11 @@
 """`harmonia-py explain --cache`: what it says of a path that waits."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from catalogs import NOW, hash_part, hash_parts, publication
+from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE
 from harmonia_py.commands.explain_cache import explain_cache

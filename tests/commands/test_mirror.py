@@ -6,7 +6,6 @@ import lzma
 import os
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import tomli_w
 from fault_upstream import KEY, OTHER_KEY, STORE_DIR, FaultUpstream, Package, body, package, signed, status
 from mirrors import kept
+from msgspec.structs import replace
 from trees import File, nar
 
 from harmonia_py.config.key_files import write_secret_key

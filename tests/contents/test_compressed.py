@@ -10,12 +10,12 @@ import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 from blob_readers import read_all
+from msgspec.structs import replace
 from nar_source import FileNar, compressed, compressing, kept_in, storage_in
 
 from harmonia_py.cache.source import Download, FileSlice

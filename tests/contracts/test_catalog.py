@@ -1,9 +1,9 @@
 """What every catalog promises, tried on each database that there is."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from catalogs import (
     receive,
     store_path,
 )
+from msgspec.structs import replace
 
 from harmonia_py.cache.access import Action, grants_of
 from harmonia_py.cache.cache_name import CacheName
@@ -932,13 +933,13 @@ async def test_a_new_key_lets_the_old_ones_sign_for_a_while(catalog: SqlCatalog)
         state=KeyState.ACTIVE,
         created=NOW,
     )
-    new = replace(old, name="k-2", created=later(1))
+    new = dataclasses.replace(old, name="k-2", created=later(1))
     made, again, rotated, retired, absent = (entry_now("tests", f"key.{number}") for number in range(5))
     await catalog.keys.add(old, made)
     with pytest.raises(KeyExists):
         await catalog.keys.add(old, again)
     await catalog.keys.add(new, rotated, retire_others=later(60))
-    assert await catalog.keys.of(CACHE) == [replace(old, state=KeyState.RETIRING, until=later(60)), new]
+    assert await catalog.keys.of(CACHE) == [dataclasses.replace(old, state=KeyState.RETIRING, until=later(60)), new]
     assert await catalog.keys.retire(CACHE, "k-1", retired, until=later(5), now=later(5))
     assert [key.state for key in await catalog.keys.of(CACHE)] == [KeyState.RETIRED, KeyState.ACTIVE]
     assert not await catalog.keys.retire(CACHE, "k-3", absent, until=later(5), now=later(5))
@@ -960,7 +961,9 @@ async def test_a_change_of_a_key_is_one_of_access_and_nothing_to_end_is_none(cat
     seen = [catalog.database.generation(Topic.ACCESS)]
     await catalog.keys.add(key, entry_now("tests", "key.create"))
     seen.append(catalog.database.generation(Topic.ACCESS))
-    await catalog.keys.add(replace(key, name="k-2"), entry_now("tests", "key.rotate"), retire_others=later(60))
+    await catalog.keys.add(
+        dataclasses.replace(key, name="k-2"), entry_now("tests", "key.rotate"), retire_others=later(60)
+    )
     seen.append(catalog.database.generation(Topic.ACCESS))
     assert not await catalog.keys.end_overlaps(now=later(59))
     assert catalog.database.generation(Topic.ACCESS) == seen[-1]

@@ -1,11 +1,11 @@
 """The ports `Chunks` and `Packs`, which every database fulfils."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from catalogs import BACKENDS, NOW, hash_part, later, nar_file, opened_catalog, publication
+from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, CacheSettings

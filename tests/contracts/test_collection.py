@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from catalogs import (
     receive,
     store_path,
 )
+from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.source import Download

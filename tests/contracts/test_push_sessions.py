@@ -1,11 +1,11 @@
 """What every catalog promises to the push client: `Sessions`, tried on each database that there is."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from catalogs import BACKENDS, NOW, hash_part, hash_parts, later, nar_file, opened_catalog, publication, receive
+from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheId, CacheSettings, Timestamp

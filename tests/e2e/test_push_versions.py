@@ -1,9 +1,9 @@
 """Every version of Nix pushes in every form, and every version substitutes what another has pushed."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,7 +66,9 @@ async def test_a_version_pushes_and_the_others_substitute(
         through = server
         if way == "nginx":
             proxy = f"proxy_pass http://127.0.0.1:{server.port}; client_max_body_size 0;"
-            through = replace(server, port=stack.enter_context(Nginx(tmp_path, server.directory, proxy)).port)
+            through = dataclasses.replace(
+                server, port=stack.enter_context(Nginx(tmp_path, server.directory, proxy)).port
+            )
         await through.copy(lab, *roots, compression=compression, **settings)
         if extras:
             # A store path alone has no realisation: Nix pushes those of what is named by its derivation.

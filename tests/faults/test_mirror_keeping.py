@@ -4,13 +4,13 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from catalogs import opened_catalog
 from fault_upstream import KEY, FaultUpstream, Package, body, package, signed
 from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, settle
+from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ from fault_upstream import (
     status,
 )
 from mirrors import kept, leftovers, mirror_of, settle
+from msgspec.structs import replace
 from serving import Answer, Served
 
 from harmonia_py.mirror.mirror import Mirror

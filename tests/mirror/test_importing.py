@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fault_upstream import COMPRESS, KEY, OTHER_KEY, STORE_DIR, FaultUpstream, P
 from lab import Lab
 from mirror_chunks import mirrored
 from mirrors import fetch_kept, mirror_of, settle
+from msgspec.structs import replace
 from nar_source import storage_in
 from trees import File, Folder, nar
 from waiting import eventually

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +31,7 @@ from fault_upstream import (
 )
 from json_threads import note_threads
 from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, named, settle
+from msgspec.structs import replace
 from s3_double import S3Double
 
 from harmonia_py.cache.source import DocumentKind, Download

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from chunking import nar_of
 from fault_upstream import OTHER_KEY, STORE_DIR, FaultUpstream, Package
 from mirror_chunks import World, build, mirrored, until
 from mirrors import fetch, fetch_kept, settle
+from msgspec.structs import replace
 from nar_source import FileNar
 from s3_double import S3Double
 

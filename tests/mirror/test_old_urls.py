@@ -2,13 +2,13 @@
 
 import lzma
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fault_upstream import COMPRESS, KEY, FaultUpstream, Package, package, signed
 from mirror_chunks import build, mirrored
 from mirrors import fetch, fetch_kept, mirror_of, settle
+from msgspec.structs import replace
 
 from harmonia_py.mirror.outcome import NoUpstreamAnswered
 from harmonia_py.nix.hashes import Hash

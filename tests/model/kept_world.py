@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final, TypeVar
 
 from catalogs import NOW, nar_file, path_info, store_path
+from msgspec.structs import replace
 from postgresql import shared
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheSettings, Timestamp

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ import pytest
 from catalogs import NOW, hash_part, later, nar_file, publication
 from kept_machine import make_template
 from kept_world import Inline, OnPostgresql
+from msgspec.structs import replace
 from postgresql import shared
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheSettings, Timestamp

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab
+from msgspec.structs import replace
 from strategies import path_infos
 from trees import File, Folder, Link, nar
 

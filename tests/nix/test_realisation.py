@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 
@@ -6,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import Lab
+from msgspec.structs import replace
 from strategies import new_outputs, new_realisations, old_outputs, old_realisations
 
 from harmonia_py.errors import FormatError
@@ -102,7 +102,7 @@ def test_signatures_that_do_not_parse_are_dropped() -> None:
 
 
 def test_signatures_and_dependent_realisations_may_be_missing() -> None:
-    bare = dataclasses.replace(OLD, signatures=(), dependent_realisations=())
+    bare = replace(OLD, signatures=(), dependent_realisations=())
     assert Realisation.parse_old(f'{{"id":"{MODULO}!foo","outPath":"{OUT_PATH}","future":1}}') == bare
 
 
@@ -114,14 +114,14 @@ def test_the_older_fingerprint_is_the_object_without_its_signatures() -> None:
 def test_the_order_in_which_dependent_realisations_come_does_not_matter() -> None:
     """Nix keeps them in a map, and signs them in its order."""
     outputs = [(DrvOutput.parse(f"{MODULO}!{name}"), OUT_PATH) for name in ("dev", "lib", "out")]
-    one = dataclasses.replace(OLD, dependent_realisations=tuple(outputs))
-    other = dataclasses.replace(OLD, dependent_realisations=tuple(reversed(outputs)))
+    one = replace(OLD, dependent_realisations=tuple(outputs))
+    other = replace(OLD, dependent_realisations=tuple(reversed(outputs)))
     assert one.fingerprint() == other.fingerprint()
     assert one.format_old() == other.format_old()
 
 
 def test_a_key_name_outside_ascii_is_written_as_it_is() -> None:
-    realisation = dataclasses.replace(NEW, signatures=(Signature("clé", bytes(64)),))
+    realisation = replace(NEW, signatures=(Signature("clé", bytes(64)),))
     assert '"keyName":"clé"'.encode() in realisation.format_new()
 
 

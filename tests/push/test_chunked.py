@@ -3,13 +3,13 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from chunking import HELLO, LIBRARY, OTHER, make_chunks, nar_of, program
 from house import Clock, House, blob, download, static, team
 from lab import Lab
+from msgspec.structs import replace
 from pushed_paths import PATH, REFERENCE, STORE, Pushed, pushed
 from pushing import pushed_to
 from trees import File

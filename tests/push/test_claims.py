@@ -1,8 +1,7 @@
 """What a pushed narinfo claims is held against the bytes, field by field."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from harmonia_py.errors import FormatError, PushRefused, PushTooLarge
 from harmonia_py.nix.content_address import ContentAddress, Method

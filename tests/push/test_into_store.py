@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from catalogs import NOW, hash_part, hash_parts, opened_catalog, publication, store_path
 from memory_storage import MemoryBlobs
+from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import DEFAULT

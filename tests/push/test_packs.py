@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import backing
 import pytest
 from chunking import HELLO, LIBRARY, OTHER, make_chunks, nar_of, program
 from house import House, blob, download, status, team
+from msgspec.structs import replace
 from pushed_paths import PATH, REFERENCE, Pushed, push, pushed
 from pushing import TEAM
 from serving import TIME_LIMIT

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import brotli
 import pytest
 from json_threads import note_threads
+from msgspec.structs import replace
 from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE, Pushed, push, pushed
 from pushing import OTHER, PushServer, pushed_to
 from trees import File, Folder

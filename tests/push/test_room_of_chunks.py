@@ -1,7 +1,6 @@
 """`[storage] max_size` counts what the storage has: of files in chunks, the packs and not the bytes that are sent."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -9,6 +8,7 @@ from typing import Final
 import pytest
 from chunking import LIBRARY, make_chunks, program
 from house import Clock, House, room_of, rooms_of, status, team
+from msgspec.structs import replace
 from pushed_paths import REFERENCE, STORE, Pushed, push, pushed
 from pushing import pushed_to
 

@@ -1,11 +1,11 @@
 """Attacks on paths that nobody has to sign, because their contents prove them: by whoever runs an upstream."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fault_upstream import COMPRESS, KEY, OTHER_KEY, STORE_DIR, FaultUpstream, Package, body, signed, status
 from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, settle
+from msgspec.structs import replace
 from trees import File, Folder, Tree, nar
 
 from harmonia_py.cache.binary_cache import BinaryCache

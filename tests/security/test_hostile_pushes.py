@@ -6,10 +6,10 @@ import lzma
 import struct
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE, ZSTD, Pushed, push, pushed
 from pushing import PushServer, pushed_to
 from serving import TIME_LIMIT, Answer

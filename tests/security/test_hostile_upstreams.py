@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from blob_readers import read_all
 from fault_upstream import COMPRESS, Connection, FaultUpstream, Speak, body, package, status
 from mirrors import fetch, kept, leftovers, mirror_of, settle
+from msgspec.structs import replace
 
 from harmonia_py.cache.source import DocumentKind
 from harmonia_py.errors import HarmoniaError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ import pytest
 from blob_readers import read_all
 from fault_upstream import KEY, Connection, FaultUpstream, Package, Speak, body, package
 from mirrors import fetch, mirror_of, settle
+from msgspec.structs import replace
 from server import Server
 from serving import Served
 from waiting import eventually

@@ -3,13 +3,13 @@
 import threading
 import time
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_upstream import KEY, STORE_DIR, FaultUpstream, Package, body, package, signed
 from mirrors import mirror_of
+from msgspec.structs import replace
 
 from harmonia_py.errors import UpstreamError
 from harmonia_py.mirror import narinfo_index

@@ -5,12 +5,13 @@ import bz2
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from plain_store import PlainStore, Site
 from serving import PATH as SERVED
 from serving import FakeSource, Served

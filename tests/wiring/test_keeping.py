@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from catalogs import path_info
+from msgspec.structs import replace
 from s3_double import S3Double
 from waiting import eventually
 

@@ -1,10 +1,11 @@
 """Settings of parts, taken from the configuration: each field is a setting, of the same type and default."""
 
-from dataclasses import fields
 from typing import Any, get_type_hints
 
 import msgspec
 import pytest
+from msgspec import Struct
+from msgspec.structs import fields
 
 from harmonia_py.config.settings import Config
 from harmonia_py.config.tables import Zstd as ZstdTable
@@ -25,7 +26,7 @@ def test_what_nothing_is_configured_of_is_what_the_part_has_by_itself(part: type
 
 
 @pytest.mark.parametrize(("part", "tables"), [(Limits, (Config().limits, Config())), (MirrorSettings, (Mirror(),))])
-def test_a_setting_has_the_type_of_the_field(part: type, tables: tuple[object, ...]) -> None:
+def test_a_setting_has_the_type_of_the_field(part: type[Struct], tables: tuple[object, ...]) -> None:
     kinds: dict[str, Any] = {}
     for table in reversed(tables):
         kinds |= get_type_hints(type(table))

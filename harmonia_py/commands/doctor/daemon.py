@@ -5,9 +5,10 @@ import socket
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding, in_thread
 from harmonia_py.commands.user import describe, may, user_name
@@ -21,8 +22,7 @@ _CONNECT_SECONDS: Final = 5.0
 _NAME: Final = "nix-daemon"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonFacts:
+class DaemonFacts(Struct, frozen=True, kw_only=True):
     """The facts about the nix-daemon and the database.
 
     Attributes:

@@ -5,11 +5,11 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import xattr
+from msgspec import Struct
 from rich.filesize import decimal
 
 from harmonia_py.catalog.quota import Limits
@@ -35,8 +35,7 @@ HOT: Final = "storage.hot_directory"
 _ATTRIBUTE: Final = "user.harmonia-py.doctor"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectoryFacts:
+class DirectoryFacts(Struct, frozen=True, kw_only=True):
     """The facts about a directory where NARs are kept, or about the one it would be made in.
 
     Attributes:

@@ -3,8 +3,9 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from harmonia_py import __version__
 from harmonia_py.commands.doctor import signing_keys
@@ -24,8 +25,7 @@ from harmonia_py.upstream.credentials import read_authorization
 Load = Callable[[], tuple[Path | None, Config]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """The subject of an examination, and the form of its report.
 
     Attributes:

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self, TypeVar
+
+from msgspec import Struct
 
 from harmonia_py.errors import HarmoniaError, describe_os_error
 from harmonia_py.nix.handshake import clean
@@ -26,8 +27,7 @@ class Verdict(Enum):
     FAILURE = "failure"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line of the report.
 
     Attributes:
@@ -70,8 +70,7 @@ class CannotTell(HarmoniaError):
         self.remedy = remedy
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """Something to look at, with a time limit.
 
     Attributes:

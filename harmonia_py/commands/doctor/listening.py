@@ -7,10 +7,11 @@ import re
 import socket
 import ssl
 import stat
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding, in_thread
 from harmonia_py.commands.doctor.remote import NoAnswer, Remote
@@ -26,8 +27,7 @@ _FIRST_FREE_PORT: Final = 1024
 _EVERYWHERE: Final = frozenset({"::", "0.0.0.0"})  # noqa: S104  # compared, not bound
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddressFacts:
+class AddressFacts(Struct, frozen=True, kw_only=True):
     """One value of `bind`.
 
     Attributes:
@@ -45,8 +45,7 @@ class AddressFacts:
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """The findings about all addresses, and the URL at which a harmonia-py answers, when it does so over TCP."""
 
     findings: list[Finding]

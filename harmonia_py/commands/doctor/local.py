@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.commands.doctor import (
@@ -42,8 +43,7 @@ _UPSTREAM_SECONDS: Final = 45.0
 _DISK_HANGS: Final = "a file system does not answer: look at `mount` for a network one whose server is away"
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """Checks that belong together."""
 
     title: str

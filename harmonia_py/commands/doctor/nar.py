@@ -4,11 +4,12 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.commands.doctor.finding import Finding, Verdict, shown
 from harmonia_py.commands.doctor.narinfo import judge_encoding, judge_head
@@ -36,8 +37,7 @@ _WRONG: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded:
+class Downloaded(Struct, frozen=True):
     """A file that was read to its end.
 
     Attributes:

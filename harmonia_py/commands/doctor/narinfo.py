@@ -4,9 +4,10 @@ Source: `src/libstore/nar-info.cc` of Nix, which takes a value from the second b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.trust import is_its_own_proof, signed_by
 from harmonia_py.commands.doctor.finding import Finding, shown
@@ -26,8 +27,7 @@ _REWRITTEN: Final = "the program that wrote it is at fault, or a proxy that rewr
 _COMPARED: Final = ("content-type", "content-length", "etag", "accept-ranges", "content-encoding")
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """The findings about a narinfo, and the narinfo itself when it can be used."""
 
     findings: list[Finding]

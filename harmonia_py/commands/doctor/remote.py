@@ -9,12 +9,13 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, Self
 
 import aiohttp
 from aiohttp import hdrs
+from msgspec import Struct
+from msgspec.structs import replace
 from yarl import URL
 
 from harmonia_py import __version__
@@ -34,8 +35,7 @@ class NoAnswer(CannotTell):
     """The cache gives no answer that could be judged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """An answer, its body read up to a limit.
 
     Attributes:

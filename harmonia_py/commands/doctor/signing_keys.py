@@ -3,9 +3,10 @@
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.commands.user import describe, may
@@ -29,8 +30,7 @@ _AS_ROOT: Final = "run this as root: sudo harmonia-py doctor"
 _GENERATE: Final = "make one with `harmonia-py generate-key cache.example.org-1`"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyFile:
+class KeyFile(Struct, frozen=True, kw_only=True):
     """The facts about a file of a secret key.
 
     Attributes:

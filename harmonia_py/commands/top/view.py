@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from harmonia_py.commands.top.reading import Reading
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Struct, frozen=True):
     """One process: its share of a core, its memory in bytes, its descriptors."""
 
     name: str
@@ -17,8 +17,7 @@ class Worker:
     open_fds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(Struct, frozen=True):
     """One upstream: requests, failures and bytes per second, and whether it is left alone."""
 
     name: str
@@ -28,8 +27,7 @@ class Upstream:
     left_alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Struct, frozen=True):
     """One cache: its paths and bytes, bytes that it may have, its use.
 
     Attributes:
@@ -51,8 +49,7 @@ class Cache:
     pushed_nars: float
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
+class Collection(Struct, frozen=True):
     """The figures of pushed paths, as the last collection has left them.
 
     Attributes:
@@ -76,8 +73,7 @@ class Collection:
     quarantined: float
 
 
-@dataclass(frozen=True, slots=True)
-class Chunks:
+class Chunks(Struct, frozen=True):
     """The figures of chunks, as the last pass of the job has left them.
 
     Attributes:
@@ -101,8 +97,7 @@ class Chunks:
     errors: float
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """The values that are shown: rates are per second between two readings; None where nothing happened."""
 
     version: str

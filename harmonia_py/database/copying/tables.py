@@ -3,11 +3,11 @@
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from harmonia_py.database import migrations
 from harmonia_py.database.transaction import Row
@@ -21,8 +21,7 @@ _ITS_OWN: Final = {"migrations", "writers"}
 _PASSING: Final = {"progress": "name not in ('collecting', 'housekeeping')"}
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """A table.
 
     Attributes:

@@ -15,9 +15,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import StorageFull
@@ -36,8 +37,7 @@ _FULL: Final = 0.95
 _MORE: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Evicted:
+class Evicted(Struct, frozen=True):
     """The figures of an eviction.
 
     Attributes:

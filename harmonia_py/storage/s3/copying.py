@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 from harmonia_py.contents.blobs import Blob, BlobKey
@@ -33,8 +34,7 @@ _HASH: Final = "file_hash"
 _ADDED: Final = "file_hash_added"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """A file of the bucket that may be copied.
 
     Attributes:

@@ -12,10 +12,12 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from harmonia_py.contents.blobs import Blob, BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import FormatError, StorageError
@@ -45,8 +47,7 @@ _NAME_CHARACTERS: Final = 100
 _NAMED_BY_HASH: Final = re.compile(r"nar/([0-9a-z]{52})\.nar(?:\.[0-9a-z]+)?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class HotSettings:
+class HotSettings(Struct, frozen=True):
     """A directory of copies.
 
     Attributes:

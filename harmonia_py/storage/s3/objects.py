@@ -8,10 +8,10 @@ The first bytes of an object come with what is known of it: opening a small one 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
+from msgspec import Struct
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
@@ -35,8 +35,7 @@ _PROBE_SECONDS: Final = 10.0
 _DELETIONS: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An object.
 
     Attributes:

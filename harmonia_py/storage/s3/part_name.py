@@ -4,9 +4,10 @@ import os
 import re
 import secrets
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.durable import sync_directory

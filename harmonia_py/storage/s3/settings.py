@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Credentials:
@@ -18,8 +20,7 @@ class S3Credentials:
     session_token: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Settings:
+class S3Settings(Struct, frozen=True, kw_only=True):
     """A bucket.
 
     Attributes:

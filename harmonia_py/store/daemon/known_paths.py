@@ -9,10 +9,11 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Final, TypeVar
+
+from msgspec import Struct
 
 from harmonia_py.cache.validity import ChangeDetector, Epoch, Validity
 from harmonia_py.errors import StorageError, describe_os_error
@@ -38,8 +39,7 @@ KNOWN_SECONDS: Final = 60.0
 MAX_KNOWN: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class KnownPath:
+class KnownPath(Struct, frozen=True):
     """The facts about a valid path, and how long they are right."""
 
     info: PathInfo

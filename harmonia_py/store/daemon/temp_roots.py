@@ -9,9 +9,10 @@ can delete its paths.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from harmonia_py.errors import DaemonError, DaemonUnreachable
 from harmonia_py.nix.store_path import StoreDir, StorePath
@@ -31,8 +32,7 @@ _MAX_PATHS: Final = 10_000
 _MAX_GENERATIONS: Final = 4
 
 
-@dataclass(eq=False, slots=True)
-class _Generation:
+class _Generation(Struct, eq=False):
     """A connection and the roots on it.
 
     Attributes:

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from harmonia_py.runtime.threads import Pool, Threads
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(Struct):
     done: asyncio.Future[Any]
     waiting: int = 0
 

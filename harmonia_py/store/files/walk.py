@@ -13,9 +13,10 @@ import os
 import stat
 import threading
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ENXIO, ESTALE
 from typing import Final, Self
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import FileSlice, Piece
 from harmonia_py.cache.tree import Entry, Kind
@@ -80,16 +81,14 @@ class OpenFile:
                 os.close(self._fd)
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(Struct, frozen=True):
     """A regular file; `place` is where it is in the end, below the store directory."""
 
     place: tuple[bytes, ...]
     file: OpenFile
 
 
-@dataclass(frozen=True, slots=True)
-class FoundDirectory:
+class FoundDirectory(Struct, frozen=True):
     """The entries of a directory: the first ones, and how many there are."""
 
     entries: tuple[Entry, ...]

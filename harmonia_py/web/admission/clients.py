@@ -3,12 +3,12 @@
 import asyncio
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Self
 
 from aiohttp import web
+from msgspec import Struct, field
 
 from harmonia_py.errors import FormatError
 from harmonia_py.web.admission.rate_limit import RateLimiter
@@ -62,8 +62,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clients:
+class Clients(Struct, frozen=True, kw_only=True):
     """Tells clients apart, and counts their requests.
 
     Attributes:

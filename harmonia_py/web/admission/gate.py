@@ -7,12 +7,12 @@ the same, and so is the work for it. Permissions are those of the route, on the 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from math import ceil
 from typing import Final
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py.cache.access import ANONYMOUS, Action, Principal
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
@@ -44,8 +44,7 @@ CheckBody = Callable[[web.Request], Awaitable[None]]
 """Decides by a request's header whether its body may come; otherwise raises the error that the client is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """The conditions on a request, checked before its handler runs.
 
     Attributes:

@@ -5,14 +5,14 @@ import fcntl
 import struct
 import termios
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _INT: Final = struct.Struct("=i")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The limits of one worker; times are in seconds.
 
     Attributes:

@@ -7,11 +7,11 @@ the client sends paths in any order.
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 
 from harmonia_py.cache.access import Action
 from harmonia_py.catalog.nars import NarFile
@@ -57,8 +57,7 @@ async def put(request: web.Request) -> web.StreamResponse:
     return json_answer({"kind": kind, "file_size": taken.file.file_size, "frac_deduplicated": None})
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(Struct, frozen=True):
     """The file of a path, and whether the cache had its NAR before."""
 
     file: NarFile

@@ -1,8 +1,9 @@
 """Blocks of header lines, each looked at once: clients send the same block with every request."""
 
 import time
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.access import Principal
 from harmonia_py.cache.caches import NamedCache
@@ -21,8 +22,7 @@ _MAX_BLOCKS: Final = 256
 _MAX_BLOCK_BYTES: Final = 1024
 
 
-@dataclass(slots=True)
-class HeaderBlock:
+class HeaderBlock(Struct):
     """A block of header lines, and what they say of every request that has them.
 
     Attributes:

@@ -14,13 +14,13 @@ tests/web/fast/test_protocol.py holds both ways against each other, byte by byte
 import asyncio
 import re
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
+from msgspec import Struct
 
 from harmonia_py.cache.caches import NamedCache
 from harmonia_py.web.admission.accepting import Acceptor
@@ -39,16 +39,14 @@ _MAX_HELD_BYTES: Final = 64 * 1024
 _SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class _FileUnderWay:
+class _FileUnderWay(Struct, frozen=True):
     transfer: FileTransfer
     file: ReadyFile
     target: str
     began: float
 
 
-@dataclass(frozen=True, slots=True)
-class _LookUp:
+class _LookUp(Struct, frozen=True):
     task: asyncio.Task[None]
 
 

@@ -4,11 +4,11 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py.cache.access import Action, Generation, Principal
 from harmonia_py.cache.caches import Caches, NamedCache
@@ -41,8 +41,7 @@ _NEVER: Final = -1
 _MAX_TARGET: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class NarinfoRequest:
+class NarinfoRequest(Struct, frozen=True):
     """A request that only asks for a narinfo which is not ready.
 
     Attributes:
@@ -68,8 +67,7 @@ Answer = bytes | ReadyFile | Absent | NarinfoRequest
 """The whole answer to a request, or the file that is its body, or the narinfo that has to be found."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
+class _Ready(Struct, frozen=True):
     cache: NamedCache
     head: bytes
     tail: bytes

@@ -4,11 +4,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
+from msgspec.structs import replace
 
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import HarmoniaError

@@ -9,8 +9,9 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.web.http.pieces import in_memory
@@ -49,8 +50,7 @@ class Coder(Protocol):
         """The last bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coding:
+class Coding(Struct, frozen=True, kw_only=True):
     """The settings of codings for clients that accept them.
 
     Attributes:

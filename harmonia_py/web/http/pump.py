@@ -5,8 +5,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 from harmonia_py.errors import StorageError, StorePathChanged, describe_os_error
@@ -24,13 +25,11 @@ class ClientGone(ConnectionError):
     """The client closed the connection, or took nothing for too long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(Struct, frozen=True):
     """The socket takes no more for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True):
     """Enough for one turn; there is more."""
 
 

@@ -1,8 +1,9 @@
 """Range requests and validators: RFC 9110, sections 13 and 14."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.ASCII | re.IGNORECASE)
 # A number of more digits is beyond the end of everything; int() of thousands of digits would be work for nothing.
@@ -10,8 +11,7 @@ _MAX_DIGITS: Final = 19
 _BEYOND: Final = 10**_MAX_DIGITS
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
+class ByteRange(Struct, frozen=True):
     """The bytes from `start` up to, not including, `stop`."""
 
     start: int

@@ -1,9 +1,10 @@
 """The tree of a store path for a page: its listing with the size of every directory, cut to a bound."""
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
+
+from msgspec import Struct, field
 
 from harmonia_py.web.pages.listing import Listed, ListedDirectory, ListedFile, ListedLink, parse_listing
 
@@ -18,8 +19,7 @@ _KINDS: Final[dict[type[Listed], str]] = {
 }
 
 
-@dataclass(slots=True)
-class Node:
+class Node(Struct):
     """An entry of the tree.
 
     Attributes:

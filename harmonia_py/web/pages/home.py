@@ -1,13 +1,13 @@
 """`/`: the page of a cache, with instructions to use it."""
 
 import shlex
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py.cache.explore import Explorer
 from harmonia_py.errors import HarmoniaError
@@ -19,8 +19,7 @@ from harmonia_py.web.state import CACHE, SERVING, cache_of, explorer_of
 _NIX_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$"})
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """Something to copy, with what it is for."""
 
     title: str

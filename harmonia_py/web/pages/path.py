@@ -1,11 +1,11 @@
 """`/path/<hash part>`: everything there is to know of a store path."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.explore import Closure, Explorer
@@ -32,8 +32,7 @@ _MAX_TREES: Final = 32
 TREES = web.AppKey("trees", OrderedDict[str, Node])
 
 
-@dataclass(frozen=True, slots=True)
-class Some:
+class Some(Struct, frozen=True):
     """The first ones of many paths."""
 
     paths: tuple[StorePath, ...]

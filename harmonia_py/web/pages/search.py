@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
+from msgspec import Struct
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.explore import Explorer, Matches
@@ -49,8 +49,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     return await respond_page(request, "search.html", values)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """A store path that was found, with its NarSize in bytes and the time since which it is valid; None for unknown."""
 
     path: StorePath

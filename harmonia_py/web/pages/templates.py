@@ -7,13 +7,13 @@ attacker brings into a page neither runs nor fetches anything. Links are relativ
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import Any, Final, Literal
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py import __version__
 from harmonia_py.nix.hashes import Hash
@@ -26,8 +26,7 @@ _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _STEP: Final = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectoryEntry:
+class DirectoryEntry(Struct, frozen=True, kw_only=True):
     """A row of `directory.html`.
 
     Attributes:

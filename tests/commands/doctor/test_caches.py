@@ -1,8 +1,8 @@
 """What doctor says of the caches, keys and tokens of a catalog."""
 
+import dataclasses
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,7 +91,7 @@ async def test_a_key_that_cannot_be_read_is_a_failure(machine: Machine) -> None:
     [key] = await catalog.keys.of(team.id)
     other = await catalog.caches.create(CacheName("other"), team.settings, declared=False, now=team.created)
     # Another cache's secret, as if a row had been copied by hand.
-    await catalog.keys.add(replace(key, cache=other.id), entry_now("tests", "key.create"))
+    await catalog.keys.add(dataclasses.replace(key, cache=other.id), entry_now("tests", "key.create"))
     await catalog.aclose()
     assert any(line.startswith("failure: other: ") and "not served" in line for line in await said(machine))
 

@@ -6,7 +6,6 @@ import gzip
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import trees
 from fault_upstream import KEY, OTHER_KEY, STORE_DIR, Connection, body, hang, package, refuse, signed, status
 from faulty_cache import CACHE_INFO, FaultyCache, bad, faulty_cache, look, ranged
 from lab import Lab
+from msgspec.structs import replace
 from nginx import Nginx
 from server import Server, settings_of
 

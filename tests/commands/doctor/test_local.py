@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 from faulty_cache import bad, faulty_cache
 from lab import Lab
+from msgspec.structs import replace
 from nobody import NOBODY, as_nobody, as_root
 from peer import Peer, hang
 from server import Server, settings_of

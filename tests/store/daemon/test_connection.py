@@ -1,13 +1,13 @@
 """Every operation, against a real nix-daemon. What a bad one may do is in test_daemon.py."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import uvloop
 from lab import Lab
+from msgspec.structs import replace
 
 from harmonia_py.errors import DaemonRefused, DaemonUnreachable
 from harmonia_py.nix import worker
@@ -75,14 +75,14 @@ async def test_a_path_is_added_with_its_nar_in_frames(daemon: Lab, connection: C
     assert daemon.dump(info.store_path) == nar
     added = await connection.ask(worker.query_path_info(info.store_path, daemon.store_dir), LIMIT)
     assert added is not None
-    assert dataclasses.replace(added, registration_time=0) == info
+    assert replace(added, registration_time=0) == info
 
 
 async def test_a_nar_that_is_not_what_was_said_is_refused_and_the_connection_stays(
     daemon: Lab, connection: Connection, tmp_path: Path
 ) -> None:
     nar, info = tree_of(daemon, tmp_path / "tree")
-    exchange = worker.add_to_store_nar(dataclasses.replace(info, nar_hash=Hash.of(b"")), daemon.store_dir)
+    exchange = worker.add_to_store_nar(replace(info, nar_hash=Hash.of(b"")), daemon.store_dir)
     frames = write_frames(nar) + END_OF_FRAMES
     with pytest.raises(DaemonRefused, match="hash mismatch"):
         await connection.ask(Exchange(exchange.request + frames, exchange.reply), LIMIT)

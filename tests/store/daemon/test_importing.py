@@ -1,7 +1,6 @@
 """Paths into a real store, by a real nix-daemon; and a daemon that misbehaves while they come."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import cast
@@ -9,6 +8,7 @@ from typing import cast
 import pytest
 import uvloop
 from lab import Keys, Lab
+from msgspec.structs import replace
 from peer import LAST, Peer, hang, refusal, shake_hands
 
 from harmonia_py.cache.store_writer import SignatureRefused
@@ -61,7 +61,7 @@ def new_path(lab: Lab, directory: Path, *keys: Keys, references: tuple[StorePath
 def signed(info: PathInfo, lab: Lab, *keys: Keys) -> PathInfo:
     message = info.fingerprint(lab.store_dir)
     made = [SecretKey.parse(key.secret_file.read_text().strip()).sign(message) for key in keys]
-    return dataclasses.replace(info, signatures=tuple(made))
+    return replace(info, signatures=tuple(made))
 
 
 def cut(nar: bytes, size: int) -> Iterator[bytes]:
@@ -92,7 +92,7 @@ async def test_what_nobody_trusted_has_signed_is_refused_and_the_next_path_is_no
     with pytest.raises(SignatureRefused):
         await writer.add(info, portions(nar))
     with pytest.raises(SignatureRefused):
-        await writer.add(dataclasses.replace(info, signatures=()), portions(*cut(nar, 65536)))
+        await writer.add(replace(info, signatures=()), portions(*cut(nar, 65536)))
     assert await writer.missing([info.store_path]) == {info.store_path}
     await writer.add(signed(info, lab, keys), portions(nar))
     assert len(lab.connections()) == 1
@@ -101,7 +101,7 @@ async def test_what_nobody_trusted_has_signed_is_refused_and_the_next_path_is_no
 async def test_a_content_addressed_path_needs_no_signature(lab: Lab, writer: DaemonWriter, tmp_path: Path) -> None:
     info, nar = new_path(lab, tmp_path / "new")
     ca = ContentAddress(Method.NAR, info.nar_hash)
-    info = dataclasses.replace(info, ca=ca, store_path=ca.store_path("new", (), lab.store_dir))
+    info = replace(info, ca=ca, store_path=ca.store_path("new", (), lab.store_dir))
     await writer.add(info, portions(nar))
     assert lab.dump(info.store_path) == nar
 

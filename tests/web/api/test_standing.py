@@ -5,13 +5,13 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from catalogs import nar_file, publication, store_path
+from msgspec.structs import replace
 from plain_store import Site
 from pushed_paths import STORE
 from pushing import TEAM, PushServer, pushed_to

@@ -1,12 +1,12 @@
 import asyncio
 import itertools
 import re
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, urljoin
 
 import pytest
+from msgspec.structs import replace
 from plain_store import PlainStore
 from trees import File
 
