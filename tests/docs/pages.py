@@ -79,6 +79,8 @@ class Shell:
 
     def in_words(self, text: str) -> str:
         """`text` with the words that are meant here."""
+        if not self.words:
+            return text
         longest_first = sorted(self.words, key=len, reverse=True)
         return re.sub("|".join(map(re.escape, longest_first)), lambda found: self.words[found[0]], text)
 

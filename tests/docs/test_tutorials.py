@@ -86,9 +86,9 @@ def test_a_cache_for_a_team(daemon: Lab, tmp_path: Path) -> None:
     make, serve, push, substitute, *_ = Page("tutorial/team-cache.md").blocks("sh")
     assert serve == "harmonia-py serve\n"
     server = Server(tmp_path, daemon.env)
-    state = {"$HOME/team-cache": str(tmp_path / "server" / "state")}
+    state = {"STATE_DIRECTORY": str(tmp_path / "server" / "state")}
     top = daemon.full(daemon.closure.top)
-    made = Shell(tmp_path / "made", daemon.env, state)
+    made = Shell(tmp_path / "made", daemon.env | state, {})
     made.run(make)
     files = {file.name: file.stat().st_mode & 0o777 for file in made.directory.iterdir() if file.is_file()}
     assert files == {"team.key": 0o600, "ci.token": 0o600, "laptop.token": 0o600}
@@ -110,7 +110,7 @@ def test_a_cache_for_a_team(daemon: Lab, tmp_path: Path) -> None:
 
 def test_a_cache_for_a_team_with_nix_alone(daemon: Lab, tmp_path: Path) -> None:
     make, _serve, _push, _substitute, push, substitute = Page("tutorial/team-cache.md").blocks("sh")
-    made = Shell(tmp_path / "made", daemon.env, {"$HOME/team-cache": str(tmp_path / "server" / "state")})
+    made = Shell(tmp_path / "made", daemon.env | {"STATE_DIRECTORY": str(tmp_path / "server" / "state")}, {})
     made.run(make)
     with Server(tmp_path, daemon.env) as server:
         path = {"/nix/store/…": daemon.full(daemon.closure.top)}
