@@ -29,13 +29,12 @@ class Obstacle(Struct, frozen=True, kw_only=True):
     pins: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
 
-    @property
-    def words(self) -> str:
-        """For the person that wants to delete it, with what to do."""
+    def words(self, despite_pushes: str) -> str:
+        """For the person that wants to delete it; `despite_pushes`: how that is asked for where a push counts on it."""
         reasons = [f"the pin {pin} names it" for pin in self.pins]
         reasons += [f"{referrer} references it" for referrer in self.referrers]
         if self.sessions:
-            reasons.append("a push was told within a day that it is here (despite-pushes deletes it all the same)")
+            reasons.append(f"a push was told within a day that it is here ({despite_pushes} deletes it all the same)")
         return f"{self.path} stays: {'; '.join(reasons)}"
 
 

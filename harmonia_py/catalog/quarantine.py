@@ -100,4 +100,4 @@ class Quarantine:
             return
         self._counters.files.add()
         self._counters.paths.add(hidden)
-        _log.error("%s: %s; %d paths are hidden %s", file.blob_key, reason, hidden, self._remedy)
+        _log.error("%s: %s; paths hidden %s: %d", file.blob_key, reason, self._remedy, hidden)

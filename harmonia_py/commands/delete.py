@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
     gone = in_catalog(config, delete)
     for obstacle in gone.obstacles:
-        raise ConfigError(f"{cache}: {obstacle.words}")
+        raise ConfigError(f"{cache}: {obstacle.words('--despite-pushes')}")
     if not gone.paths:
         raise ConfigError(f"the cache {cache} does not have {hash_part}")
     for path in gone.paths:

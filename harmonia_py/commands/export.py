@@ -57,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
     if options.as_json:
         print_json(asdict(done))
     else:
-        words = f"{count(done.paths, 'path')} in {options.directory}; {done.nars} new files, {decimal(done.size)}"
+        words = (
+            f"{count(done.paths, 'path')} in {options.directory}; {count(done.nars, 'new file')}, {decimal(done.size)}"
+        )
         left_out = f"; {done.skipped} left out, as they or their references are not in this cache any more"
         results().print(words + (left_out if done.skipped else ""))
     return 1 if done.skipped else 0

@@ -62,7 +62,7 @@ def test_lost_files_and_a_lost_catalog_are_repaired(lab: Lab, tmp_path: Path) ->
         largest.unlink()
         (found,) = machine.findings("--repair")
         assert (found["storage"], found["fault"], found["key"]) == ("pushed", "missing", f"nar/{largest.name}")
-        assert machine.run("doctor").stdout.count("1 files are lost") == 1
+        assert machine.run("doctor").stdout.count("1 file lost; ") == 1
         machine.push("r2")
         assert machine.findings("--hashes") == []
         machine.substitute("client")

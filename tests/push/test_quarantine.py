@@ -72,7 +72,7 @@ async def test_a_lost_file_is_never_served_wrong_is_hidden_with_what_references_
     assert (await download(house, GLIBC)).status == 404
     assert [await status(house, path) for path in (PATH, REFERENCE)] == [404, 404]
     assert [await heads(house, path) for path in (PATH, REFERENCE)] == [404, 404]
-    assert "2 paths are hidden" in caplog.text
+    assert "; paths hidden until the file is pushed again: 2" in caplog.text
     assert (await push(house.server, GLIBC, run="r2")).status == 200
     assert [await status(house, path) for path in (PATH, REFERENCE)] == [200, 200], "the other file is there still"
     assert (await download(house, GLIBC)).body == GLIBC.data

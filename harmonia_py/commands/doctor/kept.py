@@ -10,6 +10,7 @@ from harmonia_py.catalog.caches import iso
 from harmonia_py.catalog.file_checks import Health
 from harmonia_py.chunks.work import ChunkFigures, LastLook
 from harmonia_py.commands.doctor.finding import Finding
+from harmonia_py.commands.progress import count
 from harmonia_py.config.settings import Config
 
 # Beyond its period the scrub is late, but a service that was off for a while catches up.
@@ -38,7 +39,8 @@ async def look_at(config: Config) -> list[Finding]:
 def _judge(name: str, health: Health, period: int | None) -> Finding:
     check = "kept files"
     if health.quarantined:
-        what = f"{name}: {health.quarantined} files are lost, and {health.hidden} paths hidden that need them"
+        lost, hidden = count(health.quarantined, "file"), count(health.hidden, "path")
+        what = f"{name}: {lost} lost; {hidden} hidden for that"
         remedy = "`harmonia-py fsck` lists them; push their paths again, or put the files back and `fsck --repair`"
         return Finding.failure(check, what, remedy)
     age = 0 if health.oldest is None else time.time() - health.oldest

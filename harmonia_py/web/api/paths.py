@@ -25,7 +25,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     else:
         gone = await deletions.delete(cache, [hash_part], deleted_by=by, despite_pushes=despite_pushes, now=now)
     for obstacle in gone.obstacles:
-        return error_response(HTTPStatus.CONFLICT, obstacle.words)
+        return error_response(HTTPStatus.CONFLICT, obstacle.words("?despite-pushes"))
     if not gone.paths:
         return not_found()
     text = "".join(f"{path}\n" for path in gone.paths)
