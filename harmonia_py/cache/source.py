@@ -130,6 +130,10 @@ class Download(Struct, frozen=True, kw_only=True):
         self.release()
 
 
+class NotAtOnce(Exception):
+    """A NAR may be there, but not as a file that can be opened without waiting for the disk."""
+
+
 class Asker(Struct, frozen=True):
     """On whose behalf a NAR is asked for.
 
@@ -137,13 +141,17 @@ class Asker(Struct, frozen=True):
         client: an opaque name; scarce resources are shared out among clients.
         begins: whether bytes that are not there may be made or fetched; otherwise only what is known of them is told,
             and `pieces` of the answer raises `StorageError`.
+        at_once: whether only a kept file is of use that can be opened without waiting for the disk. A source that may
+            have the NAR in another form, or cannot tell, raises `NotAtOnce`; nothing begins.
     """
 
     client: str = ""
     begins: bool = True
+    at_once: bool = False
 
 
 UNNAMED: Final = Asker()
+AT_ONCE: Final = Asker(begins=False, at_once=True)
 
 
 class DocumentKind(StrEnum):

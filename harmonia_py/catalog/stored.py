@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found, Origin
-from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, NotAtOnce
 from harmonia_py.cache.tree import BuildId, DebugFile
 from harmonia_py.cache.validity import ChangeDetector, Validity
 from harmonia_py.catalog.caches import CacheId, Timestamp
@@ -16,6 +16,7 @@ from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import Document, Objects, ObjectState, StoredObject
 from harmonia_py.catalog.objects import DocumentKind as StoredKind
 from harmonia_py.catalog.quarantine import Quarantine
+from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -64,6 +65,7 @@ class StoredObjects:
         open_nar: opens the NARs of files that are made of chunks, as they are.
         want_listing: has the listing of an object made again that is lost, soon.
         watch: tells the validity, for all caches of a catalog.
+        open_at_once: opens a file if that waits for nothing; None where no file can be opened so.
         clock: seconds since the epoch.
     """
 
@@ -78,6 +80,7 @@ class StoredObjects:
         open_nar: OpenBlob,
         want_listing: Callable[[CacheId, HashPart], None],
         watch: RemovalWatch,
+        open_at_once: Callable[[BlobKey], Blob | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
@@ -88,6 +91,7 @@ class StoredObjects:
         self._open_nar = open_nar
         self._want_listing = want_listing
         self._watch = watch
+        self._open_at_once = open_at_once
         self._clock = clock
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
@@ -96,14 +100,18 @@ class StoredObjects:
         stored = await self._find(hash_part)
         return None if stored is None else Found(narinfo_of(stored), PUSHED, validity)
 
-    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:  # noqa: ARG002  # nothing is scarce
+    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
         """As in `Source`: the file as the client compressed it, or one that is made of chunks.
 
         What came as it is, and is made of chunks now, is still to be had by the URL that it had.
         """
+        if asker.at_once and self._open_at_once is None:
+            raise NotAtOnce
         stored = await self._find(url.hash_part)
         if stored is None or url.nar_hash not in {None, stored.path_info.nar_hash}:
             return None
+        if asker.at_once:
+            return self._at_once(url, stored)
         open_file = self._open_blob
         if url.compression != stored.file.compression:
             if not stored.file.is_chunked or url.compression != "none":
@@ -113,6 +121,14 @@ class StoredObjects:
         if download is None:
             await self._quarantine.finds(stored.file)
         return download
+
+    def _at_once(self, url: NarUrl, stored: StoredObject) -> Download:
+        assert self._open_at_once is not None
+        is_a_file = url.compression == stored.file.compression and not stored.file.is_chunked
+        blob = self._open_at_once(BlobKey(stored.file.blob_key)) if is_a_file else None
+        if blob is None:
+            raise NotAtOnce
+        return blob.download(stored.file.blob_key)
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
         """As in `Source`; logs by the whole name of their derivation, listings by the hash part."""

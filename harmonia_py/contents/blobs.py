@@ -7,7 +7,7 @@ that are still arriving are the business of the port `Spool`.
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
 
@@ -138,3 +138,11 @@ class BlobStore(Protocol):
 
     def list(self) -> AsyncIterator[BlobInfo]:
         """Every blob once, in no order. What appears or goes meanwhile may be missing or there."""
+
+
+@runtime_checkable
+class OpensAtOnce(Protocol):
+    """A `BlobStore` whose blobs can be opened by the event loop, where that does not wait for the disk."""
+
+    def open_at_once(self, key: BlobKey) -> Blob | None:
+        """The blob, whose first bytes are in memory; None says nothing of whether there is one. Counts as a use."""

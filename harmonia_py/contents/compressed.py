@@ -5,14 +5,16 @@ The NAR is verified on the way, and only the right one is finished: of another o
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import Final, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found
-from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Source
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, NotAtOnce, Source
 from harmonia_py.cache.validity import together
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.compressed_metrics import CompressedCounters
@@ -127,6 +129,8 @@ class CompressedNars:
                 return None
             validity = found.validity
         self._kept.used(url.hash_part)
+        if asker.at_once:
+            return replace(await self._at_once(key_of(url)), validity=validity)
         known = await self._kept.find(key_of(url))
         made = await self._kept.made(known)
         if made is not None:
@@ -138,6 +142,16 @@ class CompressedNars:
             return None if download is None else replace(download, validity=validity)
         except NotKept:
             return await self._intake.pass_through(lambda: self._incoming(url, is_kept=False), asker)
+
+    async def _at_once(self, key: BlobKey) -> Download:
+        """The kept file, if it can be opened without waiting and is not one that is made of chunks by now."""
+        with ExitStack() as held:
+            blob = held.enter_context(self._intake.storage.open_at_once(key))
+            if (await self._kept.find(key)).recipe is not None:
+                raise NotAtOnce
+            held.pop_all()
+        self.counters.hits.add()
+        return blob.download(secrets.token_hex(16))
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
         """What the inner source says."""

@@ -5,7 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore, SpooledFile
+from harmonia_py.cache.source import NotAtOnce
+from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore, OpensAtOnce, SpooledFile
 from harmonia_py.contents.spool import GrowingFile, Spool, SpoolWriter
 from harmonia_py.errors import StorageError, StorageFull
 from harmonia_py.runtime.warnings import RareWarning
@@ -36,6 +37,7 @@ class Storage:
     def __init__(self, spool: Spool | None = None, blobs: BlobStore | None = None) -> None:
         self.spool = spool
         self.blobs = blobs
+        self._at_once: OpensAtOnce | None = blobs if isinstance(blobs, OpensAtOnce) else None
         self._rests_until = 0.0
         self._warning = RareWarning(_log)
         if blobs is None:
@@ -48,6 +50,17 @@ class Storage:
             NotKept: as all methods do.
         """
         return await self.ask(lambda _, blobs: blobs.open(key))
+
+    def open_at_once(self, key: BlobKey) -> Blob:
+        """The file, if it is whole and can be opened without waiting.
+
+        Raises:
+            NotAtOnce: that cannot be told.
+        """
+        blob = None if self._at_once is None or self._rests() else self._at_once.open_at_once(key)
+        if blob is None:
+            raise NotAtOnce
+        return blob
 
     async def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
         """The metadata of a whole file."""
@@ -75,7 +88,7 @@ class Storage:
 
     async def ask(self, question: Callable[[Spool, BlobStore], Awaitable[T]]) -> T:
         """The answer of the spool or the blob store, unless they failed a moment ago."""
-        if self.spool is None or self.blobs is None or time.monotonic() < self._rests_until:
+        if self.spool is None or self.blobs is None or self._rests():
             raise NotKept
         try:
             return await question(self.spool, self.blobs)
@@ -85,3 +98,7 @@ class Storage:
                 self._rests_until = time.monotonic() + _REST_SECONDS
             self._warning.say("nothing is kept for now: %s", error)
             raise NotKept from error
+
+    def _rests(self) -> bool:
+        """Whether it failed a moment ago."""
+        return time.monotonic() < self._rests_until

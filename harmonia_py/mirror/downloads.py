@@ -1,7 +1,7 @@
 """Files of upstreams as downloads: kept files, files that still grow, or, where nothing can be kept, passed through."""
 
 from harmonia_py.cache.source import UNNAMED, Asker, Download
-from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.incoming import Lane, Want
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.memory import Memory
@@ -70,6 +70,10 @@ class Downloads:
         if found is None:
             self._index.note_absent(key)
         return found
+
+    def open_at_once(self, key: BlobKey) -> Blob:
+        """The file that is kept under `key`; raises `NotAtOnce` where it cannot be opened without waiting."""
+        return self._intake.storage.open_at_once(key)
 
     async def _serve(self, key: BlobKey, want: Want, asker: Asker) -> Download | None:
         try:

@@ -204,7 +204,7 @@ class Mirror:
             UpstreamError: no upstream gives it.
         """
         download = await self._nars.open(url, asker)
-        if download is None or not asker.begins:
+        if download is None or not (asker.begins or asker.at_once):
             return download
         try:
             self.on_kept(url.hash_part)

@@ -1,9 +1,11 @@
 """NARs of upstreams: kept, made of chunks, still growing, or, where nothing can be kept, passed through."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
-from harmonia_py.cache.source import UNNAMED, Asker, Download
+from harmonia_py.cache.source import UNNAMED, Asker, Download, NotAtOnce
 from harmonia_py.catalog.kept import Kept
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.kept_files import KeptFacts, key_of
 from harmonia_py.mirror.asking import NarinfoQuestions, offers
@@ -59,11 +61,24 @@ class MirroredNars:
         if url.compression not in COMPRESSIONS or url.nar_hash is None:
             return None
         self._kept.used(url.hash_part)
+        if asker.at_once:
+            return await self._at_once(key_of(url))
         known = await self._kept.find(key_of(url))
         download = await self._made(known)
         if download is None:
             download = await self._whole(url, known, asker) or await self._made_since(url, known)
         return download
+
+    async def _at_once(self, key: BlobKey) -> Download:
+        """The kept file, if it can be opened without waiting, and the catalog has it as a file."""
+        with ExitStack() as held:
+            blob = held.enter_context(self._downloads.open_at_once(key))
+            known = await self._kept.find(key)
+            if known.facts is None or known.recipe is not None:
+                raise NotAtOnce
+            held.pop_all()
+        self._counters.hits.add()
+        return blob.download(known.facts.file_hash.nix32)
 
     async def _made(self, known: KeptFacts) -> Download | None:
         """The file if it is made of chunks; None for any other."""

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.storage.cached_open import CachedOpen
 from harmonia_py.storage.directory_sync import DirectorySync
 from harmonia_py.storage.errors import translated
 from harmonia_py.storage.file_naming import FileNaming
@@ -27,7 +28,7 @@ from harmonia_py.storage.metadata import look_at_metadata, read_metadata, sideca
 from harmonia_py.storage.partial_files import PARTIAL
 from harmonia_py.storage.private import make_directory
 from harmonia_py.storage.spool import GROWING
-from harmonia_py.storage.unchanged import is_marked, is_right
+from harmonia_py.storage.unchanged import has_cached_beginning, is_marked, is_right
 
 _BLOBS: Final = "blobs"
 # So many small blobs are written before the first becomes whole; each is an open file.
@@ -57,6 +58,7 @@ class BlobDirectory:
         self._directory = directory
         self._blobs = directory / _BLOBS
         self._naming = FileNaming(directory / GROWING, names, syncs)
+        self._cached_open = CachedOpen()
 
     def prepare(self) -> None:
         """Make the directory.
@@ -73,6 +75,24 @@ class BlobDirectory:
         """The blob as it is now."""
         with translated("open a blob"):
             return _open_whole(key, self.path_of(key))
+
+    def open_at_once(self, key: BlobKey) -> WholeFile | None:
+        """The blob, if the kernel has its name and its first bytes in memory; None says nothing. It does not block."""
+        path = self._text_of(key)
+        fd = self._cached_open.open(path)
+        if fd is None:
+            return None
+        try:
+            status = os.fstat(fd)
+            if is_marked(status) and stat.S_ISREG(status.st_mode) and has_cached_beginning(fd):
+                # It was read together with the first bytes the last time, so it is in memory as they are.
+                metadata = look_at_metadata(fd, status.st_size)
+                if metadata is not None:
+                    return WholeFile(key, fd, status.st_size, metadata)
+        except OSError:  # its metadata are in a sidecar
+            pass
+        os.close(fd)
+        return None
 
     def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
         """The metadata of a blob."""

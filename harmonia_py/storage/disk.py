@@ -22,7 +22,7 @@ from harmonia_py.runtime.together import Together
 from harmonia_py.storage.descriptor import Descriptor
 from harmonia_py.storage.directory import BlobDirectory, WholeFile
 from harmonia_py.storage.directory_sync import DirectorySync
-from harmonia_py.storage.unchanged import is_unchanged
+from harmonia_py.storage.unchanged import has_cached_beginning, is_unchanged
 
 # Longer than a burst of requests for one blob, short enough that deleting it in another process soon frees the disk.
 _KEEP_OPEN_SECONDS: Final = 30.0
@@ -124,6 +124,19 @@ class DiskBlobs:
             if opened is None:
                 return None
             file = self._keep_open(opened)
+        return self._blob(file)
+
+    def open_at_once(self, key: BlobKey) -> Blob | None:
+        """As in `OpensAtOnce`."""
+        file = self._files.get(key)
+        if file is not None:
+            return self._blob(file) if file.is_unchanged() and has_cached_beginning(file.descriptor.fd) else None
+        opened = self._directory.open_at_once(key)
+        return None if opened is None else self._blob(self._keep_open(opened))
+
+    def _blob(self, file: _OpenFile) -> Blob:
+        """The open file for one more reader."""
+        key = file.key
         file.users += 1
         self._readers[key] = self._readers.get(key, 0) + 1
         self._uses[key] = time.time()

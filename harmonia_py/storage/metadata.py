@@ -61,13 +61,13 @@ def read_metadata(fd: int, path: Path, size: int) -> dict[str, str] | None:
     return _parse(data, size)
 
 
-def look_at_metadata(path: str, size: int) -> dict[str, str] | None:
-    """The metadata in the attribute of the blob at `path`, which is not opened; None: `read_metadata` can tell.
+def look_at_metadata(item: str | int, size: int) -> dict[str, str] | None:
+    """The metadata in the attribute of the blob at a path, or of an open one; None: `read_metadata` can tell.
 
     Raises:
         OSError: it has no attribute, or none that can be read.
     """
-    return _parse(xattr.get(path, _ATTRIBUTE, nofollow=True), size)
+    return _parse(xattr.get(item, _ATTRIBUTE, nofollow=isinstance(item, str)), size)
 
 
 def _parse(data: bytes, size: int) -> dict[str, str] | None:

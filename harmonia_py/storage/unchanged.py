@@ -33,6 +33,14 @@ def is_marked(status: os.stat_result) -> bool:
     return status.st_mtime_ns <= _MARKED_UNTIL_NS
 
 
+def has_cached_beginning(fd: int) -> bool:
+    """Whether the page cache has the first byte of an open file; False also where the file system does not tell."""
+    try:
+        return os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False
+
+
 def is_right(fd: int, name: str, status: os.stat_result, metadata: Mapping[str, str]) -> bool:
     """Whether a file that is not marked has the bytes that were put, as far as its metadata tells; then it is marked.
 

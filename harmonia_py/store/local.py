@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from harmonia_py.cache.found import LOCAL, Found
 from harmonia_py.cache.in_use import InUse
-from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Piece, nothing
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, NotAtOnce, Piece, nothing
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError, StorePathChanged
 from harmonia_py.nix.layout import Layout
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
@@ -119,10 +119,12 @@ class LocalStore:
         )
         return Found(narinfo, LOCAL, known.validity)
 
-    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:  # noqa: ARG002  # nothing is scarce
+    async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
         """The uncompressed NAR, protected from the garbage collector until the download is released."""
         if url.compression != "none":
             return None
+        if asker.at_once:
+            raise NotAtOnce
         known = await self._find(url.hash_part)
         if known is None or url.nar_hash not in {None, known.info.nar_hash}:
             return None

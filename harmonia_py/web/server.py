@@ -18,6 +18,7 @@ from harmonia_py.web.admission.access_log import AccessLog
 from harmonia_py.web.admission.clients import Clients
 from harmonia_py.web.admission.limits import Limits
 from harmonia_py.web.attic import answers
+from harmonia_py.web.fast.nar import nar_finder
 from harmonia_py.web.fast.narinfo import narinfo_finder
 from harmonia_py.web.fast.protocol import FastProtocol
 from harmonia_py.web.fast.ready_answers import SERVER
@@ -89,7 +90,7 @@ async def serve(
     manager = runner.server
     assert manager is not None
     loop = asyncio.get_running_loop()
-    find_narinfo = narinfo_finder(serving, transfers)
+    find_narinfo, find_nar = narinfo_finder(serving, transfers), nar_finder(serving)
 
     def protocol() -> FastProtocol:
         return FastProtocol(
@@ -98,6 +99,7 @@ async def serve(
             answers=serving.answers,
             transfers=transfers,
             find_narinfo=find_narinfo,
+            find_nar=find_nar,
             acceptor=acceptor,
             clients=clients,
             access_log=access_log,

@@ -17,7 +17,7 @@ from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
 from harmonia_py.catalog.stored import RemovalWatch, StoredObjects
 from harmonia_py.config.settings import Config
-from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.contents.blobs import BlobKey, BlobStore, OpensAtOnce
 from harmonia_py.contents.encoders import Zstd
 from harmonia_py.contents.fsck import Digests
 from harmonia_py.database.catalog import SqlCatalog
@@ -255,6 +255,7 @@ class PushNode:
             open_nar=self.chunking.files.open_nar,
             want_listing=self.listing_renewal.want,
             watch=self._watch,
+            open_at_once=self.blobs.open_at_once if isinstance(self.blobs, OpensAtOnce) else None,
         )
 
     async def _write_later(self, cache: CacheId, hash_part: HashPart) -> None:

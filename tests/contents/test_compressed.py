@@ -18,7 +18,7 @@ from blob_readers import read_all
 from msgspec.structs import replace
 from nar_source import FileNar, compressed, compressing, kept_in, storage_in
 
-from harmonia_py.cache.source import Download, FileSlice
+from harmonia_py.cache.source import AT_ONCE, Download, FileSlice, NotAtOnce
 from harmonia_py.contents.blobs import IN_USE
 from harmonia_py.contents.compressed import CompressedNars, NarMismatch
 from harmonia_py.contents.encoders import Zstd
@@ -461,3 +461,19 @@ def test_the_settings_reach_zstd() -> None:
     compressor = settings.compressor(100 * 1024 * 1024)
     file = compressor.compress(data) + compressor.flush()
     assert zstd.decompress(file, options={zstd.DecompressionParameter.window_log_max: 20}) == data
+
+
+async def test_at_once_there_is_a_kept_file_and_nothing_begins(nar: FileNar, disk_path: Path) -> None:
+    async with storage_in(disk_path / "blobs") as storage, compressed(nar, storage) as source:
+        with pytest.raises(NotAtOnce):
+            await source.nar(nar.url, AT_ONCE)
+        assert nar.dump_count() == 0
+        data = await fetch_kept(source, nar)
+        hits = source.counters.hits.value
+        found = await source.nar(nar.url, AT_ONCE)
+        assert found is not None
+        with found:
+            assert found.file is not None
+            assert (found.size, found.etag) == (len(data), Hash.of(data).nix32)
+        assert source.counters.hits.value == hits + 1
+        assert await source.nar(replace(nar.url, nar_hash=Hash.of(b"another")), AT_ONCE) is None

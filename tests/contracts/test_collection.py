@@ -21,7 +21,7 @@ from catalogs import (
 from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.cache.source import Download
+from harmonia_py.cache.source import AT_ONCE, Download, NotAtOnce
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.collected import Collected
 from harmonia_py.catalog.collection import CondemnedObject, Reason, Scope
@@ -35,9 +35,11 @@ from harmonia_py.catalog.reachability import KeptBy, WhyKept, why_kept
 from harmonia_py.catalog.room_wanted import WANTED_SECONDS
 from harmonia_py.catalog.stored import RemovalWatch, StoredObjects
 from harmonia_py.catalog.uploads import SESSION_SECONDS, UNCLAIMED_SECONDS, WAITING_SECONDS, Session
+from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.totals import add_objects
 from harmonia_py.database.transaction import Topic
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 CACHE = DEFAULT_CACHE
@@ -652,6 +654,49 @@ async def test_a_path_that_is_removed_while_it_is_looked_up_is_not_promised(
     )
     assert await source.narinfo(hash_part("app")) is None
     assert await source.narinfo(hash_part("libc")) is None
+
+
+async def test_at_once_a_pushed_file_is_opened_where_files_can_be_and_counts_as_asked_for(
+    catalog: SqlCatalog, closure: None
+) -> None:
+    async def nothing(_: object) -> Download | None:
+        raise AssertionError("nothing is to be opened but at once")
+
+    async def is_here(_key: str) -> bool:
+        return True
+
+    opened: list[str] = []
+
+    def open_at_once(key: BlobKey) -> Blob | None:
+        opened.append(key)
+        return Blob(size=1, metadata={}, pieces=lambda *_: iter(()))
+
+    async def found(name: str, open_at_once: Callable[[BlobKey], Blob | None] | None) -> bool:
+        uses = LastUses(catalog.objects)
+        source = StoredObjects(
+            CACHE,
+            objects=catalog.objects,
+            quarantine=Quarantine(catalog.nars, is_here),
+            uses=uses,
+            open_blob=nothing,
+            open_nar=nothing,
+            want_listing=lambda *_: None,
+            watch=RemovalWatch(lambda: catalog.database.generation(Topic.REMOVALS)),
+            open_at_once=open_at_once,
+        )
+        stored = await catalog.objects.find(CACHE, hash_part("app"))
+        assert stored is not None
+        url = NarUrl(hash_part(name), None, stored.file.compression)
+        download = await source.nar(url, AT_ONCE)
+        return download is not None
+
+    assert await found("app", open_at_once)
+    assert len(opened) == 1
+    assert not await found("absent", open_at_once)
+    with pytest.raises(NotAtOnce):
+        await found("app", None)
+    with pytest.raises(NotAtOnce):
+        await found("app", lambda _: None)
 
 
 async def test_the_catalog_knows_how_much_there_is_without_counting(catalog: SqlCatalog, collector: Collector) -> None:

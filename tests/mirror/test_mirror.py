@@ -34,7 +34,7 @@ from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, named, settle
 from msgspec.structs import replace
 from s3_double import S3Double
 
-from harmonia_py.cache.source import DocumentKind, Download
+from harmonia_py.cache.source import AT_ONCE, DocumentKind, Download, NotAtOnce
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.kept_files import key_of
 from harmonia_py.errors import HarmoniaError
@@ -556,6 +556,43 @@ class TestNars:
                     await fetch(mirror, one)
                 await settle(mirror)
             assert await fetch(mirror, one) is None
+
+
+class TestAtOnce:
+    """A client that takes nothing but a file which can be opened without waiting."""
+
+    async def test_it_gets_a_kept_file_and_fetches_nothing(self, upstream: FaultUpstream, disk_path: Path) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=disk_path) as mirror:
+            told: list[str] = []
+            mirror.on_kept = told.append
+            with pytest.raises(NotAtOnce):
+                await mirror.nar(one.our_url, AT_ONCE)
+            assert not upstream.requests
+            assert not told
+            await fetch_kept(mirror, one)
+            told.clear()
+            requests, hits = len(upstream.requests), mirror.counters.hits.value
+            found = await mirror.nar(one.our_url, AT_ONCE)
+            assert found is not None
+            with found:
+                assert found.file is not None
+                assert found.etag == Hash.of(one.file).nix32
+            assert (len(upstream.requests), mirror.counters.hits.value) == (requests, hits + 1)
+            assert told == [one.hash_part]
+
+    async def test_a_file_that_the_catalog_does_not_have_is_left_to_who_enters_it(
+        self, upstream: FaultUpstream, disk_path: Path
+    ) -> None:
+        one = package()
+        upstream.serve(one)
+        async with mirror_of(upstream, directory=disk_path) as mirror:
+            blobs = mirror._intake.storage.blobs
+            assert blobs is not None
+            await blobs.put(key_of(one.our_url), one.file, {"file_hash": str(Hash.of(one.file))})
+            with pytest.raises(NotAtOnce):
+                await mirror.nar(one.our_url, AT_ONCE)
 
 
 class TestWrongNars:

@@ -12,14 +12,11 @@ tests/web/fast/test_protocol.py holds both ways against each other, byte by byte
 """
 
 import asyncio
-import re
 import time
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import hdrs, web
-from aiohttp.http import RawRequestMessage
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp import web
 from msgspec import Struct
 
 from harmonia_py.cache.caches import NamedCache
@@ -27,16 +24,16 @@ from harmonia_py.web.admission.accepting import Acceptor
 from harmonia_py.web.admission.access_log import AccessLog, Entry
 from harmonia_py.web.admission.clients import Clients
 from harmonia_py.web.fast.connection import Connection
-from harmonia_py.web.fast.header_blocks import END
+from harmonia_py.web.fast.framing import left_after
+from harmonia_py.web.fast.nar import FindNar
 from harmonia_py.web.fast.narinfo import FindNarinfo
-from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, ReadyAnswers
+from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, NarRequest, ReadyAnswers
 from harmonia_py.web.fast.ready_file import FileTransfer, ReadyFile
 from harmonia_py.web.http.transfer import Transfers
 from harmonia_py.web.http_metrics import CLIENT, HttpMetrics
 
 # Bytes that a client may send ahead while a file is on its way to it, before it is made to wait.
 _MAX_HELD_BYTES: Final = 64 * 1024
-_SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class _FileUnderWay(Struct, frozen=True):
@@ -53,7 +50,16 @@ class _LookUp(Struct, frozen=True):
 class FastProtocol(Connection):
     """A connection with the short way in front of the framework."""
 
-    __slots__ = ("_answers", "_body_left", "_find_narinfo", "_held", "_limiter", "_under_way", "_wants_close")
+    __slots__ = (
+        "_answers",
+        "_body_left",
+        "_find_nar",
+        "_find_narinfo",
+        "_held",
+        "_limiter",
+        "_under_way",
+        "_wants_close",
+    )
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class FastProtocol(Connection):
         answers: ReadyAnswers,
         transfers: Transfers,
         find_narinfo: FindNarinfo,
+        find_nar: FindNar,
         acceptor: Acceptor,
         clients: Clients,
         access_log: AccessLog | None,
@@ -79,6 +86,7 @@ class FastProtocol(Connection):
         )
         self._answers = answers
         self._find_narinfo = find_narinfo
+        self._find_nar = find_nar
         self._limiter = clients.limiter
         # How many bytes of a body are still to come; 0 while the framework's parser holds no part of a request. None
         # when that cannot be told any more: the connection goes on to the framework for ever, as bytes that look like a
@@ -106,8 +114,11 @@ class FastProtocol(Connection):
             if found is not None and self._may_ask():
                 if self._answer(data, *found):
                     return
-                if self._limiter is not None:
-                    self._limiter.give_back(self._client)
+                self._take_back()
+        self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        """Hand `data` to the framework."""
         count = self._request_count
         if self._body_left == 0 and not self.is_answering:
             judged = self.judge(data)
@@ -116,17 +127,8 @@ class FastProtocol(Connection):
             data = judged
         super().data_received(data)
         if self._body_left is not None:
-            self._body_left = self._left_after(data, self._request_count - count)
-
-    def _left_after(self, data: bytes, requests: int) -> int | None:
-        """The value of `_body_left` after the framework has taken `data`, with the headers of so many requests."""
-        assert self._body_left is not None
-        if self._body_left or not data:  # the framework wakes its parser with no data
-            left = self._body_left - len(data)
-            return left if left >= 0 and requests == 0 else None
-        if requests != 1:
-            return None
-        return 0 if _is_one_plain_request(data) else _body_left(data, self._messages[-1][0])
+            last = self._messages[-1][0] if self._messages else None
+            self._body_left = left_after(self._body_left, data, self._request_count - count, last)
 
     def close(self) -> None:
         """Close the connection; an answer that is under way arrives first."""
@@ -144,6 +146,11 @@ class FastProtocol(Connection):
         # The framework's way tells a client that asks too often, and counts its request itself.
         return self._limiter is None or self._limiter.take(self._client) == 0
 
+    def _take_back(self) -> None:
+        """The request is the framework's after all, which counts it itself."""
+        if self._limiter is not None:
+            self._limiter.give_back(self._client)
+
     def _is_idle(self) -> bool:
         """Whether the framework waits for the next request, and the client has read the answers before."""
         waiter = self._waiter
@@ -160,6 +167,9 @@ class FastProtocol(Connection):
         assert transport is not None
         if isinstance(answer, NarinfoRequest):
             self._under_way = _LookUp(self._loop.create_task(self._look_up(answer, began)))
+            return True
+        if isinstance(answer, NarRequest):
+            self._under_way = _LookUp(self._loop.create_task(self._look_up_nar(request, answer, began)))
             return True
         if isinstance(answer, ReadyFile):
             return self._answer_with_file(transport, _target_of(request), answer, began)
@@ -185,19 +195,18 @@ class FastProtocol(Connection):
         if first is None:
             return False
         if not file.is_small:
-            return self._send_file(transport, file, first, target)
+            return self._send(transport, file, first, target, began)
         self._metrics.began("nar", time.perf_counter() - began)
         transport.write(first)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._note_file(target, len(first), time.perf_counter() - began)
         return True
 
-    def _send_file(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str) -> bool:
+    def _send(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str, began: float) -> bool:
         if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
             return False
         transfer = FileTransfer(transport, self._transfers.threads, self._transfers.limits, self._file_sent)
         self._metrics.in_flight.add(1)
-        began = time.perf_counter()
         self._under_way = _FileUnderWay(transfer, file, target, began)
         file.use()
         transfer.start(first, file)
@@ -216,6 +225,21 @@ class FastProtocol(Connection):
         self._metrics.answered("GET", "narinfo", status, seconds)
         self._metrics.narinfo_bytes.add(len(answer))
         request.cache.usage.asked(status)
+        self._go_on()
+
+    async def _look_up_nar(self, data: bytes, request: NarRequest, began: float) -> None:
+        """Answer the request `data` with a file that has to be opened first, or hand it to the framework."""
+        file = await self._find_nar(request)
+        self._under_way = None
+        transport = self.transport
+        if transport is None:
+            return
+        if file is not None and self._answer_with_file(transport, f"/{request.target}", file, began):
+            if self._under_way is None:
+                self._go_on()
+            return
+        self._take_back()
+        self._pass_on(data)
         self._go_on()
 
     def _file_sent(self, sent: bool) -> None:  # noqa: FBT001  # a callback
@@ -271,21 +295,3 @@ class FastProtocol(Connection):
 
 def _target_of(request: bytes) -> str:
     return request[len(GET) - 1 : request.index(VERSION)].decode()
-
-
-def _is_one_plain_request(data: bytes) -> bool:
-    if not data.startswith((b"GET ", b"HEAD ")) or data.find(END) != len(data) - len(END):
-        return False
-    lower = data.lower()
-    return not any(word in lower for word in (b"content-length", b"transfer-encoding", b"upgrade"))
-
-
-def _body_left(data: bytes, message: RawRequestMessage | _ErrInfo) -> int | None:
-    """The bytes still to come of the body of a PUT whose header is in `data`; None when that cannot be told."""
-    if isinstance(message, _ErrInfo) or message.method != hdrs.METH_PUT or message.upgrade or message.chunked:
-        return None
-    sizes = message.headers.getall(hdrs.CONTENT_LENGTH, [])
-    if len(sizes) != 1 or _SIZE.fullmatch(sizes[0]) is None:
-        return None
-    left = int(sizes[0]) - (len(data) - data.index(END) - len(END))
-    return left if left >= 0 else None

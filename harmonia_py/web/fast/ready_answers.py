@@ -1,6 +1,6 @@
 """Answers that were made a moment ago and may be given again as they are: narinfos, and NARs that are open files."""
 
-import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,10 +15,12 @@ from harmonia_py.cache.caches import Caches, NamedCache
 from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.cache.validity import Validity
 from harmonia_py.errors import FormatError
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.web.admission.authorization import Principals
 from harmonia_py.web.fast.header_blocks import HeaderBlock, HeaderBlocks
 from harmonia_py.web.fast.ready_file import ReadyFile
+from harmonia_py.web.fast.ready_files import ReadyFiles
 from harmonia_py.web.http.errors import not_found
 
 # The header `Server`. It does not name the version and the libraries, which would help an attacker only.
@@ -28,13 +30,11 @@ SERVER: Final = "harmonia-py"
 READY_SECONDS: Final = 2.0
 # A narinfo takes about one KiB; this bounds a worker's memory, not what it can serve.
 MAX_READY: Final = 8192
-# A kept file stays open and ready for so long after the framework has sent it.
-READY_FILE_SECONDS: Final = 60.0
-MAX_READY_FILES: Final = 512
 
 GET: Final = b"GET /"
 VERSION: Final = b" HTTP/1.1\r\n"
 _NARINFO: Final = b".narinfo"
+_NAR: Final = re.compile(r"(?:(?P<cache>[^/]+)/)?nar/(?P<file_name>[^/]+)", re.ASCII)
 # No generation of access has this number: answers found while access is changing are not given again.
 _NEVER: Final = -1
 # No target that is ever ready is longer.
@@ -57,14 +57,28 @@ class NarinfoRequest(Struct, frozen=True):
     target: str
 
 
+class NarRequest(Struct, frozen=True):
+    """A request for a compressed NAR whose file is not ready.
+
+    Attributes:
+        cache: the cache in the URL, which the client may read.
+        url: of the NAR.
+        target: what follows `GET /`.
+    """
+
+    cache: NamedCache
+    url: NarUrl
+    target: str
+
+
 class Absent(NamedTuple):
     """The whole answer to a request for a narinfo of which it is known that it is not there."""
 
     answer: bytes
 
 
-Answer = bytes | ReadyFile | Absent | NarinfoRequest
-"""The whole answer to a request, or the file that is its body, or the narinfo that has to be found."""
+Answer = bytes | ReadyFile | Absent | NarinfoRequest | NarRequest
+"""The whole answer to a request, or the file that is its body, or the narinfo or the file that has to be found."""
 
 
 class _Ready(Struct, frozen=True):
@@ -72,22 +86,6 @@ class _Ready(Struct, frozen=True):
     head: bytes
     tail: bytes
     validity: Validity
-
-
-class _ReadyFile(NamedTuple):
-    until: float
-    cache: NamedCache
-    validity: Validity | None
-    file: ReadyFile
-
-    def is_for(self, coding: str | None, now: float) -> bool:
-        """Whether a client that selects `coding` gets this file.
-
-        It does not when the path may be invalid by now, or another program has written to the file.
-        """
-        if coding is not None and self.file.is_coded_for_some:
-            return False
-        return (self.validity is None or self.validity.holds(now)) and self.file.is_unchanged()
 
 
 class ReadyAnswers:
@@ -109,8 +107,7 @@ class ReadyAnswers:
         self._principals = principals
         # By the coding and what follows `GET /`; the oldest expires first, or nearly so.
         self._narinfos: OrderedDict[tuple[str | None, bytes], _Ready] = OrderedDict()
-        self._files: OrderedDict[bytes, _ReadyFile] = OrderedDict()
-        self._purge: asyncio.TimerHandle | None = None
+        self._files = ReadyFiles()
         self._blocks = HeaderBlocks(principals)
         self._absent = _whole(not_found())
         self._date = b""
@@ -143,23 +140,15 @@ class ReadyAnswers:
 
     def add_file(
         self, cache: NamedCache, target: str, headers: Mapping[str, str], file: FileSlice, download: Download
-    ) -> None:
+    ) -> ReadyFile:
         """Remember that `cache` answers `target` with `file`, for as long as the download is valid.
 
-        `download` keeps the file open; this object owns it from now on.
+        `download` keeps the file open; the ready file, which is returned, owns it from now on.
         """
         head, tail = _headers(headers, file.size)
-        self._drop_file(target.encode())
-        self._files[target.encode()] = _ReadyFile(
-            time.monotonic() + READY_FILE_SECONDS,
-            cache,
-            download.validity,
-            ReadyFile(head, tail, file, download, is_coded_for_some=hdrs.VARY in headers),
-        )
-        if len(self._files) > MAX_READY_FILES:
-            self._drop_file(next(iter(self._files)))
-        if self._purge is None:
-            self._purge = asyncio.get_running_loop().call_later(READY_FILE_SECONDS, self._purge_files)
+        ready = ReadyFile(head, tail, file, download, is_coded_for_some=hdrs.VARY in headers)
+        self._files.add(target.encode(), cache, download.validity, ready)
+        return ready
 
     def replace(self, generation: Generation, caches: Caches, principals: Principals) -> None:
         """Serve from `caches` and for `principals` from now on, and forget every answer of the caches before."""
@@ -178,11 +167,7 @@ class ReadyAnswers:
         """Forget every answer."""
         self._blocks.clear()
         self._narinfos.clear()
-        while self._files:
-            self._drop_file(next(iter(self._files)))
-        if self._purge is not None:
-            self._purge.cancel()
-            self._purge = None
+        self._files.clear()
 
     def keep_up(self) -> None:
         """Forget all answers and header blocks when they are of an older generation of access than the present one."""
@@ -219,9 +204,10 @@ class ReadyAnswers:
         if target.endswith(_NARINFO):
             return self._narinfo_request(target, block, now)
         ready = self._files.get(target)
-        if ready is None or not ready.is_for(block.coding, now):
-            return None
-        return (ready.cache, ready.file) if self._may_read(block, ready.cache) else None
+        if ready is None:
+            return self._nar_request(target, block)
+        is_given = ready.is_for(block.coding, now) and self._may_read(block, ready.cache)
+        return (ready.cache, ready.file) if is_given else None
 
     def _narinfo_request(self, target: bytes, block: HeaderBlock, now: float) -> tuple[NamedCache, Answer] | None:
         name, _, file_name = target.decode(errors="replace").rpartition("/")
@@ -229,13 +215,31 @@ class ReadyAnswers:
             hash_part = HashPart.parse(file_name[: -len(_NARINFO)])
         except FormatError:
             return None
-        cache = self._caches.known(name) if name else self._caches.default
-        if cache is None or not (cache in block.caches or self._may_read(block, cache)):
+        cache = self._cache(name, block)
+        if cache is None:
             return None
         if cache.cache.surely_lacks(hash_part):
             date = self._date if now < self._date_until else self.date()
             return cache, Absent(b"".join((self._absent[0], date, self._absent[1])))
         return cache, NarinfoRequest(cache, hash_part, block.coding, target.decode())
+
+    def _nar_request(self, target: bytes, block: HeaderBlock) -> tuple[NamedCache, Answer] | None:
+        path, _, query = target.decode(errors="replace").partition("?")
+        match = _NAR.fullmatch(path)
+        if match is None or query:
+            return None
+        try:
+            url = NarUrl.parse(match["file_name"])
+        except FormatError:
+            return None
+        # A NAR as it is may be sent in a coding; and of the local store it is made of many files.
+        cache = None if url.compression == "none" else self._cache(match["cache"] or "", block)
+        return None if cache is None else (cache, NarRequest(cache, url, target.decode()))
+
+    def _cache(self, name: str, block: HeaderBlock) -> NamedCache | None:
+        """The cache of this name, if it is remembered and the client may read it."""
+        cache = self._caches.known(name) if name else self._caches.default
+        return cache if cache is not None and (cache in block.caches or self._may_read(block, cache)) else None
 
     @staticmethod
     def _may_read(block: HeaderBlock, cache: NamedCache) -> bool:
@@ -260,21 +264,6 @@ class ReadyAnswers:
             self._date_until = now + 1 - seconds % 1
             self._date = formatdate(int(seconds), usegmt=True).encode()
         return self._date
-
-    def _drop_file(self, key: bytes) -> None:
-        found = self._files.pop(key, None)
-        if found is not None:
-            found.file.leave()
-
-    def _purge_files(self) -> None:
-        """Close files after a while, so that an evicted file frees the disk."""
-        self._purge = None
-        now = time.monotonic()
-        while self._files and next(iter(self._files.values())).until <= now:
-            self._drop_file(next(iter(self._files)))
-        if self._files:
-            delay = next(iter(self._files.values())).until - now
-            self._purge = asyncio.get_running_loop().call_later(delay, self._purge_files)
 
 
 def _whole(response: web.Response) -> tuple[bytes, bytes]:

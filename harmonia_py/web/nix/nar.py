@@ -6,12 +6,13 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from harmonia_py.cache.caches import NamedCache
 from harmonia_py.cache.source import Asker
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.web.admission.clients import share_of
 from harmonia_py.web.fast.ready_file import says_what_is_cached
-from harmonia_py.web.http.body import IMMUTABLE, Headers, respond
+from harmonia_py.web.http.body import IMMUTABLE, respond
 from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.http.pausing import while_connected
 from harmonia_py.web.state import CACHE, CLIENTS, SERVING, cache_of
@@ -35,11 +36,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     download = await while_connected(request, cache_of(request).nar(url, asker))
     if download is None:
         return not_found()
-    headers: Headers = {
-        hdrs.CONTENT_TYPE: CONTENT_TYPES.get(url.compression, DEFAULT_CONTENT_TYPE),
-        # `public` lets a proxy give the answer to a request with a token to clients without one: RFC 9111, section 3.5.
-        hdrs.CACHE_CONTROL: f"{'public' if request[CACHE].public else 'private'}, {IMMUTABLE}",
-    }
+    headers = headers_of(url, request[CACHE])
     # Sending it releases the file.
     can_be_ready = download.file is not None and says_what_is_cached(download.file)
     response = await respond(request, download, headers)
@@ -47,6 +44,15 @@ async def get(request: web.Request) -> web.StreamResponse:
     if can_be_ready and as_it_is and response.status == HTTPStatus.OK and request.method == hdrs.METH_GET:
         await _keep_ready(request, url, response.headers)
     return response
+
+
+def headers_of(url: NarUrl, cache: NamedCache) -> dict[str, str]:
+    """The headers of the NAR of a cache, whichever part of it is sent."""
+    return {
+        hdrs.CONTENT_TYPE: CONTENT_TYPES.get(url.compression, DEFAULT_CONTENT_TYPE),
+        # `public` lets a proxy give the answer to a request with a token to clients without one: RFC 9111, section 3.5.
+        hdrs.CACHE_CONTROL: f"{'public' if cache.public else 'private'}, {IMMUTABLE}",
+    }
 
 
 async def _keep_ready(request: web.Request, url: NarUrl, sent: Mapping[str, str]) -> None:

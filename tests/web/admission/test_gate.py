@@ -10,15 +10,18 @@ from waiting import eventually
 from harmonia_py.cache.caches import Caches
 from harmonia_py.cache.tokens import TokenHash, Tokens
 from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.web.state import ServingSettings
 
 # The same in every process that runs these tests.
 TOKEN = "QvNWOmg4P1n9SjMIkb_xk_56zlPrVMDCp3YWRb07BcQ"
 LINE = TokenHash.parse(f"laptop:{Hash.of(TOKEN.encode())}")
+COMPRESSED_NAR = f"/{NarUrl(PATH.hash_part, Hash.of(b'n' * 100), 'zstd')}"
 SOURCE_NAR = f"/nar/{Hash.of(b'n' * 100).nix32}.nar?hash={PATH.hash_part}"
 NARINFO = f"/{PATH.hash_part}.narinfo"
 TARGETS = [
     *("/", "/nix-cache-info", NARINFO, SOURCE_NAR, f"/{PATH.hash_part}.ls", f"/log/{LOG_NAME}", "/version", "/metrics"),
+    COMPRESSED_NAR,
     *("/ready", "/search?q=hello", f"/path/{PATH.hash_part}", f"/serve/{PATH.hash_part}/", "/debuginfo/" + "a" * 40),
     *(f"/{ABSENT}.narinfo", "/nothing", "/health/x", "//health", "/nar/..%2fhealth", f"/nar/{ABSENT}.nar"),
 ]
