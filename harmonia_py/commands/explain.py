@@ -5,19 +5,20 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.markup import escape
 
 from harmonia_py.cache.found import Found
 from harmonia_py.cache.trust import rests_on_contents
+from harmonia_py.commands.doctor import signing_keys
 from harmonia_py.commands.explain_cache import explain_cache
 from harmonia_py.commands.node import open_node
 from harmonia_py.commands.options import add_config, add_upstream, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_hash_part, parse_url
 from harmonia_py.commands.progress import hanging, results
-from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.kept_files import key_of
 from harmonia_py.errors import ConfigError, HarmoniaError
@@ -45,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say in plain words which source has it; exit status 1 when it would not be served."""
-    config = load(options)[1]
+    file, config = load(options)
     cache: str | None = options.cache
     if "://" in options.path:
         named, hash_part = parse_url(options.path, config.base_url)
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         hash_part = parse_hash_part(options.path, config.store_dir)
     if cache is not None:
         return explain_cache(config, cache, hash_part)
-    return asyncio.run(_explain(config, hash_part))
+    return asyncio.run(_explain(config, hash_part, signing_keys.service_of(file, os.environ)))
 
 
 class _Answer(NamedTuple):
@@ -64,8 +65,8 @@ class _Answer(NamedTuple):
     good: bool
 
 
-async def _explain(config: Config, hash_part: HashPart) -> int:
-    keys, fault = _secret_keys(config)
+async def _explain(config: Config, hash_part: HashPart, service: Path | None) -> int:
+    keys, fault = _secret_keys(config, service)
     async with open_node(config, keys) as node:
         out = results()
         out.print(f"[bold]{hash_part}[/]")
@@ -91,10 +92,10 @@ async def _explain(config: Config, hash_part: HashPart) -> int:
     return 0
 
 
-def _secret_keys(config: Config) -> tuple[Sequence[SecretKey], str | None]:
+def _secret_keys(config: Config, service: Path | None) -> tuple[Sequence[SecretKey], str | None]:
     """The keys that the server signs with, or why they cannot be known here."""
     try:
-        return key_files.read_signing_keys(config, os.environ), None
+        return signing_keys.keys_of(config, service, os.environ), None
     except ConfigError as error:
         return (), str(error)
 

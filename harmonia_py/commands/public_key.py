@@ -9,6 +9,7 @@ from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.errors import ConfigError
+from harmonia_py.nix.signing import SecretKey
 
 
 def add_arguments(parser: Parser) -> None:
@@ -26,19 +27,17 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print them; exit status 1 when there is none."""
-    files = options.files or _configured(options)
-    for key in key_files.read_secret_keys(files, os.environ):
+    keys = key_files.read_secret_keys(options.files, os.environ) if options.files else _configured(options)
+    for key in keys:
         print(key.public_key)  # noqa: T201
     return 0
 
 
-def _configured(options: argparse.Namespace) -> list[Path]:
+def _configured(options: argparse.Namespace) -> list[SecretKey]:
     file, settings = load(options)
-    files = signing_keys.files_of(settings, signing_keys.service_of(file, os.environ))
-    if files is None:
-        raise ConfigError(f"{signing_keys.OF_SERVICE}: only root sees which keys the service signs with")
-    if not files:
-        raise ConfigError("no secret key: sign = false")
-    if files == [settings.generated_key_file] and not files[0].exists():
-        raise ConfigError(f"no secret key: sign_key_paths names none, and {files[0]} has not been made")
-    return files
+    keys = signing_keys.keys_of(settings, signing_keys.service_of(file, os.environ), os.environ)
+    if not keys:
+        made = settings.generated_key_file
+        why = "sign = false" if made is None else f"sign_key_paths names none, and {made} has not been made"
+        raise ConfigError(f"no secret key: {why}")
+    return keys

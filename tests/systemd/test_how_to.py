@@ -55,6 +55,10 @@ def test_the_page_for_debian(booted: Machine) -> None:
     port_answers(booted, 5000)
     until_said(booted, f"extra-trusted-public-keys = {made[0]}")
 
+    path = booted.run("nix-store", "--add", "/etc/hostname").strip()
+    explained = say(booted, f"sudo harmonia-py explain {path}")
+    assert explained.splitlines()[-1] == "It would be served, signed by us with cache.example.org-1.", explained
+
     # It sees the key of the service, and that it signs.
     doctor = re.search(r"`(sudo harmonia-py doctor)`", page.text)
     assert doctor is not None

@@ -11,10 +11,10 @@ from msgspec import Struct
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.commands.user import describe, may
 from harmonia_py.config.file import SYSTEM_FILE
-from harmonia_py.config.key_files import CREDENTIALS, is_credential
+from harmonia_py.config.key_files import CREDENTIALS, is_credential, read_secret_keys
 from harmonia_py.config.settings import Config
 from harmonia_py.config.upstream_tables import Upstream
-from harmonia_py.errors import FormatError
+from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.signing import PublicKey, SecretKey
 
 # systemd.exec(5), "Credentials": of the unit in systemd/ and of the module for NixOS.
@@ -78,6 +78,19 @@ def files_of(config: Config, service: Path | None) -> list[Path] | None:
         named = config.key_files
         return [*named, *(one for one in given if one not in named)] if config.sign else []
     return given or [generated]
+
+
+def keys_of(config: Config, service: Path | None, environment: Mapping[str, str]) -> list[SecretKey]:
+    """The keys that sign here; none where the first start has not made its key yet, or nothing is signed.
+
+    Raises:
+        ConfigError: one cannot be read, or this user may not see which there are.
+    """
+    files = files_of(config, service)
+    if files is None:
+        raise ConfigError(f"{service}: only root sees which keys the service signs with")
+    is_made = files != [config.generated_key_file] or _exists(files[0])
+    return read_secret_keys(files, environment) if is_made else []
 
 
 def read(file: Path, environment: Mapping[str, str]) -> KeyFile:

@@ -257,6 +257,8 @@ class TestKeys:
         assert signing_keys.files_of(config(sign=False), service) == []
         view = LocalView(None, settings, {}, service)
         assert view.public_keys() == [SecretKey.parse(key.read_text()).public_key]
+        # `explain` named the key of the first start, which does not sign beside these.
+        assert [one.name for one in signing_keys.keys_of(settings, service, {})] == ["cache.example.org-2"]
 
     def test_the_credentials_of_the_service_are_those_of_its_configuration_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
