@@ -23,7 +23,6 @@ from harmonia_py.nix.store_path import HashPart, StoreDir
 
 Candidates = Callable[[], Awaitable[Sequence[HashPart]]]
 
-_CACHE_INFO_LIMIT: Final = 64 * 1024
 _PAGE_LIMIT: Final = 1024 * 1024
 _ASK_SECONDS: Final = 30.0
 _SEARCH_SECONDS: Final = 45.0
@@ -84,14 +83,14 @@ class ClientView:
         )
 
     async def _look_at_cache_info(self) -> Sequence[Finding]:
-        answer = await self._remote.ask("nix-cache-info", _CACHE_INFO_LIMIT)
+        answer, later = await cache_info.ask(self._remote)
         info = cache_info.parse(answer)
         self._is_cache = info is not None
         if info is not None:
             # The other checks go by the cache's own store directory, also where it is not the clients'.
             self._cache_dir = info.store_dir
         return [
-            *cache_info.judge_way(answer, self._remote.url),
+            *cache_info.judge_way(answer, later, self._remote.url),
             *narinfo.judge_encoding(answer, "nix-cache-info"),
             *cache_info.judge(answer, self._store_dir),
             *([cache_info.judge_priority(info.priority)] if info is not None else []),

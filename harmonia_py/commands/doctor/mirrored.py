@@ -16,7 +16,6 @@ from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.wiring.upstreams import place_of
 
-_CACHE_INFO_LIMIT: Final = 64 * 1024
 _MOST_CANDIDATES: Final = 20
 _NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
 
@@ -30,11 +29,11 @@ async def look_at(upstream: Upstream, store_dir: StoreDir, candidates: Candidate
     findings = judge_keys(upstream.keys)
     async with Remote(place.url, place.authorization, place.tls) as remote:
         try:
-            answer = await remote.ask("nix-cache-info", _CACHE_INFO_LIMIT)
+            answer, later = await cache_info.ask(remote)
         except NoAnswer as error:
             return [*findings, Finding.failure("connection", str(error), error.remedy)]
         findings += [
-            *cache_info.judge_way(answer, remote.url),
+            *cache_info.judge_way(answer, later, remote.url),
             *cache_info.judge(answer, store_dir),
             *cache_info.judge_clock(answer),
         ]

@@ -64,6 +64,23 @@ class TestCacheInfo:
             assert await look_at(cache) == [("nix-cache-info", "failure", f"answers {code}")]
             assert cache.count("narinfo") == 0
 
+    @pytest.mark.parametrize("slow", [1, 2])
+    async def test_a_server_is_slow_when_it_answers_late_a_second_time(self, slow: int) -> None:
+        """Where the first connection starts the service the doctor said that the server is slow."""
+        async with faulty_cache() as cache:
+            at_once = cache.answers["/nix-cache-info"]
+
+            async def late(connection: Connection) -> None:
+                await asyncio.sleep(1.1 if cache.count("nix-cache-info") <= slow else 0)
+                await at_once(connection)
+
+            cache.answers["/nix-cache-info"] = late
+            findings = await look(cache.url, cache.package.hash_part)
+        (connection,) = [one for one in findings if one.check == "connection"]
+        assert connection.verdict.value == ("warning" if slow == 2 else "ok")
+        assert (connection.what.startswith("its answers take 1")) == (slow == 2)
+        assert ("; the first time in 1" in connection.what) == (slow == 1)
+
     async def test_another_store_dir(self) -> None:
         async with faulty_cache() as cache:
             cache.answers["/nix-cache-info"] = body(b"StoreDir: /gnu/store\nPriority: 30\n")
