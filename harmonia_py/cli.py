@@ -103,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser(loaded: Sequence[str] | None = None) -> Parser:
-    """The parser of the whole command line; of the verbs that are not in `loaded` it knows the summary alone.
+    """The parser of the whole command line, or, where `loaded` has a verb, of that verb alone.
 
-    A server must not pay, in time and memory, for the imports of every other command.
+    Where `loaded` has none, all verbs are known by their summaries: for help, and for what was mistyped. A server must
+    not pay, in time and memory, for the imports and parsers of every other command.
     """
     parser = Parser(prog="harmonia-py")
     parser.describe(
@@ -118,7 +119,8 @@ def make_parser(loaded: Sequence[str] | None = None) -> Parser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"harmonia-py {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb, summary, name in COMMANDS:
+    only = [command for command in COMMANDS if loaded is not None and command.verb in loaded]
+    for verb, summary, name in only or COMMANDS:
         of_verb = verbs.add_parser(verb, help=summary)
         if loaded is None or verb in loaded:
             module = _module_of(name or verb)

@@ -395,6 +395,12 @@ def test_a_command_loads_the_module_of_no_other(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_parser_of_a_verb_makes_that_of_no_other() -> None:
+    """The parsers of thirty verbs that were not asked for took a thirtieth of each start."""
+    assert "push" in cli.make_parser(["serv"]).format_help()
+    assert "push" not in cli.make_parser(["serve"]).format_help().partition("verbs:")[2]
+
+
 def test_every_command_has_a_module_and_every_module_a_command() -> None:
     folder = Path(cli.__file__).parent / "commands"
     shared = {"__init__", "catalog", "node", "options", "parser", "path_arguments", "progress"}

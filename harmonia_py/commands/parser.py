@@ -1,7 +1,6 @@
 """The parser of a command line: help that fits the terminal, examples, and suggestions for typing errors."""
 
 import argparse
-import difflib
 import itertools
 import re
 import sys
@@ -73,6 +72,8 @@ class Parser(argparse.ArgumentParser):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?`, or nothing when nothing known is like `word`."""
+    import difflib  # noqa: PLC0415  # for a typing error alone
+
     close = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

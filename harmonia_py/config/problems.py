@@ -1,7 +1,6 @@
 """All errors in the values of a configuration, not only the first."""
 
 import copy
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -75,6 +74,8 @@ def _problems(rest: Any, kind: type[msgspec.Struct]) -> Iterator[Problem]:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?`, or nothing when nothing known is like `word`."""
+    import difflib  # noqa: PLC0415  # for a mistake alone
+
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f'; did you mean "{near[0]}"?' if near else ""
 

@@ -1,15 +1,15 @@
 """The schema, as numbered files: each is one transaction, run once, in order, never backwards."""
 
+import pkgutil
 import re
 from collections.abc import Iterator
-from importlib import resources
+from functools import cache
+from itertools import count, takewhile
 from typing import Final
 
 from harmonia_py.database.transaction import Statement, Transaction, ask, ask_one
 from harmonia_py.errors import CatalogError
 
-_FILES: Final = resources.files(__package__) / "schema"
-_NAME: Final = re.compile(r"([0-9]{4})\.sql", re.ASCII)
 _COMMENT: Final = re.compile(r"--[^\n]*")
 
 _TABLE: Final = "create table if not exists migrations (version integer primary key, applied_s bigint not null)"
@@ -17,17 +17,27 @@ _VERSION: Final = "select coalesce(max(version), 0) from migrations"
 
 
 def versions() -> list[int]:
-    """The numbers of the files, in order."""
-    found = (_NAME.fullmatch(file.name) for file in _FILES.iterdir())
-    return sorted(int(match[1]) for match in found if match is not None)
+    """The numbers of the files, in order: from 1 on, without a gap."""
+    return list(takewhile(lambda version: _text(version) is not None, count(1)))
 
 
 def statements(version: int) -> Iterator[str]:
     """The statements of a file. None has a semicolon or two dashes in a string."""
-    text = _COMMENT.sub("", (_FILES / f"{version:04}.sql").read_text())
-    for statement in text.split(";"):
+    text = _text(version)
+    assert text is not None
+    for statement in _COMMENT.sub("", text).split(";"):
         if statement.strip():
             yield statement.strip()
+
+
+@cache
+def _text(version: int) -> str | None:
+    # Not by `importlib.resources`, whose import takes 450 KB and as long as that of ten modules.
+    try:
+        data = pkgutil.get_data(__package__, f"schema/{version:04}.sql")
+    except OSError:
+        return None
+    return None if data is None else data.decode()
 
 
 def made() -> Transaction[int]:

@@ -22,6 +22,7 @@ from harmonia_py.server.listen import Certificate, Listener
 from harmonia_py.server.supervisor import Supervisor
 from harmonia_py.server.worker import Worker, read_settings
 from harmonia_py.web.admission.rate_limit import RateTable
+from harmonia_py.web.server import make_application
 from harmonia_py.wiring.parts import import_parts
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     _allow_descriptors()
     board = Board(config.workers)
     rates = RateTable()
+    application = make_application()
 
     def work(lifelines: Lifelines) -> None:
         metrics = board.claim(lifelines.index)
@@ -71,6 +73,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
             lifelines,
             metrics=metrics,
             rates=rates,
+            application=application,
         )
         uvloop.run(worker.run())
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -112,6 +113,7 @@ class Worker:
         lifelines: tie it to its supervisor.
         metrics: the counters of this process.
         rates: the requests of clients to all workers together.
+        application: has not served yet.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Worker:
         *,
         metrics: Metrics,
         rates: RateTable,
+        application: web.Application,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
@@ -132,6 +135,7 @@ class Worker:
         self._lifelines = lifelines
         self._metrics = metrics
         self._rates = rates
+        self._application = application
         # One worker looks after what all of them share.
         self._housekeeping = lifelines.index == 0
         self._stop = asyncio.Event()
@@ -224,6 +228,7 @@ class Worker:
         return serve_http(
             serving,
             [listener.socket for listener in self._listeners],
+            application=self._application,
             tls=None if self._certificate is None else self._certificate.context,
             access_log=_access_log(config),
             metrics=self._metrics,

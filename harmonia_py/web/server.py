@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from harmonia_py.metrics.board import Board, Metrics
+from harmonia_py.metrics.board import Metrics
 from harmonia_py.web.admission import gate
 from harmonia_py.web.admission.accepting import Acceptor
 from harmonia_py.web.admission.access_log import AccessLog
@@ -38,17 +38,12 @@ _LOOK_SECONDS: Final = 0.02
 _MAX_LOOK_SECONDS: Final = 2.0
 
 
-def make_application(serving: Serving, transfers: Transfers, clients: Clients, board: Board) -> web.Application:
-    """The web application that answers from the caches of `serving`."""
+def make_application() -> web.Application:
+    """The web application, without the state that `serve` gives it. What is made before a fork is shared by workers."""
     application = web.Application(
         middlewares=[error.middleware, answers.middleware, errors.middleware, gate.middleware]
     )
     table = [*routes(), *push_routes(), *token_routes(), *attic_routes(), *routes_of_named_caches()]
-    application[SERVING] = serving
-    application[TRANSFERS] = transfers
-    application[CLIENTS] = clients
-    application[BOARD] = board
-    application[TREES] = OrderedDict()
     application[gate.TERMS] = terms_of(table)
     for route in table:
         route.add_to(application.router)
@@ -65,6 +60,7 @@ async def serve(
     serving: Serving,
     sockets: Sequence[socket.socket],
     *,
+    application: web.Application | None = None,
     tls: ssl.SSLContext | None = None,
     access_log: AccessLog | None,
     metrics: Metrics | None = None,
@@ -72,7 +68,7 @@ async def serve(
     clients: Clients | None = None,
     shutdown_timeout: float,
 ) -> AsyncIterator[None]:
-    """Serve on `sockets` for as long as the context lasts.
+    """Serve on `sockets` for as long as the context lasts, with an `application` that has not served yet.
 
     Leaving it stops accepting, closes idle connections, and gives requests that run `shutdown_timeout` seconds. Without
     `metrics` this process counts for itself alone.
@@ -82,10 +78,14 @@ async def serve(
     clients = clients or Clients()
     http_metrics = HttpMetrics(metrics)
     transfers = Transfers(limits, http_metrics)
+    application = application or make_application()
+    application[SERVING] = serving
+    application[TRANSFERS] = transfers
+    application[CLIENTS] = clients
+    application[BOARD] = metrics.board
+    application[TREES] = OrderedDict()
     # The framework would wait twice for this long; `_finish` waits instead.
-    runner = web.AppRunner(
-        make_application(serving, transfers, clients, metrics.board), access_log=None, shutdown_timeout=_CUT_SECONDS
-    )
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CUT_SECONDS)
     await runner.setup()
     manager = runner.server
     assert manager is not None

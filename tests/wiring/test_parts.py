@@ -68,3 +68,26 @@ def test_what_makes_copies_of_a_bucket_is_imported_where_it_is_configured(
     command = [sys.executable, "-c", BUCKET_PROGRAM, str(tmp_path), room]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [str(imported)]
+
+
+LIBRARIES_PROGRAM = """
+import sys
+from harmonia_py import cli
+cli.make_parser(["serve"]).parse_args(["serve"])
+from harmonia_py.server.framework import without_client
+without_client()
+from harmonia_py.config.settings import Config
+from harmonia_py.server import serve
+from harmonia_py.wiring.parts import import_parts
+import_parts(Config(state_directory=sys.argv[1], compression="zstd"))
+from harmonia_py.database import migrations
+assert migrations.versions()
+print(*(name for name in ("difflib", "importlib.resources", "jinja2", "rich", "zipfile") if name in sys.modules))
+"""
+
+
+def test_a_server_does_not_import_what_pages_terminals_and_mistakes_take(tmp_path: Path) -> None:
+    """The files of the package were read by what also reads zip files: half a megabyte, and a fortieth of a start."""
+    command = [sys.executable, "-c", LIBRARIES_PROGRAM, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
