@@ -100,7 +100,17 @@ class Object:
     etag: str = ""
 
     def __post_init__(self) -> None:
-        self.etag = f'"{hashlib.md5(self.data).hexdigest()}"'
+        self.etag = _etag(self.data)
+
+
+@dataclass
+class Upload:
+    """An upload in parts: the object that it would become, and the parts that are here by their numbers."""
+
+    key: str
+    headers: dict[str, str]
+    parts: dict[int, bytes] = field(default_factory=dict)
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass
@@ -134,7 +144,7 @@ class S3Double:
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
-        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.uploads: dict[str, Upload] = {}
         self.seen: list[str] = []
         self.weather: Weather | None = None
         self.faults = Counter[Fault]()
@@ -328,15 +338,22 @@ class _Handler(BaseHTTPRequestHandler):
         return 206, headers, found.data[start : end + 1]
 
     def _put(self, body: bytes) -> _Answer:
-        source = self.headers.get("x-amz-copy-source")
-        if source is not None:
-            found = self.owner.objects.get(unquote(source).removeprefix("/").removeprefix(f"{BUCKET}/"))
-            if found is None:
-                raise Refused(404, "NoSuchKey")
+        if "x-amz-copy-source" in self.headers:
+            found = self._copied()
             made = self.owner.objects[self._key] = Object(found.data, found.headers)
             return 200, {}, f"<CopyObjectResult><ETag>{escape(made.etag)}</ETag></CopyObjectResult>".encode()
         made = self.owner.objects[self._key] = Object(body, self._kept_headers())
         return 200, {"ETag": made.etag}, b""
+
+    def _copied(self) -> Object:
+        """The object that is to be copied."""
+        source = unquote(self.headers["x-amz-copy-source"]).removeprefix("/").removeprefix(f"{BUCKET}/")
+        found = self.owner.objects.get(source)
+        if found is None:
+            raise Refused(404, "NoSuchKey")
+        if self.headers.get("x-amz-copy-source-if-match", found.etag) != found.etag:
+            raise Refused(412, "PreconditionFailed")
+        return found
 
     def _kept_headers(self) -> dict[str, str]:
         kept = ("content-type", "content-encoding")
@@ -347,26 +364,65 @@ class _Handler(BaseHTTPRequestHandler):
     def _multipart(self, body: bytes) -> _Answer:
         uploads = self.owner.uploads
         if "uploads" in self._query:
+            if self.command == "GET":
+                return self._list_uploads()
             name = secrets.token_hex(8)
-            uploads[name] = {}
-            self.owner.objects.setdefault(f".upload-{name}", Object(b"", self._kept_headers()))
+            uploads[name] = Upload(self._key, self._kept_headers())
             text = f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>"
             return 200, {}, text.encode()
         name = self._query["uploadId"]
-        if name not in uploads:
+        upload = uploads.get(name)
+        if upload is None or upload.key != self._key:
             raise Refused(404, "NoSuchUpload")
         if self.command == "PUT":
-            uploads[name][int(self._query["partNumber"])] = body
-            return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
-        parts = [data for _, data in sorted(uploads.pop(name).items())]
-        headers = self.owner.objects.pop(f".upload-{name}").headers
+            return self._put_part(upload, body)
         if self.command == "DELETE":
+            del uploads[name]
             return 204, {}, b""
+        parts = self._parts_named(upload, body)
         if len({len(data) for data in parts[:-1]}) > 1 or any(len(data) < _LEAST_PART for data in parts[:-1]):
             raise Refused(400, "InvalidPart")
-        made = self.owner.objects[self._key] = Object(b"".join(parts), headers)
+        del uploads[name]
+        made = self.owner.objects[self._key] = Object(b"".join(parts), upload.headers)
         text = f"<CompleteMultipartUploadResult><ETag>{escape(made.etag)}</ETag></CompleteMultipartUploadResult>"
         return 200, {}, text.encode()
+
+    def _put_part(self, upload: Upload, body: bytes) -> _Answer:
+        number, is_copy = int(self._query["partNumber"]), "x-amz-copy-source" in self.headers
+        if is_copy:
+            start, end = map(int, self.headers["x-amz-copy-source-range"].removeprefix("bytes=").split("-"))
+            body = self._copied().data[start : end + 1]
+        upload.parts[number] = body
+        etag = _etag(body)
+        text = f"<CopyPartResult><ETag>{escape(etag)}</ETag></CopyPartResult>" if is_copy else ""
+        return 200, {"ETag": etag}, text.encode()
+
+    def _parts_named(self, upload: Upload, body: bytes) -> list[bytes]:
+        """The parts that the body names, each by its number and its tag."""
+        named = [one for one in ET.fromstring(body).iter() if one.tag.rpartition("}")[2] == "Part"]
+        found = [{one.tag.rpartition("}")[2]: one.text or "" for one in part} for part in named]
+        numbers = [int(one["PartNumber"]) for one in found]
+        if not numbers or numbers != sorted(set(numbers)):
+            raise Refused(400, "InvalidPartOrder")
+        for number, etag in ((int(one["PartNumber"]), one["ETag"].strip('"')) for one in found):
+            if number not in upload.parts or _etag(upload.parts[number]).strip('"') != etag:
+                raise Refused(400, "InvalidPart")
+        return [upload.parts[number] for number in numbers]
+
+    def _list_uploads(self) -> _Answer:
+        prefix, after = self._query.get("prefix", ""), self._query.get("upload-id-marker", "")
+        most = int(self._query.get("max-uploads", 1000))
+        names = sorted(name for name, one in self.owner.uploads.items() if one.key.startswith(prefix) and name > after)
+        page = names[:most]
+        entries = "".join(
+            f"<Upload><Key>{escape(one.key)}</Key><UploadId>{name}</UploadId>"
+            f"<Initiated>{one.begun.isoformat().replace('+00:00', 'Z')}</Initiated></Upload>"
+            for name, one in ((name, self.owner.uploads[name]) for name in page)
+        )
+        is_cut = len(names) > len(page)
+        marker = f"<NextUploadIdMarker>{page[-1]}</NextUploadIdMarker>" if is_cut else ""
+        text = f"<ListMultipartUploadsResult><IsTruncated>{str(is_cut).lower()}</IsTruncated>{marker}{entries}"
+        return 200, {}, f"{text}</ListMultipartUploadsResult>".encode()
 
     def _delete_many(self, body: bytes) -> _Answer:
         if self.headers.get("Content-MD5") != base64.b64encode(hashlib.md5(body).digest()).decode():
@@ -392,6 +448,10 @@ class _Handler(BaseHTTPRequestHandler):
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         text = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{contents}</ListBucketResult>"
         return 200, {}, text.encode()
+
+
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 def _error(code: str) -> bytes:

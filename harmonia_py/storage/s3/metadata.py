@@ -24,9 +24,9 @@ _TYPES: Final = {
     ".ls": "application/json",
     ".drv": "text/plain; charset=utf-8",
 }
-_DEFAULT_TYPE: Final = "application/x-nix-nar"
+DEFAULT_TYPE: Final = "application/x-nix-nar"
 # What Nix sends, and what servers say of an object whose type nothing was said of.
-_PLAIN_TYPES: Final = frozenset({_DEFAULT_TYPE, "application/octet-stream", "binary/octet-stream"})
+_PLAIN_TYPES: Final = frozenset({DEFAULT_TYPE, "application/octet-stream", "binary/octet-stream"})
 _HARMLESS: Final = frozenset({"Content-Type", "Storage-Class"})
 
 
@@ -61,7 +61,7 @@ def parse_beside(attributes: Mapping[str, str], data: bytes) -> dict[str, str] |
 
 def is_plain(attributes: Mapping[str, str]) -> bool:
     """Whether an object has no headers but those that any NAR may have: clients of all caches would get the others."""
-    return set(attributes) <= _HARMLESS and attributes.get("Content-Type", _DEFAULT_TYPE) in _PLAIN_TYPES
+    return set(attributes) <= _HARMLESS and attributes.get("Content-Type", DEFAULT_TYPE) in _PLAIN_TYPES
 
 
 def _parse(text: str | bytes) -> dict[str, str]:
@@ -73,4 +73,4 @@ def _parse(text: str | bytes) -> dict[str, str]:
 
 
 def _type_of(key: str) -> str:
-    return next((kind for end, kind in _TYPES.items() if key.endswith(end)), _DEFAULT_TYPE)
+    return next((kind for end, kind in _TYPES.items() if key.endswith(end)), DEFAULT_TYPE)

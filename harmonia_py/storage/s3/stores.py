@@ -87,3 +87,9 @@ def with_bucket(endpoint: str, bucket: str) -> str:
     """The URL of a server with the bucket in its host name."""
     parts = urlsplit(endpoint)
     return parts._replace(netloc=f"{bucket}.{parts.netloc}").geturl()
+
+
+def bucket_url(settings: S3Settings, endpoint: str | None) -> str:
+    """The URL of the bucket at a server, None for Amazon's of the region, without the prefix of the keys."""
+    endpoint = endpoint or f"https://s3.{settings.region}.amazonaws.com"
+    return f"{endpoint}/{settings.bucket}" if settings.path_style else with_bucket(endpoint, settings.bucket)

@@ -1,0 +1,211 @@
+"""What S3 calls multipart uploads: begun, completed, aborted and listed here; clients send the parts themselves.
+
+The library of buckets makes none of these requests. Each is signed as a URL, which works for bodies of any length.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.runtime.side_by_side import side_by_side
+from harmonia_py.storage.s3.metadata import DEFAULT_TYPE
+from harmonia_py.storage.s3.settings import S3Credentials, S3Settings
+from harmonia_py.storage.s3.signature import Signer
+from harmonia_py.storage.s3.signed_requests import Answer, SignedRequests
+from harmonia_py.storage.s3.stores import bucket_url
+
+MAX_COPY: Final = 5 * 1024**3
+"""Bytes that one request to S3 sends or copies: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
+PART_SECONDS: Final = 900
+"""For so long a client may begin to send a part to the URL for it."""
+
+# Amazon puts parts together, and copies five gibibytes, in about a minute; other servers read and write them.
+_WORK_SECONDS: Final = 180.0
+# Of a longer object, copied at once, so many at a time.
+_COPIED_AT_ONCE: Final = 4
+_MOST_COPIED: Final = 512 * 1024**2
+_LISTED: Final = 1000
+_MOST_PAGES: Final = 20
+_OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
+_NO_UPLOAD: Final = "NoSuchUpload"
+_XML: Final = {"content-type": "application/xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that was begun, and neither completed nor aborted.
+
+    Attributes:
+        name: of the object that it would become.
+        id: of the upload.
+        begun: when, in seconds since the epoch.
+    """
+
+    name: str
+    id: str
+    begun: float
+
+
+class Multipart:
+    """Uploads in parts to one bucket. It belongs to the event loop in which it is made.
+
+    Args:
+        settings: of the bucket.
+        credentials: sign the requests.
+        max_copy: bytes that one request copies.
+    """
+
+    def __init__(self, settings: S3Settings, credentials: S3Credentials, *, max_copy: int = MAX_COPY) -> None:
+        self._prefix = f"{settings.prefix}/" if settings.prefix else ""
+        self._bucket = settings.bucket
+        self._requests = SignedRequests(
+            Signer(bucket_url=bucket_url(settings, settings.endpoint), region=settings.region, credentials=credentials),
+            settings.prefix,
+        )
+        # Clients may know the bucket by another name.
+        self._for_clients = Signer(
+            bucket_url=bucket_url(settings, settings.public_endpoint), region=settings.region, credentials=credentials
+        )
+        self._max_copy = max_copy
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._requests.aclose()
+
+    async def begin(self, name: str) -> str:
+        """Begin the upload of the file of a NAR; its id.
+
+        Raises:
+            StorageError: the bucket does not begin one.
+        """
+        answer = await self._requests.ask("POST", name, {"uploads": ""}, headers={"content-type": DEFAULT_TYPE})
+        upload = answer.one("UploadId")
+        if not answer.is_good or not upload:
+            raise StorageError(f"cannot begin an upload: {answer.describe()}")
+        return upload
+
+    def part_url(self, name: str, upload: str, number: int, size: int) -> str:
+        """The URL at which a client sends part `number`, counted from 1, of exactly `size` bytes; nothing is asked."""
+        return self._for_clients.url(
+            "PUT",
+            self._prefix + name,
+            {"partNumber": str(number), "uploadId": upload},
+            seconds=PART_SECONDS,
+            # A client that sends more, or less, has no signature for that.
+            headers={"content-length": str(size)},
+        )
+
+    async def complete(self, name: str, upload: str, etags: Sequence[str]) -> bool:
+        """Make an object of the parts with these tags, in this order; False when there is no such upload any more.
+
+        Raises:
+            FormatError: they are not the parts that were sent, or too small.
+            StorageError: the bucket cannot tell.
+        """
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>"
+            for number, etag in enumerate(etags, 1)
+        )
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        answer = await self._requests.ask("POST", name, {"uploadId": upload}, body, headers=_XML, seconds=_WORK_SECONDS)
+        if answer.status == _NOT_FOUND and answer.code == _NO_UPLOAD:
+            return False
+        if answer.status == _BAD_REQUEST:
+            raise FormatError(f"the parts are not those that the bucket has ({answer.code})")
+        if not answer.is_good:
+            raise StorageError(f"cannot put the parts of a file together: {answer.describe()}")
+        return True
+
+    async def abort(self, name: str, upload: str) -> None:
+        """Forget an upload and its parts; nothing happens when there is none.
+
+        Raises:
+            StorageError: the bucket does not.
+        """
+        answer = await self._requests.ask("DELETE", name, {"uploadId": upload})
+        if not answer.is_good and answer.code != _NO_UPLOAD:
+            raise StorageError(f"cannot abort an upload: {answer.describe()}")
+
+    async def open_uploads(self, prefix: str) -> Sequence[OpenUpload]:
+        """Uploads of names below `prefix`, at most some twenty thousand.
+
+        A server that lists the uploads of whole names alone (MinIO) tells of none.
+
+        Raises:
+            StorageError: the bucket cannot tell.
+        """
+        found: list[OpenUpload] = []
+        after: dict[str, str] = {}
+        for _ in range(_MOST_PAGES):
+            query = {"uploads": "", "prefix": self._prefix + prefix, "max-uploads": str(_LISTED), **after}
+            answer = await self._requests.ask("GET", "", query)
+            if not answer.is_good:
+                raise StorageError(f"cannot list uploads: {answer.describe()}")
+            found += map(self._upload_of, re.findall(r"<Upload>(.*?)</Upload>", answer.text, re.DOTALL))
+            after = {
+                parameter: marker
+                for parameter, element in (("key-marker", "NextKeyMarker"), ("upload-id-marker", "NextUploadIdMarker"))
+                if (marker := answer.one(element))
+            }
+            if answer.one("IsTruncated") != "true" or not after:
+                break
+        return found
+
+    def _upload_of(self, text: str) -> OpenUpload:
+        one = Answer(_OK, text)
+        try:
+            begun = datetime.fromisoformat(one.one("Initiated") or "").timestamp()
+        except ValueError:
+            raise StorageError("the bucket does not say when an upload was begun") from None
+        return OpenUpload((one.one("Key") or "").removeprefix(self._prefix), one.one("UploadId") or "", begun)
+
+    async def copy(self, name: str, to: str, etag: str, size: int) -> None:
+        """Let an object that has this tag appear under another name as well; one that has another tag does not.
+
+        Raises:
+            StorageError: it will not appear.
+        """
+        source = {
+            "x-amz-copy-source": quote(f"/{self._bucket}/{self._prefix}{name}"),
+            "x-amz-copy-source-if-match": etag,
+        }
+        if size <= self._max_copy:
+            answer = await self._requests.ask("PUT", to, {}, headers=source, seconds=_WORK_SECONDS)
+            if not answer.is_good:
+                raise StorageError(f"cannot copy a file in the bucket: {answer.describe()}")
+            return
+        upload = await self.begin(to)
+        try:
+            etags = await self._copy_parts(to, upload, source, size)
+            is_there = await self.complete(to, upload, etags)
+        except (FormatError, StorageError) as error:
+            with suppress(StorageError):
+                await self.abort(to, upload)
+            raise StorageError(f"cannot copy a file in the bucket: {error}") from error
+        if not is_there:
+            raise StorageError("cannot copy a file in the bucket: it has lost what it has copied")
+
+    async def _copy_parts(self, to: str, upload: str, source: Mapping[str, str], size: int) -> Sequence[str]:
+        step = min(self._max_copy, _MOST_COPIED)
+        starts = range(0, size, step)
+        etags = [""] * len(starts)
+
+        async def copy(index: int) -> None:
+            start = starts[index]
+            wanted = f"bytes={start}-{min(start + step, size) - 1}"
+            query = {"partNumber": str(index + 1), "uploadId": upload}
+            headers = {**source, "x-amz-copy-source-range": wanted}
+            answer = await self._requests.ask("PUT", to, query, headers=headers, seconds=_WORK_SECONDS)
+            etag = answer.one("ETag")
+            if not answer.is_good or not etag:
+                raise StorageError(answer.describe())
+            etags[index] = etag
+
+        await side_by_side(copy, range(len(starts)), at_once=_COPIED_AT_ONCE)
+        return etags
