@@ -77,6 +77,7 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
         actions: that the token allows with the cache; None when the server does not say.
         looks_through: names of the places where the cache has paths from that are not pushed to it.
         past_server: the sizes of files that may be sent to where the server keeps them; None for none.
+        in_parts: the sizes of those that may be sent there in parts; None for none.
     """
 
     id: str
@@ -86,6 +87,19 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     actions: frozenset[str] | None = None
     looks_through: Sequence[str] = ()
     past_server: range | None = None
+    in_parts: range | None = None
+
+
+class UploadInParts(Struct, frozen=True):
+    """An upload past the server that has begun.
+
+    Attributes:
+        id: as the server has it.
+        part_size: bytes of each part but the last, which has the rest.
+    """
+
+    id: str
+    part_size: int
 
 
 class Lacking(Struct, frozen=True):

@@ -8,11 +8,19 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
-from yarl import URL
 
-from harmonia_py.client.answers import CacheInfo, Capabilities, Exchanged, Lacking, Published, SessionInfo, fields
+from harmonia_py.client.answers import (
+    CacheInfo,
+    Capabilities,
+    Exchanged,
+    Lacking,
+    Published,
+    SessionInfo,
+    fields,
+)
 from harmonia_py.client.bodies import Body, FormBody
 from harmonia_py.client.http import HttpServer
+from harmonia_py.client.upload_api import UploadApi, session_place
 from harmonia_py.errors import FormatError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
@@ -34,11 +42,15 @@ class PushApi:
     Args:
         server: where it is.
         root: its place on the server: `team/`, or nothing for the cache at `/`.
+
+    Attributes:
+        uploads: files that go past the server.
     """
 
     def __init__(self, server: HttpServer, root: str) -> None:
         self._server = server
         self._root = root
+        self.uploads = UploadApi(server, root)
 
     async def capabilities(self) -> Capabilities:
         """The protocols of the server, and the holder of the token.
@@ -115,6 +127,7 @@ class PushApi:
                 actions=frozenset(map(str, told["actions"])) if "actions" in told else None,
                 looks_through=tuple(map(str, told.get("looks_through", ()))),
                 past_server=_sizes(told.get("uploads")),
+                in_parts=_sizes(fields(told.get("uploads") or {}).get("parts")),
             )
         except (KeyError, TypeError, ValueError, FormatError) as error:
             raise UpstreamProtocolError(f"the server's answer lacks something: {error}") from None
@@ -194,38 +207,6 @@ class PushApi:
         told = fields((await self._server.ask("POST", self._place(session, f"parts/{nar}"), body)).json())
         return told.get("state") != "checking"
 
-    async def upload_url(self, session: SessionInfo, file: str, size: int) -> str | None:
-        """The URL for a file of so many bytes past the server, by one PUT; None when it is sent to the server.
-
-        Raises:
-            HarmoniaError: as `HttpServer.ask`.
-        """
-        place = f"{self._place(session, f'uploads/{file}')}?size={size}"
-        answer = await self._server.ask("GET", place, absent=True)
-        if answer.status != _OK:  # while servers are upgraded one by one, one of the release before is asked
-            return None
-        url = fields(answer.json()).get("url")
-        return url if isinstance(url, str) and self._may_lead_to(url) else None
-
-    def _may_lead_to(self, url: str) -> bool:
-        """Whether files may be sent there: not in the clear where the server itself is spoken to in secret."""
-        try:
-            scheme = URL(url, encoded=True).scheme
-        except ValueError:
-            return False
-        return scheme in {"https", self._server.url.scheme}
-
-    async def finish_upload(self, session: SessionInfo, file: str) -> bool:
-        """Have the server take in a file that was sent past it; False while that is checked: ask again.
-
-        Raises:
-            PushConflict: it is not there.
-            HarmoniaError: as `HttpServer.ask`.
-        """
-        answer = await self._server.ask("POST", self._place(session, f"uploads/{file}"), absent=True)
-        # As for `upload_url`; another server is asked next.
-        return answer.status == _OK and fields(answer.json()).get("state") != "checking"
-
     async def publish(self, session: SessionInfo, narinfos: Sequence[NarInfo]) -> Sequence[Published]:
         """Publish paths whose files are there; what became of each, in their order.
 
@@ -283,7 +264,7 @@ class PushApi:
         ).json()
 
     def _place(self, session: SessionInfo, rest: str) -> str:
-        return f"{self._root}api/sessions/{session.id}/{rest}"
+        return session_place(self._root, session, rest)
 
 
 def _offset(value: Any) -> int:

@@ -17,15 +17,17 @@ _CONTENT_TYPE: Final = "application/octet-stream"
 
 
 class FileBody(Struct, frozen=True):
-    """A file that stays open and unchanged while it is sent.
+    """A file, or a part of one, that stays open and unchanged while it is sent.
 
     Attributes:
         fd: of it.
-        size: its bytes.
+        size: bytes that are sent.
+        offset: of the first of them.
     """
 
     fd: int
     size: int
+    offset: int = 0
 
 
 class FormBody(Struct, frozen=True):
@@ -67,7 +69,7 @@ class _File(aiohttp.payload.Payload):
 
     def __init__(self, body: FileBody) -> None:
         super().__init__(body, content_type=_CONTENT_TYPE)
-        self._fd = body.fd
+        self._body = body
         self._size = body.size
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -76,8 +78,8 @@ class _File(aiohttp.payload.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Part of Payload."""
-        offset = 0
-        while data := await asyncio.to_thread(os.pread, self._fd, _READ_BYTES, offset):
+        offset, end = self._body.offset, self._body.offset + self._body.size
+        while data := await asyncio.to_thread(os.pread, self._body.fd, min(_READ_BYTES, end - offset), offset):
             offset += len(data)
             view = memoryview(data)
             for start in range(0, len(view), _PORTION_BYTES):

@@ -60,10 +60,12 @@ class Answer(Struct, frozen=True):
     Attributes:
         status: 2xx, or 404 where the caller allows for it.
         data: the body.
+        etag: what the server calls the bytes that it has; empty when it says nothing.
     """
 
     status: int
     data: bytes
+    etag: str = ""
 
     def json(self) -> Any:
         """The body, parsed.
@@ -203,7 +205,7 @@ async def _read(response: aiohttp.ClientResponse, *, absent: bool) -> Answer:
         if len(data) > _MAX_ANSWER:
             raise UpstreamProtocolError("the server's answer has no end")
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or (absent and status == HTTPStatus.NOT_FOUND):
-        return Answer(status, bytes(data))
+        return Answer(status, bytes(data), response.headers.get(hdrs.ETAG, ""))
     message = _message(data) or HTTPStatus(status).phrase
     if status in _LATER:
         raise UpstreamUnreachable(

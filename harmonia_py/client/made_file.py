@@ -121,6 +121,10 @@ class StoredFile:
         """The body of a request with all of it."""
         return FileBody(self._file.fileno(), self.size)
 
+    def slice(self, offset: int, size: int) -> FileBody:
+        """The body of a request with so many bytes from `offset` on, or those that there are."""
+        return FileBody(self._file.fileno(), min(size, self.size - offset), offset)
+
     async def part(self) -> bytearray:
         """The next part, as `MadeFile.part`."""
         part = bytearray(await in_thread(self._threads, os.pread, self._file.fileno(), PART_BYTES, self._offset))

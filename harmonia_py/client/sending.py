@@ -9,7 +9,7 @@ More paths are on their way than are being made: a compressor takes 3.5 MB and a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -25,16 +25,15 @@ from harmonia_py.client.http import HttpServer
 from harmonia_py.client.local_paths import LocalPaths
 from harmonia_py.client.made_file import COMPRESSION, MadeFile, NoPlace, StoredFile
 from harmonia_py.client.outcomes import Events
+from harmonia_py.client.past_server import PastServer, until_checked
 from harmonia_py.contents.encoders import Zstd
-from harmonia_py.errors import HarmoniaError, PushConflict, PushRefused, SessionEnded, UpstreamUnreachable
+from harmonia_py.errors import PushConflict
 from harmonia_py.nix.narinfo import COMPRESSIONS_BY_SUFFIX, SUFFIXES, NarInfo
 from harmonia_py.nix.path_info import PathInfo
 
 # From here on all cores compress one NAR, and one such NAR is compressed at a time: zstd needs 17 MB and more for it.
 _LARGE_BYTES: Final = 16 * 1024 * 1024
 _ATTEMPTS: Final = 3
-_ASK_AGAIN_SECONDS: Final = 2.0
-_MOST_ASKED: Final = 300
 
 
 class SentFile(Struct, frozen=True):
@@ -85,7 +84,7 @@ class Sender:
         self._events = events
         self._large = asyncio.Semaphore(1)
         self._making = asyncio.Semaphore(making)
-        self._elsewhere = elsewhere
+        self._past = None if elsewhere is None else PastServer(api.uploads, elsewhere)
         self._may_store = True
 
     async def send(self, session: SessionInfo, info: PathInfo) -> SentFile:
@@ -136,13 +135,12 @@ class Sender:
 
     def _may_go_past(self, session: SessionInfo, info: PathInfo) -> bool:
         """Whether the file of a path may be long enough to be sent past the server."""
-        if self._elsewhere is None or not self._may_store or session.past_server is None:
-            return False
-        return info.nar_size >= session.past_server.start
+        return self._past is not None and self._may_store and self._past.may_take(session, info.nar_size)
 
     async def _send_stored(self, session: SessionInfo, info: PathInfo, file: StoredFile) -> int:
         """Send a file past the server, or else to it in parts; how many bytes had to be sent."""
-        if await self._send_past(session, file):
+        assert self._past is not None
+        if await self._past.send(session, file):
             return file.size
         sent = await self._send_parts(session, info, file, await file.part())
         await self._finish(session, _part_name(info), file)
@@ -157,29 +155,6 @@ class Sender:
                 await stack.enter_async_context(self._large)
             await stack.enter_async_context(self._making)
             yield self._zstd if is_large else replace(self._zstd, threads=0)
-
-    async def _send_past(self, session: SessionInfo, file: StoredFile) -> bool:
-        """Send a file to where the server keeps files; False when it has to go to the server."""
-        assert session.past_server is not None
-        elsewhere = self._elsewhere
-        if elsewhere is None or file.size not in session.past_server:
-            return False
-        url = await self._api.upload_url(session, file.name, file.size)
-        if url is None:
-            return False
-        try:
-            await elsewhere.ask("PUT", url, file.body)
-        except HarmoniaError:  # whatever that place says: the server takes the file as well
-            self._elsewhere = None
-            return False
-        try:
-            await _until_checked(partial(self._api.finish_upload, session, file.name))
-        except SessionEnded:
-            raise
-        except PushRefused:  # the bytes that have arrived there are not this file
-            self._elsewhere = None
-            return False
-        return True
 
     async def _send_parts(
         self, session: SessionInfo, info: PathInfo, file: MadeFile | StoredFile, part: bytearray
@@ -213,16 +188,7 @@ class Sender:
         return here
 
     async def _finish(self, session: SessionInfo, nar: str, file: MadeFile | StoredFile) -> None:
-        await _until_checked(partial(self._api.finish_file, session, nar, file.name, file.size))
-
-
-async def _until_checked(ask: Callable[[], Awaitable[bool]]) -> None:
-    # The server answers after a while in any case; it needs a second for 250 MB of NAR.
-    for _ in range(_MOST_ASKED):
-        if await ask():
-            return
-        await asyncio.sleep(_ASK_AGAIN_SECONDS)
-    raise UpstreamUnreachable("the server does not finish to check this file")
+        await until_checked(partial(self._api.finish_file, session, nar, file.name, file.size))
 
 
 def _part_name(info: PathInfo) -> str:

@@ -17,7 +17,7 @@ from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.stored import PUSHED, OpenBlob
 from harmonia_py.catalog.uploads import Session
-from harmonia_py.errors import FormatError, PushConflict, PushRefused
+from harmonia_py.errors import FormatError, PushRefused
 from harmonia_py.nix import base32
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
@@ -27,11 +27,13 @@ from harmonia_py.push.claims import PushedFile, parse_claim
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
 from harmonia_py.push.parts import PartName, PartUploads
+from harmonia_py.push.past_server import PastServer
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import Publisher, PushOrder, PushPorts, all_to_come
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import PushSession, Receiver, check_compression
 from harmonia_py.push.room import RoomForPushes
+from harmonia_py.push.sent_parts import PartedPushes
 from harmonia_py.push.sessions import PushSessions
 from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.static_writer import StaticWriter
@@ -63,9 +65,11 @@ class Pushes:
         into_store: adds pushed paths to the local store, instead of publishing them; None: they are published.
         room: of the cache.
         pending: files that clients send past this server; None where they cannot.
+        in_parts: those of them that come in parts; None where they cannot.
 
     Attributes:
         name: of the cache.
+        past_server: files that clients send past this server; None where they cannot.
         adopting: publishes paths of other caches in this one.
     """
 
@@ -89,6 +93,7 @@ class Pushes:
         room: RoomForPushes,
         into_store: IntoStore | None = None,
         pending: PendingUploads | None = None,
+        in_parts: PartedPushes | None = None,
     ) -> None:
         self.documents = documents
         self.sessions = sessions
@@ -108,8 +113,17 @@ class Pushes:
         self._usage = usage
         self._into_store = into_store
         self._sessions: Bounded[tuple[str, str], tuple[PushSession, int]] = Bounded(_MAX_SESSIONS)
-        self._pending = pending
         self._room = room
+        self.past_server: PastServer | None = None
+        if pending is not None:
+            self.past_server = PastServer(
+                pending,
+                in_parts,
+                room=room,
+                find=self.file,
+                came=self._count,
+                max_nar_size=self._settings.max_nar_size,
+            )
         self.adopting = Adopting(
             cache,
             store_dir=view.cache_info.store_dir,
@@ -135,6 +149,12 @@ class Pushes:
             await self._catalog.uploads.session(row)
             self._sessions[principal.name, run] = session, now + _SIGN_SECONDS
         return session
+
+    async def end(self, session: PushSession) -> None:
+        """End a session that a client has begun; what it leaves behind in the bucket goes."""
+        await self.sessions.end(session)
+        if self.past_server is not None:
+            self.past_server.ended(session)
 
     async def check_room(self, file_size: int, file: PushedFile | None = None) -> None:
         """As `RoomForPushes.check`."""
@@ -186,68 +206,11 @@ class Pushes:
             await self._receiver.receive(session, file, file_size, portions, max_nar_size=self._settings.max_nar_size)
         await self._count(file_size)
 
-    async def upload_url(self, session: PushSession, file: PushedFile, file_size: int) -> str | None:
-        """The URL to which the client sends a file of this size past this server; None: it sends the file here.
-
-        Raises:
-            StorageError: nothing can be told.
-        """
-        if self._pending is None or not self._pending.takes(file_size):
-            return None
-        return await self._pending.url(session, file)
-
-    async def _receive_pending(
-        self, pending: PendingUploads, session: PushSession, hash_part: HashPart, data: bytes
-    ) -> None:
+    async def _take_past_server(self, past: PastServer, session: PushSession, hash_part: HashPart, data: bytes) -> None:
         """Take in the file that a narinfo names, if the client has sent it past this server."""
         _, file = parse_claim(data, hash_part, self._view.cache_info.store_dir)
         if await self._catalog.uploads.find(session.cache, file.file_hash) is None:
-            await self._take_pending(pending, session, file)
-
-    @property
-    def past_server(self) -> range | None:
-        """The sizes of files that clients send past this server; None when they send none."""
-        return None if self._pending is None else range(self._pending.least, self._pending.most + 1)
-
-    async def finish_upload(self, session: PushSession, file: PushedFile) -> bool:
-        """Take in a file that the client has sent past this server; False while that goes on: the client asks again.
-
-        Raises:
-            PushConflict: the client has sent none.
-            HarmoniaError: as `Receiver.receive`.
-        """
-        check_compression(file)
-        if await self.file(session, file) is not None:
-            return True
-        pending = self._pending
-        if pending is None:
-            raise PushConflict("files of this cache are sent to this server")
-        if not await pending.is_received(session, file, partial(self._receive_upload, pending, session, file)):
-            return False
-        # If another session of this principal has begun the check, the file stays for that session alone.
-        if await self.file(session, file) is None:
-            raise PushConflict("the file was here, and went at once: send it again")
-        return True
-
-    async def _receive_upload(self, pending: PendingUploads, session: PushSession, file: PushedFile) -> None:
-        if not await self._take_pending(pending, session, file):
-            raise PushConflict("the file is not where it should have been sent")
-
-    async def _take_pending(self, pending: PendingUploads, session: PushSession, file: PushedFile) -> bool:
-        """Take in a file that the client has sent past this server; False when it has sent none."""
-        upload = await pending.seize(session, file)
-        if upload is None:
-            return False
-        size = upload.blob.size
-        try:
-            # The file may have another size than the client said.
-            await self.check_room(size, file)
-            with self._room.arriving(size):
-                await pending.receive(session, file, upload, max_nar_size=self._settings.max_nar_size)
-            await self._count(size)
-        finally:
-            await upload.close()
-        return True
+            await past.take(session, file)
 
     async def receive_nar(self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes]) -> NarFile:
         """Take in a NAR that is not compressed; see `Receiver.receive_nar`."""
@@ -284,8 +247,8 @@ class Pushes:
         If the cache names keys of upstreams, whose paths clients that announce leave out, the path does not wait for a
         reference that was not announced. Where the local store takes the path, it waits for what is to come alone.
         """
-        if self._pending is not None:
-            await self._receive_pending(self._pending, session, hash_part, data)
+        if self.past_server is not None:
+            await self._take_past_server(self.past_server, session, hash_part, data)
         announced = partial(self.sessions.announced, session) if order is PushOrder.ANNOUNCED else None
         if self._into_store is None:
             to_come = announced if self._settings.upstream_key_names else None

@@ -24,6 +24,7 @@ from harmonia_py.web.pages import home, path, pins, search, serve
 _PUSH: Final = "nix.push"
 _SESSIONS: Final = "api.sessions"
 _SESSION_FILES: Final = "api.files"
+_SESSION_UPLOADS: Final = "api.uploads"
 # `CacheName` decides what is a name of a cache; this pattern keeps most other URLs away from its handlers.
 _CACHE: Final = "/{cache:[A-Za-z0-9][A-Za-z0-9_+-]*}"
 
@@ -118,9 +119,12 @@ def _push_routes(root: str, prefix: str) -> list[Route]:
 
 def _session_routes(root: str, prefix: str) -> list[Route]:
     """Pushes of many paths, of clients that know this server."""
+    uploads = "/{session}/uploads/{file_name}"
 
     def route(method: str, path: str, function: str, name: str, check_body: str | None = None) -> Route:
         module = _SESSION_FILES if "/{file_name}" in path else _SESSIONS
+        if path.startswith(uploads):
+            module = _SESSION_UPLOADS
         check: CheckBody | None = None if check_body is None else lazily(module, check_body)
         handler: Handler = lazily(module, function)
         return Route(method, f"{root}/api/sessions{path}", handler, prefix + name, Terms(Action.PUSH, check))
@@ -134,8 +138,12 @@ def _session_routes(root: str, prefix: str) -> list[Route]:
         route(hdrs.METH_GET, "/{session}/parts/{file_name}", "get_part", "session-part"),
         route(hdrs.METH_PATCH, "/{session}/parts/{file_name}", "patch_part", "session-part", "check_part"),
         route(hdrs.METH_POST, "/{session}/parts/{file_name}", "finish_part", "session-part", "check_whole"),
-        route(hdrs.METH_GET, "/{session}/uploads/{file_name}", "get_upload", "session-upload"),
-        route(hdrs.METH_POST, "/{session}/uploads/{file_name}", "finish_upload", "session-upload"),
+        route(hdrs.METH_GET, uploads, "get", "session-upload"),
+        route(hdrs.METH_POST, uploads, "finish", "session-upload"),
+        route(hdrs.METH_POST, f"{uploads}/parts", "begin_parts", "session-upload-parts", "check_parts"),
+        route(hdrs.METH_GET, f"{uploads}/parts", "part_urls", "session-upload-parts"),
+        route(hdrs.METH_PUT, f"{uploads}/parts", "finish_parts", "session-upload-parts", "check_parts"),
+        route(hdrs.METH_DELETE, f"{uploads}/parts", "give_up_parts", "session-upload-parts"),
         route(hdrs.METH_POST, "/{session}/publish", "publish", "session-publish", "check_claims"),
         route(hdrs.METH_POST, "/{session}/finish", "finish", "session-finish", "check_question"),
     ]

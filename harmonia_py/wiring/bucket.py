@@ -12,6 +12,7 @@ from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 
 if TYPE_CHECKING:  # a server that keeps files in directories loads nothing of S3
+    from harmonia_py.config.s3_credentials import S3Key
     from harmonia_py.storage.s3.hot import HotSettings
     from harmonia_py.storage.s3.settings import S3Settings
 
@@ -43,11 +44,13 @@ def s3_settings(config: Config) -> "S3Settings | None":
     check_installed()
     from harmonia_py.storage.s3.settings import S3Credentials, S3Settings  # noqa: PLC0415
 
-    credentials = None
+    credentials, key = None, _environment_key()
     if table.credentials_file is not None:
         from harmonia_py.config.s3_credentials import read_s3_credentials  # noqa: PLC0415
 
-        key_id, secret, token = read_s3_credentials(Path(table.credentials_file), os.environ)
+        key = read_s3_credentials(Path(table.credentials_file), os.environ)
+    if key is not None:
+        key_id, secret, token = key
         credentials = S3Credentials(access_key_id=key_id, secret_access_key=secret, session_token=token)
     return S3Settings(
         bucket=bucket.bucket,
@@ -63,6 +66,14 @@ def s3_settings(config: Config) -> "S3Settings | None":
         redirect_from=table.redirect_bytes,
         redirect_uploads_from=table.redirect_uploads_bytes,
     )
+
+
+def _environment_key() -> "S3Key | None":
+    """The key in the environment; None when there is none: the library of buckets then looks for an identity."""
+    key_id, secret, token = (
+        os.environ.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
+    )
+    return (key_id, secret, token or None) if key_id and secret else None
 
 
 def hot_directory(config: Config) -> Path | None:

@@ -27,6 +27,7 @@ from harmonia_py.push.rebuilding import Rebuild
 from harmonia_py.push.rebuilt_files import RebuiltFiles
 from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.room import RoomForPushes
+from harmonia_py.push.sent_parts import PartedPushes
 from harmonia_py.push.sessions import PushSessions
 from harmonia_py.push.static_listings import StaticListings
 from harmonia_py.push.static_side import StaticSide
@@ -55,6 +56,7 @@ class Publishing(Struct, frozen=True, eq=False):
         parts: files that come in parts.
         sizes: of caches, with these.
         pending: files that clients send to the bucket; None where they send all to this server.
+        in_parts: those of them that come in parts; None where they cannot.
         static_writer: writes static narinfos in the background.
         static_listings: writes the listings beside them.
         threads: read files once more for content addresses.
@@ -75,6 +77,7 @@ class Publishing(Struct, frozen=True, eq=False):
     parts: PartUploads
     sizes: Sizes
     pending: PendingUploads | None
+    in_parts: PartedPushes | None
     static_writer: StaticWriter
     static_listings: StaticListings
     threads: Threads
@@ -167,6 +170,7 @@ class Publishing(Struct, frozen=True, eq=False):
             room=room,
             into_store=into_store,
             pending=self.pending,
+            in_parts=self.in_parts,
         )
 
     def static_side(self, row: CacheRow, view: BinaryCache) -> StaticSide:

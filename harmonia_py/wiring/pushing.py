@@ -27,7 +27,6 @@ from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.push.listing_renewal import ListingRenewal
 from harmonia_py.push.listings import LongListings
 from harmonia_py.push.parts import PartUploads, SizesWithParts
-from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.static_listings import StaticListings
@@ -41,13 +40,13 @@ from harmonia_py.wiring.bucket import hot_settings, s3_settings
 from harmonia_py.wiring.catalog import pushed_directory
 from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
+from harmonia_py.wiring.past_server import past_server
 from harmonia_py.wiring.pools import running
 from harmonia_py.wiring.publishing import Publishing
 from harmonia_py.wiring.pushed_caches import PushedCaches
 from harmonia_py.wiring.slices import slice_of
 
 if TYPE_CHECKING:
-    from harmonia_py.storage.s3.blobs import S3Blobs
     from harmonia_py.storage.s3.hot import HotSettings
     from harmonia_py.storage.s3.settings import S3Settings
 
@@ -199,9 +198,13 @@ class PushNode:
             now=self.now,
         )
         await running(self.listing_renewal.run)(self._resources)
-        pending = None
+        past = None
         if self._s3 is not None and files.bucket is not None:
-            pending = await self._open_bucket(self._s3, files.bucket)
+            self._probe = files.bucket.objects.probe
+            find_session = self._catalog.sessions.find
+            past = await self._resources.enter_async_context(
+                past_server(self._s3, files.bucket, self._receiver, find_session)
+            )
         self.publishing = Publishing(
             self._catalog,
             store_dir=self._store_dir,
@@ -214,7 +217,8 @@ class PushNode:
             listings=listings,
             parts=self._parts,
             sizes=self.sizes,
-            pending=pending,
+            pending=None if past is None else past.pending,
+            in_parts=None if past is None else past.in_parts,
             static_writer=self.static_writer,
             static_listings=StaticListings(self.blobs, read_slice, self._threads),
             threads=self._threads,
@@ -225,17 +229,6 @@ class PushNode:
             self._catalog, store_dir=self._store_dir, publishing=self.publishing, stored=self.stored, now=self.now
         )
         return self
-
-    async def _open_bucket(self, s3: "S3Settings", bucket: "S3Blobs") -> PendingUploads | None:
-        from harmonia_py.storage.s3.uploads import MAX_UPLOAD, S3Uploads  # noqa: PLC0415
-
-        self._probe = bucket.objects.probe
-        least = s3.redirect_uploads_from
-        if s3.public_endpoint is None or least is None:
-            return None
-        pending = PendingUploads(S3Uploads(bucket), self._receiver, least=least, most=MAX_UPLOAD)
-        await running(pending.sweep)(self._resources)
-        return pending
 
     async def __aexit__(self, *_: object) -> None:
         await self._resources.aclose()

@@ -186,8 +186,8 @@ async def test_a_server_that_is_not_upgraded_yet_ends_no_push() -> None:
     states = Upgrading({"state": "checking"}, {"state": "received"})
     place = "/api/sessions/s/uploads/{file}"
     async with served(web.get(place, urls.answer), web.post(place, states.answer)) as api:
-        assert [await api.upload_url(session, "x.nar.zst", 1) for _ in range(2)] == [None, "https://bucket/x"]
-        assert [await api.finish_upload(session, "x.nar.zst") for _ in range(4)] == [False, False, False, True]
+        assert [await api.uploads.url(session, "x.nar.zst", 1) for _ in range(2)] == [None, "https://bucket/x"]
+        assert [await api.uploads.finish(session, "x.nar.zst") for _ in range(4)] == [False, False, False, True]
 
 
 async def test_files_are_sent_in_the_clear_only_where_the_server_is(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ async def test_files_are_sent_in_the_clear_only_where_the_server_is(tmp_path: Pa
 
     async def told(api: PushApi) -> list[str | None]:
         answers.extend(urls)
-        return [await api.upload_url(session, "x.nar.zst", 1) for _ in urls]
+        return [await api.uploads.url(session, "x.nar.zst", 1) for _ in urls]
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"url": answers.pop(0)})

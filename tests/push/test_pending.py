@@ -17,6 +17,7 @@ from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.push import checking
 from harmonia_py.push.checking import Checks
+from harmonia_py.push.receiving import MAX_FILE_SIZE
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.uploads import MAX_UPLOAD, SeizedObject
 
@@ -107,7 +108,11 @@ async def test_a_session_says_which_files_go_past_the_server_and_takes_those_in_
 ) -> None:
     async with pushed_to(tmp_path, STORE, s3=past(double)) as server:
         session = await Session.begun(server)
-        assert session.told["uploads"] == {"min_size": 1, "max_size": MAX_UPLOAD}
+        assert session.told["uploads"] == {
+            "min_size": 1,
+            "max_size": MAX_UPLOAD,
+            "parts": {"min_size": 8 * 1024**2 + 1, "max_size": MAX_FILE_SIZE},
+        }
         absent = await session.ask("POST", GLIBC)
         assert (absent.status, absent.body) == (409, b"the file is not where it should have been sent\n")
         await session.send(GLIBC, GLIBC.data)

@@ -1,71 +1,20 @@
 """Large files that our client sends straight to the bucket, with no byte of them through the server."""
 
-import os
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
-from administering import Machine
-from clients import TIME_LIMIT, User
+from clients import TIME_LIMIT
 from lab import Lab
-from pushing_proxy import PushingProxy
+from pushing_past import SIZE, Past, large_path, past
 from s3_double import Fault, S3Double
 from s3_double import environment as credentials_of_double
 from seaweed import Bucket, environment
-from server import Server, settings_of
-
-from harmonia_py.nix.store_path import StorePath
 
 pytestmark = pytest.mark.s3
-
-SIZE: Final = 5_000_000
-
-
-def large_path(lab: Lab, directory: Path, size: int = SIZE) -> StorePath:
-    """A path whose file is as long as its NAR."""
-    file = directory / f"large-{size}"
-    file.write_bytes(os.urandom(size))
-    return lab.add(file)
-
-
-class Past:
-    """A server with a bucket, a user who pushes through a proxy that counts, and one who may read."""
-
-    def __init__(self, root: Path, lab: Lab, server: Server, proxy: PushingProxy) -> None:
-        self.lab = lab
-        self.server = server
-        self.proxy = proxy
-        machine = Machine(root)
-        self.token = machine.do("token", "create", "ci", "--cache", "team", "--allow", "read,push").strip()
-        self.user = User(root / "ci", lab, proxy.url)
-        self.user.run("login", proxy.url, self.token)
-
-    def substitutes(self, path: StorePath) -> bool:
-        """Whether stock Nix gets the path as it is."""
-        client = self.lab.client(f"client-{path.hash_part}")
-        pull = f"http://x:{self.token}@127.0.0.1:{self.server.port}/team"
-        options = ("--option", "substituters", pull, "--option", "require-sigs", "false")
-        client.nix_store("--realise", self.lab.full(path), "--max-jobs", "0", *options)
-        return client.run("nix-store", "--dump", str(client.real(path))).stdout == self.lab.dump(path)
-
-
-def past(root: Path, lab: Lab, url: str, public: str, env: dict[str, str], **storage: Any) -> Iterator[Past]:
-    settings = settings_of(lab) | {
-        "caches": {"team": {}},
-        "storage": {
-            "url": url,
-            "public_endpoint": public.replace("127.0.0.1", "localhost"),
-            "redirect_from": "never",
-            "redirect_uploads_from": 1_000_000,
-            **storage,
-        },
-    }
-    with Server(root, lab.env | env, settings) as server, PushingProxy(server.port) as proxy:
-        yield Past(root, lab, server, proxy)
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ The library of buckets makes none of these requests. Each is signed as a URL, wh
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
+
+from msgspec import Struct
 
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.runtime.side_by_side import side_by_side
@@ -37,8 +38,7 @@ _NO_UPLOAD: Final = "NoSuchUpload"
 _XML: Final = {"content-type": "application/xml"}
 
 
-@dataclass(frozen=True, slots=True)
-class OpenUpload:
+class OpenUpload(Struct, frozen=True):
     """An upload that was begun, and neither completed nor aborted.
 
     Attributes:

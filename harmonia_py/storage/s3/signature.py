@@ -6,10 +6,11 @@ Source: Signature Version 4, "Authenticating Requests: Using Query Parameters", 
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from harmonia_py.storage.s3.settings import S3Credentials
 
@@ -22,8 +23,7 @@ _PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signer:
+class Signer(Struct, frozen=True, kw_only=True):
     """Signs URLs of one bucket with one key.
 
     Attributes:

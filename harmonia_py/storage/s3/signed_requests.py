@@ -4,11 +4,11 @@ import asyncio
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import unescape
 from typing import Final
 
 import aiohttp
+from msgspec import Struct
 from yarl import URL
 
 from harmonia_py.errors import StorageError
@@ -25,8 +25,7 @@ _MAX_ANSWER: Final = 8 * 1024**2
 _OK, _REDIRECT, _FAILS = 200, 300, 500
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The answer of a bucket.
 
     Attributes:

@@ -20,7 +20,8 @@ from harmonia_py.storage.s3.objects import Objects
 MAX_UPLOAD: Final = 5 * 1024**3
 """Bytes that one PUT, and one copy, can have: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 
-_PENDING: Final = ".pending/"
+PENDING: Final = ".pending/"
+"""The beginning of the names of what clients send."""
 _SEIZED: Final = ".seized/"
 # Read back and published long before, or left by a process that was killed.
 _SEIZED_SECONDS: Final = 3600.0
@@ -39,12 +40,12 @@ class S3Uploads:
 
     async def url(self, name: str) -> str:
         """As in `DirectUploads`."""
-        return await self._links.to_write(f"{_PENDING}{name}")
+        return await self._links.to_write(f"{PENDING}{name}")
 
     async def seize(self, name: str) -> "SeizedObject | None":
         """As in `DirectUploads`."""
         key = f"{_SEIZED}{secrets.token_hex(16)}"
-        if not await self._objects.copy(f"{_PENDING}{name}", key):
+        if not await self._objects.copy(f"{PENDING}{name}", key):
             return None
         blob = await self._objects.open(key)
         if blob is None:
@@ -58,12 +59,12 @@ class S3Uploads:
 
     async def forget(self, name: str) -> None:
         """As in `DirectUploads`."""
-        await self._objects.remove([f"{_PENDING}{name}"])
+        await self._objects.remove([f"{PENDING}{name}"])
 
     async def sweep(self, seconds: float) -> int:
         """As in `DirectUploads`."""
         count = 0
-        for prefix, age in ((_PENDING, seconds), (_SEIZED, _SEIZED_SECONDS)):
+        for prefix, age in ((PENDING, seconds), (_SEIZED, _SEIZED_SECONDS)):
             old = await self._objects.names(prefix, before=time.time() - age)
             await self._objects.remove(old)
             count += len(old)

@@ -1,22 +1,21 @@
-"""`/api/sessions/…/nars`, `…/parts` and `…/uploads`: the files of a push, whole, in parts, or past this server."""
+"""`/api/sessions/…/nars` and `…/parts`: the files of a push that come to this server, whole or in parts."""
 
-from contextlib import suppress
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.errors import FormatError
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.parts import MAX_PART_BYTES, PartName
 from harmonia_py.push.receiving import MAX_FILE_SIZE, check_compression
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.session_request import push_of, read_json
 from harmonia_py.web.http import upload
-from harmonia_py.web.http.redirects import is_elsewhere
 from harmonia_py.web.state import principal_of, pushes_of
 
-_MAX_SMALL: Final = 4096
+MAX_SMALL: Final = 4096
+"""Bytes of a body that describes one file."""
 _MAX_DIGITS: Final = 18
 
 
@@ -35,7 +34,7 @@ async def check_nar_header(request: web.Request) -> None:
         PushRefused: it is too large, or nothing is pushed to this cache.
         QuotaExceeded: the cache is full.
     """
-    file = _file_of(request)
+    file = file_of(request)
     check_compression(file)
     await pushes_of(request).check_room(upload.announced_bytes(request, MAX_FILE_SIZE), file)
 
@@ -43,7 +42,7 @@ async def check_nar_header(request: web.Request) -> None:
 async def check_whole(request: web.Request) -> None:
     """Check by the header that the body, the description of a whole file, is not too long."""
     pushes_of(request)
-    upload.announced_bytes(request, _MAX_SMALL)
+    upload.announced_bytes(request, MAX_SMALL)
 
 
 async def put_nar(request: web.Request) -> web.StreamResponse:
@@ -51,7 +50,7 @@ async def put_nar(request: web.Request) -> web.StreamResponse:
     pushes, session = await push_of(request)
     size = upload.announced_bytes(request, MAX_FILE_SIZE)
     with pushes.counting_refusals():
-        await pushes.receive(session, _file_of(request), size, upload.pieces(request))
+        await pushes.receive(session, file_of(request), size, upload.pieces(request))
     return json_response({})
 
 
@@ -63,7 +62,7 @@ async def check_part(request: web.Request) -> None:
         PushRefused: it is too large, or nothing is pushed to this cache.
         QuotaExceeded: the cache is full.
     """
-    check_compression(_file_of(request))
+    check_compression(file_of(request))
     end = _offset_of(request) + upload.announced_bytes(request, MAX_PART_BYTES)
     await pushes_of(request).check_room_for_part(principal_of(request), _part_of(request), end)
 
@@ -84,38 +83,24 @@ async def patch_part(request: web.Request) -> web.StreamResponse:
 async def finish_part(request: web.Request) -> web.StreamResponse:
     """Take a file in whose parts are all here; `checking` when that takes a while, and the client asks again."""
     pushes, session = await push_of(request)
-    whole = await read_json(request, Whole, _MAX_SMALL)
+    whole = await read_json(request, Whole, MAX_SMALL)
     file = PushedFile.parse(whole.file)
     with pushes.counting_refusals():
         done = await pushes.finish_parts(session, _part_of(request), file, whole.size)
-    return _state(done=done)
+    return state(done=done)
 
 
-async def get_upload(request: web.Request) -> web.StreamResponse:
-    """The URL to which the client sends a file of this size, past this server; null: it sends the file here."""
-    pushes, session = await push_of(request)
-    file, size = _file_of(request), _number_in(request, "size", "say how long the file is: ?size=1")
-    check_compression(file)
-    await pushes.check_room(size, file)
-    url = None
-    with suppress(StorageError):  # it may still come here
-        url = await pushes.upload_url(session, file, size)
-    return json_response({"url": url if url is not None and is_elsewhere(request, url) else None})
-
-
-async def finish_upload(request: web.Request) -> web.StreamResponse:
-    """Take in a file that was sent there; `checking` when that takes a while, and the client asks again."""
-    pushes, session = await push_of(request)
-    with pushes.counting_refusals():
-        done = await pushes.finish_upload(session, _file_of(request))
-    return _state(done=done)
-
-
-def _state(*, done: bool) -> web.Response:
+def state(*, done: bool) -> web.Response:
+    """The answer that says whether a file is here, or still being checked."""
     return json_response({"state": "received" if done else "checking"})
 
 
-def _file_of(request: web.Request) -> PushedFile:
+def file_of(request: web.Request) -> PushedFile:
+    """The file that the URL names.
+
+    Raises:
+        FormatError: it is not named like the file of a NAR.
+    """
     return PushedFile.parse(request.match_info["file_name"])
 
 
@@ -124,10 +109,15 @@ def _part_of(request: web.Request) -> PartName:
 
 
 def _offset_of(request: web.Request) -> int:
-    return _number_in(request, "offset", "a part says where it begins: ?offset=0")
+    return number_in(request, "offset", "a part says where it begins: ?offset=0")
 
 
-def _number_in(request: web.Request, name: str, otherwise: str) -> int:
+def number_in(request: web.Request, name: str, otherwise: str) -> int:
+    """A parameter of the URL as a number.
+
+    Raises:
+        FormatError: it is none; the message is `otherwise`.
+    """
     text = request.query.get(name, "")
     if not text.isdecimal() or len(text) > _MAX_DIGITS:
         raise FormatError(otherwise)

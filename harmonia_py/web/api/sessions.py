@@ -77,6 +77,7 @@ async def post(request: web.Request) -> web.StreamResponse:
     pushes = pushes_of(request)
     session = await pushes.sessions.begin(principal_of(request))
     past = pushes.past_server
+    in_parts = None if past is None else past.sizes_in_parts
     body = {
         "session": session.id,
         "lease_seconds": SESSION_SECONDS,
@@ -89,9 +90,15 @@ async def post(request: web.Request) -> web.StreamResponse:
         "max_part_size": MAX_PART_BYTES,
         "max_paths": MAX_ASKED,
         "max_narinfos": MAX_PUBLISHED,
-        "uploads": None if past is None else {"min_size": past.start, "max_size": past.stop - 1},
+        "uploads": None
+        if past is None
+        else {**_sizes(past.sizes), "parts": None if in_parts is None else _sizes(in_parts)},
     }
     return json_response(body)
+
+
+def _sizes(sizes: range) -> dict[str, Any]:
+    return {"min_size": sizes.start, "max_size": sizes.stop - 1}
 
 
 def _looks_through(request: web.Request) -> Sequence[str]:
@@ -113,7 +120,7 @@ async def get(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.StreamResponse:
     """Give a session up."""
     pushes, session = await push_of(request)
-    await pushes.sessions.end(session)
+    await pushes.end(session)
     return json_response({})
 
 
@@ -191,7 +198,7 @@ async def finish(request: web.Request) -> web.StreamResponse:
         return json_response({"missing": missing})
     for name, path in pins:
         await _set_pin(request, name, path)
-    await pushes.sessions.end(session)
+    await pushes.end(session)
     return json_response({"missing": [], "pins": [name for name, _ in pins]})
 
 

@@ -60,9 +60,9 @@ async def check_body(request: web.Request) -> None:
     check_compression(file)
     await pushes.check_room(size, file)
     # Only a client that waits can send the body somewhere else: old ones cannot begin it again.
-    if WAITS_WITH_BODY in request:
+    if WAITS_WITH_BODY in request and pushes.past_server is not None:
         session = await pushes.session(principal_of(request), url.run)
-        elsewhere = await pushes.upload_url(session, file, size)
+        elsewhere = await pushes.past_server.url(session, file, size)
         if elsewhere is not None and is_elsewhere(request, elsewhere):
             raise web.HTTPTemporaryRedirect(elsewhere)
 

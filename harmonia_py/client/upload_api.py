@@ -1,0 +1,121 @@
+"""The part of the push API for files that a client sends past the server, to where that keeps them."""
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+from yarl import URL
+
+from harmonia_py.client.answers import SessionInfo, UploadInParts, fields
+from harmonia_py.client.http import HttpServer
+from harmonia_py.errors import UpstreamProtocolError
+
+_OK: Final = 200
+
+
+class UploadApi:
+    """The uploads of one cache.
+
+    Args:
+        server: where the cache is.
+        root: its place on the server.
+    """
+
+    def __init__(self, server: HttpServer, root: str) -> None:
+        self._server = server
+        self._root = root
+
+    async def url(self, session: SessionInfo, file: str, size: int) -> str | None:
+        """The URL for a file of so many bytes past the server, by one PUT; None when it is sent to the server.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        place = f"{self._place(session, file)}?size={size}"
+        answer = await self._server.ask("GET", place, absent=True)
+        if answer.status != _OK:  # while servers are upgraded one by one, one of the release before is asked
+            return None
+        url = fields(answer.json()).get("url")
+        return url if isinstance(url, str) and self._may_lead_to(url) else None
+
+    async def begin_parts(self, session: SessionInfo, file: str, size: int) -> UploadInParts | None:
+        """Begin to send a file of so many bytes past the server in parts; None when it is not sent in parts.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        body = msgspec.json.encode({"size": size})
+        answer = await self._server.ask("POST", self._place(session, f"{file}/parts"), body, absent=True)
+        told = fields(answer.json()) if answer.status == _OK else {}  # as for `url`
+        upload, part_size = told.get("upload"), told.get("part_size")
+        if not isinstance(upload, str) or not isinstance(part_size, int) or part_size < 1:
+            return None
+        return UploadInParts(upload, part_size)
+
+    async def part_urls(
+        self, session: SessionInfo, file: str, upload: UploadInParts, first: int, count: int
+    ) -> Sequence[str]:
+        """The URLs of parts from `first` on, which is counted from 1: `count` of them, or those that there are.
+
+        Raises:
+            UpstreamProtocolError: the server names none, or one where no file may be sent.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        query = urlencode({"upload": upload.id, "first": first, "count": count})
+        answer = await self._server.ask("GET", self._place(session, f"{file}/parts?{query}"))
+        urls = fields(answer.json()).get("urls")
+        if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
+            raise UpstreamProtocolError("the server does not say where parts are sent")
+        if not all(map(self._may_lead_to, urls)):
+            raise UpstreamProtocolError("the server wants parts to be sent in the clear")
+        return urls
+
+    async def finish_parts(self, session: SessionInfo, file: str, upload: UploadInParts, etags: Sequence[str]) -> bool:
+        """Have the server take in a file whose parts were all sent; False while that is checked: ask again.
+
+        Raises:
+            PushConflict: it is not there.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        body = msgspec.json.encode({"upload": upload.id, "etags": etags})
+        place = self._place(session, f"{file}/parts")
+        answer = await self._server.ask("PUT", place, body, absent=True)
+        # As for `url`; another server is asked next.
+        return answer.status == _OK and fields(answer.json()).get("state") != "checking"
+
+    async def give_up_parts(self, session: SessionInfo, file: str, upload: UploadInParts) -> None:
+        """Have the server remove what was sent of a file.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        query = urlencode({"upload": upload.id})
+        await self._server.once("DELETE", self._place(session, f"{file}/parts?{query}"))
+
+    def _may_lead_to(self, url: str) -> bool:
+        """Whether files may be sent there: not in the clear where the server itself is spoken to in secret."""
+        try:
+            scheme = URL(url, encoded=True).scheme
+        except ValueError:
+            return False
+        return scheme in {"https", self._server.url.scheme}
+
+    async def finish(self, session: SessionInfo, file: str) -> bool:
+        """Have the server take in a file that was sent past it; False while that is checked: ask again.
+
+        Raises:
+            PushConflict: it is not there.
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        answer = await self._server.ask("POST", self._place(session, f"{file}"), absent=True)
+        # As for `url`; another server is asked next.
+        return answer.status == _OK and fields(answer.json()).get("state") != "checking"
+
+    def _place(self, session: SessionInfo, rest: str) -> str:
+        return session_place(self._root, session, f"uploads/{rest}")
+
+
+def session_place(root: str, session: SessionInfo, rest: str) -> str:
+    """The place on the server of something that belongs to a session."""
+    return f"{root}api/sessions/{session.id}/{rest}"

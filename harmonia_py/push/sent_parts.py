@@ -1,0 +1,241 @@
+"""Files that clients send to the bucket in parts: larger ones than one request carries, at once, each part again alone.
+
+The bucket remembers all of it. The name that a file has there until it is published says whose it is and how long it
+may be, and the bucket takes no part for an upload under another name: so every process of every machine knows what a
+client may send, and a client can change nothing of it. The name is drawn anew for each upload. Once the parts are put
+together nothing can be sent for it any more: the file is read back and verified where it is.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, Self
+
+from msgspec import Struct
+
+from harmonia_py.catalog.uploads import SESSION_SECONDS, Session
+from harmonia_py.errors import FormatError, Overloaded, PushRefused, StorageError
+from harmonia_py.nix import base32
+from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.direct_uploads import SeizedUpload
+from harmonia_py.push.parted_uploads import BucketUpload, PartedUploads
+from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, Receiver
+
+_log = logging.getLogger(__name__)
+
+MAX_URLS: Final = 100
+"""In one answer: each has some five hundred bytes."""
+MAX_PARTS: Final = 1000
+"""Of one file: a client tells the tags of all of them in one request. S3 itself allows ten thousand."""
+MAX_ETAG: Final = 200
+"""Characters of the tag of a part; those of Amazon have 34."""
+_MIB: Final = 1024 * 1024
+_MAX_OPEN: Final = 64
+_SWEEP_SECONDS: Final = 3600.0
+_ENDED: Final = 1000
+_NAME_BYTES: Final = 20
+_SHAPE: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})\.([0-9a-f]{32})\.([!-~]{1,1024})", re.ASCII)
+
+FindSession = Callable[[str], Awaitable[Session | None]]
+"""The session of an id, as `Sessions.find` of the catalog."""
+
+
+class SentParts(Struct, frozen=True):
+    """The upload of one file in parts.
+
+    Attributes:
+        size: bytes of the file.
+        part_size: bytes of each part but the last, which has the rest.
+        upload: as the bucket knows it.
+    """
+
+    size: int
+    part_size: int
+    upload: BucketUpload
+
+    @classmethod
+    def parse(cls, text: str, session: PushSession, file: PushedFile) -> Self:
+        """Read what `format` has written for this session and this file.
+
+        For another one the bucket knows no such upload.
+
+        Raises:
+            FormatError: it is something else.
+        """
+        shape = _SHAPE.fullmatch(text)
+        if shape is None:
+            raise FormatError("not an upload in parts")
+        size, part_size = int(shape[1]), int(shape[2])
+        if not 0 < size <= MAX_FILE_SIZE or not 0 < part_size <= size <= MAX_PARTS * part_size:
+            raise FormatError("not an upload in parts")
+        return cls(size, part_size, BucketUpload(_name(session, file, size, part_size, shape[3]), shape[4]))
+
+    def format(self) -> str:
+        """The upload as a client gives it back."""
+        return f"{self.size}.{self.part_size}.{self.upload.name[-32:]}.{self.upload.id}"
+
+    @property
+    def count(self) -> int:
+        """The number of its parts."""
+        return -(-self.size // self.part_size)
+
+    def size_of(self, number: int) -> int:
+        """Bytes of a part, counted from 1."""
+        return min(self.part_size, self.size - (number - 1) * self.part_size)
+
+
+class PartedPushes:
+    """The files that clients send in parts past this process, for all of its caches.
+
+    Args:
+        uploads: the files under pending names.
+        receiver: checks and keeps them.
+        find_session: tells of a session whether it lives.
+        part_size: bytes of a part, unless a file would have more than `MAX_PARTS` of them.
+        least: bytes from which a file is sent past this server.
+        place: the URL at which clients reach the bucket.
+
+    Attributes:
+        least, most: bytes that a file has which is sent in parts.
+        place: as given.
+    """
+
+    def __init__(
+        self,
+        uploads: PartedUploads,
+        receiver: Receiver,
+        find_session: FindSession,
+        *,
+        part_size: int,
+        least: int,
+        place: str,
+    ) -> None:
+        self._uploads = uploads
+        self._receiver = receiver
+        self._find_session = find_session
+        self._part_size = part_size
+        # The session ids of which uploads may be left. What finds no place is swept within the hour.
+        self._ended: asyncio.Queue[str] = asyncio.Queue(_ENDED)
+        self.least = max(least, part_size + 1)
+        self.most = MAX_FILE_SIZE
+        self.place = place
+
+    async def begin(self, session: PushSession, file: PushedFile, size: int) -> SentParts:
+        """Begin the upload of a file of `least` to `most` bytes.
+
+        Raises:
+            Overloaded: the session has begun too many that it has not ended.
+            StorageError: it cannot be begun.
+        """
+        if len(await self._uploads.unfinished(_of_session(session.id))) >= _MAX_OPEN:
+            raise Overloaded("the session has too many uploads under way")
+        part_size = max(self._part_size, -(-size // MAX_PARTS // _MIB) * _MIB)
+        name = _name(session, file, size, part_size, secrets.token_hex(16))
+        return SentParts(size, part_size, BucketUpload(name, await self._uploads.begin(name)))
+
+    def urls(self, sent: SentParts, first: int, count: int) -> Sequence[str]:
+        """URLs of `count` parts from `first` on, which is counted from 1, or of those that there are.
+
+        Raises:
+            FormatError: there is no such part.
+            PushRefused: more than `MAX_URLS` are wanted.
+            StorageError: nothing can be signed at the moment.
+        """
+        if not 1 <= first <= sent.count:
+            raise FormatError(f"the file has parts 1 to {sent.count}")
+        if not 1 <= count <= MAX_URLS:
+            raise PushRefused(f"1 to {MAX_URLS} URLs are given at once")
+        numbers = range(first, min(first + count, sent.count + 1))
+        return [self._uploads.part_url(sent.upload, number, sent.size_of(number)) for number in numbers]
+
+    async def seize(self, sent: SentParts, etags: Sequence[str]) -> SeizedUpload | None:
+        """The file that was sent; None: nothing is left of the upload.
+
+        Raises:
+            FormatError: these are not the parts that were sent, or not all of them; they are forgotten.
+            StorageError: it cannot be told.
+        """
+        try:
+            if len(etags) != sent.count or any(not 0 < len(etag) <= MAX_ETAG for etag in etags):
+                raise FormatError(f"the file has {sent.count} parts, each with a tag")  # noqa: TRY301
+            seized = await self._uploads.seize(sent.upload, etags)
+            if seized is not None and seized.blob.size != sent.size:
+                await seized.close()
+                raise FormatError(f"the parts have {seized.blob.size} bytes, not {sent.size}")  # noqa: TRY301
+        except FormatError:
+            await self.forget(sent)
+            raise
+        return seized
+
+    async def receive(
+        self, session: PushSession, file: PushedFile, sent: SentParts, seized: SeizedUpload, max_nar_size: int | None
+    ) -> None:
+        """Read a file back and take it in, as `Receiver.receive` does; raises what that raises."""
+        try:
+            await self._receiver.receive_seized(session, file, seized, max_nar_size=max_nar_size)
+        except (FormatError, PushRefused):
+            await self.forget(sent)
+            raise
+        await self.forget(sent)
+
+    async def forget(self, sent: SentParts) -> None:
+        """Remove what was sent. What cannot be removed now is swept later."""
+        with suppress(StorageError):
+            await self._uploads.forget(sent.upload)
+
+    def ended(self, session: PushSession) -> None:
+        """Have the uploads removed that a session has left behind."""
+        with suppress(asyncio.QueueFull):
+            self._ended.put_nowait(session.id)
+
+    async def sweep(self) -> None:
+        """Remove the uploads of sessions that have ended, until cancelled: here at once, elsewhere within the hour."""
+        while True:
+            await self._sweep_dead()
+            end = time.monotonic() + _SWEEP_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    while True:
+                        await self._forget_all(_of_session(await self._ended.get()))
+
+    async def _sweep_dead(self) -> None:
+        dead: dict[str, bool] = {}
+        try:
+            for upload in await self._uploads.unfinished():
+                session = upload.name.partition("/")[0]
+                if session not in dead:
+                    dead[session] = await self._is_dead(session)
+            for session in (session for session, is_dead in dead.items() if is_dead):
+                await self._forget_all(_of_session(session))
+        except StorageError as error:
+            _log.warning("cannot look for uploads that were given up: %s", error)
+
+    async def _is_dead(self, session: str) -> bool:
+        found = await self._find_session(session)
+        return found is None or found.ended is not None or found.seen < self._receiver.now() - SESSION_SECONDS
+
+    async def _forget_all(self, prefix: str) -> None:
+        try:
+            left = await self._uploads.unfinished(prefix)
+            for upload in left:
+                await self._uploads.forget(upload)
+        except StorageError as error:
+            _log.warning("cannot remove uploads that were given up: %s", error)
+        else:
+            if left:
+                _log.info("%d uploads that a session has left behind are removed from the bucket", len(left))
+
+
+def _of_session(session: str) -> str:
+    """The beginning of the names of all uploads of a session."""
+    return f"{session}/"
+
+
+def _name(session: PushSession, file: PushedFile, size: int, part_size: int, drawn: str) -> str:
+    digest = hashlib.sha256(f"{session.cache}\0{session.principal}\0{file}".encode()).digest()
+    return f"{_of_session(session.id)}{base32.encode(digest[:_NAME_BYTES])}-{size}-{part_size}-{drawn}"

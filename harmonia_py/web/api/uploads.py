@@ -1,0 +1,116 @@
+"""`/api/sessions/…/uploads`: the files of a push that go to the bucket itself, with one request or in parts."""
+
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from harmonia_py.errors import FormatError, PushConflict, StorageError
+from harmonia_py.push.past_server import PastServer
+from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
+from harmonia_py.push.sent_parts import MAX_ETAG, MAX_PARTS, SentParts
+from harmonia_py.web.api.capabilities import json_response
+from harmonia_py.web.api.files import MAX_SMALL, file_of, number_in, state
+from harmonia_py.web.api.session_request import push_of, read_json
+from harmonia_py.web.http import upload
+from harmonia_py.web.http.redirects import is_elsewhere
+from harmonia_py.web.state import pushes_of
+
+# The tag of each part, in quotes and with a comma, and what names the upload.
+_MAX_TAGS: Final = MAX_PARTS * (MAX_ETAG + 8) + MAX_SMALL
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A file that is to be sent in parts: its length."""
+
+    size: int
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A file whose parts have all been sent: its upload, and what the bucket has answered to each part."""
+
+    upload: str
+    etags: list[str]
+
+
+async def check_parts(request: web.Request) -> None:
+    """Check by the header that what is said of the parts of a file is not too long."""
+    pushes_of(request)
+    upload.announced_bytes(request, _MAX_TAGS)
+
+
+async def get(request: web.Request) -> web.StreamResponse:
+    """The URL to which the client sends a file of this size with one request; null: it sends the file here."""
+    pushes, session = await push_of(request)
+    file, size = file_of(request), number_in(request, "size", "say how long the file is: ?size=1")
+    check_compression(file)
+    await pushes.check_room(size, file)
+    url = None
+    if pushes.past_server is not None:
+        with suppress(StorageError):  # it may still come here
+            url = await pushes.past_server.url(session, file, size)
+    return json_response({"url": url if url is not None and is_elsewhere(request, url) else None})
+
+
+async def finish(request: web.Request) -> web.StreamResponse:
+    """Take in a file that was sent there; `checking` when that takes a while, and the client asks again."""
+    pushes, session = await push_of(request)
+    with pushes.counting_refusals():
+        if pushes.past_server is not None:
+            done = await pushes.past_server.finish(session, file_of(request))
+        else:  # another server may have taken it
+            done = await pushes.file(session, file_of(request)) is not None
+            if not done:
+                raise PushConflict("files of this cache are sent to this server")
+    return state(done=done)
+
+
+async def begin_parts(request: web.Request) -> web.StreamResponse:
+    """Begin to take in a file of this size in parts; null: it does not come in parts."""
+    pushes, session = await push_of(request)
+    wanted, past, sent = await read_json(request, Wanted, MAX_SMALL), pushes.past_server, None
+    if not 0 <= wanted.size <= MAX_FILE_SIZE:
+        raise FormatError(f"size: a file has up to {MAX_FILE_SIZE} bytes")
+    if past is not None and is_elsewhere(request, past.place):
+        with suppress(StorageError):  # it may still come in another way
+            sent = await past.begin(session, file_of(request), wanted.size)
+    if sent is None:
+        return json_response({"upload": None})
+    return json_response({"upload": sent.format(), "part_size": sent.part_size, "parts": sent.count})
+
+
+async def part_urls(request: web.Request) -> web.StreamResponse:
+    """The URLs of some parts of a file."""
+    past, session = await _past_server_of(request)
+    first = number_in(request, "first", "say which part is the first: ?first=1")
+    count = number_in(request, "count", "say how many parts: ?count=10")
+    return json_response({"urls": past.urls(_sent(request, session), first, count)})
+
+
+async def finish_parts(request: web.Request) -> web.StreamResponse:
+    """Take in a file whose parts are all there; `checking` when that takes a while, and the client asks again."""
+    pushes, session = await push_of(request)
+    sent, file = await read_json(request, Sent, _MAX_TAGS), file_of(request)
+    past, _ = await _past_server_of(request)
+    with pushes.counting_refusals():
+        done = await past.finish(session, file, SentParts.parse(sent.upload, session, file), sent.etags)
+    return state(done=done)
+
+
+async def give_up_parts(request: web.Request) -> web.StreamResponse:
+    """Remove what was sent of a file."""
+    past, session = await _past_server_of(request)
+    await past.give_up(_sent(request, session))
+    return json_response({})
+
+
+async def _past_server_of(request: web.Request) -> tuple[PastServer, PushSession]:
+    pushes, session = await push_of(request)
+    if pushes.past_server is None:
+        raise PushConflict("files of this cache are sent to this server")
+    return pushes.past_server, session
+
+
+def _sent(request: web.Request, session: PushSession) -> SentParts:
+    return SentParts.parse(request.query.get("upload", ""), session, file_of(request))
