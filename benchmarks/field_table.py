@@ -38,8 +38,8 @@ GOALS: Final[dict[str, tuple[Goal, ...]]] = {
     "nix copy": (Goal(1, HARMONIA), Goal(1, NGINX)),
 }
 _FIRST_IN_A_WORKER: Final = (
-    "each worker's first request for a file asks for its path and the catalog, and makes it ready: a fifth of a "
-    "millisecond of a core; the next ones are as fast as nginx"
+    "each worker's first request for a file asks for its path, opens it and makes it ready: 0.1 ms of a core; the next "
+    "ones are as fast as nginx"
 )
 _TREES: Final = (
     "a NAR is made of a tree: its files, 25,000 in all, are opened and sent one by one from Python, whose threads "

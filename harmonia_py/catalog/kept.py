@@ -120,8 +120,8 @@ class Kept:
         """As in `KeptFiles`; also of files that a mirror keeps. `insists`: as in `Outages.ask`."""
         # Taken before the question, so that a change during it ends the answer.
         removals, additions = self.epochs()
-        known = self._facts.get(key)
-        if known is not None and known.validity is not None and known.validity.holds(time.monotonic()):
+        known = self._remembered(key)
+        if known is not None:
             return known
         try:
             stored = await self._catalog.ask(lambda ports: _find(ports.mirrored, key), insists=insists)
@@ -130,6 +130,16 @@ class Kept:
         if stored is None:
             return self._remember(key, KeptFacts(None, _validity(additions)))
         return self._remember(key, _facts_of(stored, removals))
+
+    def remembered(self, key: BlobKey) -> KeptFacts | None:
+        """What `find` says without asking the catalog; None where it would ask."""
+        self.epochs()
+        return self._remembered(key)
+
+    def _remembered(self, key: BlobKey) -> KeptFacts | None:
+        known = self._facts.get(key)
+        holds = known is not None and known.validity is not None and known.validity.holds(time.monotonic())
+        return known if holds else None
 
     async def made(self, known: KeptFacts) -> Download | None:
         """As in `KeptFiles`; also of files that a mirror keeps."""

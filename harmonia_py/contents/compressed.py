@@ -7,14 +7,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from typing import Final, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found
-from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, NotAtOnce, Source
+from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, Source
 from harmonia_py.cache.validity import together
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.compressed_metrics import CompressedCounters
@@ -130,7 +129,10 @@ class CompressedNars:
             validity = found.validity
         self._kept.used(url.hash_part)
         if asker.at_once:
-            return replace(await self._at_once(key_of(url)), validity=validity)
+            # Were it one that is made of chunks by now, its bytes would still be those of its NAR, and soon deleted.
+            blob = self._intake.storage.open_at_once(key_of(url))
+            self.counters.hits.add()
+            return replace(blob.download(secrets.token_hex(16)), validity=validity)
         known = await self._kept.find(key_of(url))
         made = await self._kept.made(known)
         if made is not None:
@@ -142,16 +144,6 @@ class CompressedNars:
             return None if download is None else replace(download, validity=validity)
         except NotKept:
             return await self._intake.pass_through(lambda: self._incoming(url, is_kept=False), asker)
-
-    async def _at_once(self, key: BlobKey) -> Download:
-        """The kept file, if it can be opened without waiting and is not one that is made of chunks by now."""
-        with ExitStack() as held:
-            blob = held.enter_context(self._intake.storage.open_at_once(key))
-            if (await self._kept.find(key)).recipe is not None:
-                raise NotAtOnce
-            held.pop_all()
-        self.counters.hits.add()
-        return blob.download(secrets.token_hex(16))
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
         """What the inner source says."""

@@ -113,6 +113,7 @@ class Mirror:
             self._questions,
             counters=self.counters,
             entered=self._nar_entered,
+            in_background=self._in_background,
         )
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -1,13 +1,17 @@
 """NARs of upstreams: kept, made of chunks, still growing, or, where nothing can be kept, passed through."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Final
 
 from harmonia_py.cache.source import UNNAMED, Asker, Download, NotAtOnce
 from harmonia_py.catalog.kept import Kept
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.kept_files import KeptFacts, key_of
+from harmonia_py.errors import HarmoniaError
 from harmonia_py.mirror.asking import NarinfoQuestions, offers
 from harmonia_py.mirror.downloads import Downloads
 from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
@@ -17,6 +21,11 @@ from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.runtime.bounded import TimedSet
+
+# The catalog is asked for so many files after they were sent; a file beyond them is looked up when it is sent again.
+_MAX_UNSURE: Final = 4096
+# Between two such questions, so that they do not delay what clients wait for.
+_UNSURE_SECONDS: Final = 0.02
 
 
 class MirroredNars:
@@ -30,6 +39,7 @@ class MirroredNars:
         questions: ask upstreams for narinfos.
         counters: of downloads.
         entered: told of a narinfo whose NAR is kept now.
+        in_background: runs what goes on behind an answer.
     """
 
     def __init__(
@@ -42,6 +52,7 @@ class MirroredNars:
         *,
         counters: MirrorCounters,
         entered: Callable[[IndexedNarInfo], object],
+        in_background: Callable[[Coroutine[None, None, None]], object],
     ) -> None:
         self._upstreams = upstreams
         self._downloads = downloads
@@ -50,6 +61,9 @@ class MirroredNars:
         self._questions = questions
         self._counters = counters
         self._entered = entered
+        self._in_background = in_background
+        # Files that were sent before the catalog was asked for them.
+        self._unsure: dict[BlobKey, NarUrl] = {}
         self._bad_files: BadFiles = TimedSet(BAD_FILES)
 
     async def open(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
@@ -62,23 +76,36 @@ class MirroredNars:
             return None
         self._kept.used(url.hash_part)
         if asker.at_once:
-            return await self._at_once(key_of(url))
+            return self._at_once(url)
         known = await self._kept.find(key_of(url))
         download = await self._made(known)
         if download is None:
             download = await self._whole(url, known, asker) or await self._made_since(url, known)
         return download
 
-    async def _at_once(self, key: BlobKey) -> Download:
-        """The kept file, if it can be opened without waiting, and the catalog has it as a file."""
-        with ExitStack() as held:
-            blob = held.enter_context(self._downloads.open_at_once(key))
-            known = await self._kept.find(key)
-            if known.facts is None or known.recipe is not None:
-                raise NotAtOnce
-            held.pop_all()
+    def _at_once(self, url: NarUrl) -> Download:
+        """The kept file, if it can be opened without waiting, unless the catalog is known not to have it as a file."""
+        key = key_of(url)
+        known = self._kept.remembered(key)
+        if known is not None and (known.facts is None or known.recipe is not None):
+            raise NotAtOnce
+        blob = self._downloads.open_at_once(key)
+        if known is None and len(self._unsure) < _MAX_UNSURE:
+            if not self._unsure:
+                self._in_background(self._look_later())
+            self._unsure[key] = url
         self._counters.hits.add()
-        return blob.download(known.facts.file_hash.nix32)
+        return blob.download(secrets.token_hex(16))
+
+    async def _look_later(self) -> None:
+        """Enter files that were sent before the catalog was asked, where it does not have them."""
+        while self._unsure:
+            await asyncio.sleep(_UNSURE_SECONDS)
+            key = next(iter(self._unsure))
+            if (await self._kept.find(key)).facts is None:
+                with suppress(HarmoniaError):
+                    await self._enter_whole(self._unsure[key])
+            del self._unsure[key]
 
     async def _made(self, known: KeptFacts) -> Download | None:
         """The file if it is made of chunks; None for any other."""

@@ -558,6 +558,15 @@ class TestNars:
             assert await fetch(mirror, one) is None
 
 
+async def put_file(mirror: Mirror, one: Package) -> None:
+    """Keep the file of a NAR without its row."""
+    blobs = mirror._intake.storage.blobs
+    assert blobs is not None
+    await blobs.put(
+        key_of(one.our_url), one.file, {"file_hash": str(Hash.of(one.file)), "file_size": str(len(one.file))}
+    )
+
+
 class TestAtOnce:
     """A client that takes nothing but a file which can be opened without waiting."""
 
@@ -582,17 +591,41 @@ class TestAtOnce:
             assert (len(upstream.requests), mirror.counters.hits.value) == (requests, hits + 1)
             assert told == [one.hash_part]
 
-    async def test_a_file_that_the_catalog_does_not_have_is_left_to_who_enters_it(
+    async def test_a_file_that_the_catalog_does_not_have_is_entered_behind_the_answer(
+        self, upstream: FaultUpstream, disk_path: Path
+    ) -> None:
+        """A process ended between the file and its row."""
+        one, other = package(), package(1)
+        upstream.serve(one)
+        upstream.serve(other)
+        async with mirror_of(upstream, directory=disk_path) as mirror:
+            await mirror.narinfo(one.hash_part)
+            await put_file(mirror, one)
+            await fetch_kept(mirror, other)  # from now on it is not known any more what the catalog has of `one`
+            assert named(disk_path) == {other.hash_part}
+            found = await mirror.nar(one.our_url, AT_ONCE)
+            assert found is not None
+            found.release()
+            await settle(mirror)
+            assert named(disk_path) == {one.hash_part, other.hash_part}
+            assert not mirror._nars._unsure
+
+    async def test_a_file_that_is_known_to_have_no_row_is_left_to_the_request_that_enters_it(
         self, upstream: FaultUpstream, disk_path: Path
     ) -> None:
         one = package()
         upstream.serve(one)
         async with mirror_of(upstream, directory=disk_path) as mirror:
-            blobs = mirror._intake.storage.blobs
-            assert blobs is not None
-            await blobs.put(key_of(one.our_url), one.file, {"file_hash": str(Hash.of(one.file))})
+            await mirror.narinfo(one.hash_part)
+            assert (await mirror._kept.find(key_of(one.our_url))).facts is None
+            await put_file(mirror, one)
             with pytest.raises(NotAtOnce):
                 await mirror.nar(one.our_url, AT_ONCE)
+            assert await fetch(mirror, one) == one.file
+            assert named(disk_path) == {one.hash_part}
+            found = await mirror.nar(one.our_url, AT_ONCE)
+            assert found is not None
+            found.release()
 
 
 class TestWrongNars:
