@@ -50,6 +50,31 @@ async def test_what_is_odd_in_a_request_line_has_a_status_of_its_own(line: bytes
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET /a b HTTP/1.1", 400),
+        (b"GET /health HTTP/1.1\r\nX", 400),
+        (b"GET /health HTTP/1.1\r\nContent-Length: x", 400),
+        (b"GET " + LONG + b" HTTP/1.1", 414),
+        (b"GET /health HTTP/1.1\r\nX: " + b"y" * 9000, 431),
+        (b"GET /health HTTP/2.0", 505),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_where_the_next_request_could_not_be_found_the_answer_says_that_it_is_the_last(
+    line: bytes, status: int
+) -> None:
+    """The connection ended after an answer of 400, and nothing in the answer had said so."""
+    async with Served(FakeSource()) as served:
+        reader, writer = await served.connect()
+        writer.write(line + b"\r\nHost: x\r\n\r\n")
+        answer = await read_answer(reader)
+        assert (answer.status, answer.headers["Connection"]) == (status, "close")
+        assert await reader.read() == b""
+        writer.close()
+
+
 async def test_an_unknown_method_is_told_which_there_are() -> None:
     async with Served(FakeSource()) as served:
         assert (await served.request("BREW", "/health")).headers["Allow"] == "GET,HEAD"
