@@ -30,7 +30,10 @@ def add_arguments(parser: Parser) -> None:
         with narinfos that are signed as this server signs them. Run it again to bring the directory up to date: what is
         there is not written again. At any moment the directory is a cache that can be used, also when this is cut off.
         Nothing is removed from it.""",
-        ("harmonia-py export team /srv/www/cache", "then: nix copy --from file:///srv/www/cache /nix/store/…"),
+        (
+            "harmonia-py export team /srv/www/cache",
+            "then: nix-store --realise /nix/store/… --option extra-substituters file:///srv/www/cache",
+        ),
         ("harmonia-py export team /var/lib/export --link", "on the same file system, without taking room for the NARs"),
     )
     parser.add_argument("cache", metavar="CACHE", help="the name of the cache; default for the one at /")

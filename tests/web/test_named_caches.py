@@ -55,7 +55,7 @@ async def test_the_default_cache_has_its_name_as_well(served: TeamServer) -> Non
 async def test_pages_lead_to_pages_of_the_same_cache(served: TeamServer) -> None:
     url = "http://localhost/open"
     page = (await served.get(f"/open/path/{PATH.hash_part}")).body.decode()
-    assert f"nix copy --from {url} " in page
+    assert f"--option extra-substituters {url}" in page
     assert 'href="../"' in page
     home = (await served.get("/open/")).body.decode()
     assert f"extra-substituters = {url}<" in home

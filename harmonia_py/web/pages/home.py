@@ -12,6 +12,7 @@ from msgspec import Struct
 from harmonia_py.cache.explore import Explorer
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.web.admission.address import url_of
+from harmonia_py.web.pages.client_command import realise
 from harmonia_py.web.pages.templates import respond_page
 from harmonia_py.web.state import CACHE, SERVING, cache_of, explorer_of
 
@@ -66,14 +67,11 @@ def _blocks(url: str, keys: list[str], store_dir: str, *, is_private: bool) -> l
     conf = [f"extra-substituters = {url}"]
     settings = _nix_list("substituters", [url])
     flake = _nix_list("extra-substituters", [url])
-    options = [f"--option extra-substituters {url}"]
     if keys:
         conf.append(f"extra-trusted-public-keys = {' '.join(keys)}")
         settings += _nix_list("trusted-public-keys", keys)
         flake += _nix_list("extra-trusted-public-keys", keys)
-        options.append(f"--option extra-trusted-public-keys {shlex.quote(' '.join(keys))}")
-    store_path = f"{shlex.quote(store_dir)}/…"
-    realise = " \\\n  ".join([f"nix-store --realise {store_path}", *options])
+    command = realise(f"{shlex.quote(store_dir)}/…", url, keys)
     where = "This cache is not public: in the file that netrc-file in nix.conf names, with a token for this cache."
     netrc = Block("netrc", where, f"machine {urlsplit(url).hostname} login nix password TOKEN")
     return [
@@ -81,8 +79,7 @@ def _blocks(url: str, keys: list[str], store_dir: str, *, is_private: bool) -> l
         *([netrc] if is_private else []),
         Block("NixOS", "In configuration.nix.", "\n".join(["nix.settings = {", *settings, "};"])),
         Block("Flake", "In flake.nix, for all users of the flake.", "\n".join(["nixConfig = {", *flake, "};"])),
-        Block("Command line", "Copies a store path and all it refers to.", f"nix copy --from {url} {store_path}"),
-        Block("nix-store", "The same, without experimental features.", realise),
+        Block("Command line", "Once, as root or another user whom Nix trusts: a path and all it refers to.", command),
     ]
 
 

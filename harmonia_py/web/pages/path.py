@@ -1,5 +1,6 @@
 """`/path/<hash part>`: everything there is to know of a store path."""
 
+import shlex
 from collections import OrderedDict
 from http import HTTPStatus
 from typing import Any, Final
@@ -17,10 +18,11 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.web.admission.address import url_of
 from harmonia_py.web.http.errors import not_found
+from harmonia_py.web.pages.client_command import realise
 from harmonia_py.web.pages.directory import Node, read_contents
 from harmonia_py.web.pages.templates import date_of, respond_page
 from harmonia_py.web.standing import standing_of
-from harmonia_py.web.state import TRANSFERS, cache_of, explorer_of
+from harmonia_py.web.state import CACHE, TRANSFERS, cache_of, explorer_of
 
 # Some paths are referred to by everything in the store.
 MAX_SHOWN: Final = 100
@@ -49,11 +51,13 @@ async def get(request: web.Request) -> web.StreamResponse:
     info = found.narinfo.path_info
     referrers, closure = await _surroundings(explorer_of(request), info.store_path)
     contents = await _contents(request, cache, hash_part)
+    keys = [str(key) for key in request[CACHE].keys_for_clients]
+    full_path = str(cache.cache_info.store_dir.join(info.store_path))
     values = {
         "narinfo": found.narinfo,
         "info": info,
-        "full_path": cache.cache_info.store_dir.join(info.store_path),
-        "url": url_of(request),
+        "full_path": full_path,
+        "realise": realise(shlex.quote(full_path), url_of(request), keys),
         "registered": date_of(info.registration_time),
         "references": _some(tuple(path for path in info.references if path != info.store_path)),
         "refers_to_itself": info.store_path in info.references,

@@ -36,6 +36,9 @@ async def test_it_says_what_there_is_to_know(store: PlainStore) -> None:
     info = store.infos[hello.hash_part]
     closure = info.nar_size + store.infos[library.hash_part].nar_size
     assert store.full(hello).decode() in page
+    assert f"nix-store --realise {store.full(hello).decode()} \\\n  --option extra-substituters http://" in page
+    assert f"--option extra-trusted-public-keys {key.public_key}<" in page
+    assert "nix copy" not in page, "an experimental command, which Nix as it comes refuses"
     assert f'title="{info.nar_size:,} bytes"' in page
     assert f'title="{closure:,} bytes"' in page
     assert "<dt>Paths in the closure</dt><dd>2</dd>" in page
