@@ -7,6 +7,7 @@ from harmonia_py.database.adoption import SqlAdoption
 from harmonia_py.database.arrivals import SqlArrivals
 from harmonia_py.database.audit import SqlAudit
 from harmonia_py.database.awaiting import SqlAwaiting
+from harmonia_py.database.bases import SqlBases
 from harmonia_py.database.caches import SqlCaches
 from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
 from harmonia_py.database.chunk_work import SqlChunkWork
@@ -62,6 +63,7 @@ class SqlCatalog:
         repairs: `Repairs`.
         documents: `DocumentIndex`.
         document_checks: `DocumentChecks`.
+        bases: `Bases`.
         chunks: `Chunks` and `Packs`.
         chunk_rebuilding: `ChunkRebuilding`.
         chunk_work: `ChunkWork`.
@@ -94,6 +96,7 @@ class SqlCatalog:
         self.repairs = SqlRepairs(database)
         self.documents = SqlDocuments(database)
         self.document_checks = SqlDocumentChecks(database)
+        self.bases = SqlBases(database)
         self.chunks = SqlChunks(database)
         self.chunk_rebuilding = SqlChunkRebuilding(database)
         self.chunk_work = SqlChunkWork(database)

@@ -14,6 +14,7 @@ from benchmarks.postgresql_rows import fill
 from harmonia_py.database import (
     access,
     awaiting,
+    bases,
     caches,
     chunk_rebuilding,
     chunk_work,
@@ -58,6 +59,10 @@ STATEMENTS = {
     "what waited for too long": removing._WAITED,
     "whether anything waits": awaiting._ANY,
     "what waits for a path of the store": awaiting._HERE,
+    "builds of a program": bases._SAME,
+    "its versions before": bases._BEFORE,
+    "its versions behind": bases._BEHIND,
+    "which of some are in chunks": bases._FIND,
     "what waits for nothing else": awaiting._READY,
     "a page of what waits for the store": awaiting._PAGE,
     "files of a dead push": received._OF_SESSION,
@@ -114,7 +119,7 @@ WITH_PAGES = [
 _OF_CONDEMNED = "SCAN o USING INDEX objects_condemned"
 
 # What a recursion, or a query with a limit, has found so far.
-_FOUND = {"closure", "c", "CONSTANT", "waiting"}
+_FOUND = {"closure", "c", "CONSTANT", "found", "waiting"}
 
 
 @pytest.fixture
