@@ -20,10 +20,11 @@ from pathlib import Path
 
 from pyfastcdc import FastCDC
 
-from harmonia_py.chunks.cutting import SIZES, CutSizes, Cutter
+from harmonia_py.chunks.cutting import Cutter
 from harmonia_py.chunks.frames import compress_chunk
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
 from harmonia_py.chunks.recipe_writer import RecipeWriter
+from harmonia_py.chunks.sizes import SIZES, CutSizes
 from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.layout import Layout

@@ -5,10 +5,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from harmonia_py.chunks.cutting import CutSizes, Cutter
+from harmonia_py.chunks.cutting import Cutter
 from harmonia_py.chunks.frames import compress_chunk, decompress_chunk, stored_frame
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
 from harmonia_py.chunks.recipe_writer import RecipeWriter
+from harmonia_py.chunks.sizes import CutSizes
 from harmonia_py.chunks.windows import next_span
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart

@@ -7,6 +7,7 @@ from pushed_paths import PATH, REFERENCE, ZSTD, pushed
 from pushing import TEAM
 from trees import File, Folder, Tree
 
+from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.chunks.packed import Packed
 from harmonia_py.nix.store_path import StorePath
@@ -16,10 +17,10 @@ _LETTERS = bytes(97 + byte % 26 for byte in range(256))
 OTHER = StorePath("6qv4vv5c4s9nlw2m5p0brzz0pmi1p3jw-hello-2.12.1")
 
 
-async def make_chunks(house: House) -> Packed:
+async def make_chunks(house: House, name: CacheName = TEAM) -> Packed:
     """What the job does, at once and with everything."""
     node, catalog = house.server.node, house.server.catalog
-    row = await catalog.caches.find(TEAM)
+    row = await catalog.caches.find(name)
     assert row is not None
     packer = node.chunking.packer(node.open_blob)
     try:

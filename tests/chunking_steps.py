@@ -1,26 +1,30 @@
-"""A process that makes chunks, or collects packs, and kills itself at a step.
+"""A process that makes chunks, collects packs, or is pushed a recipe, and kills itself at a step.
 
 A step is a change on the disk, right before it, or a transaction that writes, before and after it. When there is no
 step of that number, all is done; then the number of steps is written down.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from harmonia_py.cache.access import Principal
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.chunks.pack_collector import PacksCollected
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.metrics.board import Metrics
-from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.push.publishing import PushOrder
 from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.collecting import caches_housekeeping
 from harmonia_py.wiring.pushing import PushNode
@@ -80,6 +84,27 @@ async def _collect(catalog: SqlCatalog, node: PushNode) -> None:
     await house.look()
 
 
+async def _take_recipe(directory: Path, catalog: SqlCatalog, node: PushNode) -> None:
+    row = await catalog.caches.find(CacheName("team"))
+    assert row is not None
+    pushes = node.caches.pushes_of(node.caches.cache_of(row))
+    assert pushes is not None
+    assert pushes.recipes is not None
+    pushed = json.loads((directory / "pushed.json").read_text())
+    path, chunks = StorePath(pushed["path"]), bytes.fromhex(pushed["chunks"])
+    session = await pushes.sessions.begin(Principal("token pusher"))
+    bases = (await pushes.recipes.bases(session, [path.name]))[path.name]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield chunks
+        yield bytes.fromhex(pushed["recipe"])
+
+    file = await pushes.recipes.receive(session, Hash.parse(pushed["nar_hash"]), len(chunks), body(), bases)
+    assert file is not None
+    narinfo = pushed["narinfo"].replace("<file>", file.file_hash.nix32)
+    await pushes.publish(session, path.hash_part, narinfo.encode(), PushOrder.ANY)
+
+
 async def _run(directory: Path, work: str, number: int) -> int:
     database = await SqliteDatabase.open(directory / "catalog.sqlite")
     catalog = SqlCatalog(database)
@@ -91,6 +116,8 @@ async def _run(directory: Path, work: str, number: int) -> int:
             assert is_ours
             if work == "make":
                 await _make(catalog, node)
+        if work == "recipe":
+            await _take_recipe(directory, catalog, node)
         if work == "collect":
             await _collect(catalog, node)
         taken = steps.taken
@@ -99,5 +126,5 @@ async def _run(directory: Path, work: str, number: int) -> int:
 
 
 def run(directory: Path, work: str, number: int, told: Path) -> None:
-    """Do `work` ("make" or "collect") in `directory`, and die at the step `number`; else write the number of steps."""
+    """Do `work` (make, collect, recipe) in a directory, and die at a step; else write the number of steps."""
     told.write_text(str(asyncio.run(_run(directory, work, number))))

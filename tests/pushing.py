@@ -8,7 +8,7 @@
         answer = await server.get("/x.narinfo", token="reader")  # of the cache `team`
         server.seen                                              # ["PUT /nar/x.nar 200", …], below the push URL
 
-Tokens are `pusher`, which may read and push, `reader`, `pinner`, which may read and pin,
+Tokens are `pusher`, which may read and push, `reader`, `writer`, which may push, `pinner`, which may read and pin,
 `cleaner`, which may read and delete, `stranger`, which may read and push in another cache, and `promoter`, which may
 read and push in both.
 """
@@ -59,6 +59,7 @@ class Tokens:
     _grants: Final = {
         "pusher": grants_of(["read", "push"], ["team"]),
         "reader": grants_of(["read"], ["team"]),
+        "writer": grants_of(["push"], ["team"]),
         "stranger": grants_of(["read", "push"], ["other"]),
         "promoter": grants_of(["read", "push"], ["team", "other"]),
         "pinner": grants_of(["read", "pin"], ["team"]),

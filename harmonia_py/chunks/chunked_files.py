@@ -12,6 +12,7 @@ from harmonia_py.chunks.pack_frames import wrong_chunks
 from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
 from harmonia_py.chunks.sending import Sending
+from harmonia_py.chunks.sent_chunks import SentChunks
 from harmonia_py.chunks.windows import ChunksUnknown, LostChunk, OpenPack, Span, Window, WindowSizes
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.pieces import SliceReader
@@ -100,6 +101,22 @@ class ChunkedFiles:
         sending = self._sending(recipe)
         return Download(size=recipe.file_size, etag=etag, pieces=sending.file_pieces, release=sending.release)
 
+    def made_with(self, recipe: Recipe, sent: SentChunks) -> Download:
+        """The file that a recipe of a client makes, of chunks that are kept and of those that the client has sent.
+
+        No chunk is noted as lost by it: not the chunk may be wrong but the recipe.
+        """
+
+        def window(recipe: Recipe, span: Span, windows: set[Window]) -> Window:
+            return Window(
+                sent.found_beside(self._chunks.places), sent.opened_beside(self._open_pack), recipe, span, windows
+            )
+
+        sending = Sending(
+            recipe, window=window, sizes=self._sizes, downloads=self._downloads, read=self._read, note_lost=_leave
+        )
+        return Download(size=recipe.file_size, etag="", pieces=sending.file_pieces, release=sending.release)
+
     async def recipe(self, key: str) -> Recipe | None:
         """The recipe under a key.
 
@@ -166,11 +183,15 @@ class ChunkedFiles:
         )
 
     def _window(self, recipe: Recipe, span: Span, windows: set[Window]) -> Window:
-        return Window(self._chunks, self._open_pack, recipe, span, windows)
+        return Window(self._chunks.places, self._open_pack, recipe, span, windows)
 
     async def _note(self, lost: LostChunk) -> None:
         with suppress(StorageError):
             await self._note_lost(lost.chunk, lost.reason, lost.with_pack)
+
+
+async def _leave(_lost: LostChunk) -> None:
+    pass
 
 
 def _by_pack(places: Mapping[ChunkHash, Place]) -> dict[str, list[PackedChunk]]:

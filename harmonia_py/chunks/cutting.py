@@ -10,39 +10,16 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from msgspec import Struct
 from pyfastcdc import FastCDC
 
 from harmonia_py.chunks.references import ReferenceRemover
+from harmonia_py.chunks.sizes import SIZES, CutSizes
 from harmonia_py.nix.nar import Regular
 from harmonia_py.nix.nar_parser import Parser
 from harmonia_py.nix.store_path import HASH_PART_LENGTH, HashPart
 
 # Cut in one go; the last cut of such a portion is not known yet.
 _PORTION_CHUNKS: Final = 4
-
-
-class CutSizes(Struct, frozen=True, kw_only=True):
-    """The sizes of pieces, as measured (`benchmarks/results/deduplication.md`). Caches with other sizes share little.
-
-    Attributes:
-        least: bytes of a chunk at least, unless its file or the NAR ends.
-        usual: bytes of a chunk in the mean.
-        most: bytes of a chunk at most.
-        large_file: bytes from which a file is cut on its own.
-        gap: bytes without a reference that are worth a chunk of their own.
-        literal: bytes up to which a piece is no chunk, and stands in the recipe.
-    """
-
-    least: int = 32 * 1024
-    usual: int = 128 * 1024
-    most: int = 512 * 1024
-    large_file: int = 64 * 1024
-    gap: int = 4 * 1024
-    literal: int = 512
-
-
-SIZES: Final = CutSizes()
 
 
 class Cutter:

@@ -4,15 +4,13 @@ import struct
 import sys
 from typing import Final
 
+from harmonia_py.chunks.sizes import MAX_CHUNK_BYTES
 from harmonia_py.errors import FormatError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
-"""The bound of a chunk, whatever sizes caches have: the header of a frame may claim anything."""
 
 # zstd allows no longer ones, of any kind.
 _BLOCK_BYTES: Final = 128 * 1024

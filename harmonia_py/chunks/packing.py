@@ -21,11 +21,12 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import PACKS, RECIPES, BeingDeleted, NarFile
 from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, DueFile, PackedChunk, Packs
 from harmonia_py.chunks.chunked_files import ChunkedFiles
-from harmonia_py.chunks.cutting import SIZES, CutSizes, Cutter
+from harmonia_py.chunks.cutting import Cutter
 from harmonia_py.chunks.frames import compress_chunk
 from harmonia_py.chunks.packed import Packed
 from harmonia_py.chunks.recipe import MAX_REFERENCES, ChunkHash, Recipe
 from harmonia_py.chunks.recipe_writer import RecipeWriter
+from harmonia_py.chunks.sizes import SIZES, CutSizes
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.codecs import MAX_WINDOW_BYTES, Unpacker

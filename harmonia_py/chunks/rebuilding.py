@@ -15,9 +15,10 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.chunks.catalog import PACK_BYTES, ChunkRebuilding, PackedChunk, Packs
 from harmonia_py.chunks.chunked_files import ChunkedFiles
-from harmonia_py.chunks.frames import MAX_CHUNK_BYTES, decompress_frame, frame_size
+from harmonia_py.chunks.frames import decompress_frame, frame_size
 from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.chunks.sizes import MAX_CHUNK_BYTES
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.nar_check import NarCheck

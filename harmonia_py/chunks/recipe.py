@@ -13,12 +13,13 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, compress
 from operator import not_, or_
 from typing import Final, NewType
 
 from harmonia_py.chunks.frames import compress_chunk, decompress_chunk, stored_frame_size
+from harmonia_py.chunks.references import ZEROS
 from harmonia_py.errors import FormatError
 from harmonia_py.nix import base32
 from harmonia_py.nix.hashes import Hash
@@ -157,6 +158,33 @@ class Recipe:
             for start, size in zip(range(0, len(self._hashes), HASH_BYTES), frame_sizes, strict=True)
         }
 
+    def chunk_sizes(self) -> dict[ChunkHash, int]:
+        """Every chunk once, in the order of their first segments, with the number of its bytes in the NAR.
+
+        Raises:
+            FormatError: a chunk is said to have two lengths.
+        """
+        sizes = compress(self._sizes, self._frame_sizes)
+        found: dict[ChunkHash, int] = {}
+        for start, size in zip(range(0, len(self._hashes), HASH_BYTES), sizes, strict=True):
+            if found.setdefault(ChunkHash(self._hashes[start : start + HASH_BYTES]), size) != size:
+                raise FormatError("a chunk of a recipe has two lengths")
+        return found
+
+    def with_frames(self, frame_sizes: Mapping[ChunkHash, int]) -> "Recipe":
+        """This recipe with other lengths of frames: of all of its chunks, and none of them 0."""
+        hashes = (ChunkHash(self._hashes[at : at + HASH_BYTES]) for at in range(0, len(self._hashes), HASH_BYTES))
+        return Recipe(
+            self.nar_hash,
+            self.references,
+            sizes=self._sizes,
+            frame_sizes=array("I", (size and frame_sizes[next(hashes)] for size in self._frame_sizes)),
+            hashes=self._hashes,
+            literals=self._literals,
+            places=self._places,
+            numbers=self._numbers,
+        )
+
     def literal(self, segment: int) -> bytes:
         """The bytes of a literal, without hash parts."""
         end = self._literal_ends[bisect_left(self._literals_at, segment)]
@@ -164,6 +192,13 @@ class Recipe:
 
     def restored(self, segment: int, data: bytes) -> bytes:
         """The bytes of a segment with the hash parts put back."""
+        return self._with(segment, data, [reference.encode() for reference in self.references])
+
+    def taken_out(self, segment: int, data: bytes) -> bytes:
+        """The bytes of a segment as they are in the NAR, without the hash parts."""
+        return self._with(segment, data, [ZEROS] * len(self.references))
+
+    def _with(self, segment: int, data: bytes, hash_parts: Sequence[bytes]) -> bytes:
         if not self._has_references[segment]:
             return data
         first, last = self._references_in(segment)
@@ -171,7 +206,7 @@ class Recipe:
         out = bytearray(data)
         for at in range(first, last):
             offset = self._places[at] - start
-            hash_part = self.references[self._numbers[at]].encode()
+            hash_part = hash_parts[self._numbers[at]]
             # A cut may be in the middle of a hash part.
             begin, end = max(0, offset), min(len(data), offset + HASH_PART_LENGTH)
             out[begin:end] = hash_part[begin - offset : end - offset]
@@ -224,11 +259,11 @@ class Recipe:
         return _MAGIC + head + compress_chunk(body, _LEVEL)
 
     @classmethod
-    def parse(cls, data: bytes) -> "Recipe":
-        """Read what `format` wrote.
+    def parse(cls, data: bytes, most: int = _MAX_BYTES) -> "Recipe":
+        """Read what `format` wrote; the columns may take up to `most` bytes.
 
         Raises:
-            FormatError: it is no recipe, or one of a later version.
+            FormatError: it is no recipe, one of a later version, or longer than that.
         """
         if not data.startswith(_MAGIC) or len(data) < len(_MAGIC) + _HEAD.size:
             raise FormatError("no recipe of a version that is known here")
@@ -237,7 +272,7 @@ class Recipe:
             references * _REFERENCE_BYTES, segments * _SIZE, segments * _SIZE, chunks * HASH_BYTES, literals,
             places * _PLACE, places * _NUMBER,
         )  # fmt: skip
-        if size > _MAX_BYTES or sum(lengths) != size:
+        if size > most or sum(lengths) != size:
             raise FormatError("the columns of a recipe do not fit each other")
         body = decompress_chunk(data[len(_MAGIC) + _HEAD.size :], size)
         ends = tuple(accumulate(lengths))

@@ -6,12 +6,12 @@ does not wait for the place of the last chunk, and memory does not grow with the
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from harmonia_py.chunks.catalog import Chunks, Place
+from harmonia_py.chunks.catalog import Place
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.errors import StorageError
@@ -25,6 +25,10 @@ OpenPack = Callable[[BlobKey, Sequence[Range]], Awaitable[Blob | None]]
 _MOST_SEGMENTS: Final = 512
 # One window takes this part of the budget that is left.
 _SHARES: Final = 8
+
+
+FindPlaces = Callable[[Collection[ChunkHash]], Awaitable[Mapping[ChunkHash, Place]]]
+"""Tells the places of the chunks whose bytes are there. Raises `StorageError` when it cannot tell."""
 
 
 class WindowSizes(Struct, frozen=True, kw_only=True):
@@ -92,7 +96,7 @@ class Window:
     """Some segments of a download. Opened and closed in the event loop.
 
     Args:
-        chunks: knows the places of chunks.
+        find: tells the places of chunks.
         open_pack: opens packs.
         recipe: of the file.
         span: the segments, and the bytes of the first and the last that are sent.
@@ -102,9 +106,11 @@ class Window:
         size: number of bytes that are sent of these segments.
     """
 
-    def __init__(self, chunks: Chunks, open_pack: OpenPack, recipe: Recipe, span: Span, windows: "set[Window]") -> None:
+    def __init__(
+        self, find: FindPlaces, open_pack: OpenPack, recipe: Recipe, span: Span, windows: "set[Window]"
+    ) -> None:
         self.size = span.size
-        self._chunks = chunks
+        self._find = find
         self._open_pack = open_pack
         self._recipe = recipe
         self._span = span
@@ -153,7 +159,7 @@ class Window:
     async def _open_all(self) -> LostChunk | None:
         self._release()
         chunks = {chunk for chunk in self._wanted if chunk is not None}
-        self._places = places = await self._chunks.places(chunks)
+        self._places = places = await self._find(chunks)
         missing = next((chunk for chunk in chunks if chunk not in places), None)
         if missing is not None:
             return LostChunk(missing, "it is not in the catalog")

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from harmonia_py.chunks.sizes import CUT, CutSizes
 from harmonia_py.errors import UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart, StoreDir
@@ -66,6 +67,41 @@ class CacheInfo(Struct, frozen=True, kw_only=True):
     public_keys: Sequence[str]
 
 
+class ChunkTerms(Struct, frozen=True, kw_only=True):
+    """How a cache takes NARs of which it has some chunks.
+
+    Attributes:
+        sizes: of the chunks.
+        max_chunks: in one question.
+        max_recipe_size: bytes of a recipe.
+        max_sent_size: bytes of the chunks that are sent with it.
+    """
+
+    sizes: CutSizes
+    max_chunks: int
+    max_recipe_size: int
+    max_sent_size: int
+
+    @classmethod
+    def of(cls, told: Any) -> "ChunkTerms | None":
+        """The terms in an answer; None when there are none, or the cache cuts in a way that is not known here.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing, or makes no sense.
+        """
+        if told is None or told["cut"] != CUT:
+            return None
+        sizes = CutSizes(**{name: int(told["sizes"][name]) for name in CutSizes.__struct_fields__})
+        if not sizes.are_sound:
+            return None
+        return cls(
+            sizes=sizes,
+            max_chunks=max(1, int(told["max_chunks"])),
+            max_recipe_size=int(told["max_recipe_size"]),
+            max_sent_size=int(told["max_sent_size"]),
+        )
+
+
 class SessionInfo(Struct, frozen=True, kw_only=True):
     """A session that has begun, and what its cache takes.
 
@@ -78,6 +114,7 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
         looks_through: names of the places where the cache has paths from that are not pushed to it.
         past_server: the sizes of files that may be sent to where the server keeps them; None for none.
         in_parts: the sizes of those that may be sent there in parts; None for none.
+        chunks: how NARs are sent of which the cache has some chunks; None: they are sent whole.
     """
 
     id: str
@@ -88,6 +125,7 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     looks_through: Sequence[str] = ()
     past_server: range | None = None
     in_parts: range | None = None
+    chunks: ChunkTerms | None = None
 
 
 class UploadInParts(Struct, frozen=True):
@@ -114,6 +152,18 @@ class Lacking(Struct, frozen=True):
     missing: frozenset[HashPart]
     elsewhere: frozenset[HashPart]
     nars: Mapping[Hash, str]
+
+
+class FileHere(Struct, frozen=True):
+    """The file of a NAR that the server has made.
+
+    Attributes:
+        name: `<FileHash>.nar.zst`.
+        size: its bytes.
+    """
+
+    name: str
+    size: int
 
 
 class Published(Struct, frozen=True):

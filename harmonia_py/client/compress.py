@@ -34,10 +34,18 @@ def compressed(nar: Iterator[bytes | memoryview], info: PathInfo, zstd: Zstd) ->
         if piece:
             yield read, piece
             read = 0
-    nar_hash = Hash("sha256", digest.digest())
-    if (size, nar_hash) != (info.nar_size, info.nar_hash):
+    check_nar(info, size, Hash("sha256", digest.digest()))
+    yield read, compressor.flush()
+
+
+def check_nar(info: PathInfo, nar_size: int, nar_hash: Hash) -> None:
+    """Hold a NAR that was read against what the store says.
+
+    Raises:
+        StorePathChanged: it is another NAR.
+    """
+    if (nar_size, nar_hash) != (info.nar_size, info.nar_hash):
         raise StorePathChanged(
             f"its files are not what the store says ({nar_hash} instead of {info.nar_hash}): "
             "`nix-store --verify-path` looks, `nix-store --repair-path` mends"
         )
-    yield read, compressor.flush()

@@ -23,10 +23,12 @@ class Checks:
         if checking is None:
             checking = self._checking[key] = asyncio.create_task(_run(check))
             checking.add_done_callback(lambda checking: self._checked(key, checking))
-        done, _ = await asyncio.wait([checking], timeout=_ANSWER_SECONDS)
-        if done:
-            checking.result()
-        return bool(done)
+        return await _is_done(checking)
+
+    def under_way(self, key: str) -> Awaitable[bool] | None:
+        """The outcome of the check under this key, as of `is_done`; None when there is none in this process."""
+        checking = self._checking.get(key)
+        return None if checking is None else _is_done(checking)
 
     def _checked(self, key: str, checking: asyncio.Task[None]) -> None:
         if not checking.cancelled():
@@ -37,3 +39,10 @@ class Checks:
 
 async def _run(check: Callable[[], Awaitable[None]]) -> None:
     await check()
+
+
+async def _is_done(checking: "asyncio.Task[None]") -> bool:
+    done, _ = await asyncio.wait([checking], timeout=_ANSWER_SECONDS)
+    if done:
+        checking.result()
+    return bool(done)

@@ -32,6 +32,7 @@ from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import Publisher, PushOrder, PushPorts, all_to_come
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import PushSession, Receiver, check_compression
+from harmonia_py.push.recipes import RecipeUploads
 from harmonia_py.push.room import RoomForPushes
 from harmonia_py.push.sent_parts import PartedPushes
 from harmonia_py.push.sessions import PushSessions
@@ -66,6 +67,7 @@ class Pushes:
         room: of the cache.
         pending: files that clients send past this server; None where they cannot.
         in_parts: those of them that come in parts; None where they cannot.
+        recipes: NARs that come as recipes; None where none come.
 
     Attributes:
         name: of the cache.
@@ -94,10 +96,12 @@ class Pushes:
         into_store: IntoStore | None = None,
         pending: PendingUploads | None = None,
         in_parts: PartedPushes | None = None,
+        recipes: RecipeUploads | None = None,
     ) -> None:
         self.documents = documents
         self.sessions = sessions
         self.parts = parts
+        self.recipes = recipes
         self._cache = cache.id
         self.name = cache.name
         self._settings = cache.settings

@@ -7,7 +7,7 @@ and read while it arrives; a file that is already here, put together from parts 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from harmonia_py.contents.blobs import BlobKey, BlobStore, SpooledFile
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.encoders import Zstd
 from harmonia_py.contents.nar_check import NarBounds
+from harmonia_py.contents.pieces import feed_all
 from harmonia_py.contents.spool import Spool, SpoolWriter
 from harmonia_py.errors import PushConflict, PushRefused
 from harmonia_py.nix.hashes import Hash
@@ -31,7 +32,7 @@ from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings, listing_key_of
 from harmonia_py.push.partial_files import PartialFile
-from harmonia_py.push.upload_check import CheckedUpload, NarUpload, UploadCheck, blob_key_of
+from harmonia_py.push.upload_check import CheckedUpload, MadeUpload, NarUpload, UploadCheck, blob_key_of
 from harmonia_py.runtime.threads import in_thread
 
 # A file up to this long is checked and written in one go.
@@ -218,6 +219,26 @@ class Receiver:
         try:
             await self._pour(upload, writer, portions)
             finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
+            checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
+            await self._keep(session, checked, spooled)
+        finally:
+            await in_thread(self._threads, writer.close)
+        return checked.file
+
+    async def receive_made(
+        self, session: PushSession, upload: MadeUpload, file_size: int, portions: Iterator[bytes | memoryview | Pause]
+    ) -> NarFile:
+        """Take in a file that is made here, of chunks; otherwise as `receive_nar`.
+
+        Raises:
+            FormatError: it is another NAR than the client says, or none.
+            PushConflict: what was there before is still being deleted.
+            StorageError: it cannot be made, or not be kept.
+        """
+        writer = await self._begin(file_size)
+        try:
+            await feed_all(self._threads, portions, lambda portion: upload.take(portion, writer.write))
+            finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
             await self._keep(session, checked, spooled)
         finally:

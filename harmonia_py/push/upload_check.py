@@ -11,6 +11,7 @@ from harmonia_py.contents.file_check import Sink
 from harmonia_py.contents.nar_check import CheckedNar, NarBounds, NarCheck, WrongNar
 from harmonia_py.contents.nar_facts import NarFacts, NarReader
 from harmonia_py.errors import FormatError, PushRefused
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.findings import Findings
@@ -148,6 +149,46 @@ class NarUpload:
         found = error.nar_hash if isinstance(error, WrongNar) else None
         actual = "" if found is None else f"; the hash of what was sent is {found}"
         return PushRefused(f"{self._claim.store_path}: {error}: {claimed}{actual}")
+
+
+class MadeUpload:
+    """The check of a file that is made of chunks, by the recipe of a client. One call at a time.
+
+    Args:
+        nar_hash: of the NAR, as the client says.
+        file_size: of the file that is made.
+        bounds: of the NAR.
+    """
+
+    def __init__(self, nar_hash: Hash, file_size: int, bounds: NarBounds) -> None:
+        self._nar_hash = nar_hash
+        self._reader = _Reader()
+        self._check = NarCheck(None, "zstd", file_size=file_size, observers=[self._reader], bounds=bounds)
+
+    def take(self, data: bytes | memoryview, write: Sink) -> None:
+        """Check the next bytes and write them.
+
+        Raises:
+            FormatError: they are no NAR.
+        """
+        self._check.feed(data, write)
+
+    def finish(self) -> CheckedUpload:
+        """The facts, once all bytes are here.
+
+        Raises:
+            FormatError: they are another NAR, or none.
+        """
+        self._check.finish()
+        checked, facts = self._check.checked, self._reader.facts
+        assert facts is not None
+        if checked.nar_hash != self._nar_hash:
+            raise WrongNar("its NAR has another NarHash", checked.nar_hash)
+        return checked_upload(PushedFile(checked.file_hash, "zstd"), checked, facts, self._check.metadata())
+
+    def give_up(self) -> None:
+        """Let the thread that computes stop soon."""
+        self._reader.is_given_up = True
 
 
 def checked_upload(file: PushedFile, checked: CheckedNar, facts: NarFacts, metadata: dict[str, str]) -> CheckedUpload:

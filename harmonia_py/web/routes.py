@@ -25,6 +25,7 @@ _PUSH: Final = "nix.push"
 _SESSIONS: Final = "api.sessions"
 _SESSION_FILES: Final = "api.files"
 _SESSION_UPLOADS: Final = "api.uploads"
+_SESSION_CHUNKS: Final = "api.chunks"
 # `CacheName` decides what is a name of a cache; this pattern keeps most other URLs away from its handlers.
 _CACHE: Final = "/{cache:[A-Za-z0-9][A-Za-z0-9_+-]*}"
 
@@ -122,9 +123,14 @@ def _session_routes(root: str, prefix: str) -> list[Route]:
     uploads = "/{session}/uploads/{file_name}"
 
     def route(method: str, path: str, function: str, name: str, check_body: str | None = None) -> Route:
-        module = _SESSION_FILES if "/{file_name}" in path else _SESSIONS
-        if path.startswith(uploads):
-            module = _SESSION_UPLOADS
+        kinds = {
+            "parts": _SESSION_FILES,
+            "nars": _SESSION_FILES,
+            "uploads": _SESSION_UPLOADS,
+            "chunks": _SESSION_CHUNKS,
+            "recipes": _SESSION_CHUNKS,
+        }
+        module = kinds.get(path.removeprefix("/{session}/").partition("/")[0], _SESSIONS)
         check: CheckBody | None = None if check_body is None else lazily(module, check_body)
         handler: Handler = lazily(module, function)
         return Route(method, f"{root}/api/sessions{path}", handler, prefix + name, Terms(Action.PUSH, check))
@@ -144,6 +150,10 @@ def _session_routes(root: str, prefix: str) -> list[Route]:
         route(hdrs.METH_GET, f"{uploads}/parts", "part_urls", "session-upload-parts"),
         route(hdrs.METH_PUT, f"{uploads}/parts", "finish_parts", "session-upload-parts", "check_parts"),
         route(hdrs.METH_DELETE, f"{uploads}/parts", "give_up_parts", "session-upload-parts"),
+        route(hdrs.METH_POST, "/{session}/chunks/bases", "bases", "session-bases", "check_names"),
+        route(hdrs.METH_POST, "/{session}/chunks/missing", "missing", "session-chunks", "check_question"),
+        route(hdrs.METH_POST, "/{session}/recipes/{nar_hash}", "post_recipe", "session-recipe", "check_recipe"),
+        route(hdrs.METH_GET, "/{session}/recipes/{nar_hash}", "get_recipe", "session-recipe"),
         route(hdrs.METH_POST, "/{session}/publish", "publish", "session-publish", "check_claims"),
         route(hdrs.METH_POST, "/{session}/finish", "finish", "session-finish", "check_question"),
     ]

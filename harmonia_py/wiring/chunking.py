@@ -56,6 +56,7 @@ class Chunking:
 
     Attributes:
         files: opens files that are made of chunks.
+        spool: as given.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Chunking:
         self._chunks = chunks
         self._rebuilding = rebuilding
         self._blobs = files.blobs
-        self._spool = spool
+        self.spool = spool
         self._quarantine = quarantine
         self._now = now
         self._threads = Threads(Pool.CHUNK)
@@ -91,7 +92,7 @@ class Chunking:
             self._chunks,
             self._chunks,
             blobs=self._blobs,
-            spool=self._spool,
+            spool=self.spool,
             files=self.files,
             open_file=open_file,
             read=read_slice,
@@ -115,7 +116,7 @@ class Chunking:
         return PackCollector(
             self._chunks,
             blobs=self._blobs,
-            spool=self._spool,
+            spool=self.spool,
             note_lost=self._note_lost,
             read=read_slice,
             threads=self._threads,

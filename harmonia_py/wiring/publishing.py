@@ -7,7 +7,7 @@ from msgspec import Struct, field
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.usage import CacheUsage
-from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.caches import CHUNKS, CacheRow
 from harmonia_py.catalog.objects import Sizes
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.stored import OpenBlob
@@ -26,6 +26,7 @@ from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.rebuilding import Rebuild
 from harmonia_py.push.rebuilt_files import RebuiltFiles
 from harmonia_py.push.receiving import Receiver
+from harmonia_py.push.recipes import RecipeUploads
 from harmonia_py.push.room import RoomForPushes
 from harmonia_py.push.sent_parts import PartedPushes
 from harmonia_py.push.sessions import PushSessions
@@ -171,6 +172,28 @@ class Publishing(Struct, frozen=True, eq=False):
             into_store=into_store,
             pending=self.pending,
             in_parts=self.in_parts,
+            recipes=self._recipes(row, view, room, usage) if into_store is None else None,
+        )
+
+    def _recipes(
+        self, row: CacheRow, view: BinaryCache, room: RoomForPushes, usage: CacheUsage
+    ) -> RecipeUploads | None:
+        # A reader may know the chunks of all paths only where no policy withholds some.
+        if row.settings.deduplicate != CHUNKS or view.has_policy:
+            return None
+        return RecipeUploads(
+            row,
+            bases=self.sql.bases,
+            sessions=self.sql.sessions,
+            chunks=self.sql.chunks,
+            files=self.chunking.files,
+            spool=self.chunking.spool,
+            receiver=self.receiver,
+            room=room,
+            counters=self.counters,
+            usage=usage,
+            read=read_slice,
+            threads=self.threads,
         )
 
     def static_side(self, row: CacheRow, view: BinaryCache) -> StaticSide:

@@ -10,8 +10,8 @@ from strategies import hash_parts
 from trees import File, Folder, Link, Tree, trees
 from trees import nar as nar_of
 
-from harmonia_py.chunks.cutting import SIZES
 from harmonia_py.chunks.recipe import Recipe
+from harmonia_py.chunks.sizes import SIZES
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.store_path import HashPart

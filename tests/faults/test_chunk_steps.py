@@ -1,8 +1,9 @@
-"""`kill -9` before and after each change that making chunks, and collecting packs, consists of.
+"""`kill -9` before and after each change that making chunks, collecting packs and taking a recipe consist of.
 
 Whatever the step, the next process serves every NAR as it was pushed, ends the work, and leaves nothing behind.
 """
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -12,9 +13,12 @@ import pytest
 from chunking import HELLO, LIBRARY, make_chunks, nar_of, program
 from house import Clock, House, download, team
 from killed_steps import killed_at_each_step
+from msgspec.structs import replace
 from pushed_paths import REFERENCE, STORE, Pushed, pushed
 from pushing import pushed_to
+from recipe_client import Cut, RecipeClient
 
+from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.catalog.strays import discard_strays
 from harmonia_py.chunks.pack_collector import PacksCollected
 from harmonia_py.nix import base32
@@ -22,6 +26,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
 
 DAY: Final = 86_400
+CHUNKS: Final = CacheSettings(deduplicate="chunks")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -102,3 +107,41 @@ async def test_packs_are_written_anew_and_collected_by_a_process_that_is_killed_
     # Uses are dropped, what is left is put into another pack, which is named; the former one goes, and its bytes.
     here = partial(holds, [LIBRARY, SMALL])
     assert await killed_at_each_step(template, chunking_steps.run, "collect", here) >= 12
+
+
+async def test_a_recipe_is_taken_in_by_a_process_that_is_killed_at_any_step(tmp_path: Path) -> None:
+    """Whatever the step, the client that comes again pushes the path, and nothing stays of the chunks that it sent."""
+    template = tmp_path / "template"
+    template.mkdir()
+    rebuilt = StorePath("5rz1m1y0wlkzfs1b6pa0rr4x5kbbcl9q-hello-2.12.1")
+    again = pushed(rebuilt, program(rebuilt, 900_000), REFERENCE, compression="zstd")
+    async with pushed_to(template, STORE, CHUNKS, Clock()) as server:
+        house = House(server, Clock())
+        await house.published(LIBRARY, HELLO)
+        await make_chunks(house)
+        client, cut = await RecipeClient.begun(server), Cut.of(again)
+        body = cut.body(await client.missing(cut.recipe.chunks(), await client.bases(rebuilt.name)))
+        assert body.chunks
+    narinfo = replace(again.claim, url="nar/<file>.nar.zst", file_hash=None, file_size=None).format(STORE).decode()
+    told = {"path": rebuilt, "nar_hash": str(again.claim.path_info.nar_hash), "narinfo": narinfo}
+    told |= {"chunks": body.chunks.hex(), "recipe": body.recipe.hex()}
+    (template / "pushed.json").write_text(json.dumps(told))
+
+    async def is_pushed(directory: Path) -> None:
+        async with pushed_to(directory, STORE, CHUNKS, Clock()) as server:
+            house = House(server, Clock())
+            await check(house, LIBRARY, HELLO)
+            await (await RecipeClient.begun(server)).push(again)
+            await check(house, LIBRARY, HELLO, again)
+            await make_chunks(house)
+            await check(house, again)
+            for one in (again, HELLO, LIBRARY):
+                await delete(house, one)
+            await collect(house)
+            assert house.files() == {"team/nix-cache-info"}
+            left = [one for one in server.directory.rglob("*") if one.is_file() and one.stat().st_size > 4096]
+            assert left == []
+
+    # A session, its leases, a file of the spool for the chunks and one for what is made, a file that is put and
+    # entered, and a path that is published.
+    assert await killed_at_each_step(template, chunking_steps.run, "recipe", is_pushed) >= 12

@@ -41,6 +41,10 @@ REQUESTS: Final[dict[str, tuple[str, str, bytes | None]]] = {
     ),
     "ask where a file goes": ("GET", f"/uploads/{_FILE}?size={len(GLIBC.data)}", None),
     "say that a file is there": ("POST", f"/uploads/{_FILE}", b""),
+    "ask which paths are like one": ("POST", "/chunks/bases", b'{"names": ["glibc-2.35"]}'),
+    "ask which chunks are missing": ("POST", "/chunks/missing", b'{"chunks": [], "bases": []}'),
+    "send a recipe": ("POST", f"/recipes/{GLIBC.claim.path_info.nar_hash.nix32}?sent=0", b"recipe"),
+    "ask whether a file is made": ("GET", f"/recipes/{GLIBC.claim.path_info.nar_hash.nix32}", None),
 }
 OTHERS: Final = {
     "another token for the same cache": ("promoter", "team"),

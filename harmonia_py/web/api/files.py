@@ -5,18 +5,16 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from harmonia_py.errors import FormatError
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.parts import MAX_PART_BYTES, PartName
 from harmonia_py.push.receiving import MAX_FILE_SIZE, check_compression
 from harmonia_py.web.api.capabilities import json_response
-from harmonia_py.web.api.session_request import push_of, read_json
+from harmonia_py.web.api.session_request import number_in, push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.state import principal_of, pushes_of
 
 MAX_SMALL: Final = 4096
 """Bytes of a body that describes one file."""
-_MAX_DIGITS: Final = 18
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -110,15 +108,3 @@ def _part_of(request: web.Request) -> PartName:
 
 def _offset_of(request: web.Request) -> int:
     return number_in(request, "offset", "a part says where it begins: ?offset=0")
-
-
-def number_in(request: web.Request, name: str, otherwise: str) -> int:
-    """A parameter of the URL as a number.
-
-    Raises:
-        FormatError: it is none; the message is `otherwise`.
-    """
-    text = request.query.get(name, "")
-    if not text.isdecimal() or len(text) > _MAX_DIGITS:
-        raise FormatError(otherwise)
-    return int(text)

@@ -1,7 +1,7 @@
 """The common parts of requests below `/api/sessions`: a session, a cache that takes pushes, a body in JSON."""
 
 import asyncio
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from aiohttp import web
 
@@ -13,6 +13,8 @@ from harmonia_py.web.http import upload
 from harmonia_py.web.state import principal_of, pushes_of
 
 T = TypeVar("T")
+
+_MAX_DIGITS: Final = 18
 
 
 async def push_of(request: web.Request) -> tuple[Pushes, PushSession]:
@@ -36,3 +38,15 @@ async def read_json(request: web.Request, kind: type[T], most: int) -> T:
     data = await upload.read(request, most)
     with naming("the body is not as it should be", FormatError):
         return await asyncio.to_thread(json_text.decode, data, kind)
+
+
+def number_in(request: web.Request, name: str, otherwise: str) -> int:
+    """A number of the query.
+
+    Raises:
+        FormatError: there is none; the message is `otherwise`.
+    """
+    text = request.query.get(name, "")
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
+        raise FormatError(otherwise)
+    return int(text)

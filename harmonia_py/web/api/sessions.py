@@ -20,6 +20,7 @@ from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession
 from harmonia_py.push.sessions import MAX_ASKED
 from harmonia_py.web.api.capabilities import PUSH_VERSION, describe_cache, json_response
+from harmonia_py.web.api.chunks import describe as describe_chunks
 from harmonia_py.web.api.session_request import push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.state import CACHE, administration_of, principal_of, pushes_of
@@ -90,6 +91,7 @@ async def post(request: web.Request) -> web.StreamResponse:
         "max_part_size": MAX_PART_BYTES,
         "max_paths": MAX_ASKED,
         "max_narinfos": MAX_PUBLISHED,
+        "chunks": describe_chunks(request),
         "uploads": None
         if past is None
         else {**_sizes(past.sizes), "parts": None if in_parts is None else _sizes(in_parts)},

@@ -11,8 +11,8 @@ from harmonia_py.push.past_server import PastServer
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
 from harmonia_py.push.sent_parts import MAX_ETAG, MAX_PARTS, SentParts
 from harmonia_py.web.api.capabilities import json_response
-from harmonia_py.web.api.files import MAX_SMALL, file_of, number_in, state
-from harmonia_py.web.api.session_request import push_of, read_json
+from harmonia_py.web.api.files import MAX_SMALL, file_of, state
+from harmonia_py.web.api.session_request import number_in, push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.http.redirects import is_elsewhere
 from harmonia_py.web.state import pushes_of

@@ -1,0 +1,78 @@
+"""The body of a recipe that is pushed: chunks that the cache lacks, one frame behind the other, and then the recipe."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Final
+
+from harmonia_py.chunks.recipe import Recipe
+from harmonia_py.contents.blobs import SpooledFile
+from harmonia_py.contents.spool import Spool, SpoolWriter
+from harmonia_py.errors import PushTooLarge
+from harmonia_py.push.receiving import passing_key
+from harmonia_py.runtime.threads import Threads, in_thread
+
+MAX_RECIPE_BYTES: Final = 8 * 1024 * 1024
+"""Of a recipe and of its columns: 200,000 chunks, which take some 60 MB of memory while they are looked at."""
+MAX_SENT_BYTES: Final = 64 * 1024 * 1024
+"""Of the chunks that come with a recipe: proxies that limit a body allow 100 MB. What lacks more is sent whole."""
+
+
+class RecipeBody:
+    """A body that has come. Close it.
+
+    Args:
+        recipe: as it came; the lengths of the frames of chunks that did not come mean nothing.
+        writer: of the chunks; None when none came.
+        file: with the chunks.
+        threads: close the file.
+
+    Attributes:
+        recipe, file: as given.
+    """
+
+    def __init__(self, recipe: Recipe, writer: SpoolWriter | None, file: SpooledFile | None, threads: Threads) -> None:
+        self.recipe = recipe
+        self.file = file
+        self._writer = writer
+        self._threads = threads
+
+    @classmethod
+    async def receive(
+        cls, spool: Spool, threads: Threads, sent_bytes: int, portions: AsyncIterator[bytes]
+    ) -> "RecipeBody":
+        """Take in a body, with so many bytes of chunks.
+
+        Raises:
+            FormatError: behind the chunks there is no recipe.
+            PushTooLarge: the recipe is too long.
+            StorageError: the chunks cannot be written.
+        """
+        writer = await spool.begin(passing_key(), sent_bytes) if sent_bytes else None
+        try:
+            behind = await _pour(writer, threads, sent_bytes, portions)
+            recipe = await in_thread(threads, partial(Recipe.parse, behind, MAX_RECIPE_BYTES))
+            file = None if writer is None else await in_thread(threads, writer.finish)
+        except BaseException:
+            if writer is not None:
+                await in_thread(threads, writer.close)
+            raise
+        return cls(recipe, writer, file, threads)
+
+    async def close(self) -> None:
+        """Forget the chunks."""
+        if self._writer is not None:
+            await in_thread(self._threads, self._writer.close)
+
+
+async def _pour(writer: SpoolWriter | None, threads: Threads, sent_bytes: int, portions: AsyncIterator[bytes]) -> bytes:
+    """Write the chunks; returns what comes behind them."""
+    behind, left = bytearray(), sent_bytes
+    async for data in portions:
+        if left:
+            assert writer is not None
+            await in_thread(threads, writer.write, data[:left])
+        behind += data[left:]
+        left -= min(left, len(data))
+        if len(behind) > MAX_RECIPE_BYTES:
+            raise PushTooLarge(f"recipes have {MAX_RECIPE_BYTES} bytes at the most: send this NAR whole")
+    return bytes(behind)

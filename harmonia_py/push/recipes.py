@@ -1,0 +1,264 @@
+"""NARs that clients push as recipes, with those chunks alone that the cache lacks.
+
+A client asks for the bases of a path: paths of the cache in chunks that it is likely to share some with. It cuts its
+NAR as the job here cuts them, asks which chunks the bases lack, and sends these with a recipe. The file of the NAR is
+made by it, as a download of a NAR in chunks is made, and taken in as every pushed file is: nothing is published that
+was not hashed whole. The chunks that came are forgotten with the request: the job makes chunks of the file when it is
+due.
+
+What is told and used are chunks of paths of this cache, to principals that may read it, and what was sent in the same
+request. So a recipe leads to no bytes that its sender could not have by downloading.
+"""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Final
+
+from harmonia_py.cache.usage import CacheUsage
+from harmonia_py.catalog.bases import MAX_BASES, Bases
+from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.nars import NarFile
+from harmonia_py.catalog.sessions import Sessions
+from harmonia_py.chunks.catalog import Chunks
+from harmonia_py.chunks.chunked_files import ChunkedFiles
+from harmonia_py.chunks.recipe import ChunkHash, Recipe
+from harmonia_py.chunks.sent_chunks import SentChunks
+from harmonia_py.chunks.windows import ChunksUnknown
+from harmonia_py.contents.nar_check import NarBounds
+from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.spool import Spool
+from harmonia_py.errors import FormatError, PushConflict, PushRefused, PushTooLarge, StorageError, StorageFull
+from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.push.checking import Checks
+from harmonia_py.push.push_metrics import PushCounters
+from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession, Receiver
+from harmonia_py.push.recipe_body import RecipeBody
+from harmonia_py.push.room import RoomForPushes
+from harmonia_py.push.upload_check import MadeUpload
+from harmonia_py.runtime.threads import Threads, in_thread
+
+MAX_ASKED_CHUNKS: Final = 10_000
+"""Chunks in one question: those of a NAR of 1.2 GiB."""
+MAX_ASKED_NAMES: Final = 100
+"""Names in one question, each of which is looked up three times."""
+# A file made of few bytes that are repeated for ever costs its sender nothing, and the disk all: what repeats itself
+# more often than this is to be sent whole, as compression makes that small.
+_MOST_REPEATED: Final = 8
+_NOT_COUNTED_BYTES: Final = 16 * 1024 * 1024
+
+
+class RecipeUploads:
+    """The recipes that clients push to one cache.
+
+    Args:
+        cache: as the catalog has it.
+        bases: paths that others may share chunks with.
+        sessions: tell which NARs are here.
+        chunks: the chunks of all caches.
+        files: makes files of chunks.
+        spool: for chunks that come.
+        receiver: takes in the files that are made.
+        room: of the cache.
+        counters: of pushes to all caches.
+        usage: of this cache.
+        read: reads slices of files.
+        threads: parse and verify.
+    """
+
+    def __init__(
+        self,
+        cache: CacheRow,
+        *,
+        bases: Bases,
+        sessions: Sessions,
+        chunks: Chunks,
+        files: ChunkedFiles,
+        spool: Spool,
+        receiver: Receiver,
+        room: RoomForPushes,
+        counters: PushCounters,
+        usage: CacheUsage,
+        read: SliceReader,
+        threads: Threads,
+    ) -> None:
+        self._cache = cache
+        self._bases = bases
+        self._sessions = sessions
+        self._chunks = chunks
+        self._files = files
+        self._spool = spool
+        self._receiver = receiver
+        self._room = room
+        self._counters = counters
+        self._usage = usage
+        self._read = read
+        self._threads = threads
+        self._checks = Checks()
+
+    async def bases(self, session: PushSession, names: Collection[str]) -> Mapping[str, Sequence[HashPart]]:
+        """The bases of paths by their names. They stay as long as the session lives, and so do their chunks.
+
+        Raises:
+            StorageError: the catalog cannot tell.
+        """
+        found = await self._bases.like(session.cache, session.id, names, now=self._receiver.now())
+        return {name: [base.hash_part for base in bases] for name, bases in found.items()}
+
+    async def missing(self, chunks: Sequence[ChunkHash], bases: Collection[HashPart]) -> Sequence[ChunkHash]:
+        """Those of the chunks that none of the bases has, in the order of the question.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+        asked = dict.fromkeys(chunks)
+        known = await self._known(asked, bases)
+        return [chunk for chunk in asked if chunk not in known]
+
+    async def receive(
+        self,
+        session: PushSession,
+        nar_hash: Hash,
+        sent_bytes: int,
+        body: AsyncIterator[bytes],
+        bases: Collection[HashPart],
+    ) -> NarFile | None:
+        """Make a file by the recipe of a client, and take it in; None while that goes on: the client asks `made`.
+
+        Args:
+            session: of the client.
+            nar_hash: of the NAR.
+            sent_bytes: bytes of the chunks that come before the recipe.
+            body: these chunks, one frame behind the other, and the recipe.
+            bases: paths that have the other chunks.
+
+        Raises:
+            FormatError: it is no recipe, or the chunks are others than it says.
+            PushConflict: a chunk is not here any more.
+            PushRefused: no such file is made: the client sends the NAR whole.
+            QuotaExceeded: there is no room for the file.
+            StorageError: it cannot be made, or not be kept.
+        """
+        arrived = await RecipeBody.receive(self._spool, self._threads, sent_bytes, body)
+        is_taken = False
+
+        async def make() -> None:
+            nonlocal is_taken
+            is_taken = True
+            try:
+                await self._make(session, arrived, bases)
+            finally:
+                await arrived.close()
+
+        try:
+            self._check(arrived.recipe, nar_hash)
+            if not await self._checks.is_done(self._key(session, nar_hash), make):
+                return None
+            return await self._file(session, nar_hash)
+        finally:
+            if not is_taken:
+                await arrived.close()
+
+    async def made(self, session: PushSession, nar_hash: Hash) -> NarFile | None:
+        """The file of a NAR that `receive` had to be left alone with; None while that goes on, here or elsewhere.
+
+        Raises what `receive` raises, where this process made the file.
+        """
+        checking = self._checks.under_way(self._key(session, nar_hash))
+        if checking is not None and not await checking:
+            return None
+        return (await self._files_of(session, nar_hash)).get(nar_hash)
+
+    async def _file(self, session: PushSession, nar_hash: Hash) -> NarFile:
+        file = (await self._files_of(session, nar_hash)).get(nar_hash)
+        if file is None:
+            raise PushConflict("the file was here, and went at once: send it again")
+        return file
+
+    async def _files_of(self, session: PushSession, nar_hash: Hash) -> Mapping[Hash, NarFile]:
+        return await self._sessions.nars(session.cache, session.id, [nar_hash], now=self._receiver.now())
+
+    def _key(self, session: PushSession, nar_hash: Hash) -> str:
+        return f"{session.cache}\0{session.principal}\0{nar_hash}"
+
+    def _check(self, recipe: Recipe, nar_hash: Hash) -> None:
+        if recipe.nar_hash != nar_hash:
+            raise FormatError("the recipe is of another NAR than the URL")
+        most = min(self._cache.settings.max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE)
+        if recipe.nar_size > most:
+            raise PushTooLarge(f"this NAR is {recipe.nar_size} bytes, and {most} are taken at the most")
+
+    async def _make(self, session: PushSession, arrived: RecipeBody, bases: Collection[HashPart]) -> None:
+        sizes = await in_thread(self._threads, arrived.recipe.chunk_sizes)
+        known = await self._known(sizes, bases)
+        if any(sizes[chunk] != size for chunk, size in known.items()):
+            # Otherwise a chunk that is right would be found to be too long or too short.
+            raise FormatError("a chunk has another length than the recipe says")
+        kept = await self._kept(known)
+        sent = await self._sent(arrived, {chunk: size for chunk, size in sizes.items() if chunk not in known})
+        frame_sizes = {**kept, **{chunk: place.size for chunk, place in sent.places.items()}}
+        recipe = await in_thread(self._threads, partial(arrived.recipe.with_frames, frame_sizes))
+        if recipe.file_size > _MOST_REPEATED * sum(frame_sizes.values()) + _NOT_COUNTED_BYTES:
+            raise PushRefused("this recipe repeats chunks over and over: send the NAR whole")
+        await self._room.check(recipe.file_size)
+        with self._room.arriving(recipe.file_size):
+            await self._take_in(session, recipe, sent)
+        self._counters.files.add()
+        self._counters.bytes.add(recipe.file_size)
+        self._usage.pushed_nars.add()
+        await self._room.came(recipe.file_size)
+
+    async def _take_in(self, session: PushSession, recipe: Recipe, sent: SentChunks) -> None:
+        upload = MadeUpload(recipe.nar_hash, recipe.file_size, NarBounds(nar_size=recipe.nar_size))
+        try:
+            with (
+                self._files.made_with(recipe, sent) as download,
+                closing(portions(download.pieces(0, None), self._read)) as pieces,
+            ):
+                await self._receiver.receive_made(session, upload, recipe.file_size, pieces)
+        except FormatError as error:
+            raise PushRefused(f"the NAR that this recipe makes is not right: {error}: send it whole") from error
+        except (StorageFull, ChunksUnknown):
+            raise
+        except StorageError as error:
+            raise _gone(str(error)) from error
+
+    async def _known(self, wanted: Mapping[ChunkHash, object], bases: Collection[HashPart]) -> Mapping[ChunkHash, int]:
+        """The wanted chunks that are in bases, with their lengths."""
+        known: dict[ChunkHash, int] = {}
+        for base in await self._bases.find(self._cache.id, list(dict.fromkeys(bases))[:MAX_BASES]):
+            try:
+                recipe = await self._files.recipe(base.recipe)
+            except ChunksUnknown:
+                raise
+            except StorageError:  # the recipe is damaged: other bases do
+                continue
+            if recipe is not None:
+                known |= await in_thread(self._threads, partial(_shared, recipe, wanted))
+        return known
+
+    async def _kept(self, chunks: Iterable[ChunkHash]) -> Mapping[ChunkHash, int]:
+        """The lengths of the frames of chunks that are kept."""
+        wanted = list(chunks)
+        places = await self._chunks.scan_places(wanted)
+        if len(places) < len(wanted):
+            raise _gone("its bytes are lost")
+        return {chunk: place.size for chunk, place in places.items()}
+
+    async def _sent(self, arrived: RecipeBody, sizes: Mapping[ChunkHash, int]) -> SentChunks:
+        frame_sizes = arrived.recipe.chunks()
+        wanted = sum(frame_sizes[chunk] for chunk in sizes)
+        came = 0 if arrived.file is None else arrived.file.size
+        if came != wanted:
+            raise _gone(f"{came} bytes of chunks came, and {wanted} are needed")
+        check = partial(SentChunks.checked, arrived.file, sizes, frame_sizes, self._read)
+        return await in_thread(self._threads, check)
+
+
+def _shared(recipe: Recipe, wanted: Mapping[ChunkHash, object]) -> dict[ChunkHash, int]:
+    return {chunk: size for chunk, size in recipe.chunk_sizes().items() if chunk in wanted}
+
+
+def _gone(reason: str) -> PushConflict:
+    return PushConflict(f"a chunk of this recipe is not here, or not any more ({reason}): send the NAR whole")

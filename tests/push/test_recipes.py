@@ -1,0 +1,196 @@
+"""NARs that clients push as recipes: made here of chunks that the cache has and of those that come."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from chunking import HELLO, LIBRARY, OTHER, make_chunks, nar_of, program
+from house import Clock, House, download, status
+from pushed_paths import PATH, REFERENCE, STORE, pushed
+from pushing import TEAM, pushed_to
+from recipe_client import Cut, RecipeClient
+from s3_double import S3Double
+
+from harmonia_py.catalog.caches import CacheSettings
+from harmonia_py.catalog.nars import PACKS
+from harmonia_py.catalog.uploads import SESSION_SECONDS
+from harmonia_py.chunks.pack_collector import GRACE_SECONDS
+from harmonia_py.chunks.reading import bytes_of
+from harmonia_py.chunks.sizes import SIZES
+from harmonia_py.client.answers import ChunkTerms
+from harmonia_py.nix.store_path import StorePath
+from harmonia_py.push import checking
+from harmonia_py.storage.slices import read_slice
+
+CHUNKS = CacheSettings(deduplicate="chunks")
+REBUILT = StorePath("5rz1m1y0wlkzfs1b6pa0rr4x5kbbcl9q-hello-2.12.1")
+AGAIN = pushed(REBUILT, program(REBUILT), REFERENCE, compression="zstd")
+"""`HELLO` with another hash part of its own."""
+CHANGED = pushed(OTHER, program(OTHER, 900_000), REFERENCE, compression="zstd")
+"""`HELLO` with more behind it."""
+
+
+@pytest.fixture(params=["directory", "bucket"])
+async def house(request: pytest.FixtureRequest, tmp_path: Path, double: S3Double) -> AsyncIterator[House]:
+    clock, s3 = Clock(), double.settings() if request.param == "bucket" else None
+    async with pushed_to(tmp_path, STORE, CHUNKS, clock, s3=s3) as server:
+        house = House(server, clock)
+        await house.published(LIBRARY, HELLO)
+        assert (await make_chunks(house)).files == 2
+        yield house
+
+
+async def test_of_a_rebuild_no_chunk_is_sent(house: House) -> None:
+    client = await RecipeClient.begun(house.server)
+    sent = await client.push(AGAIN)
+    assert sent < len(AGAIN.data) / 100
+    assert nar_of((await download(house, AGAIN)).body) == nar_of(AGAIN.data)
+
+
+async def test_chunks_that_are_new_are_sent(house: House) -> None:
+    client = await RecipeClient.begun(house.server)
+    sent = await client.push(CHANGED)
+    assert len(CHANGED.data) / 20 < sent < len(CHANGED.data) / 2
+    assert nar_of((await download(house, CHANGED)).body) == nar_of(CHANGED.data)
+
+
+async def test_what_was_made_by_a_recipe_becomes_chunks_without_new_bytes(house: House) -> None:
+    """Its file was made of the frames that the job finds, so that its FileHash stays."""
+    client = await RecipeClient.begun(house.server)
+    await client.push(AGAIN)
+    before = (await house.server.get(f"/{REBUILT.hash_part}.narinfo")).body
+    done = await make_chunks(house)
+    assert (done.files, done.new_bytes) == (1, 0)
+    assert (await house.server.get(f"/{REBUILT.hash_part}.narinfo")).body == before
+    assert nar_of((await download(house, AGAIN)).body) == nar_of(AGAIN.data)
+
+
+async def test_a_path_that_is_like_none_has_no_bases(house: House) -> None:
+    client = await RecipeClient.begun(house.server)
+    assert await client.bases("other-1.0") == []
+    recipe = Cut.of(AGAIN).recipe
+    assert await client.missing(recipe.chunks(), []) == list(recipe.chunks())
+
+
+async def test_a_recipe_that_is_sent_again_is_harmless(house: House) -> None:
+    client = await RecipeClient.begun(house.server)
+    cut, bases = Cut.of(CHANGED), await client.bases(OTHER.name)
+    body = cut.body(await client.missing(cut.recipe.chunks(), bases))
+    answers = [await client.send(CHANGED.claim.path_info.nar_hash, body, bases) for _ in range(2)]
+    assert answers[0].body == answers[1].body
+    assert await client.publish(CHANGED, answers[1]) == "published"
+
+
+async def test_bases_stay_while_the_session_lives_and_their_chunks_with_them(house: House) -> None:
+    """The collector ran between the question and the recipe."""
+    client = await RecipeClient.begun(house.server)
+    cut, bases = Cut.of(AGAIN), await client.bases(REBUILT.name)
+    body = cut.body(await client.missing(cut.recipe.chunks(), bases))
+    await let_go(house, PATH)
+    answer = await client.send(AGAIN.claim.path_info.nar_hash, body, bases)
+    assert await client.publish(AGAIN, answer) == "published"
+    assert nar_of((await download(house, AGAIN)).body) == nar_of(AGAIN.data)
+
+
+async def test_chunks_that_went_with_their_session_are_missed(house: House) -> None:
+    """A client that slept for two days sends the NAR whole."""
+    client = await RecipeClient.begun(house.server)
+    cut, bases = Cut.of(AGAIN), await client.bases(REBUILT.name)
+    body = cut.body(await client.missing(cut.recipe.chunks(), bases))
+    house.clock.ahead = 2 * SESSION_SECONDS
+    await let_go(house, PATH)
+    assert (await client.send(AGAIN.claim.path_info.nar_hash, body, bases)).status == 410
+    other = await RecipeClient.begun(house.server)
+    answer = await other.send(AGAIN.claim.path_info.nar_hash, body, bases)
+    assert (answer.status, b"send the NAR whole" in answer.body) == (409, True)
+    assert await status(house, REBUILT) == 404
+
+
+async def let_go(house: House, path: StorePath) -> None:
+    """Have everything collected that nothing keeps, long after its last use."""
+    catalog, ahead = house.server.catalog, house.clock.ahead
+    await catalog.caches.change(TEAM, {"keep_unused": 0, "grace": 0})
+    for _ in range(4):
+        ahead += 2 * GRACE_SECONDS
+        await house.look(ahead)
+        await house.server.node.chunking.pack_collector().run()
+
+
+async def test_a_chunk_that_is_lost_is_missed(house: House) -> None:
+    client = await RecipeClient.begun(house.server)
+    cut, bases = Cut.of(AGAIN), await client.bases(REBUILT.name)
+    missing = await client.missing(cut.recipe.chunks(), bases)
+    body = cut.body(missing)
+    lost = next(chunk for chunk in cut.recipe.chunks() if chunk not in missing)
+    await house.server.catalog.chunks.lose(lost, with_pack=False, now=house.server.node.now())
+    answer = await client.send(AGAIN.claim.path_info.nar_hash, body, bases)
+    assert (answer.status, b"send the NAR whole" in answer.body) == (409, True)
+    assert await status(house, REBUILT) == 404
+
+
+async def test_a_chunk_that_has_rotted_makes_no_nar(house: House) -> None:
+    """What is made is hashed whole: a rotten frame, which is sent as it is kept, is found here."""
+    client = await RecipeClient.begun(house.server)
+    cut, bases = Cut.of(AGAIN), await client.bases(REBUILT.name)
+    body = cut.body(await client.missing(cut.recipe.chunks(), bases))
+    await rot(house)
+    answer = await client.send(AGAIN.claim.path_info.nar_hash, body, bases)
+    assert answer.status in (409, 422)
+    assert b"whole" in answer.body
+    assert await status(house, REBUILT) == 404
+    assert await status(house, PATH) == 200, "a client hides nothing by a recipe"
+
+
+async def rot(house: House) -> None:
+    """Change a byte in the middle of the pack."""
+    blobs = house.server.node.blobs
+    (key,) = [info.key async for info in blobs.list() if info.key.startswith(PACKS)]
+    blob = await blobs.open(key)
+    assert blob is not None
+    with blob:
+        data = bytearray(await asyncio.to_thread(bytes_of, blob, 0, blob.size, read_slice))
+    data[len(data) // 2] ^= 1
+    await blobs.put(key, bytes(data), {})
+
+
+async def test_what_takes_long_is_asked_for_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy gives up after a minute: the answer comes before, and the client asks for the file."""
+    monkeypatch.setattr(checking, "_ANSWER_SECONDS", 0.0)
+    client = await RecipeClient.begun(house.server)
+    cut, bases, nar_hash = Cut.of(AGAIN), await client.bases(REBUILT.name), AGAIN.claim.path_info.nar_hash
+    body = cut.body(await client.missing(cut.recipe.chunks(), bases))
+    answer = await client.send(nar_hash, body, bases)
+    assert json.loads(answer.body) == {"state": "making"}
+    monkeypatch.undo()
+    answer = await client.ask("GET", f"recipes/{nar_hash.nix32}")
+    assert await client.publish(AGAIN, answer) == "published"
+
+
+@pytest.mark.parametrize(
+    ("settings", "token"), [(CHUNKS, "writer"), (CacheSettings(), "pusher"), (CacheSettings(public=True), "writer")]
+)
+async def test_who_may_not_read_and_caches_without_chunks_are_not_told_of_any(
+    tmp_path: Path, settings: CacheSettings, token: str
+) -> None:
+    async with pushed_to(tmp_path, STORE, settings) as server:
+        client = await RecipeClient.begun(server, token)
+        assert client.terms is None
+        requests = {
+            "chunks/bases": b'{"names": []}',
+            "chunks/missing": b'{"chunks": [], "bases": []}',
+            f"recipes/{AGAIN.claim.path_info.nar_hash.nix32}?sent=0": b"recipe",
+        }
+        answers = [(await client.ask("POST", place, body)).status for place, body in requests.items()]
+        assert answers == [403 if settings == CHUNKS else 422] * 3
+
+
+async def test_the_terms_say_how_the_cache_cuts(house: House) -> None:
+    client = await RecipeClient.begun(house.server)
+    terms = ChunkTerms.of(client.terms)
+    assert terms is not None
+    assert terms.sizes == SIZES
+    assert ChunkTerms.of(client.terms | {"cut": "another way"}) is None
+    assert ChunkTerms.of(client.terms | {"sizes": client.terms["sizes"] | {"least": 1}}) is None
+    assert ChunkTerms.of(None) is None
