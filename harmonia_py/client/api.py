@@ -12,6 +12,7 @@ import msgspec
 from harmonia_py.client.answers import (
     CacheInfo,
     Capabilities,
+    ChunkTerms,
     Exchanged,
     Lacking,
     Published,
@@ -19,6 +20,7 @@ from harmonia_py.client.answers import (
     fields,
 )
 from harmonia_py.client.bodies import Body, FormBody
+from harmonia_py.client.chunk_api import ChunkApi
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.upload_api import UploadApi, session_place
 from harmonia_py.errors import FormatError, UpstreamProtocolError
@@ -45,12 +47,14 @@ class PushApi:
 
     Attributes:
         uploads: files that go past the server.
+        chunks: what it asks of chunks.
     """
 
     def __init__(self, server: HttpServer, root: str) -> None:
         self._server = server
         self._root = root
         self.uploads = UploadApi(server, root)
+        self.chunks = ChunkApi(server, root)
 
     async def capabilities(self) -> Capabilities:
         """The protocols of the server, and the holder of the token.
@@ -128,6 +132,7 @@ class PushApi:
                 looks_through=tuple(map(str, told.get("looks_through", ()))),
                 past_server=_sizes(told.get("uploads")),
                 in_parts=_sizes(fields(told.get("uploads") or {}).get("parts")),
+                chunks=ChunkTerms.of(told.get("chunks")),
             )
         except (KeyError, TypeError, ValueError, FormatError) as error:
             raise UpstreamProtocolError(f"the server's answer lacks something: {error}") from None

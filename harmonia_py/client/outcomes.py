@@ -28,6 +28,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         reason: of a failure; or another remark.
         nar_size: of its NAR in bytes.
         sent: bytes that were sent for it.
+        saved: bytes of its file that were not, because the cache had them as chunks of other paths.
     """
 
     path: StorePath
@@ -35,6 +36,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     reason: str = ""
     nar_size: int = 0
     sent: int = 0
+    saved: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,11 @@ class Summary:
         """Bytes that were sent."""
         return sum(outcome.sent for outcome in self.outcomes)
 
+    @property
+    def saved(self) -> int:
+        """Bytes that were not sent, because the cache had them as chunks of other paths."""
+        return sum(outcome.saved for outcome in self.outcomes)
+
     def count(self, state: State) -> int:
         """The number of paths that ended in a state."""
         return sum(outcome.state is state for outcome in self.outcomes)
@@ -98,8 +105,8 @@ class Ledger:
         outcome = self._outcomes.get(hash_part)
         return None if outcome is None else outcome.state
 
-    def enter(self, hash_part: HashPart, state: State, reason: str = "", sent: int = 0) -> None:
-        """Note how the path stands now; bytes that were sent add up."""
+    def enter(self, hash_part: HashPart, state: State, reason: str = "", sent: int = 0, saved: int = 0) -> None:
+        """Note how the path stands now; bytes that were sent, or saved, add up."""
         (path, nar_size), before = self._sizes[hash_part], self._outcomes.get(hash_part)
         self._outcomes[hash_part] = Outcome(
             path=path,
@@ -107,6 +114,7 @@ class Ledger:
             reason=reason,
             nar_size=nar_size,
             sent=sent + (0 if before is None else before.sent),
+            saved=saved + (0 if before is None else before.saved),
         )
 
     def reopen(self, hash_parts: Collection[HashPart]) -> None:

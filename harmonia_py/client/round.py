@@ -53,7 +53,7 @@ class Round:
         self._ledger = ledger
         self._jobs = jobs
         self._publishing = Publishing(wanted)
-        self._sent: dict[str, int] = {}
+        self._sent: dict[str, SentFile] = {}
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -83,7 +83,7 @@ class Round:
             except _OF_ONE_PATH as error:
                 self._fail(info, str(error))
             else:
-                self._sent[info.store_path] = file.size
+                self._sent[info.store_path] = file
                 self._publishing.sent(file.claim(info))
             self._news.set()
 
@@ -110,8 +110,13 @@ class Round:
             # "waiting" or "absent": the server has collected a reference or the file. The next round asks again.
             self._publishing.settled(hash_part)
             if result.state == "published":
-                self._ledger.enter(hash_part, State.PUSHED, sent=self._sent.get(info.store_path, 0))
+                self._enter(info, State.PUSHED)
 
     def _fail(self, info: PathInfo, reason: str) -> None:
         self._publishing.failed(info.store_path.hash_part)
-        self._ledger.enter(info.store_path.hash_part, State.FAILED, reason, self._sent.get(info.store_path, 0))
+        self._enter(info, State.FAILED, reason)
+
+    def _enter(self, info: PathInfo, state: State, reason: str = "") -> None:
+        file = self._sent.get(info.store_path)
+        sent, saved = (0, 0) if file is None else (file.size, file.saved)
+        self._ledger.enter(info.store_path.hash_part, state, reason, sent, saved)

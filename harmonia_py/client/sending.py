@@ -26,6 +26,7 @@ from harmonia_py.client.local_paths import LocalPaths
 from harmonia_py.client.made_file import COMPRESSION, MadeFile, NoPlace, StoredFile
 from harmonia_py.client.outcomes import Events
 from harmonia_py.client.past_server import PastServer, until_checked
+from harmonia_py.client.recipe_sending import RecipeSender
 from harmonia_py.contents.encoders import Zstd
 from harmonia_py.errors import PushConflict
 from harmonia_py.nix.narinfo import COMPRESSIONS_BY_SUFFIX, SUFFIXES, NarInfo
@@ -42,10 +43,12 @@ class SentFile(Struct, frozen=True):
     Attributes:
         name: `<FileHash>.nar.zst`.
         size: bytes that were sent for it; 0 when it was there.
+        saved: how many bytes more it has, which the cache had as chunks of other paths.
     """
 
     name: str
     size: int
+    saved: int = 0
 
     def claim(self, info: PathInfo) -> NarInfo:
         """The narinfo that claims the file to be the NAR of this path."""
@@ -86,6 +89,7 @@ class Sender:
         self._making = asyncio.Semaphore(making)
         self._past = None if elsewhere is None else PastServer(api.uploads, elsewhere)
         self._may_store = True
+        self._recipes = RecipeSender(api.chunks, store, threads, zstd.level, events, making=self._making)
 
     async def send(self, session: SessionInfo, info: PathInfo) -> SentFile:
         """Send the file of a path.
@@ -94,6 +98,10 @@ class Sender:
             StorePathChanged: its files are not what the store says.
             HarmoniaError: as `PushApi.send`.
         """
+        made = await self._recipes.send(session, info)
+        if made is not None:
+            file, sent = made
+            return SentFile(file.name, sent, max(0, file.size - sent))
         for _ in range(_ATTEMPTS - 1):
             with suppress(PushConflict):  # the server has lost what it had of this file
                 return await self._send(session, info)

@@ -120,7 +120,12 @@ def print_lines(summary: Summary) -> None:
     """A JSON object a line: one for each path, and the last for all."""
     lines = [json.dumps(_fields(outcome)) for outcome in summary.outcomes]
     counts = {state.value: summary.count(state) for state in State}
-    told = {"sent_bytes": summary.sent, "aborted": summary.aborted or None, "unpinned": summary.unpinned or None}
+    told = {
+        "sent_bytes": summary.sent,
+        "saved_bytes": summary.saved,
+        "aborted": summary.aborted or None,
+        "unpinned": summary.unpinned or None,
+    }
     print(*lines, json.dumps({"summary": counts | told}), sep="\n")  # noqa: T201  # what a script reads
 
 
@@ -131,13 +136,14 @@ def _fields(outcome: Outcome) -> dict[str, object]:
         "reason": outcome.reason or None,
         "nar_size": outcome.nar_size,
         "sent_bytes": outcome.sent,
+        "saved_bytes": outcome.saved,
     }
 
 
 def say(console: Console, summary: Summary, url: str) -> None:
     """The summary, for people."""
     parts: Sequence[str] = [
-        f"{summary.count(State.PUSHED)} pushed ({decimal(summary.sent)})",
+        f"{summary.count(State.PUSHED)} pushed ({_sent(summary)})",
         f"{summary.count(State.PRESENT)} present",
         *([f"{n} upstream"] if (n := summary.count(State.UPSTREAM)) else []),
         *([f"{len(summary.failures)} failed"] if summary.failures else []),
@@ -146,3 +152,7 @@ def say(console: Console, summary: Summary, url: str) -> None:
     if summary.unpinned:
         print_failures(console, [f"the pin is not set: {summary.unpinned}"])
     console.print(f"{url}: {', '.join(parts)}")
+
+
+def _sent(summary: Summary) -> str:
+    return decimal(summary.sent) + (f", {decimal(summary.saved)} were there in chunks" if summary.saved else "")

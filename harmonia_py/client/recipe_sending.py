@@ -1,0 +1,145 @@
+"""One path sent as a recipe, with those of its chunks that the cache lacks, where it has paths that are like it.
+
+The cache is asked for such paths first: without any, nothing is cut. A path of which the cache lacks most is sent whole
+as well, for chunks are compressed alone, and so is one whose recipe the cache refuses, whatever the reason: it may have
+collected a chunk at this moment.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from typing import Final
+
+from harmonia_py.chunks.installed import is_installed
+from harmonia_py.chunks.recipe import MAX_REFERENCES
+from harmonia_py.client.answers import ChunkTerms, FileHere, SessionInfo
+from harmonia_py.client.bodies import Body
+from harmonia_py.client.chunk_api import ChunkApi
+from harmonia_py.client.local_paths import LocalPaths
+from harmonia_py.client.made_file import MadeFile, NoPlace, StoredFile
+from harmonia_py.client.outcomes import Events
+from harmonia_py.errors import NotAuthenticated, PushRefused, SessionEnded, StorageFull, UpstreamProtocolError
+from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.nix.store_path import HashPart
+from harmonia_py.runtime.threads import in_thread
+
+# What is shorter takes less time to send than to ask about: some 80 KB when it is compressed.
+_LEAST_BYTES: Final = 256 * 1024
+# Of the bytes of a NAR. Where more are missing, the frame of zstd that is the whole file is hardly larger than theirs.
+_MOST_MISSING: Final = 0.7
+# A server that refuses recipes over and over is sent no more of them.
+_MOST_REFUSED: Final = 3
+_ASK_AGAIN_SECONDS: Final = 2.0
+# A quarter of an hour, with the time that the server takes for an answer.
+_MOST_ASKED: Final = 60
+
+
+class _SendWhole(Exception):  # no error
+    """The path is better sent whole."""
+
+
+class RecipeSender:
+    """Sends recipes.
+
+    Args:
+        api: what the cache is asked of chunks.
+        store: has the paths.
+        threads: read and compute.
+        level: of zstd.
+        events: is told how far it is.
+        making: held while a NAR is cut or compressed.
+    """
+
+    def __init__(
+        self,
+        api: ChunkApi,
+        store: LocalPaths,
+        threads: Executor,
+        level: int,
+        events: Events,
+        *,
+        making: asyncio.Semaphore,
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._threads = threads
+        self._level = level
+        self._events = events
+        self._making = making
+        self._refused = 0
+
+    async def send(self, session: SessionInfo, info: PathInfo) -> tuple[FileHere, int] | None:
+        """Have the server make the file of a path, and how many bytes were sent for that; None: send it whole.
+
+        Raises:
+            StorePathChanged: its files are not what the store says.
+            SessionEnded, NotAuthenticated, StorageFull, UpstreamUnreachable: as `HttpServer.ask`.
+        """
+        terms = session.chunks
+        if terms is None or not _is_worth_it(info) or self._refused >= _MOST_REFUSED:
+            return None
+        try:
+            return await self._send(session, terms, info)
+        except (SessionEnded, NotAuthenticated, StorageFull):
+            raise
+        except (PushRefused, UpstreamProtocolError):
+            self._refused += 1
+        except (_SendWhole, NoPlace):
+            pass
+        return None
+
+    async def _send(self, session: SessionInfo, terms: ChunkTerms, info: PathInfo) -> tuple[FileHere, int]:
+        bases = await self._api.bases(session, info.store_path.name)
+        if not bases:
+            raise _SendWhole
+        # The library that cuts takes some time to load.
+        from harmonia_py.client.cut_nar import SentRecipe, cut  # noqa: PLC0415
+
+        async with self._making:
+            recipe = await in_thread(self._threads, lambda: cut(self._store.nar(info), info, terms.sizes))
+        sizes = recipe.chunk_sizes()
+        missing = await self._api.missing(session, bases, list(sizes), terms.max_chunks)
+        if sum(sizes[chunk] for chunk in missing) > _MOST_MISSING * info.nar_size:
+            raise _SendWhole
+        sent = SentRecipe(recipe, missing, self._level)
+        file = MadeFile(sent.pieces(self._store.nar(info)), self._threads, self._events)
+        try:
+            with ExitStack() as stack:
+                async with self._making:
+                    body = await self._body(file, stack)
+                _check_size(terms, file.size - sent.size, sent.size)
+                made = await self._made(session, info, bases, file.size - sent.size, body)
+        except BaseException:
+            self._events.advanced(-file.read)
+            raise
+        self._events.advanced(info.nar_size - file.read)
+        return made, file.size
+
+    async def _body(self, file: MadeFile, stack: ExitStack) -> Body:
+        part = await file.part()
+        if file.is_whole:
+            return part
+        stored = stack.enter_context(StoredFile(self._threads))
+        await stored.fill(file, part)
+        return stored.body
+
+    async def _made(
+        self, session: SessionInfo, info: PathInfo, bases: Sequence[HashPart], sent: int, body: Body
+    ) -> FileHere:
+        file = await self._api.send(session, info.nar_hash, sent, bases, body)
+        for _ in range(_MOST_ASKED):
+            if file is not None:
+                return file
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            file = await self._api.made(session, info.nar_hash)
+        raise _SendWhole
+
+
+def _check_size(terms: ChunkTerms, sent_bytes: int, recipe_size: int) -> None:
+    if sent_bytes > terms.max_sent_size or recipe_size > terms.max_recipe_size:
+        raise _SendWhole
+
+
+def _is_worth_it(info: PathInfo) -> bool:
+    return info.nar_size >= _LEAST_BYTES and len(info.references) < MAX_REFERENCES and is_installed()
