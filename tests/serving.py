@@ -158,7 +158,7 @@ class Served:
         others: FindCache | None = None,
         generation: Generation | None = None,
         shutdown_timeout: float = 1.0,
-        lacks: Callable[[HashPart], bool] | None = None,
+        lacks: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.source = source
         self.cache = BinaryCache(

@@ -67,10 +67,11 @@ class BinaryCache:
         policy: decides what is given out; None: everything.
         is_damaged: whether the files of a valid path are known to be damaged.
         outputs_of: the outputs of a derivation that are there: a policy that allows one of them allows its log.
-        surely_lacks: whether it is known without waiting that no source has a path; False: it may have it.
+        surely_lacks: whether it is known without waiting that no source has the path with a hash part, which is given
+            as ASCII: no other question is put for each absent path. False: it may have it. None: that is never known.
 
     Attributes:
-        cache_info: as given.
+        cache_info, surely_lacks: as given.
     """
 
     def __init__(
@@ -85,13 +86,13 @@ class BinaryCache:
         policy: Policy | None = None,
         is_damaged: Callable[[HashPart], Awaitable[bool]] | None = None,
         outputs_of: Callable[[HashPart], Awaitable[Sequence[StorePath]]] | None = None,
-        surely_lacks: Callable[[HashPart], bool] | None = None,
+        surely_lacks: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.cache_info = cache_info
         self._policy = policy
         self._is_damaged = is_damaged
         self._outputs_of = outputs_of
-        self._surely_lacks = surely_lacks
+        self.surely_lacks = surely_lacks or _never
         self._files = files
         self._debug_files = debug_files
         self._sources = tuple(sources)
@@ -104,7 +105,7 @@ class BinaryCache:
         more = copy(self)
         more._sources, more._debug_files = (source, *self._sources), DebugFilesInOrder(debug_files, *others)  # noqa: SLF001
         more._elsewhere = tuple(elsewhere)  # noqa: SLF001
-        more._surely_lacks = None  # noqa: SLF001  # it does not ask `source`
+        more.surely_lacks = _never  # it does not ask `source`
         return more
 
     @property
@@ -121,10 +122,6 @@ class BinaryCache:
     def gives_all(self) -> bool:
         """Whether every path that it has is given out; False where a policy may hide some."""
         return self._policy is None
-
-    def surely_lacks(self, hash_part: HashPart) -> bool:
-        """Whether it is known without waiting that no source has the path; False: one may have it."""
-        return self._surely_lacks is not None and self._surely_lacks(hash_part)
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
         """The answer of the first source that has the path, signed with our keys unless only its contents prove it.
@@ -286,6 +283,10 @@ async def _first(*asks: Callable[[], Awaitable[T | None]]) -> T | None:
     if failure is not None:
         raise failure
     return None
+
+
+def _never(_: bytes) -> bool:
+    return False
 
 
 def _hash_part_of(name: StorePath | HashPart) -> HashPart:

@@ -11,10 +11,10 @@ from harmonia_py.errors import FormatError
 HASH_PART_LENGTH: Final = 32
 MAX_NAME_LENGTH: Final = 211
 
-_HASH_PART: Final = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}", re.ASCII)
+HASH_PART: Final = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}", re.ASCII)
 # Nix refuses the names `.` and `..`, alone or followed by a dash: they would be special as a path component.
 _NAME: Final = re.compile(r"(?!\.\.?(?:-|\Z))[0-9A-Za-z+\-._?=]{1,211}", re.ASCII)
-_STORE_PATH: Final = re.compile(rf"{_HASH_PART.pattern}-{_NAME.pattern}", re.ASCII)
+_STORE_PATH: Final = re.compile(rf"{HASH_PART.pattern}-{_NAME.pattern}", re.ASCII)
 # A line feed would end a narinfo's line; what is not UTF-8 (a lone surrogate, to Python) has no place in a narinfo.
 _STORE_DIR: Final = re.compile(r"(?:/(?!\.\.?(?:/|\Z))[^/\x00-\x1f\x7f\ud800-\udfff]+)+")
 
@@ -31,7 +31,7 @@ class HashPart(str):
         Raises:
             FormatError: not 32 characters of Nix's base-32.
         """
-        if _HASH_PART.fullmatch(text) is None:
+        if HASH_PART.fullmatch(text) is None:
             raise FormatError("not the hash part of a store path")
         return cls(text)
 

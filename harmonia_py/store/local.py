@@ -99,9 +99,10 @@ class LocalStore:
         self._looks.give_up()
         self._scans.close()
 
-    def lacks(self, hash_part: HashPart) -> bool:
-        """Whether it is known without waiting that there is no such path; False says nothing."""
-        return self._names is not None and self._names.lacks(hash_part)
+    @property
+    def lacks(self) -> Callable[[bytes], bool] | None:
+        """Tells whether it is known without waiting that there is no path with a hash part; None: it never is."""
+        return None if self._names is None else self._names.lacks
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
         """The path info, and the uncompressed NAR as the place to get it."""

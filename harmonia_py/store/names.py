@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Final
 
 from harmonia_py.cache.validity import Epoch
-from harmonia_py.nix.store_path import HASH_PART_LENGTH, HashPart
+from harmonia_py.nix.store_path import HASH_PART_LENGTH
 from harmonia_py.store.inotify import NamesLost, NewNames
 
 # A Bloom filter with two probes and so many bits for each name says of 1 absent hash part in 72 that it may be there,
@@ -98,15 +98,14 @@ class StoreNames:
         self._looking: asyncio.Task[None] | None = None
         self._not_before = -math.inf
 
-    def lacks(self, hash_part: HashPart) -> bool:
+    def lacks(self, hash_part: bytes) -> bool:
         """Whether no path with `hash_part` is in the store directory at this moment; False says nothing."""
         if self._filter is None or self._epoch is None or monotonic() >= self._epoch.until:
             return False
-        name = hash_part.encode()
-        if not self._filter.lacks(name):
+        if not self._filter.lacks(hash_part):
             return False  # whatever has come: no name goes from the filter
         # Names that have come may have changed the filter, or ended it.
-        return not self._take() or (self._filter is not None and self._filter.lacks(name))
+        return not self._take() or (self._filter is not None and self._filter.lacks(hash_part))
 
     def follow(self, epoch: Epoch) -> None:
         """Go by `epoch`, in which the store directory does not change; the present one, or it is not known any more."""

@@ -41,7 +41,7 @@ class World:
         ((where or self.directory) / f"{hash_part(number)}-name").touch()
 
     def lacks(self, number: int) -> bool:
-        return self.names.lacks(hash_part(number))
+        return self.names.lacks(hash_part(number).encode())
 
     async def look(self) -> None:
         """Go by a new epoch, and wait until the names are known again."""
@@ -50,7 +50,7 @@ class World:
         await self.known()
 
     async def known(self) -> None:
-        await eventually(lambda: self.names.lacks(hash_part(-1 % 2**100)), "the names are known")
+        await eventually(lambda: self.names.lacks(hash_part(-1 % 2**100).encode()), "the names are known")
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ async def test_a_directory_that_cannot_be_read_is_asked_for_no_names(tmp_path: P
         nowhere.follow(Epoch(math.inf))
         await asyncio.sleep(0)
         await eventually(lambda: nowhere._looking is None, "it has given up")
-        assert not nowhere.lacks(hash_part(1))
+        assert not nowhere.lacks(hash_part(1).encode())
         nowhere.close()
 
 

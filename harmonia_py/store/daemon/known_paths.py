@@ -103,7 +103,7 @@ class KnownPaths:
             return known
         if self._names is not None:
             self._names.follow(epoch)
-            if self._names.lacks(hash_part):
+            if self._names.lacks(hash_part.encode()):
                 return None
         info = await self._ask(hash_part)
         self._known.pop(hash_part, None)

@@ -165,28 +165,28 @@ class FastProtocol(Connection):
         began = time.perf_counter()
         transport = self.transport
         assert transport is not None
-        if isinstance(answer, NarinfoRequest):
-            self._under_way = _LookUp(self._loop.create_task(self._look_up(answer, began)))
-            return True
-        if isinstance(answer, NarRequest):
-            self._under_way = _LookUp(self._loop.create_task(self._look_up_nar(request, answer, began)))
-            return True
-        if isinstance(answer, ReadyFile):
+        metrics, usage, status = self._metrics, cache.usage, HTTPStatus.OK
+        if isinstance(answer, bytes):
+            data, answered, asked = answer, metrics.ready_narinfos, usage.found
+        elif isinstance(answer, Absent):
+            data, answered, asked = answer.answer, metrics.absent_narinfos, usage.absent
+            status = HTTPStatus.NOT_FOUND
+        elif isinstance(answer, ReadyFile):
             return self._answer_with_file(transport, _target_of(request), answer, began)
-        is_absent = isinstance(answer, Absent)
-        data = answer.answer if isinstance(answer, Absent) else answer
+        else:
+            if isinstance(answer, NarinfoRequest):
+                looking = self._look_up(answer, began)
+            else:
+                looking = self._look_up_nar(request, answer, began)
+            self._under_way = _LookUp(self._loop.create_task(looking))
+            return True
         transport.write(data)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        size, seconds, metrics = len(data), time.perf_counter() - began, self._metrics
+        size, seconds = len(data), time.perf_counter() - began
         metrics.narinfo_bytes.add(size)
-        if is_absent:
-            metrics.absent_narinfos.observe(seconds)
-            cache.usage.absent.add()
-        else:
-            metrics.ready_narinfos.observe(seconds)
-            cache.usage.found.add()
+        answered.observe(seconds)
+        asked.add()
         if self._access_log is not None:
-            status = HTTPStatus.NOT_FOUND if is_absent else HTTPStatus.OK
             self._access_log.add(Entry(self._client, "GET", _target_of(request), status, size, seconds))
         return True
 

@@ -16,7 +16,7 @@ from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.cache.validity import Validity
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.narinfo import NarUrl
-from harmonia_py.nix.store_path import HashPart
+from harmonia_py.nix.store_path import HASH_PART, HashPart
 from harmonia_py.web.admission.authorization import Principals
 from harmonia_py.web.fast.header_blocks import HeaderBlock, HeaderBlocks
 from harmonia_py.web.fast.ready_file import ReadyFile
@@ -33,7 +33,8 @@ MAX_READY: Final = 8192
 
 GET: Final = b"GET /"
 VERSION: Final = b" HTTP/1.1\r\n"
-_NARINFO: Final = b".narinfo"
+_NARINFO_SUFFIX: Final = b".narinfo"
+_NARINFO: Final = re.compile(rb"(?:([^/]+)/)?(%b)\.narinfo" % HASH_PART.pattern.encode())
 _NAR: Final = re.compile(r"(?:(?P<cache>[^/]+)/)?nar/(?P<file_name>[^/]+)", re.ASCII)
 # No generation of access has this number: answers found while access is changing are not given again.
 _NEVER: Final = -1
@@ -201,7 +202,7 @@ class ReadyAnswers:
             may_read = narinfo.cache in block.caches or self._may_read(block, narinfo.cache)
             date = self._date if now < self._date_until else self.date()
             return (narinfo.cache, b"".join((narinfo.head, date, narinfo.tail))) if may_read else None
-        if target.endswith(_NARINFO):
+        if target.endswith(_NARINFO_SUFFIX):
             return self._narinfo_request(target, block, now)
         ready = self._files.get(target)
         if ready is None:
@@ -210,18 +211,17 @@ class ReadyAnswers:
         return (ready.cache, ready.file) if is_given else None
 
     def _narinfo_request(self, target: bytes, block: HeaderBlock, now: float) -> tuple[NamedCache, Answer] | None:
-        name, _, file_name = target.decode(errors="replace").rpartition("/")
-        try:
-            hash_part = HashPart.parse(file_name[: -len(_NARINFO)])
-        except FormatError:
+        match = _NARINFO.fullmatch(target)
+        if match is None:
             return None
-        cache = self._cache(name, block)
+        name, hash_part = match.groups()
+        cache = self._cache("" if name is None else name.decode(errors="replace"), block)
         if cache is None:
             return None
         if cache.cache.surely_lacks(hash_part):
             date = self._date if now < self._date_until else self.date()
             return cache, Absent(b"".join((self._absent[0], date, self._absent[1])))
-        return cache, NarinfoRequest(cache, hash_part, block.coding, target.decode())
+        return cache, NarinfoRequest(cache, HashPart(hash_part.decode()), block.coding, target.decode())
 
     def _nar_request(self, target: bytes, block: HeaderBlock) -> tuple[NamedCache, Answer] | None:
         path, _, query = target.decode(errors="replace").partition("?")

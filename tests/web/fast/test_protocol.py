@@ -88,7 +88,7 @@ async def test_an_error_is_the_same_with_the_framework_and_without_it(error: Exc
 
 
 async def test_what_is_known_to_be_absent_is_the_same_answer_and_no_source_is_asked() -> None:
-    async with Served(FakeSource(), lacks=lambda hash_part: hash_part == ABSENT) as served:
+    async with Served(FakeSource(), lacks=lambda hash_part: hash_part == ABSENT.encode()) as served:
         reader, writer = await served.connect()
         _, slow = await exchange(reader, writer, f"/{ABSENT}.narinfo", "X-Not-Harmless: 1")
         served.source.asked.clear()
