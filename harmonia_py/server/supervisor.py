@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -112,7 +113,8 @@ class Supervisor:
             on_stop: called when stopping begins.
         """
         while True:
-            received = self._wait_for_signal()
+            told = self._wait_for_signal()
+            received = None if told is None else told.si_signo
             if received == signal.SIGCHLD:
                 self._reap()
             elif received == signal.SIGHUP:
@@ -120,11 +122,11 @@ class Supervisor:
                 if count is not None:
                     self._signal(signal.SIGHUP)
                     self._resize(count)
-            elif received is not None:
+            elif told is not None:
                 if on_stop is not None:
                     on_stop()
                 again = "; Ctrl-C again cuts them" if received == signal.SIGINT else ""
-                _log.info("stopping; transfers have %g s to finish%s", self._shutdown_timeout, again)
+                _log.info("stopping%s; transfers have %g s to finish%s", _asked_by(told), self._shutdown_timeout, again)
                 self._stop()
                 return
             self._look_after_workers()
@@ -132,13 +134,12 @@ class Supervisor:
                 while len(self._workers) < self._count:
                     self._spawn()
 
-    def _wait_for_signal(self) -> int | None:
+    def _wait_for_signal(self) -> signal.struct_siginfo | None:
         """The next signal, or None when it is time to look after the workers, or to start another."""
         patience = self._look_seconds
         if len(self._workers) < self._count:
             patience = min(patience, max(0.0, self._restart_at - time.monotonic()))
-        received = signal.sigtimedwait(_SIGNALS, patience)
-        return received.si_signo if received is not None else None
+        return signal.sigtimedwait(_SIGNALS, patience)
 
     def _look_after_workers(self) -> None:
         """Kill the workers that are stuck; without any, tell the watchdog."""
@@ -260,6 +261,20 @@ def _ended() -> set[int]:
         while pid := os.waitpid(-1, os.WNOHANG)[0]:
             ended.add(pid)
     return ended
+
+
+def _asked_by(told: signal.struct_siginfo) -> str:
+    """Who sent a signal, in words: a server that stops for no reason that anybody knows of was asked by somebody.
+
+    Nothing for a terminal, and for a process that this one cannot see.
+    """
+    if told.si_pid == 0:
+        return ""
+    try:
+        name = Path(f"/proc/{told.si_pid}/comm").read_text().strip()
+    except OSError:
+        name = "which has ended"
+    return f", as process {told.si_pid} ({name}) of user {told.si_uid} asks"
 
 
 def _describe(status: int) -> str:

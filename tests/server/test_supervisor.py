@@ -214,7 +214,8 @@ def test_two_signals_at_once_are_one_wish(server: Server, big: StorePath) -> Non
     with connection(server) as http:
         response = begin_download(http, big)
         server.process.send_signal(signal.SIGINT)
-        server.wait_for(re.compile("stopping; transfers have 30 s to finish; Ctrl-C again cuts them"))
+        sender = rf"as process {os.getpid()} \(.+\) of user {os.getuid()} asks"
+        server.wait_for(re.compile(f"stopping, {sender}; transfers have 30 s to finish; Ctrl-C again cuts them"))
         server.process.send_signal(signal.SIGTERM)
         server.process.send_signal(signal.SIGINT)
         assert len(response.read()) > BIG_SIZE - 1000
