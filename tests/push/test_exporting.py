@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,11 +12,13 @@ from chunking import make_chunks, nar_of
 from house import Clock, House, blob, team
 from lab import Client, Lab
 from nginx import Nginx
-from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE
+from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE, pushed
 from pushing import PushServer, pushed_to
+from trees import File, Folder, Tree, nar
 
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.exporting import Exported
@@ -95,6 +98,34 @@ async def test_a_path_whose_file_is_lost_is_left_out_with_what_references_it(hou
     done = await export(house.server, tmp_path / "out")
     assert (done.paths, done.skipped) == (0, 2)
     assert not list((tmp_path / "out").glob("*.narinfo"))
+
+
+async def test_each_document_is_a_file_with_what_readers_of_the_cache_are_told(house: House, tmp_path: Path) -> None:
+    """Logs, indexes of debug files, and realisations in both forms, below the names that Nix asks a web server for."""
+    derivation, build_id = StorePath(f"{'2' * 32}-hello.drv"), "ab" * 20
+    tree: Tree = File(b"symbols")
+    for entry in (b"ab" * 19 + b".debug", b"ab", b".build-id", b"debug", b"lib"):
+        tree = Folder({entry: tree})
+    await house.published(pushed(derivation, File(b"Derive()")), pushed(StorePath(f"{'3' * 32}-hello-debug"), tree))
+    outputs = (DrvOutput.parse(f"sha256:{'ab' * 32}!out"), DrvOutput.of(derivation, "out"))
+    old, new = (Realisation(id=output, out_path=PATH) for output in outputs)
+    log, old_name = f"log/{derivation}", f"realisations/{outputs[0]}.doi"
+    new_name = f"build-trace-v2/{derivation}/out.doi"
+    for name, body in ((log, b"built\n"), (old_name, old.format_old()), (new_name, new.format_new())):
+        assert (await house.server.put(f"/{name}", body)).status == 200
+    out = tmp_path / "out"
+    assert (await export(house.server, out)).documents == 4 + 4, "each path has a listing"
+    assert (out / log).read_bytes() == b"built\n"
+    for exported in (
+        Realisation.parse_old((out / old_name).read_bytes()),
+        Realisation.parse_new((out / new_name).read_bytes(), new.id),
+    ):
+        assert exported.out_path == PATH
+        assert any(KEY.public_key.verify(exported.fingerprint(), one) for one in exported.signatures)
+    debug_file = json.loads((out / f"debuginfo/{build_id}.debug").read_bytes())
+    assert (await house.server.get(f"/debuginfo/{build_id}.debug")).body.count(debug_file["member"].encode()) == 1
+    assert (out / "debuginfo" / debug_file["archive"]).read_bytes() == nar(tree)
+    assert (await export(house.server, out)).documents == 0
 
 
 async def test_what_is_kept_as_chunks_is_exported_as_the_files_that_clients_see(house: House, tmp_path: Path) -> None:
