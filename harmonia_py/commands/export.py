@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         words = (
             f"{count(done.paths, 'path')} in {options.directory}; {count(done.nars, 'new file')}, {decimal(done.size)}"
         )
-        left_out = f"; {done.skipped} left out, as they or their references are not in this cache any more"
+        left_out = f"; {done.skipped} left out, as they or their references are not in this cache"
         results().print(words + (left_out if done.skipped else ""))
     return 1 if done.skipped else 0
 

@@ -147,6 +147,10 @@ def test_a_path_is_kept_by_the_nearest_reason(house: House) -> None:
     house.publish("tool", ago=DAY)
     [told] = house.machine.lines("why-kept", store_path("libc").hash_part, "--json")
     assert (told["by"], told["chain"]) == ("use", [store_path("tool"), store_path("libc")])
+    assert "is kept by a use within 30 days, of\n" in house.machine.do("why-kept", store_path("libc"))
+    assert "is kept by a use within 30 days, at 20" in house.machine.do("why-kept", store_path("tool"))
+    house.machine.do("cache", "configure", "team", "--keep-unused", "forever")
+    assert "is kept by no limit of time, last used 20" in house.machine.do("why-kept", store_path("tool"))
 
 
 def test_the_operator_learns_of_a_path_that_is_hidden_and_keeps_another(house: House) -> None:
@@ -156,6 +160,8 @@ def test_the_operator_learns_of_a_path_that_is_hidden_and_keeps_another(house: H
     house.in_catalog(lambda catalog, _: catalog.nars.quarantine(nar_file("curl").file_hash, "gone", now=at))
     [told] = house.machine.lines("why-kept", store_path("libc"), "--json")
     assert (told["name"], told["chain"]) == ("release", [store_path("app"), store_path("curl"), store_path("libc")])
+    hidden = house.machine.do("why-kept", store_path("curl"))
+    assert "is not shown: its file is missing or damaged, and asked for at the next push" in hidden
 
 
 def test_what_is_on_its_way_in_or_out_is_said_to_be(house: House) -> None:

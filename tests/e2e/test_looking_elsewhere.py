@@ -112,6 +112,15 @@ def test_a_public_cache_never_shows_what_a_private_one_has(teams: Teams, lab: La
     machine.do("cache", "configure", "library", "--no-public")
     assert {teams.server.get(place).status for _ in range(8)} == {404}
 
+    def explained() -> str:
+        done = machine.run("explain", "--cache", "open", path.hash_part)
+        assert done.returncode == 1
+        return " ".join(done.stdout.split())
+
+    assert "cache library: is not public, so open, which is, shows nothing of it" in explained()
+    machine.do("cache", "delete", "library", "--yes")
+    assert "cache library: there is none of this name any more" in explained()
+
 
 def test_commands_make_no_circles_and_name_nothing_that_is_not_there(teams: Teams) -> None:
     machine = teams.machine
@@ -120,6 +129,23 @@ def test_commands_make_no_circles_and_name_nothing_that_is_not_there(teams: Team
     assert "looks through itself: a -> b -> a" in machine.refusal("cache", "configure", "a", "--look-into", "b")
     assert "no cache nowhere" in machine.refusal("cache", "configure", "a", "--look-into", "nowhere")
     assert "no upstream nowhere" in machine.refusal("cache", "configure", "a", "--look-into-upstream", "nowhere")
+    # Two ways to one cache are no circle: it is asked once. That at / is as public as the configuration says.
+    machine.do("cache", "create", "c", "--look-into", "a", "--look-into", "b", "--look-into", "default")
+    machine.do("cache", "create", "d", "--public", "--look-into", "default")
+    words = machine.run("explain", "--cache", "c", "0" * 32).stdout
+    assert [words.count(f"cache {name}: it was not pushed") for name in ("c", "a", "b", "team", "base")] == [1] * 5
+
+
+def test_an_export_has_no_path_whose_reference_is_in_another_cache(teams: Teams, lab: Lab, tmp_path: Path) -> None:
+    """A web server with the files looks nowhere else: Nix would fail in the middle of the closure."""
+    closure, out = lab.closure, tmp_path / "out"
+    teams.copy("base", closure.input2)
+    teams.copy("team", closure.top, closure.input1)
+    done = teams.machine.run("export", "team", str(out))
+    assert done.returncode == 1
+    assert "1 path in " in done.stdout
+    assert "; 1 left out, as they or their references are not in this cache" in " ".join(done.stdout.split())
+    assert [file.stem for file in out.glob("*.narinfo")] == [closure.input1.hash_part]
 
 
 def test_explain_says_which_cache_has_a_path_and_why_another_has_not(teams: Teams, lab: Lab) -> None:
