@@ -28,7 +28,7 @@ from harmonia_py.web.fast.framing import left_after
 from harmonia_py.web.fast.nar import FindNar
 from harmonia_py.web.fast.narinfo import FindNarinfo
 from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, NarRequest, ReadyAnswers
-from harmonia_py.web.fast.ready_file import FileTransfer, ReadyFile
+from harmonia_py.web.fast.ready_file import FileTransfer, First, ReadyFile
 from harmonia_py.web.http.transfer import Transfers
 from harmonia_py.web.http_metrics import CLIENT, HttpMetrics
 
@@ -194,15 +194,15 @@ class FastProtocol(Connection):
         first = file.first(self._answers.date())
         if first is None:
             return False
-        if not file.is_small:
+        if first.size < file.file.size:
             return self._send(transport, file, first, target, began)
         self._metrics.began("nar", time.perf_counter() - began)
-        transport.write(first)
+        transport.write(first.data)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._note_file(target, len(first), time.perf_counter() - began)
+        self._note_file(target, len(first.data), time.perf_counter() - began)
         return True
 
-    def _send(self, transport: asyncio.Transport, file: ReadyFile, first: bytes, target: str, began: float) -> bool:
+    def _send(self, transport: asyncio.Transport, file: ReadyFile, first: First, target: str, began: float) -> bool:
         if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
             return False
         transfer = FileTransfer(transport, self._transfers.threads, self._transfers.limits, self._file_sent)

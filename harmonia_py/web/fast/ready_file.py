@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, NamedTuple
 
 from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.web.admission.limits import Limits, Pace, unsent_bytes
@@ -38,6 +38,13 @@ def says_what_is_cached(file: FileSlice) -> bool:
     return True
 
 
+class First(NamedTuple):
+    """The beginning of an answer: headers, and `size` bytes of the file."""
+
+    data: bytes
+    size: int
+
+
 class ReadyFile:
     """A download that is one open file, with the headers of its answer. Its last user releases it.
 
@@ -54,21 +61,22 @@ class ReadyFile:
     ) -> None:
         self.file = file
         self.is_coded_for_some = is_coded_for_some
-        self.is_small = file.size <= FIRST_BYTES
         self._head = head
         self._tail = tail
         self._download = download
         self._users = 1
 
-    def first(self, date: bytes) -> bytes | None:
-        """The headers and the first bytes of the file; None when the page cache does not have them."""
+    def first(self, date: bytes) -> First | None:
+        """The headers with as many of the first bytes of the file as the page cache has; None: it has none."""
         buffer = bytearray(min(self.file.size, FIRST_BYTES))
         try:
             count = os.preadv(self.file.fd, [buffer], self.file.offset, os.RWF_NOWAIT)
         except OSError:
             # A thread shall wait for the disk.
             return None
-        return b"".join((self._head, date, self._tail, buffer)) if count == len(buffer) else None
+        if count == 0 < self.file.size:
+            return None
+        return First(b"".join((self._head, date, self._tail, memoryview(buffer)[:count])), count)
 
     def is_unchanged(self) -> bool:
         """Whether the file still has the bytes that it had when it was opened, as far as a look can tell."""
@@ -126,12 +134,12 @@ class FileTransfer:
         """The number of bytes that have gone to the socket."""
         return self._first_size - len(self._first) + self._next - self._began
 
-    def start(self, first: bytes, ready: ReadyFile) -> None:
+    def start(self, first: First, ready: ReadyFile) -> None:
         """Send what `ready.first` made, and the rest of the file."""
-        self._first = memoryview(first)
-        self._first_size = len(first)
+        self._first = memoryview(first.data)
+        self._first_size = len(first.data)
         self._file = ready.file
-        self._began = self._next = self._cached = ready.file.offset + FIRST_BYTES
+        self._began = self._next = self._cached = ready.file.offset + first.size
         self._end = ready.file.offset + ready.file.size
         self._run()
 

@@ -262,6 +262,30 @@ async def test_a_file_that_becomes_shorter_is_cut(disk_path: Path) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("size", [40_000, 5 * MIB + 3])
+async def test_a_file_of_which_the_page_cache_has_a_part_is_sent_without_the_framework(
+    disk_path: Path, size: int
+) -> None:
+    """Where the kernel would have begun to read ahead, a file that was in memory went the slow way for ever."""
+    async with served(disk_path, size) as server:
+        await ready(server)
+        fd = os.open(disk_path / "nar", os.O_RDONLY)
+        try:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
+            os.pread(fd, 4096, 0)
+            beginning = os.preadv(fd, [bytearray(40_000)], 0, os.RWF_NOWAIT)
+        finally:
+            os.close(fd)
+        assert 0 < beginning < 40_000
+        reader, writer = await server.connect()
+        writer.write(f"GET {url_of(server.source)} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert (await read_answer(reader)).body == server.source.nar_bytes
+        assert len(server.source.asked) == 2
+        writer.close()
+
+
 async def test_another_cache_after_a_reload_is_asked_again(disk_path: Path) -> None:
     async with served(disk_path, 1000) as server:
         await ready(server)
