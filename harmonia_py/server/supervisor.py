@@ -74,6 +74,9 @@ class Supervisor:
         self._worker_timeout = worker_timeout
         self._watchdog = watchdog
         self._watchdog_at = 0.0
+        self._looked_at = time.monotonic()
+        # When this process went on after it had stood still.
+        self._resumed_at = 0.0
         self._heartbeats = Heartbeats()
         self._look_seconds = min(_BEAT_SECONDS, worker_timeout / 4)
         self._count = count
@@ -139,11 +142,17 @@ class Supervisor:
         patience = self._look_seconds
         if len(self._workers) < self._count:
             patience = min(patience, max(0.0, self._restart_at - time.monotonic()))
-        return signal.sigtimedwait(_SIGNALS, patience)
+        told = signal.sigtimedwait(_SIGNALS, patience)
+        # Where SIGSTOP outlasts the patience, CPython returns what happens to be in memory, in place of None.
+        return told if told is not None and told.si_signo in _SIGNALS else None
 
     def _look_after_workers(self) -> None:
         """Kill the workers that are stuck; without any, tell the watchdog."""
         now = time.monotonic()
+        if now - self._looked_at > self._worker_timeout / 2:
+            # It was stopped (Ctrl-Z, a container that is paused), and so were the workers: they show what they do anew.
+            self._resumed_at = now
+        self._looked_at = now
         stuck = [worker for worker in self._workers.values() if self._is_stuck(worker, now)]
         for worker in stuck:
             if not worker.is_killed:
@@ -158,7 +167,8 @@ class Supervisor:
     def _is_stuck(self, worker: _Worker, now: float) -> bool:
         last = self._heartbeats.last(worker.index)
         # Before the worker's loop turns for the first time, only the longer time of a start counts.
-        return now - last > self._worker_timeout if last else now - worker.started > START_TIMEOUT
+        silent = now - max(last or worker.started, self._resumed_at)
+        return silent > (self._worker_timeout if last else START_TIMEOUT)
 
     def _spawn(self) -> None:
         taken = {worker.index for worker in self._workers.values()}

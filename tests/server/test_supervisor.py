@@ -209,6 +209,27 @@ def test_a_transfer_beyond_the_deadline_is_cut_and_the_exit_status_is_still_zero
         assert "Traceback" not in server.output()
 
 
+@pytest.mark.parametrize("group", [slice(1), slice(None)], ids=["the supervisor", "all"])
+def test_a_server_that_was_stopped_with_ctrl_z_goes_on(
+    daemon: Lab, settings: dict[str, Any], tmp_path: Path, group: slice
+) -> None:
+    """`fg` ended it: what CPython returned in place of "no signal" was taken for SIGTERM. After half a minute the
+    workers, which had stood still as well, would have been killed as stuck."""
+    with Server(tmp_path, daemon.env, settings | {"worker_timeout": 2.0}) as server:
+        before = server.processes()
+        for process in before[group]:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(3.0)  # longer than a worker may show nothing
+        for process in before[group]:
+            os.kill(process, signal.SIGCONT)
+        looks = time.monotonic() + 2.0
+        while time.monotonic() < looks:
+            assert server.get("/health").status == 200
+        assert server.processes() == before
+        assert "stopping" not in server.output()
+        assert "is stuck" not in server.output()
+
+
 def test_two_signals_at_once_are_one_wish(server: Server, big: StorePath) -> None:
     """A terminal signals the whole group, a wrapper passes the signal on: the second one cut every transfer."""
     with connection(server) as http:
