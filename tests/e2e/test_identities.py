@@ -183,6 +183,19 @@ def test_what_is_not_exchanged_is_told_why(daemon: Lab, tmp_path: Path, issuer: 
         assert exchange(server, good)[0] == 401
         for fields in ({"grant_type": "password"}, {"subject_token_type": "x"}, {"requested_token_type": "x"}):
             assert exchange(server, issuer.token(), **fields)[1]["error"] == "invalid_request"
+        form = urlencode(EXCHANGE).encode()
+        for kind, body, words in (
+            ("application/json", b"{}", "send it as application/x-www-form-urlencoded"),
+            ("application/x-www-form-urlencoded", b"no form", "the body is no form"),
+            ("application/x-www-form-urlencoded", b"subject_token=\xff", "the body is no form"),
+            ("application/x-www-form-urlencoded", form + b"&grant_type=x", "a field is there twice"),
+            ("application/x-www-form-urlencoded", form, "subject_token is missing"),
+        ):
+            with pytest.raises(HTTPError) as raised:
+                urlopen(Request(f"{server.url}/api/token", body, {"Content-Type": kind}), timeout=30)
+            with raised.value as answer:
+                told = {"error": "invalid_request", "error_description": words}
+                assert (answer.code, json.load(answer)) == (400, told)
 
 
 def test_a_subject_with_as_many_tokens_as_it_may_have_is_told_to_wait(

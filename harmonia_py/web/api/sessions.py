@@ -116,7 +116,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     """The progress of a session; the question is a sign of life."""
     pushes, session = await push_of(request)
     progress = await pushes.sessions.progress(session)
-    return json_response({"session": session.id, "lease_seconds": SESSION_SECONDS, **_fields(progress)})
+    return json_response({"session": session.id, "lease_seconds": SESSION_SECONDS, **msgspec.structs.asdict(progress)})
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
@@ -210,7 +210,3 @@ async def _set_pin(request: web.Request, name: PinName, path: StorePath) -> None
     await administration.pins.set(
         administration.row.id, name, path, set_by=principal_of(request).name, now=administration.now()
     )
-
-
-def _fields(progress: Any) -> dict[str, int]:
-    return {name: getattr(progress, name) for name in progress.__slots__}
