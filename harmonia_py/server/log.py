@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from harmonia_py.server.log_output import LogOutput
 
@@ -97,20 +97,17 @@ def set_up(
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def output_of(formatter: logging.Formatter) -> LogOutput | TextIO:
-    """Standard error without waiting for its reader; as it is where it is no file of the system's, as under a test."""
+def output_of(formatter: logging.Formatter) -> LogOutput:
+    """Standard error without waiting for its reader."""
 
     def describe_dropped(lines: int) -> str:
         text = "%d lines of the log were dropped, because standard error was not read in time"
         return formatter.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lines,), None)) + "\n"
 
-    try:
-        return LogOutput(sys.stderr.fileno(), describe_dropped)
-    except (OSError, ValueError):
-        return sys.stderr
+    return LogOutput(sys.stderr.fileno(), describe_dropped)
 
 
-def access_output(*, json_lines: bool, stamp: Callable[[], str] = no_stamp) -> LogOutput | TextIO:
+def access_output(*, json_lines: bool, stamp: Callable[[], str] = no_stamp) -> LogOutput:
     """The target of a worker's access log."""
     return output_of(_formatter(json_lines=json_lines, stamp=stamp))
 
@@ -126,10 +123,7 @@ def stamp_for(environment: Mapping[str, str]) -> Callable[[], str]:
 
 def _is_journal(stream: str | None) -> bool:
     """Whether standard error is what systemd.exec(5) says of `$JOURNAL_STREAM`: device and inode, with a colon."""
-    try:
-        about = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
-        return False
+    about = os.fstat(sys.stderr.fileno())
     return stream == f"{about.st_dev}:{about.st_ino}"
 
 

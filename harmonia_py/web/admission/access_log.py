@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -12,13 +10,6 @@ from typing import Final, NamedTuple
 # A line is seen this much later at the most, in seconds; a worker that is killed takes the last ones with it.
 FLUSH_SECONDS: Final = 0.1
 _FLUSH_LINES: Final = 512
-
-_log = logging.getLogger(__name__)
-
-
-def _write_stderr(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
 
 
 class Entry(NamedTuple):
@@ -38,7 +29,7 @@ class AccessLog:
     Args:
         json_lines: whether lines are JSON; otherwise they are plain.
         stamp: the beginning of a plain line; empty by default.
-        write: takes a few whole lines; standard error by default.
+        write: takes a few whole lines.
     """
 
     def __init__(
@@ -46,7 +37,7 @@ class AccessLog:
         *,
         json_lines: bool,
         stamp: Callable[[], str] = str,
-        write: Callable[[str], object] = _write_stderr,
+        write: Callable[[str], object],
     ) -> None:
         self._format = _json_line if json_lines else lambda entry: stamp() + _plain_line(entry)
         self._write = write
@@ -68,10 +59,7 @@ class AccessLog:
             self._timer = None
         lines, self._lines = self._lines, []
         if lines:
-            try:
-                self._write("".join(lines))
-            except OSError as error:
-                _log.warning("the access log cannot be written: %s", error)
+            self._write("".join(lines))
 
 
 def _plain_line(entry: Entry) -> str:
