@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.chunks.installed import check_installed
@@ -18,6 +18,8 @@ from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.server import listen
 from harmonia_py.wiring.attic_tokens import attic_tokens
+
+_OF_SYSTEMD: Final = "; systemd puts it there when the service starts, for root to see: --no-credentials leaves it out"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -76,7 +78,9 @@ def _problem_of(step: Step) -> str | None:
     try:
         step.do()
     except ConfigError as error:
-        return str(error) if step.place is None else f"{step.place}: {error}"
+        text = str(error) if step.place is None else f"{step.place}: {error}"
+        # The first word of such an error is the file.
+        return text + (_OF_SYSTEMD if text.startswith(f"{key_files.CREDENTIALS}/") else "")
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Final, Self, TypeVar
 
 from msgspec import Struct
 
-from harmonia_py.errors import HarmoniaError, describe_os_error
+from harmonia_py.errors import ConfigError, HarmoniaError, describe_os_error
 from harmonia_py.nix.handshake import clean
 
 Value = TypeVar("Value")
@@ -95,6 +95,9 @@ async def findings_of(check: Check) -> Sequence[Finding]:
         return [Finding.failure(check.name, f"no answer within {check.seconds:g} seconds", check.late)]
     except CannotTell as error:
         return [Finding.failure(check.name, str(error), error.remedy)]
+    except ConfigError as error:
+        remedy = "mend what the configuration names; `harmonia-py check-config` lists all that is wrong with it"
+        return [Finding.failure(check.name, f"cannot be checked: {error}", remedy)]
     except (HarmoniaError, OSError) as error:
         what = describe_os_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__
         return [Finding.failure(check.name, f"cannot be checked: {what}", check.late)]

@@ -30,6 +30,7 @@ from harmonia_py.commands.doctor.local import LocalView
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.file import SYSTEM_FILE
 from harmonia_py.config.settings import Config
+from harmonia_py.errors import ConfigError
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart
 
@@ -62,6 +63,16 @@ class TestChecks:
         assert bad(await findings_of(Check("x", fail, 1, "y"))) == [
             ("x", "failure", "cannot be checked: Permission denied")
         ]
+
+    async def test_what_the_configuration_names_and_is_not_there_is_no_fault_of_a_file_system(self) -> None:
+        """Without the credentials of its service it told to look for a network file system whose server is away."""
+
+        async def fail() -> list[Finding]:
+            raise ConfigError("/run/credentials/x: storage.credentials_file: No such file or directory")
+
+        (finding,) = await findings_of(Check("x", fail, 1, "look at `mount`"))
+        assert finding.what.startswith("cannot be checked: /run/credentials/x: ")
+        assert "harmonia-py check-config" in str(finding.remedy)
 
     async def test_what_a_thread_raises_is_raised_here(self) -> None:
         with pytest.raises(ZeroDivisionError):
