@@ -244,6 +244,7 @@ class FaultUpstream:
                     pairs = (line.partition(": ") for line in lines if line)
                     method, path, _ = first.split(" ")
                     request = Request(path, {name.lower(): value for name, _, value in pairs}, method)
+                    await reader.readexactly(int(request.headers.get("content-length", "0")))
                     self.requests.append(request)
                     connection = Connection(request, writer)
                     await self.answers.get(request.path, self.default)(connection)

@@ -1,12 +1,13 @@
 """The answers of a server to a client that pushes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from msgspec import Struct
 
 from harmonia_py.chunks.sizes import CUT, CutSizes
-from harmonia_py.errors import UpstreamProtocolError
+from harmonia_py.errors import FormatError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
@@ -178,6 +179,21 @@ class Published(Struct, frozen=True):
     state: str
     reason: str = ""
     first: bool = False
+
+
+@contextmanager
+def understanding() -> Iterator[None]:
+    """A context in which the fields of an answer are read.
+
+    Raises:
+        UpstreamProtocolError: one is missing, or makes no sense.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise UpstreamProtocolError(f"the server's answer lacks {error}") from None
+    except (AttributeError, TypeError, ValueError, FormatError) as error:
+        raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
 
 
 def fields(value: Any) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from harmonia_py.client.answers import (
     Published,
     SessionInfo,
     fields,
+    understanding,
 )
 from harmonia_py.client.bodies import Body, FormBody
 from harmonia_py.client.chunk_api import ChunkApi
@@ -85,14 +86,12 @@ class PushApi:
         if answer.status != _OK:
             raise UpstreamProtocolError(f"{self._server.url} takes no tokens of CIs")
         told = fields(answer.json())
-        try:
+        with understanding():
             return Exchanged(
                 token=str(told["access_token"]),
                 seconds=int(told["expires_in"]),
                 principal=str(told.get("principal", "")),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
 
     async def cache(self) -> CacheInfo:
         """The facts of the cache that a substituter needs.
@@ -104,11 +103,9 @@ class PushApi:
         if answer.status != _OK:
             raise UpstreamProtocolError(f"there is no cache of a harmonia-py at {self._server.url}{self._root}")
         told = fields(answer.json())
-        try:
+        with understanding():
             keys = tuple(str(PublicKey.parse(str(key))) for key in told.get("public_keys", ()))
             return CacheInfo(name=str(told["name"]), public=bool(told.get("public", False)), public_keys=keys)
-        except (KeyError, TypeError, FormatError) as error:
-            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
 
     async def begin(self) -> SessionInfo:
         """Begin a session.
@@ -122,20 +119,18 @@ class PushApi:
         told = fields(answer.json())
         if told.get("version", VERSION) != VERSION:
             raise UpstreamProtocolError("the server wants a newer harmonia-py: upgrade this one")
-        try:
+        with understanding():
             return SessionInfo(
                 id=str(told["session"]),
                 store_dir=StoreDir.parse(str(fields(told["cache"])["store_dir"])),
-                max_paths=int(told.get("max_paths", 10_000)),
-                max_narinfos=int(told.get("max_narinfos", 100)),
+                max_paths=max(1, int(told.get("max_paths", 10_000))),
+                max_narinfos=max(1, int(told.get("max_narinfos", 100))),
                 actions=frozenset(map(str, told["actions"])) if "actions" in told else None,
                 looks_through=tuple(map(str, told.get("looks_through", ()))),
                 past_server=_sizes(told.get("uploads")),
                 in_parts=_sizes(fields(told.get("uploads") or {}).get("parts")),
                 chunks=ChunkTerms.of(told.get("chunks")),
             )
-        except (KeyError, TypeError, ValueError, FormatError) as error:
-            raise UpstreamProtocolError(f"the server's answer lacks something: {error}") from None
 
     async def missing(
         self, session: SessionInfo, hash_parts: Sequence[HashPart], nar_hashes: Collection[Hash] = ()
@@ -153,12 +148,10 @@ class PushApi:
             some = slice(start, start + session.max_paths)
             question = {"paths": hash_parts[some], "nars": [str(nar_hash) for nar_hash in wanted[some]]}
             told = fields(await self._post(session, "missing", question))
-            try:
+            with understanding():
                 lacking |= set(map(HashPart.parse, told["missing"]))
                 elsewhere |= set(map(HashPart.parse, told.get("elsewhere", ())))
                 nars |= {Hash.parse(text): str(file) for text, file in told.get("nars", {}).items()}
-            except (KeyError, TypeError, FormatError) as error:
-                raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
         return Lacking(frozenset(lacking), frozenset(elsewhere), nars)
 
     async def send(self, session: SessionInfo, file: str, data: Body) -> None:
@@ -220,10 +213,8 @@ class PushApi:
         """
         texts = [narinfo.format(session.store_dir).decode() for narinfo in narinfos]
         told = fields(await self._post(session, "publish", {"narinfos": texts}))
-        try:
+        with understanding():
             results = [_published(fields(one)) for one in told["paths"]]
-        except (KeyError, TypeError) as error:
-            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
         if len(results) != len(narinfos):
             raise UpstreamProtocolError("the server does not say what became of every path")
         return results
@@ -242,10 +233,8 @@ class PushApi:
         missing = told.get("missing", ())
         if pins and not missing and "pins" not in told:
             raise UpstreamProtocolError("the server is of a release that sets no pins at the end of a push: upgrade it")
-        try:
+        with understanding():
             return {HashPart.parse(str(one)) for one in missing}
-        except (TypeError, FormatError) as error:
-            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
 
     async def served(self, hash_part: HashPart, store_dir: StoreDir) -> NarInfo | None:
         """The narinfo that a substituter gets of a path whose NAR is there as well; None: the cache does not serve it.

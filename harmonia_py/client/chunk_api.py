@@ -7,11 +7,10 @@ from urllib.parse import urlencode
 import msgspec
 
 from harmonia_py.chunks.recipe import ChunkHash
-from harmonia_py.client.answers import FileHere, SessionInfo, fields
+from harmonia_py.client.answers import FileHere, SessionInfo, fields, understanding
 from harmonia_py.client.bodies import Body
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.upload_api import session_place
-from harmonia_py.errors import FormatError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
@@ -35,10 +34,8 @@ class ChunkApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         told = fields(await self._post(session, "chunks/bases", {"names": [name]}))
-        try:
+        with understanding():
             return [HashPart.parse(text) for text in told["bases"][name]]
-        except (KeyError, TypeError, FormatError) as error:
-            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
 
     async def missing(
         self, session: SessionInfo, bases: Sequence[HashPart], chunks: Sequence[ChunkHash], at_once: int
@@ -52,10 +49,8 @@ class ChunkApi:
         for start in range(0, len(chunks), at_once):
             some = [chunk.hex() for chunk in chunks[start : start + at_once]]
             told = fields(await self._post(session, "chunks/missing", {"chunks": some, "bases": bases}))
-            try:
+            with understanding():
                 missing |= {ChunkHash(bytes.fromhex(text)) for text in told["missing"]}
-            except (KeyError, TypeError, ValueError) as error:
-                raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
         return missing
 
     async def send(
@@ -92,7 +87,5 @@ def _made(told: Any) -> FileHere | None:
     state = fields(told)
     if state.get("state") != "received":
         return None
-    try:
+    with understanding():
         return FileHere(str(state["file"]), int(state["size"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from harmonia_py.client.answers import Promoted, fields
+from harmonia_py.client.answers import Promoted, fields, understanding
 from harmonia_py.client.http import HttpServer
 from harmonia_py.errors import UpstreamProtocolError
 
@@ -32,12 +32,10 @@ async def promote(server: HttpServer, root: str, source: str, paths: Sequence[st
     while True:
         answer = await server.ask("POST", f"{root}api/promote", body, stall=_PROMOTION_SECONDS)
         told = fields(answer.json())
-        try:
+        with understanding():
             new, first = list(map(str, told["published"])), list(map(str, told["kept_first"]))
             if present is None:  # what an earlier answer has published is present in the later ones
                 present = int(told["present"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UpstreamProtocolError(f"the server's answer is not understood: {error}") from None
         published += new
         kept_first += first
         if told.get("state") != "going on":
