@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.server import signals
 from harmonia_py.server.lifelines import Heartbeats, Lifelines
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Supervisor:
         Raises:
             WorkerFailed: one of them did not get that far; the others have been stopped.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signals.block(_SIGNALS)
         # Objects made so far are never collected, so their pages stay shared with the workers. To collect first would
         # take as long as a tenth of the imports, and find a few hundred KiB.
         gc.freeze()
@@ -142,9 +143,7 @@ class Supervisor:
         patience = self._look_seconds
         if len(self._workers) < self._count:
             patience = min(patience, max(0.0, self._restart_at - time.monotonic()))
-        told = signal.sigtimedwait(_SIGNALS, patience)
-        # Where SIGSTOP outlasts the patience, CPython returns what happens to be in memory, in place of None.
-        return told if told is not None and told.si_signo in _SIGNALS else None
+        return signals.wait_for(_SIGNALS, patience)
 
     def _look_after_workers(self) -> None:
         """Kill the workers that are stuck; without any, tell the watchdog."""
@@ -193,7 +192,7 @@ class Supervisor:
                 os.close(other.ready_fd)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # SIGHUP waits until the worker listens to it: now it would end the process.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS - {signal.SIGHUP})
+            signals.unblock(_SIGNALS - {signal.SIGHUP})
             self._run(lifelines)
             status = 0
         except HarmoniaError as error:
@@ -258,7 +257,7 @@ class Supervisor:
                 for pid in remaining:
                     os.kill(pid, signal.SIGKILL)
                 left = KILL_GRACE
-            received = signal.sigtimedwait(_SIGNALS, left)
+            received = signals.wait_for(_SIGNALS, left)
             if received is not None and received.si_signo in {signal.SIGINT, signal.SIGTERM}:
                 now = time.monotonic()
                 deadline = now if now - began >= IMPATIENCE_SECONDS else deadline

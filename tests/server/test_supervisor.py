@@ -377,3 +377,16 @@ def test_url_of_a_nar_is_what_the_narinfo_says(daemon: Lab, server: Server) -> N
     file_name, _, query = url.removeprefix("nar/").partition("?hash=")
     assert NarUrl.parse(file_name, query).hash_part == daemon.closure.top.hash_part
     assert server.get(f"/{url}").body == daemon.dump(daemon.closure.top)
+
+
+def test_a_worker_that_stands_still_alone_is_replaced_also_after_that(
+    daemon: Lab, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    with Server(tmp_path, daemon.env, settings | {"worker_timeout": 1, "workers": 1}) as server:
+        supervisor, worker = server.processes()
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            os.kill(supervisor, number)
+            time.sleep(2)
+        os.kill(worker, signal.SIGSTOP)
+        server.until(lambda: worker not in server.processes() and len(server.processes()) == 2)
+        server.until(lambda: server.get("/nix-cache-info").status == 200)
