@@ -1,6 +1,5 @@
 """The use of one cache, as a worker counts it."""
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -11,8 +10,7 @@ from harmonia_py.metrics.counters import Counters, counted
 _FOUND: Final = frozenset({HTTPStatus.OK, HTTPStatus.NOT_MODIFIED})
 
 
-@dataclass(frozen=True, slots=True)
-class CacheUsage(Counters):
+class CacheUsage(Counters, frozen=True):
     """The use of one cache since the start, by this process.
 
     Attributes:

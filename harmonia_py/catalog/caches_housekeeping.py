@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.catalog.arrivals import LeftBehind
@@ -44,8 +43,7 @@ _NOTED_SECONDS: Final = 600
 _MOST_PRUNED: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionCounters(Counters):
+class CollectionCounters(Counters, frozen=True):
     """Counters since the start, and the present state, over all caches.
 
     Attributes:

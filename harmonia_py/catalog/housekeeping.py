@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
@@ -31,8 +30,7 @@ _WAIT_SECONDS: Final = 15.0
 _ROUNDS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class EvictionCounters(Counters):
+class EvictionCounters(Counters, frozen=True):
     """The present size, and evictions since the start.
 
     Attributes:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
@@ -23,8 +22,7 @@ IsHere = Callable[[str], Awaitable[bool]]
 """Whether the bytes under a key are there at this moment, whole, as far as a look can tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineCounters(Counters):
+class QuarantineCounters(Counters, frozen=True):
     """Findings since the start.
 
     Attributes:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
@@ -40,8 +39,7 @@ _REST_SECONDS: Final = 60.0
 _BATCH: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class ScrubCounters(Counters):
+class ScrubCounters(Counters, frozen=True):
     """Files read since the start, and the present state.
 
     Attributes:

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from msgspec.structs import replace
@@ -45,8 +44,7 @@ MakeChunks = Callable[[Sequence[DueFile], float], Awaitable[tuple[int, Packed]]]
 """Makes chunks of files until a time; returns how many files it looked at, and the figures."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeduplicationCounters(Counters):
+class DeduplicationCounters(Counters, frozen=True):
     """The figures of chunks, and of the job, of one storage.
 
     Attributes:

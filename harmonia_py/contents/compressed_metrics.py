@@ -1,14 +1,11 @@
 """The counters of compressing."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter
 from harmonia_py.metrics.counters import Counters, counted
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedCounters(Counters):
+class CompressedCounters(Counters, frozen=True):
     """Downloads of compressed NARs since the start, in this process.
 
     Attributes:

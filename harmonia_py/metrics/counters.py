@@ -1,7 +1,6 @@
 """The counters of one part of the program, a line each: the field, and its series on `/metrics`.
 
-@dataclass(frozen=True, slots=True)
-class Downloads(Counters):
+class Downloads(Counters, frozen=True):
     begun: Counter = counted(families.DOWNLOADS, "begun")
 
 Downloads()               # counts for itself, in a test or a command
@@ -10,24 +9,35 @@ Downloads.on(metrics)     # counts where `/metrics` sees it
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from typing import Final, Self
+from typing import Any, Self, TypeVar
+
+from msgspec import Struct, field
+from msgspec.structs import fields
 
 from harmonia_py.metrics.board import Counter, Gauge, Histogram, Metrics
 from harmonia_py.metrics.family import Family
 
-_SERIES: Final = "series"
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class _Series(Struct, frozen=True):
+    """Makes the number of a field: one that counts for itself, when it is called, or one of `Metrics`."""
+
+    alone: Callable[[], Any]
+    shown: Callable[..., Any]
+
+    def __call__(self) -> Any:
+        return self.alone()
+
+
+class Counters(Struct, frozen=True):
     """Numbers that are changed where something happens. They are on `/metrics` when they are made by `on`."""
 
     @classmethod
     def on(cls, metrics: Metrics, *labels: str) -> Self:
         """Count there; `labels` are the values that the labels of each of its series begin with."""
-        series: dict[str, Callable[..., Counter | Histogram]] = {one.name: one.metadata[_SERIES] for one in fields(cls)}
-        return cls(**{name: place(metrics, *labels) for name, place in series.items()})
+        series: dict[str, Any] = {one.name: one.default_factory for one in fields(cls)}
+        return cls(**{name: made.shown(metrics, *labels) for name, made in series.items()})
 
     @contextlib.contextmanager
     def shown_meanwhile(self) -> Iterator[None]:
@@ -35,25 +45,27 @@ class Counters:
         try:
             yield
         finally:
-            for one in fields(self):
-                value = getattr(self, one.name)
+            for name in self.__struct_fields__:
+                value = getattr(self, name)
                 if isinstance(value, Gauge):
                     value.set(0.0)
 
 
 def counted(family: Family, *labels: str) -> Counter:
     """The field of a counter, with these values of the labels that are left."""
-    place = {_SERIES: lambda metrics, *given: metrics.counter(family, *given, *labels)}
-    return field(default_factory=Counter, metadata=place)
+    return _field(Counter, lambda metrics, *given: metrics.counter(family, *given, *labels))
 
 
 def gauged(family: Family, *labels: str) -> Gauge:
     """The field of a gauge, with these values of the labels that are left."""
-    place = {_SERIES: lambda metrics, *given: metrics.gauge(family, *given, *labels)}
-    return field(default_factory=Gauge, metadata=place)
+    return _field(Gauge, lambda metrics, *given: metrics.gauge(family, *given, *labels))
 
 
 def observed(family: Family, *labels: str) -> Histogram:
     """The field of a histogram, with these values of the labels that are left."""
-    place = {_SERIES: lambda metrics, *given: metrics.histogram(family, *given, *labels)}
-    return field(default_factory=lambda: Histogram(family.buckets), metadata=place)
+    return _field(lambda: Histogram(family.buckets), lambda metrics, *given: metrics.histogram(family, *given, *labels))
+
+
+def _field(alone: Callable[[], T], shown: Callable[..., object]) -> T:
+    made: T = field(default_factory=_Series(alone, shown))
+    return made

@@ -1,14 +1,11 @@
 """The counters of imports."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
 from harmonia_py.metrics.counters import Counters, counted, gauged
 
 
-@dataclass(frozen=True, slots=True)
-class ImportCounters(Counters):
+class ImportCounters(Counters, frozen=True):
     """Paths by the outcome of their import, since the start, in this process.
 
     Attributes:

@@ -1,14 +1,11 @@
 """The counters of a mirror."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter
 from harmonia_py.metrics.counters import Counters, counted
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorCounters(Counters):
+class MirrorCounters(Counters, frozen=True):
     """Questions and downloads since the start, in this process.
 
     Attributes:

@@ -1,7 +1,5 @@
 """The counters of conversations with an upstream."""
 
-from dataclasses import dataclass
-
 from msgspec.structs import replace
 
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError
@@ -12,8 +10,7 @@ from harmonia_py.mirror.upstream import Body, Resume, Take, Tap, Upstream
 from harmonia_py.nix.signing import PublicKey
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamMetrics(Counters):
+class UpstreamMetrics(Counters, frozen=True):
     """One upstream.
 
     Attributes:

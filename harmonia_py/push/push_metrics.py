@@ -1,14 +1,11 @@
 """The counters of pushes."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter
 from harmonia_py.metrics.counters import Counters, counted
 
 
-@dataclass(frozen=True, slots=True)
-class PushCounters(Counters):
+class PushCounters(Counters, frozen=True):
     """Pushes since the start, of this process, over all caches.
 
     Attributes:

@@ -7,7 +7,6 @@ Each damaged path is a line in the log and counts on `/metrics`, because only a 
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -29,8 +28,7 @@ BELIEVED_SECONDS: Final = 600.0
 _MAX_NOTES: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class StoreCounters(Counters):
+class StoreCounters(Counters, frozen=True):
     """The metrics of the store's files.
 
     Attributes:

@@ -1,7 +1,5 @@
 """Figures that are declared where something is counted, and the series that they are on `/metrics`."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge, Histogram, Metrics
 from harmonia_py.metrics.counters import Counters, counted, gauged, observed
@@ -9,14 +7,12 @@ from harmonia_py.metrics.exposition import format_metrics
 from harmonia_py.metrics.totals import read_figures
 
 
-@dataclass(frozen=True, slots=True)
-class Counted(Counters):
+class Counted(Counters, frozen=True):
     found: Counter = counted(families.upstreams.UPSTREAM_REQUESTS, "found")
     breaker_open: Gauge = gauged(families.upstreams.UPSTREAM_BREAKER)
 
 
-@dataclass(frozen=True, slots=True)
-class Waited(Counters):
+class Waited(Counters, frozen=True):
     after: Histogram = observed(families.store.DAEMON_ACQUIRE, "reused")
 
 

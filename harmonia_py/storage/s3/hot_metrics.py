@@ -1,14 +1,11 @@
 """The counters of the copies in front of a bucket."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
 from harmonia_py.metrics.counters import Counters, counted, gauged
 
 
-@dataclass(frozen=True, slots=True)
-class HotCounters(Counters):
+class HotCounters(Counters, frozen=True):
     """Copies since the start, in this process, and their present size.
 
     Attributes:

@@ -1,14 +1,11 @@
 """The counters of conversations with the nix-daemon, under Harmonia's names."""
 
-from dataclasses import dataclass
-
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge, Histogram
 from harmonia_py.metrics.counters import Counters, counted, gauged, observed
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonMetrics(Counters):
+class DaemonMetrics(Counters, frozen=True):
     """The pool of connections.
 
     Attributes:
