@@ -206,7 +206,6 @@ complete -c harmonia-py -n '__harmonia_py_at oidc' -s h -l help -d 'show this he
 complete -c harmonia-py -n '__harmonia_py_at oidc check' -s h -l help -d 'show this help message and exit'
 complete -c harmonia-py -n '__harmonia_py_at oidc check' -l json -d 'one object, for scripts'
 complete -c harmonia-py -n '__harmonia_py_at oidc check' -s c -l config -r -F -d 'the configuration file'
-complete -c harmonia-py -n '__harmonia_py_at oidc check' -F
 complete -c harmonia-py -n '__harmonia_py_at login' -s h -l help -d 'show this help message and exit'
 complete -c harmonia-py -n '__harmonia_py_at login' -l oidc -d 'exchange the token of the CI\'s job for one of the server'
 complete -c harmonia-py -n '__harmonia_py_at login' -l id-token -x -d 'where that is: env:NAME, a file, or - for standard input; unless given, the CI is asked as GitHub and Forgejo want it, or else $HARMONIA_PY_ID_TOKEN has it'

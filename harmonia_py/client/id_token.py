@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from harmonia_py.client.http import HttpServer
-from harmonia_py.errors import ConfigError, UpstreamProtocolError
+from harmonia_py.errors import ConfigError, UpstreamProtocolError, describe_os_error
 
 VARIABLE: Final = "HARMONIA_PY_ID_TOKEN"
 """The variable in which a job of GitLab has its token; its `id_tokens:` name one for each audience."""
@@ -18,7 +18,7 @@ _PATIENCE_SECONDS: Final = 30.0
 _MAX_BYTES: Final = 64 * 1024
 
 
-async def id_token(source: str | None, audience: str | None, environment: Mapping[str, str]) -> str:
+async def id_token(source: str | None, audience: str, environment: Mapping[str, str]) -> str:
     """The token of this job.
 
     Args:
@@ -31,7 +31,7 @@ async def id_token(source: str | None, audience: str | None, environment: Mappin
         HarmoniaError: the CI does not hand it out.
     """
     if source is not None:
-        return _checked(_read(source, environment), source)
+        return _checked(read_token(source, environment), source)
     if is_handed_out(environment):
         return await _asked(environment[_REQUEST_URL], environment[_REQUEST_TOKEN], audience)
     if environment.get(VARIABLE):
@@ -47,13 +47,11 @@ def is_handed_out(environment: Mapping[str, str]) -> bool:
     return _REQUEST_URL in environment and _REQUEST_TOKEN in environment
 
 
-async def _asked(url: str, token: str, audience: str | None) -> str:
+async def _asked(url: str, token: str, audience: str) -> str:
     """The token that the CI hands out for `audience`."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(f"{_REQUEST_URL}: not a URL: {url!r}")
-    if audience is None:
-        raise ConfigError("the server does not say for which audience the token is to be: name it with --audience")
     query = f"{parts.query}&" if parts.query else ""
     place = f"{parts.path or '/'}?{query}audience={quote(audience, safe='')}"
     async with HttpServer(f"{parts.scheme}://{parts.netloc}", token, patience=_PATIENCE_SECONDS) as server:
@@ -63,16 +61,27 @@ async def _asked(url: str, token: str, audience: str | None) -> str:
     return _checked(told["value"], _REQUEST_URL)
 
 
-def _read(source: str, environment: Mapping[str, str]) -> str:
-    if source == "-":
-        return sys.stdin.read(_MAX_BYTES)
+def read_token(source: str, environment: Mapping[str, str]) -> str:
+    """The text that a job names as its token, without spaces around it.
+
+    Args:
+        source: `env:NAME`, a file, or `-` for standard input.
+        environment: of the job.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
     if source.startswith("env:"):
-        return environment.get(source.removeprefix("env:"), "")
+        return environment.get(source.removeprefix("env:"), "").strip()
     try:
+        if source == "-":
+            return sys.stdin.read(_MAX_BYTES).strip()
         with Path(source).open(encoding="ascii") as file:
-            return file.read(_MAX_BYTES)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: {error}") from None
+            return file.read(_MAX_BYTES).strip()
+    except OSError as error:
+        raise ConfigError(describe_os_error(error)) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{source}: not text") from None
 
 
 def _checked(text: str, source: str) -> str:

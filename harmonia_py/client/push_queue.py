@@ -8,7 +8,8 @@ neither a restart of the machine, the service or the server loses one, and one t
 """
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -48,29 +49,21 @@ class PushQueue:
 
     def add(self, paths: Collection[str]) -> None:
         """Add full store paths as one entry; when this returns, it outlives a power cut."""
-        try:
+        with _errors_of_the_queue():
             write_entry(str(self._new.parent), paths)
-        except OSError as error:
-            raise StorageError(f"the queue: {describe_os_error(error)}") from None
 
     def entries(self, most: int) -> Sequence[str]:
         """The names of up to `most` entries, the oldest first."""
-        try:
+        with _errors_of_the_queue(), suppress(FileNotFoundError):
             return sorted(file.name for file in self._new.iterdir() if not file.name.startswith("."))[:most]
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise StorageError(f"the queue: {describe_os_error(error)}") from None
+        return ()
 
     def read(self, name: str, store_dir: StoreDir) -> Collection[StorePath]:
         """The store paths of an entry; lines that are no store path are set aside."""
-        try:
-            with (self._new / name).open("rb") as stream:
-                words = stream.read(_MAX_BYTES).decode(errors="replace").split()
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise StorageError(f"the queue: {describe_os_error(error)}") from None
+        words: list[str] = []
+        # Another service may have pushed what it names, and removed it.
+        with _errors_of_the_queue(), suppress(FileNotFoundError), (self._new / name).open("rb") as stream:
+            words = stream.read(_MAX_BYTES).decode(errors="replace").split()
         paths: list[StorePath] = []
         for word in words:
             try:
@@ -81,28 +74,30 @@ class PushQueue:
 
     def done(self, names: Collection[str]) -> None:
         """Remove entries."""
-        try:
+        with _errors_of_the_queue():
             for name in names:
                 (self._new / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"the queue: {describe_os_error(error)}") from None
 
     def set_aside(self, path: str, reason: str) -> None:
         """Note that a path could not be pushed. It does not keep the others waiting."""
-        try:
+        with _errors_of_the_queue():
             self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self._aside / path).write_text(f"{reason}\n", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"the queue: {describe_os_error(error)}") from None
 
     def state(self) -> QueueState:
         """The content of the queue."""
         entries = self.entries(1_000_000)
         oldest = int(entries[0].partition("-")[0]) / 1e9 if entries else None
         aside: list[tuple[str, str]] = []
-        try:
+        with _errors_of_the_queue():
             files = sorted(self._aside.iterdir()) if self._aside.exists() else []
             aside = [(file.name, file.read_text(encoding="utf-8", errors="replace").strip()) for file in files]
-        except OSError as error:
-            raise StorageError(f"the queue: {describe_os_error(error)}") from None
         return QueueState(len(entries), oldest, aside)
+
+
+@contextmanager
+def _errors_of_the_queue() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the queue: {describe_os_error(error)}") from None

@@ -3,9 +3,8 @@
 import argparse
 import asyncio
 import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+import os
+from typing import TYPE_CHECKING, Any
 
 from harmonia_py.cache.access import Grant
 from harmonia_py.commands.options import add_config, load
@@ -14,8 +13,6 @@ from harmonia_py.errors import ConfigError
 
 if TYPE_CHECKING:  # it needs PyJWT
     from harmonia_py.oidc.examination import Examination
-
-_MAX_BYTES: Final = 64 * 1024
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     )
     verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
     check = verbs.add_parser("check", help="say what a token would be allowed")
-    check.add_argument("token", metavar="FILE", help="with the token; - for standard input")
+    check.add_argument("token", metavar="FROM", help="where the token is: env:NAME, a file, or - for standard input")
     check.add_argument("--json", action="store_true", help="one object, for scripts")
     add_config(check)
 
@@ -42,26 +39,16 @@ def run(options: argparse.Namespace) -> int:
     _, config = load(options)
     if not config.oidc:
         raise ConfigError("there is no [oidc.NAME] in the configuration: no token of a CI is taken")
-    text = _read(options.token)
+    from harmonia_py.client.id_token import read_token  # noqa: PLC0415  # it makes requests
     from harmonia_py.wiring.oidc import examine  # noqa: PLC0415  # it needs PyJWT
 
-    found = asyncio.run(examine(config, text))
+    found = asyncio.run(examine(config, read_token(options.token, os.environ)))
     if options.json:
         print(json.dumps(_fields(found), indent=2))  # noqa: T201
     else:
         for line in _lines(found):
             print(line)  # noqa: T201
     return 0 if found.fault is None and found.grants else 1
-
-
-def _read(name: str) -> str:
-    try:
-        if name == "-":
-            return sys.stdin.read(_MAX_BYTES).strip()
-        with Path(name).open(encoding="ascii") as file:
-            return file.read(_MAX_BYTES).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: {error}") from None
 
 
 def _fields(found: "Examination") -> dict[str, Any]:

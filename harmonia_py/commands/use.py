@@ -20,7 +20,7 @@ from harmonia_py.config.logins import CacheUrl, Logins, logins_file
 from harmonia_py.config.netrc import add_entry, remove_entry
 from harmonia_py.config.nix_conf import Block, add_block, has_block, remove_block, settings_of, without_blocks
 from harmonia_py.config.private_file import read_private, write_private
-from harmonia_py.errors import ConfigError, describe_os_error
+from harmonia_py.errors import ConfigError
 
 _PUBLIC: Final = 0o644
 _NIXOS: Final = Path("/etc/NIXOS")
@@ -113,19 +113,12 @@ def _settings(cache: CacheUrl, info: CacheInfo, files: _Files, *, with_netrc: bo
     return settings
 
 
-def _show_and_write(file: Path, text: str | None, block: Block, console: Console, *, dry_run: bool) -> None:
+def _show_and_write(file: Path, text: str, block: Block, console: Console, *, dry_run: bool) -> None:
     console.print(f"{file}:")
     for line in block.lines():
         console.print(f"  + {line}", markup=False)
-    if dry_run:
-        return
-    try:
-        if text is None:
-            file.unlink()
-        else:
-            write_private(file, text, _PUBLIC)
-    except OSError as error:
-        raise ConfigError(describe_os_error(error)) from None
+    if not dry_run:
+        write_private(file, text, _PUBLIC)
 
 
 def _print_nixos(block: Block) -> None:

@@ -65,8 +65,10 @@ class Logins(Struct, frozen=True):
         try:
             servers = tomllib.loads(text).get("servers", {})
             return cls({str(url): str(fields.get("token", "")) for url, fields in servers.items()})
-        except (tomllib.TOMLDecodeError, AttributeError) as error:
+        except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{file}: {error}") from None
+        except AttributeError:
+            raise ConfigError(f"{file}: no file of logins: remove it, and log in again") from None
 
     def write(self, file: Path) -> None:
         """Put them in the place of what the file has.

@@ -61,4 +61,5 @@ def write_private(file: Path, text: str, mode: int = PRIVATE) -> None:
             raise
         sync_directory(file.parent)
     except OSError as error:
-        raise ConfigError(describe_os_error(error)) from None
+        # Not the name that the error has: it may be that of the new file, which is gone.
+        raise ConfigError(f"{file}: {error.strerror or error}") from None

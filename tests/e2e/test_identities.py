@@ -284,6 +284,36 @@ def test_a_server_does_not_choose_for_which_service_a_job_gets_a_token(
         assert done.returncode == 0, done.stderr
 
 
+def test_a_login_that_can_come_to_nothing_says_why(daemon: Lab, tmp_path: Path, issuer: Issuer) -> None:
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
+    url, answer = "ACTIONS_ID_TOKEN_REQUEST_URL", "/other?audience=http%3A%2F%2F127.0.0.1"
+    issuer.answers[answer] = Reply(200, b'{"value": 1}')
+    with Server(tmp_path, daemon.env, settings(daemon, table_of(issuer, MAIN, audience="http://127.0.0.1"))) as server:
+        for options, job, status, words in (
+            (("--audience", "x"), {}, 2, "--id-token and --audience go with --oidc"),
+            (("token", "--oidc"), {}, 2, "--oidc needs no TOKEN"),
+            (("--oidc", "--id-token", "env:NONE"), {}, 1, "env:NONE: there is no token of a CI in it"),
+            (("--oidc",), {url: "x"}, 1, "not a URL: 'x'"),
+            (("--oidc",), {url: f"{issuer.url}/other"}, 1, "hands out no token"),
+        ):
+            done = run_client(daemon, ("login", server.url, *options), issuer.job | job | home)
+            assert (done.returncode, words in " ".join(done.stderr.split())) == (status, True), done.stderr
+    assert issuer.requests == [answer]
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_job_names_one_of_several_audiences(daemon: Lab, tmp_path: Path, issuer: Issuer) -> None:
+    """The token of its CI is asked for none that the job does not name."""
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
+    with Issuer() as other:
+        two = {"a": table_of(issuer, MAIN), "b": table_of(other, MAIN, audience="b")}
+        for tables, words in (({}, "takes no tokens of CIs"), (two, "say with --audience which of")):
+            with Server(tmp_path, daemon.env, settings_of(daemon) | {"oidc": tables, "caches": CACHES}) as server:
+                done = run_client(daemon, ("login", server.url, "--oidc"), issuer.job | home)
+                assert (done.returncode, words in " ".join(done.stderr.split())) == (1, True), done.stderr
+    assert issuer.requests == []
+
+
 def test_a_job_that_is_not_let_in_learns_why(daemon: Lab, tmp_path: Path, issuer: Issuer) -> None:
     home = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
     with Server(tmp_path, daemon.env, settings(daemon, table_of(issuer, MAIN))) as server:
@@ -322,6 +352,12 @@ def test_an_operator_asks_what_a_token_would_be_allowed(daemon: Lab, tmp_path: P
         assert status == 1
         assert check(issuer.token(exp=1, nbf=0, iat=0))[0] == 1
         assert check("x.y.z")[0] == 1
+        environment = {"JOB_TOKEN": issuer.token(**claims)}
+        assert run_client(daemon, ("oidc", "check", "env:JOB_TOKEN", *config), environment).returncode == 0
+        (tmp_path / "binary").write_bytes(b"\xff\xfe")
+        for source, words in (("/nowhere", "/nowhere: No such file"), (str(tmp_path / "binary"), "binary: not text")):
+            done = run_client(daemon, ("oidc", "check", source, *config), {})
+            assert (done.returncode, words in done.stderr) == (1, True)
         # The doctor asks the issuer as well.
         done = run_client(daemon, ("doctor", "--json", *config), {})
         assert f"1 of {issuer.url}, for RS256" in done.stdout
