@@ -161,5 +161,12 @@ def naming(what: str, kind: type[Exception] = ConfigError) -> Iterator[None]:
 
 def describe_os_error(error: OSError) -> str:
     """`file: what is wrong` in words: without the number and the quotes of Python's own text."""
-    reason = error.strerror or str(error) or type(error).__name__
+    reason = reason_of(error)
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong in words, and without the name of a file: for a message that names it already."""
+    if isinstance(error, UnicodeError):
+        return "it is not text"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-from harmonia_py.errors import ConfigError, StorageError
+from harmonia_py.errors import ConfigError, StorageError, reason_of
 
 _POSTGRES: Final = ("postgres", "postgresql")
 _CONNECT_SECONDS: Final = 30.0
@@ -91,7 +91,7 @@ async def _open_postgres(url: str) -> AsyncIterator[Database]:
             except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
                 raise StorageError(f"Attic's database: {_ODD}: {error}") from None
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                raise StorageError(f"Attic's database: {error}") from None
+                raise StorageError(f"Attic's database: {reason_of(error)}") from None
 
     try:
         connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)

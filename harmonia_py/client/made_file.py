@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from harmonia_py.client.bodies import FileBody
 from harmonia_py.client.outcomes import Events
+from harmonia_py.errors import reason_of
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import SUFFIXES
 from harmonia_py.runtime.threads import in_thread
@@ -97,7 +98,7 @@ class StoredFile:
         try:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115  # `__exit__` closes it
         except OSError as error:
-            raise NoPlace(f"no temporary file can be made: {error}") from error
+            raise NoPlace(f"no temporary file can be made: {reason_of(error)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -138,4 +139,4 @@ def _write(fd: int, data: bytearray) -> None:
         while view:
             view = view[os.write(fd, view) :]
     except OSError as error:
-        raise NoPlace(f"the temporary file cannot be written: {error}") from error
+        raise NoPlace(f"the temporary file cannot be written: {reason_of(error)}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harmonia_py.client.push_queue import PushQueue
-from harmonia_py.errors import HarmoniaError, StorageError, describe_os_error
+from harmonia_py.errors import HarmoniaError, StorageError, describe_os_error, reason_of
 from harmonia_py.nix.store_path import StoreDir, StorePath
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _read(file: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{file}: {error}") from None
+        raise StorageError(f"{file}: {reason_of(error)}") from None
     return int(text) if text.isdecimal() else None
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.config.private_file import read_private, write_private
-from harmonia_py.errors import ConfigError, naming
+from harmonia_py.errors import ConfigError, naming, reason_of
 
 _NAME: Final = "harmonia-py/logins.toml"
 _TOKEN_VARIABLE: Final = "HARMONIA_PY_TOKEN"  # noqa: S105  # the name of a variable
@@ -118,7 +118,7 @@ def _read_token(file: str | None) -> str:
     try:
         return Path(file).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{_TOKEN_FILE_VARIABLE}: {error}") from None
+        raise ConfigError(f"{_TOKEN_FILE_VARIABLE}: {file}: {reason_of(error)}") from None
 
 
 def logins_file(environment: Mapping[str, str]) -> Path:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import StorageError, describe_os_error
 
 _LOOK_SECONDS: Final = 0.05
 
@@ -39,7 +39,7 @@ class CollectingLock:
             # A descriptor of its own for each holder: flock tells those apart, not processes.
             lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError(f"the catalog: {error}") from error
+            raise StorageError(f"the catalog: {describe_os_error(error)}") from error
         try:
             yield await _lock(lock, time.monotonic() + wait_seconds)
         finally:

@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Any, Final, Generic, TypeVar
 
 from harmonia_py.database.transaction import Topic, Transaction
-from harmonia_py.errors import CatalogError, HarmoniaError, StorageError, StorageFull
+from harmonia_py.errors import CatalogError, HarmoniaError, StorageError, StorageFull, describe_os_error
 
 T = TypeVar("T")
 
@@ -160,6 +160,6 @@ def storage_error(error: BaseException) -> HarmoniaError:
         kind = CatalogError
     else:
         kind = StorageError
-    translated = kind(f"the catalog: {error}")
+    translated = kind(f"the catalog: {describe_os_error(error) if isinstance(error, OSError) else error}")
     translated.__cause__ = error
     return translated

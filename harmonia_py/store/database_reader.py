@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from harmonia_py.errors import DaemonProtocolError, DaemonUnreachable, FormatError
+from harmonia_py.errors import DaemonProtocolError, DaemonUnreachable, FormatError, describe_os_error
 from harmonia_py.store.rows import Row
 
 Value = TypeVar("Value")
@@ -54,7 +54,7 @@ class DatabaseReader:
             raise DaemonProtocolError(f"{self._database}: {error}") from error
         except OSError as error:
             self.close()
-            raise DaemonUnreachable(str(error)) from error
+            raise DaemonUnreachable(describe_os_error(error)) from error
         raise DaemonUnreachable(f"{self._database} is being written, and cannot be opened together with its writer")
 
     def query(self, statement: str, parameters: tuple[object, ...] = ()) -> list[Row]:

@@ -4,7 +4,7 @@ import base64
 import netrc
 from pathlib import Path
 
-from harmonia_py.errors import ConfigError
+from harmonia_py.errors import ConfigError, reason_of
 
 
 def read_authorization(host: str, netrc_file: Path | None, token_file: Path | None) -> str | None:
@@ -24,7 +24,7 @@ def read_authorization(host: str, netrc_file: Path | None, token_file: Path | No
     try:
         entry = netrc.netrc(netrc_file).authenticators(host)
     except (netrc.NetrcParseError, OSError) as error:
-        raise ConfigError(f"{netrc_file}: not a netrc: {error}") from None
+        raise ConfigError(f"{netrc_file}: not a netrc: {reason_of(error)}") from None
     if entry is None:
         return None
     login, _, password = entry

@@ -16,7 +16,7 @@ from typing import Final
 import aiohttp
 from aiohttp import hdrs
 
-from harmonia_py.errors import UpstreamUnreachable
+from harmonia_py.errors import UpstreamUnreachable, reason_of
 from harmonia_py.mirror.upstream import Take
 from harmonia_py.runtime.tasks import wake
 
@@ -68,7 +68,7 @@ class SocketTap:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise UpstreamUnreachable(f"no connection: {error}") from error
+            raise UpstreamUnreachable(f"no connection: {reason_of(error)}") from error
         if not count:
             raise UpstreamUnreachable("the download ended too early")
         return count

@@ -8,7 +8,7 @@ from typing import Final, Self, TypeVar
 
 from msgspec import Struct
 
-from harmonia_py.errors import ConfigError, HarmoniaError, describe_os_error
+from harmonia_py.errors import ConfigError, HarmoniaError, describe_os_error, reason_of
 from harmonia_py.nix.handshake import clean
 
 Value = TypeVar("Value")
@@ -99,7 +99,7 @@ async def findings_of(check: Check) -> Sequence[Finding]:
         remedy = "mend what the configuration names; `harmonia-py check-config` lists all that is wrong with it"
         return [Finding.failure(check.name, f"cannot be checked: {error}", remedy)]
     except (HarmoniaError, OSError) as error:
-        what = describe_os_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        what = describe_os_error(error) if isinstance(error, OSError) else reason_of(error)
         return [Finding.failure(check.name, f"cannot be checked: {what}", check.late)]
 
 

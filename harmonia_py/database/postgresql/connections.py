@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 import asyncpg
 
 from harmonia_py.database.transaction import Value
-from harmonia_py.errors import CatalogError, StorageError, StorageFull
+from harmonia_py.errors import CatalogError, StorageError, StorageFull, reason_of
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class Address:
         return connection
 
 
-def storage_error(error: BaseException) -> StorageError:
+def storage_error(error: Exception) -> StorageError:
     """An error of asyncpg as one of ours."""
     if isinstance(error, asyncpg.DiskFullError):
         return StorageFull(f"the catalog: {error}")
@@ -139,7 +139,7 @@ def storage_error(error: BaseException) -> StorageError:
         return CatalogError(f"the catalog: {error}")
     if isinstance(error, ssl.SSLError):
         return StorageError(f"the catalog: TLS: {error.reason}")
-    return StorageError(f"the catalog: {str(error) or type(error).__name__}")
+    return StorageError(f"the catalog: {reason_of(error)}")
 
 
 def is_passing(error: BaseException) -> bool:

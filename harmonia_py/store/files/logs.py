@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from harmonia_py.cache.source import Download, FileSlice, Piece
-from harmonia_py.errors import StorageError, describe_os_error
+from harmonia_py.errors import StorageError, describe_os_error, reason_of
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 _SUFFIXES: Final = ("", ".bz2")
@@ -72,4 +72,4 @@ def _decompress(file: Path) -> Iterator[Piece]:
                     raise StorageError("a build log is too long")
                 yield data
     except (OSError, EOFError) as error:
-        raise StorageError(f"a build log cannot be read: {error}") from error
+        raise StorageError(f"a build log cannot be read: {reason_of(error)}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from harmonia_py.cache.tree import BuildId, DebugFile, Kind
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import StorageError, reason_of
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.store.files.walk import ABSENT, Below
@@ -66,7 +66,7 @@ class DebugIndex:
             builds = tuple(_builds(below, path.encode()))
         except OSError as error:
             if error.errno not in ABSENT:
-                _log.warning("%s cannot be searched for debug information: %s", path, error)
+                _log.warning("%s cannot be searched for debug information: %s", path, reason_of(error))
             builds = ()
         if builds and len(self._paths) + len(builds) > MAX_DEBUG_FILES:
             _log.warning("the debug information of %s is left out: there is too much", path)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from harmonia_py.errors import reason_of
 from harmonia_py.metrics.loads import Load
 from harmonia_py.runtime.bounded import TimedSet
 from harmonia_py.runtime.warnings import RareWarning
@@ -307,7 +308,7 @@ class Acceptor:
             )
         except OSError as error:
             # A handshake that failed or took too long, or a client that left.
-            _log.debug("a connection was not opened: %s", error)
+            _log.debug("a connection was not opened: %s", reason_of(error))
             connection.close()
         except BaseException:
             connection.close()
