@@ -12,7 +12,7 @@ from harmonia_py.push.receiving import passing_key
 from harmonia_py.runtime.threads import Threads, in_thread
 
 MAX_RECIPE_BYTES: Final = 8 * 1024 * 1024
-"""Of a recipe and of its columns: 200,000 chunks, which take some 60 MB of memory while they are looked at."""
+"""Of a recipe and of its columns: 200,000 chunks, which take some 100 MB of memory while they are looked at."""
 MAX_SENT_BYTES: Final = 64 * 1024 * 1024
 """Of the chunks that come with a recipe: proxies that limit a body allow 100 MB. What lacks more is sent whole."""
 
@@ -21,18 +21,18 @@ class RecipeBody:
     """A body that has come. Close it.
 
     Args:
-        recipe: as it came; the lengths of the frames of chunks that did not come mean nothing.
+        text: of the recipe.
         writer: of the chunks; None when none came.
         file: with the chunks.
-        threads: close the file.
+        threads: parse the recipe, and close the file.
 
     Attributes:
-        recipe, file: as given.
+        file: as given.
     """
 
-    def __init__(self, recipe: Recipe, writer: SpoolWriter | None, file: SpooledFile | None, threads: Threads) -> None:
-        self.recipe = recipe
+    def __init__(self, text: bytes, writer: SpoolWriter | None, file: SpooledFile | None, threads: Threads) -> None:
         self.file = file
+        self._text = text
         self._writer = writer
         self._threads = threads
 
@@ -43,20 +43,26 @@ class RecipeBody:
         """Take in a body, with so many bytes of chunks.
 
         Raises:
-            FormatError: behind the chunks there is no recipe.
             PushTooLarge: the recipe is too long.
             StorageError: the chunks cannot be written.
         """
         writer = await spool.begin(passing_key(), sent_bytes) if sent_bytes else None
         try:
-            behind = await _pour(writer, threads, sent_bytes, portions)
-            recipe = await in_thread(threads, partial(Recipe.parse, behind, MAX_RECIPE_BYTES))
+            text = await _pour(writer, threads, sent_bytes, portions)
             file = None if writer is None else await in_thread(threads, writer.finish)
         except BaseException:
             if writer is not None:
                 await in_thread(threads, writer.close)
             raise
-        return cls(recipe, writer, file, threads)
+        return cls(text, writer, file, threads)
+
+    async def recipe(self) -> Recipe:
+        """The recipe as it came; the lengths of the frames of chunks that did not come mean nothing.
+
+        Raises:
+            FormatError: behind the chunks there is none.
+        """
+        return await in_thread(self._threads, partial(Recipe.parse, self._text, MAX_RECIPE_BYTES))
 
     async def close(self) -> None:
         """Forget the chunks."""

@@ -10,6 +10,7 @@ What is told and used are chunks of paths of this cache, to principals that may 
 request. So a recipe leads to no bytes that its sender could not have by downloading.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -25,6 +26,7 @@ from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
 from harmonia_py.chunks.sent_chunks import SentChunks
 from harmonia_py.chunks.windows import ChunksUnknown
+from harmonia_py.contents.blobs import SpooledFile
 from harmonia_py.contents.nar_check import NarBounds
 from harmonia_py.contents.pieces import SliceReader, portions
 from harmonia_py.contents.spool import Spool
@@ -63,6 +65,7 @@ class RecipeUploads:
         room: of the cache.
         counters: of pushes to all caches.
         usage: of this cache.
+        making: is held while a file is made: recipes take memory meanwhile.
         read: reads slices of files.
         threads: parse and verify.
     """
@@ -80,6 +83,7 @@ class RecipeUploads:
         room: RoomForPushes,
         counters: PushCounters,
         usage: CacheUsage,
+        making: asyncio.Semaphore,
         read: SliceReader,
         threads: Threads,
     ) -> None:
@@ -93,6 +97,7 @@ class RecipeUploads:
         self._room = room
         self._counters = counters
         self._usage = usage
+        self._making = making
         self._read = read
         self._threads = threads
         self._checks = Checks()
@@ -147,12 +152,12 @@ class RecipeUploads:
             nonlocal is_taken
             is_taken = True
             try:
-                await self._make(session, arrived, bases)
+                async with self._making:
+                    await self._make(session, nar_hash, arrived, bases)
             finally:
                 await arrived.close()
 
         try:
-            self._check(arrived.recipe, nar_hash)
             if not await self._checks.is_done(self._key(session, nar_hash), make):
                 return None
             return await self._file(session, nar_hash)
@@ -189,16 +194,22 @@ class RecipeUploads:
         if recipe.nar_size > most:
             raise PushTooLarge(f"this NAR is {recipe.nar_size} bytes, and {most} are taken at the most")
 
-    async def _make(self, session: PushSession, arrived: RecipeBody, bases: Collection[HashPart]) -> None:
-        sizes = await in_thread(self._threads, arrived.recipe.chunk_sizes)
+    async def _make(
+        self, session: PushSession, nar_hash: Hash, arrived: RecipeBody, bases: Collection[HashPart]
+    ) -> None:
+        said = await arrived.recipe()
+        self._check(said, nar_hash)
+        sizes = await in_thread(self._threads, said.chunk_sizes)
         known = await self._known(sizes, bases)
         if any(sizes[chunk] != size for chunk, size in known.items()):
             # Otherwise a chunk that is right would be found to be too long or too short.
             raise FormatError("a chunk has another length than the recipe says")
         kept = await self._kept(known)
-        sent = await self._sent(arrived, {chunk: size for chunk, size in sizes.items() if chunk not in known})
+        sent = await self._sent(
+            said, arrived.file, {chunk: size for chunk, size in sizes.items() if chunk not in known}
+        )
         frame_sizes = {**kept, **{chunk: place.size for chunk, place in sent.places.items()}}
-        recipe = await in_thread(self._threads, partial(arrived.recipe.with_frames, frame_sizes))
+        recipe = await in_thread(self._threads, partial(said.with_frames, frame_sizes))
         if recipe.file_size > _MOST_REPEATED * sum(frame_sizes.values()) + _NOT_COUNTED_BYTES:
             raise PushRefused("this recipe repeats chunks over and over: send the NAR whole")
         await self._room.check(recipe.file_size)
@@ -246,13 +257,13 @@ class RecipeUploads:
             raise _gone("its bytes are lost")
         return {chunk: place.size for chunk, place in places.items()}
 
-    async def _sent(self, arrived: RecipeBody, sizes: Mapping[ChunkHash, int]) -> SentChunks:
-        frame_sizes = arrived.recipe.chunks()
+    async def _sent(self, recipe: Recipe, file: SpooledFile | None, sizes: Mapping[ChunkHash, int]) -> SentChunks:
+        frame_sizes = recipe.chunks()
         wanted = sum(frame_sizes[chunk] for chunk in sizes)
-        came = 0 if arrived.file is None else arrived.file.size
+        came = 0 if file is None else file.size
         if came != wanted:
             raise _gone(f"{came} bytes of chunks came, and {wanted} are needed")
-        check = partial(SentChunks.checked, arrived.file, sizes, frame_sizes, self._read)
+        check = partial(SentChunks.checked, file, sizes, frame_sizes, self._read)
         return await in_thread(self._threads, check)
 
 

@@ -1,7 +1,9 @@
 """The pushes to each cache, put together from the things that a process has open."""
 
+import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct, field
 
@@ -40,6 +42,9 @@ from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.chunking import Chunking
 
+# Each takes some 100 MB for the longest recipe, and a core.
+_MADE_AT_ONCE: Final = 2
+
 
 class Publishing(Struct, frozen=True, eq=False):
     """Makes the pushes to caches.
@@ -64,6 +69,7 @@ class Publishing(Struct, frozen=True, eq=False):
         counters: of pushes, of this process.
         max_size: bytes that the files of all caches may take together; None for no limit.
         static_errors: says errors of ours that static sides meet.
+        making: is held while a file is made by a recipe.
     """
 
     sql: SqlCatalog
@@ -85,6 +91,7 @@ class Publishing(Struct, frozen=True, eq=False):
     counters: PushCounters
     max_size: Callable[[], int | None]
     static_errors: RareWarning = field(default_factory=lambda: RareWarning(logging.getLogger(StaticSide.__module__)))
+    making: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MADE_AT_ONCE))
 
     def pushes_to(
         self,
@@ -192,6 +199,7 @@ class Publishing(Struct, frozen=True, eq=False):
             room=room,
             counters=self.counters,
             usage=usage,
+            making=self.making,
             read=read_slice,
             threads=self.threads,
         )
