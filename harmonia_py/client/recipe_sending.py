@@ -6,9 +6,10 @@ collected a chunk at this moment.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from threading import Event
 from typing import Final
 
 from harmonia_py.chunks.installed import is_installed
@@ -96,8 +97,10 @@ class RecipeSender:
         # The library that cuts takes some time to load.
         from harmonia_py.client.cut_nar import SentRecipe, cut  # noqa: PLC0415
 
+        stop = Event()
         async with self._making:
-            recipe = await in_thread(self._threads, lambda: cut(self._store.nar(info), info, terms.sizes))
+            nar = _until(stop, self._store.nar(info))
+            recipe = await in_thread(self._threads, cut, nar, info, terms.sizes, give_up=stop.set)
         sizes = recipe.chunk_sizes()
         missing = await self._api.missing(session, bases, list(sizes), terms.max_chunks)
         if sum(sizes[chunk] for chunk in missing) > _MOST_MISSING * info.nar_size:
@@ -134,6 +137,14 @@ class RecipeSender:
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
             file = await self._api.made(session, info.nar_hash)
         raise _SendWhole
+
+
+def _until(stop: Event, nar: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """A NAR, of which no more is read once `stop` is set."""
+    for portion in nar:
+        if stop.is_set():
+            raise _SendWhole
+        yield portion
 
 
 def _check_size(terms: ChunkTerms, sent_bytes: int, recipe_size: int) -> None:

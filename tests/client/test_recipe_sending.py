@@ -1,5 +1,6 @@
 """Paths sent as recipes by the client, to a real server in this process."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from house import Clock, House
 from lab import Lab
 from pushing import pushed_to
 from rebuilds import contents_of, rebuild
+from serving import TIME_LIMIT
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.chunks.recipe import ChunkHash
@@ -143,6 +145,30 @@ async def test_a_server_that_refuses_recipes_over_and_over_is_sent_no_more_of_th
     assert summary.saved == 0
     seen = [json.loads(line)["path"] for line in "".join(team.house.server.log).splitlines()]
     assert sum("/recipes/" in path for path in seen) == 3
+
+
+async def test_a_push_that_is_cut_stops_to_cut(team: Team, lab: Lab) -> None:
+    """A NAR of gigabytes was read to its end by a client that nobody waited for any more."""
+    path = rebuild(lab, CONTENTS, "two")
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    class Endless(StoreClosures):
+        def nar(self, info: PathInfo) -> Iterator[bytes | memoryview]:
+            if info.store_path != path:
+                yield from super().nar(info)
+                return
+            yield next(iter(super().nar(info)))[:10_000]
+            loop.call_soon_threadsafe(begun.set)
+            while True:
+                yield bytes(1000)
+
+    team.store.__class__ = Endless
+    pushing = asyncio.create_task(Push(team.api, team.store, Bar()).run([path]))
+    async with asyncio.timeout(TIME_LIMIT):
+        await begun.wait()
+        pushing.cancel()
+        await asyncio.wait([pushing])
+    assert pushing.cancelled()
 
 
 async def test_a_nar_that_changes_between_its_two_readings_is_not_pushed(team: Team, lab: Lab) -> None:
