@@ -59,6 +59,11 @@ class Kept(RuleBasedStateMachine):
         self.world.publish(data.draw(st.sampled_from(self._clients("to_publish"))), with_log=with_log)
 
     @precondition(lambda self: self.world.clients)
+    @rule(data=st.data(), name=PATHS)
+    def ask_bases(self, data: Any, name: str) -> None:
+        self.world.ask_bases(data.draw(st.sampled_from(sorted(self.world.clients))), name)
+
+    @precondition(lambda self: self.world.clients)
     @rule(data=st.data(), push_all=st.booleans())
     def finish(self, data: Any, *, push_all: bool) -> None:
         number = data.draw(st.sampled_from(sorted(self.world.clients)))

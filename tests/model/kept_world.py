@@ -342,6 +342,17 @@ class World:
         self._hear_from(client)
         client.to_publish.pop(0)
 
+    def ask_bases(self, number: int, name: str) -> None:
+        """Ask which paths of that name are in chunks: a recipe will count on them, and on their chunks."""
+        client = self.clients[number]
+        found = self.run(self.catalog.bases.like(CACHE, client.session, [name], now=self.now))[name]
+        self._hear_from(client)
+        for base in found:
+            stored = self._find(BY_HASH_PART[base.hash_part])
+            assert stored is not None
+            assert (stored.file.blob_key, stored.state) == (base.recipe, ObjectState.PUBLISHED)
+            client.heard.add(BY_HASH_PART[base.hash_part])
+
     def _hear_from(self, client: Client) -> None:
         """A sign of life; a session that was dead by then begins anew, and counts on nothing that it heard before."""
         if self.now >= client.seen + SESSION_SECONDS:
