@@ -55,6 +55,7 @@ daemon_socket = "/nowhere/socket"
 state_directory = "{state}"
 [caches.team]
 public = true
+deduplicate = "{deduplicate}"
 {storage}
 """
 _STORAGE = """
@@ -79,11 +80,13 @@ def nar_of(mib: int) -> bytes:
 
 
 @contextmanager
-def server(directory: Path, bucket: Bucket | None = None) -> Iterator[tuple[int, ProcessTree]]:
+def server(
+    directory: Path, bucket: Bucket | None = None, *, deduplicate: str = "files"
+) -> Iterator[tuple[int, ProcessTree]]:
     """A server of the state below `directory`, and of a bucket; its port and its processes."""
     config = directory / "harmonia.toml"
     storage = "" if bucket is None else _STORAGE.format(url=bucket.url("kept"))
-    config.write_text(_CONFIG.format(state=directory / "state", storage=storage))
+    config.write_text(_CONFIG.format(state=directory / "state", storage=storage, deduplicate=deduplicate))
     log = directory / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
