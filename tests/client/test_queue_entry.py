@@ -33,3 +33,13 @@ def test_a_word_that_is_no_text_is_set_aside(tmp_path: Path) -> None:
     (name,) = queue.entries(10)
     assert list(queue.read(name, STORE)) == [STORE.parse_path(PATH)]
     assert len(queue.state().aside) == 1
+
+
+def test_an_entry_that_another_service_has_pushed_meanwhile_names_nothing(tmp_path: Path) -> None:
+    queue = PushQueue(tmp_path)
+    queue.add([PATH])
+    (name,) = queue.entries(10)
+    for _ in range(2):
+        queue.done([name])
+    assert list(queue.read(name, STORE)) == []
+    assert queue.state().aside == []

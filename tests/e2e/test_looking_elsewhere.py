@@ -7,10 +7,13 @@ from typing import Any, Final
 import pytest
 from administering import Machine
 from lab import Client, Keys, Lab
+from msgspec.structs import replace
 from nginx import Nginx
 from server import Server, settings_of
 
 from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.realisation import DrvOutput, Realisation
+from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StorePath
 
 TABLES: Final[dict[str, Any]] = {
@@ -179,7 +182,8 @@ def upstream_keys(lab: Lab) -> Keys:
 
 def filled(lab: Lab, directory: Path, keys: Keys, *paths: StorePath) -> Path:
     full = [lab.full(path) for path in paths]
-    lab.nix("copy", "--to", f"file://{directory}?compression=xz&secret-key={keys.secret_file}", *full)
+    settings = f"compression=xz&write-nar-listing=true&secret-key={keys.secret_file}"
+    lab.nix("copy", "--to", f"file://{directory}?{settings}", *full)
     return directory
 
 
@@ -189,6 +193,12 @@ def test_a_cache_with_one_upstream_has_nothing_of_the_others(
     both, one = lab.closure.input0, lab.closure.input1
     first = filled(lab, tmp_path / "first", upstream_keys, both, one)
     second = filled(lab, tmp_path / "second", upstream_keys, both)
+    output = DrvOutput.parse(f"sha256:{'ab' * 32}!out")
+    realisation = Realisation(id=output, out_path=one)
+    signature = SecretKey.parse(upstream_keys.secret_file.read_text()).sign(realisation.fingerprint())
+    (first / "realisations").mkdir(exist_ok=True)
+    told = replace(realisation, signatures=(signature,)).format_old()
+    (first / "realisations" / f"{output}.doi").write_bytes(told)
     (tmp_path / "other").mkdir()
     with Nginx(tmp_path, first) as near, Nginx(tmp_path / "other", second) as far:
         upstream = [
@@ -215,7 +225,11 @@ def test_a_cache_with_one_upstream_has_nothing_of_the_others(
                     expected = 404 if path is one else 200
                     assert server.get(f"/some/{path.hash_part}.narinfo").status == expected
                     assert server.get(f"/some/{url}").status == expected
+                    assert server.get(f"/all/{path.hash_part}.ls").status == 200
+                    assert server.get(f"/some/{path.hash_part}.ls").status == expected
                     assert server.get(f"/all/{path.hash_part}.narinfo").status == 200
+            assert server.get(f"/all/realisations/{output}.doi").status == 200
+            assert server.get(f"/some/realisations/{output}.doi").status == 404
             client: Client = lab.client("client")
             options = ("--option", "trusted-public-keys", upstream_keys.public, "--max-jobs", "0")
             client.nix_store("--realise", lab.full(both), "--option", "substituters", f"{server.url}/some", *options)

@@ -84,6 +84,9 @@ def test_a_closure_is_promoted_and_no_bytes_move(daemon: Lab, tmp_path: Path, se
     # Again it is there already, and the log says who did it.
     status, said = promote(daemon, server, issuer.token(job="promoter"), "pulls", "main", str(closure.top))
     assert json.loads(said) == {"published": [], "present": 1, "kept_first": []}
+    command = ("promote", "pulls", f"{server.url}/main", str(closure.top))
+    done = run_client(daemon, command, {"HARMONIA_PY_TOKEN": issuer.token(job="promoter")})
+    assert (done.returncode, done.stderr) == (0, f"{server.url}/main: 0 paths published, 1 present\n")
     log = [json.loads(line) for line in run_command(server, daemon, "audit")]
     (entry,) = [entry for entry in log if entry["action"] == "promote"]
     assert (entry["cache"], entry["subject"], entry["detail"]) == ("main", closure.top, {"from": "pulls", "paths": 3})

@@ -10,7 +10,9 @@ from lab import Lab
 from pushing_proxy import PushingProxy
 from terminal import on_a_terminal
 
+from harmonia_py import cli
 from harmonia_py.client.made_file import PART_BYTES
+from harmonia_py.commands import use
 from harmonia_py.nix.store_path import StorePath
 
 
@@ -75,6 +77,49 @@ def test_a_token_that_the_server_does_not_know_is_not_kept(team: Team) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     user.run("logout")
     assert team.push not in file.read_text()
+
+
+def test_a_token_is_asked_for_and_not_shown(team: Team) -> None:
+    """On a terminal, and otherwise read from standard input: an argument is in the list of processes."""
+    user = team.user("home", None)
+    user.run("login", team.server.url, stdin=f"{team.push}\n")
+    command, env = ("login", team.server.url), user.env | {"TERM": "xterm"}
+    typed = (b"token (it is not shown): ", f"{team.read}\n".encode())
+    seen = on_a_terminal(command, cwd=user.home, env=env, status=0, size=(24, 200), typed=typed)
+    assert f"logged in to {team.server.url} as token laptop" in seen
+    assert team.read not in seen
+
+
+def test_what_nobody_is_logged_in_to_is_not_forgotten_and_not_undone(team: Team) -> None:
+    user = team.user("home", None, env={"NIX_CONF_DIR": str(team.root / "conf")})
+    assert "not logged in anywhere" in user.run("logout", check=False).stderr
+    user.run("login", team.server.url, team.read)
+    refused = user.run("logout", "http://other.example.org", check=False)
+    assert (refused.returncode, refused.stderr.split(": ")[0]) == (1, "error")
+    assert f"not logged in to http://other.example.org; only to {team.server.url}" in refused.stderr
+    refused = user.run("use", f"127.0.0.1:{team.server.port}/team", "--remove", check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"has nothing of {team.server.url}/team" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="on NixOS root alone is told what to configure")
+def test_root_on_nixos_is_told_what_to_configure(
+    team: Team, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There the configuration makes nix.conf, which nothing else may change."""
+    public = team.machine.do("key", "create", "team").strip()
+    directory = team.root / "conf"
+    user = team.user("home", team.read)
+    for name, value in (("HOME", str(user.home)), ("NIX_CONF_DIR", str(directory)), ("XDG_CONFIG_HOME", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(use, "_NIXOS", team.root)
+    assert cli.main(["use", "team"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "# configuration.nix",
+        f'nix.settings.extra-substituters = [ "{team.server.url}/team" ];',
+        f'nix.settings.extra-trusted-public-keys = [ "{public}" ];',
+    ]
+    assert [file.name for file in directory.iterdir()] == ["netrc"]
 
 
 def test_a_public_cache_takes_no_netrc_and_a_dry_run_writes_nothing(tmp_path: Path, daemon: Lab) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,9 @@ def test_what_cannot_be_pushed_is_set_aside_with_its_reason_and_keeps_nothing_wa
     assert left["waiting"] == 0
     assert list(left["aside"]) == [gone]  # type: ignore[call-overload]
     assert "is not valid" in str(left["aside"])
+    said = user.run("hook", "status").stderr.splitlines()
+    assert said[0] == "0 builds waiting; 1 path set aside"
+    assert " ".join(said[1:]).strip().startswith(f"{gone}: ")
     assert team.serves(daemon.closure.top)
 
 
@@ -57,6 +61,7 @@ def test_a_server_that_is_away_costs_nothing_and_is_waited_for(team: Team, daemo
     done = user.run("hook", "run", "team", "--drain", "--deadline", "2", check=False)
     assert done.returncode == 1
     assert status(user)["waiting"] == 1
+    assert re.match(r"1 build waiting, the oldest for \d+ s; 0 paths set aside\n", user.run("hook", "status").stderr)
     team.server.__enter__()
     user.run("hook", "run", f"{team.server.url}/team", "--drain", HARMONIA_PY_TOKEN=team.push)
     assert status(user)["waiting"] == 0
@@ -137,8 +142,14 @@ def test_a_hook_says_what_is_wrong(
     monkeypatch.delenv("OUT_PATHS", raising=False)
     assert start.main(["hook", "add", "--queue", str(tmp_path)]) == 1
     assert "nothing to write down" in capsys.readouterr().err
+    # Nix 2.8 names the derivation alone.
+    monkeypatch.setenv("DRV_PATH", str(tmp_path / "none.drv"))
+    assert start.main(["hook", "add", "--queue", str(tmp_path)]) == 1
+    assert "nothing to write down" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert start.main(["hook", "add", "--queue", str(tmp_path / "file"), "/nix/store/x"]) == 1
+    assert "the queue: " in capsys.readouterr().err
+    assert start.main(["hook", "status", "--queue", str(tmp_path / "file")]) == 1
     assert "the queue: " in capsys.readouterr().err
 
 
