@@ -123,17 +123,18 @@ class HttpMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        # Those that this worker has counted: of the five hundred that are there from the start most never are.
         self._requests: dict[tuple[str, str, int], Histogram] = {}
         for path, statuses in STATUSES.items():
             for method in METHODS_OF.get(path, READING):
                 for status in statuses:
-                    self._of(method, path, status)
+                    self._place(method, path, status)
         for method in (*_METHODS, OTHER):
             for status in _OTHER_STATUSES:
-                self._of(method, OTHER, status)
+                self._place(method, OTHER, status)
         for path in (*STATUSES, OTHER):
             for status in _REFUSALS:
-                self._of("GET", path, status)
+                self._place("GET", path, status)
         self._first_bytes = {path: metrics.histogram(families.http.HTTP_FIRST_BYTE, path) for path in sorted(DOWNLOADS)}
         kinds = [*_KINDS_OF_NAR, *(path for path in STATUSES if path != "nar"), OTHER]
         self._sent = {kind: metrics.counter(families.http.HTTP_SENT_BYTES, kind) for kind in kinds}
@@ -165,9 +166,11 @@ class HttpMetrics:
         key = (method, path, status)
         known = self._requests.get(key)
         if known is None:
-            known = self._metrics.histogram(families.http.HTTP_REQUEST_DURATION, method, path, str(status))
-            self._requests[key] = known
+            known = self._requests[key] = self._place(method, path, status)
         return known
+
+    def _place(self, method: str, path: str, status: int) -> Histogram:
+        return self._metrics.histogram(families.http.HTTP_REQUEST_DURATION, method, path, str(status))
 
 
 class Sending:
