@@ -273,7 +273,7 @@ def _ended() -> set[int]:
 
 
 def _asked_by(told: signal.struct_siginfo) -> str:
-    """Who sent a signal, in words: a server that stops for no reason that anybody knows of was asked by somebody.
+    """The process that sent a signal, in words, for the log: an unexpected stop can be traced to its cause.
 
     Nothing for a terminal, and for a process that this one cannot see.
     """

@@ -37,12 +37,14 @@ class NewNames:
         self._fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise _last_error()
-        if libc.inotify_add_watch(self._fd, os.fsencode(directory), _ASKED) < 0:
-            error = _last_error()
+        try:
+            if libc.inotify_add_watch(self._fd, os.fsencode(directory), _ASKED) < 0:
+                raise _last_error()
+            self._watch = select.epoll()
+            self._watch.register(self._fd, select.EPOLLIN)
+        except OSError:
             os.close(self._fd)
-            raise error
-        self._watch = select.epoll()
-        self._watch.register(self._fd, select.EPOLLIN)
+            raise
 
     def take(self) -> list[bytes]:
         """The names that have come since the last call; it takes 0.3 microseconds when there are none.

@@ -1,7 +1,9 @@
 """What is not in a directory is known to be absent, and what comes is not, from that moment on."""
 
 import asyncio
+import errno
 import math
+import os
 import tracemalloc
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +173,19 @@ def test_the_kernel_tells_names_and_says_when_it_cannot(tmp_path: Path) -> None:
     told.close()
     with pytest.raises(OSError, match="No such file"):
         NewNames(str(tmp_path))
+
+
+def test_nothing_stays_open_where_a_directory_cannot_be_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_descriptors() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("select.epoll", out_of_descriptors)
+    before = {entry.name for entry in Path("/proc/self/fd").iterdir()}
+    with pytest.raises(OSError, match="Too many open files"):
+        NewNames(str(tmp_path))
+    assert {entry.name for entry in Path("/proc/self/fd").iterdir()} == before
 
 
 @given(st.sets(st.binary(min_size=32, max_size=32), max_size=200))
