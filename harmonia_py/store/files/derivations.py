@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import stat
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +27,9 @@ class Derivations:
     def _outputs(self, derivation: StorePath) -> tuple[StorePath, ...]:
         try:
             fd = os.open(self._real_store / derivation, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return ()
-        with os.fdopen(fd, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return ()
             try:
-                return parse_outputs(stream.read(_READ_BYTES), self._store_dir)
-            except (OSError, FormatError):
-                return ()
+                return parse_outputs(os.read(fd, _READ_BYTES), self._store_dir)
+            finally:
+                os.close(fd)
+        except (OSError, FormatError):  # nothing of this name, a directory, another text
+            return ()
