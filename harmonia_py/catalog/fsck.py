@@ -90,7 +90,7 @@ class Fsck:
             await self._ports.repairs.count_anew()
             done = "counted anew"
         for one in wrong:
-            of = "all files" if one.cache is None else f"cache {one.cache}, {one.state}"
+            of = f"{'all caches' if one.cache is None else f'cache {one.cache}'}, {one.state}"
             told, counted = ("{} with {} bytes".format(*pair) for pair in (one.told, one.counted))
             yield Finding(Fault.TOTAL, of, f"{told}, where counting says {counted}", done)
 

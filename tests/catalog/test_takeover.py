@@ -195,6 +195,26 @@ async def test_a_file_that_was_written_and_not_named_is_named_at_the_next_start(
         assert found.path_info.nar_hash == Hash.of(b"built anew")
 
 
+async def test_a_narinfo_that_cannot_be_read_costs_no_nar_and_does_not_stay(
+    tmp_path: Path, catalog: SqlCatalog
+) -> None:
+    """The NAR is checked already: without the words of the upstream it is what the local store had."""
+    directory, whole, alone = tmp_path / "cache", path_info("whole"), path_info("alone")
+    for number in range(70):  # more than are looked at together
+        put_nar(directory, path_info(f"other-{number}"), "zstd", str(number).encode(), NOW - 10)
+    put_nar(directory, whole, "zstd", b"whole", NOW - 10)
+    for info in (whole, alone):
+        put(directory, f"{info.store_path.hash_part}.narinfo", b"", {"narinfo": "StorePath: x"}, NOW - 10)
+    unknown = NarInfo(path_info=path_info("odd"), url="nar/odd.nar.lrz", compression="lrzip")
+    put_narinfo(directory, unknown, "cache.example.org", NOW - 10.0, 1.0)
+    async with DiskBlobs(directory) as blobs:
+        assert await takeover(Unread(blobs), catalog).run() == 71
+        found = await catalog.objects.find(STORE, whole.store_path.hash_part)
+        assert found is not None
+        assert found.path_info == whole
+        assert not [info.key async for info in blobs.list() if info.key.endswith(".narinfo")]
+
+
 def _deleter(blobs: DiskBlobs) -> Delete:
     async def delete(keys: Sequence[str]) -> Collection[str]:
         for key in keys:

@@ -16,6 +16,8 @@ from harmonia_py.catalog.fsck import Fsck
 from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.database.transaction import ask
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StorePath
 
 # What came within the last hour is left alone.
@@ -108,6 +110,36 @@ async def test_a_file_that_no_row_names_is_deleted_by_the_collector(house: House
     await house.look(_LATER)
     assert not stray.exists()
     assert {blob(GLIBC), blob(HELLO)} <= house.files()
+
+
+async def test_every_file_that_no_row_names_is_found_however_many_there_are(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmonia_py.catalog.fsck._PAGE", 2)
+    names = [f"nar/stray-{number}.nar" for number in range(5)]
+    for name in names:
+        (house.server.directory / name).write_bytes(b"stray")
+        os.utime(house.server.directory / name, (time.time(), 1))
+    assert sorted(found(await fsck(house))) == [(Fault.UNNAMED, name) for name in names]
+
+
+async def test_totals_that_the_rows_do_not_make_are_counted_anew(house: House) -> None:
+    """Limits are held to them: a cache would be full, or never be."""
+    row, size = await team(house), len(GLIBC.data) + len(HELLO.data)
+    await house.server.catalog.database.write(lambda: ask("update totals set objects = 3, size = 300"))
+    words = f"3 with 300 bytes, where counting says 2 with {size} bytes"
+    for repair in (False, True):
+        told = [(one.fault, one.key, one.detail) for one in await fsck(house, repair=repair)]
+        for of in ("all caches, stored", f"cache {row.id}, published"):
+            assert told.count((Fault.TOTAL, of, words)) == 1
+    assert await fsck(house) == []
+
+
+async def test_a_file_that_was_kept_with_another_hash_is_found_without_reading_it(house: House) -> None:
+    other = Hash.of(b"other")
+    await house.server.node.blobs.put(BlobKey(blob(GLIBC)), GLIBC.data, {"file_hash": str(other)})
+    (one,) = [one for one in await fsck(house) if one.key == blob(GLIBC)]
+    assert f"it was kept with the hash {other}, not {Hash.of(GLIBC.data)}" in one.detail
 
 
 async def test_a_file_that_has_just_come_or_is_expected_is_left_alone(house: House) -> None:

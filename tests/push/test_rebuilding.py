@@ -275,6 +275,20 @@ async def test_what_a_pack_has_not_right_leaves_out_what_needs_it_and_nothing_el
         assert found == {name: chunked[name] for name in found}
 
 
+async def test_a_pack_without_a_chunk_that_is_right_is_named(tmp_path: Path, chunked: dict[str, bytes]) -> None:
+    """Where its first frame does not say how long it is, no other frame of it can be found."""
+    assert len(chunked) == 6
+    (pack,) = (backing.directory(tmp_path) / "packs").iterdir()
+    data, before = bytearray(pack.read_bytes()), pack.stat()
+    data[0] ^= 1
+    pack.write_bytes(data)
+    os.utime(pack, ns=(before.st_atime_ns, before.st_mtime_ns))
+    async with pushed_to(tmp_path, STORE) as server:
+        done = await server.node.publishing.rebuild().run()
+        assert (done.packs, done.paths) == (0, 0)
+        assert done.faults[f"packs/{pack.name}"] == "it has no chunk that is right"
+
+
 async def test_a_narinfo_that_outlived_its_file_does_not_hide_the_chunks_of_the_path(
     tmp_path: Path, chunked: dict[str, bytes]
 ) -> None:
