@@ -11,6 +11,7 @@ from harmonia_py.client.answers import FileHere, SessionInfo, fields, understand
 from harmonia_py.client.bodies import Body
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.upload_api import session_place
+from harmonia_py.errors import UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
@@ -51,6 +52,8 @@ class ChunkApi:
             told = fields(await self._post(session, "chunks/missing", {"chunks": some, "bases": bases}))
             with understanding():
                 missing |= {ChunkHash(bytes.fromhex(text)) for text in told["missing"]}
+        if not missing <= set(chunks):
+            raise UpstreamProtocolError("the server misses chunks that it was not asked for")
         return missing
 
     async def send(

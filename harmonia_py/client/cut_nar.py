@@ -46,6 +46,10 @@ def cut(nar: Iterator[bytes | memoryview], info: PathInfo, sizes: CutSizes) -> R
     return writer.finish(info.nar_hash, list(hash_parts), cutter.places, cutter.numbers)
 
 
+class TooMuchMissing(Exception):
+    """More bytes of chunks are missing than are sent with a recipe."""
+
+
 class SentRecipe:
     """The body in which a recipe is sent: frames of missing chunks, in the order of their first places, and then it.
 
@@ -53,12 +57,17 @@ class SentRecipe:
         recipe: as `cut` gives it.
         missing: the chunks that are sent.
         level: of zstd.
+        most, most_recipe: bytes of the frames, and of the recipe.
 
     Attributes:
         size: bytes of the recipe, once all is drawn.
     """
 
-    def __init__(self, recipe: Recipe, missing: Collection[ChunkHash], level: int) -> None:
+    def __init__(
+        self, recipe: Recipe, missing: Collection[ChunkHash], level: int, *, most: int, most_recipe: int
+    ) -> None:
+        self._most = most
+        self._most_recipe = most_recipe
         self.size = 0
         self._recipe = recipe
         self._missing = missing
@@ -68,10 +77,11 @@ class SentRecipe:
         """The body piece by piece, each with the number of bytes of the NAR behind it. It computes: a thread draws it.
 
         Raises:
+            TooMuchMissing: they are more bytes than may be sent.
             StorePathChanged: the NAR has become another one.
             StorageError: its files cannot be read.
         """
-        frame_sizes = dict(self._recipe.chunks())
+        frame_sizes, sent = dict(self._recipe.chunks()), 0
         reader, left = _Reader(nar), set(self._missing)
         for segment, chunk in enumerate(self._recipe.chunks_in(0, self._recipe.segments - 1)):
             if not left:
@@ -86,9 +96,14 @@ class SentRecipe:
                 raise StorePathChanged("its files have changed while they were read")
             frame = compress_chunk(data, self._level)
             frame_sizes[chunk] = len(frame)
+            sent += len(frame)
+            if sent > self._most:
+                raise TooMuchMissing
             yield reader.count(), frame
         recipe = self._recipe.with_frames(frame_sizes).format()
         self.size = len(recipe)
+        if self.size > self._most_recipe:
+            raise TooMuchMissing
         yield 0, recipe
 
 

@@ -20,7 +20,15 @@ from harmonia_py.client.chunk_api import ChunkApi
 from harmonia_py.client.local_paths import LocalPaths
 from harmonia_py.client.made_file import MadeFile, NoPlace, StoredFile
 from harmonia_py.client.outcomes import Events
-from harmonia_py.errors import NotAuthenticated, PushRefused, SessionEnded, StorageFull, UpstreamProtocolError
+from harmonia_py.errors import (
+    NotAuthenticated,
+    NotPermitted,
+    PushRefused,
+    SessionEnded,
+    StorageFull,
+    UpstreamProtocolError,
+    UpstreamUnreachable,
+)
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.threads import in_thread
@@ -32,7 +40,7 @@ _MOST_MISSING: Final = 0.7
 # A server that refuses recipes over and over is sent no more of them.
 _MOST_REFUSED: Final = 3
 _ASK_AGAIN_SECONDS: Final = 2.0
-# A quarter of an hour, with the time that the server takes for an answer.
+# Two minutes, where the answers come at once: from another process than the one that makes the file.
 _MOST_ASKED: Final = 60
 
 
@@ -75,7 +83,7 @@ class RecipeSender:
 
         Raises:
             StorePathChanged: its files are not what the store says.
-            SessionEnded, NotAuthenticated, StorageFull, UpstreamUnreachable: as `HttpServer.ask`.
+            SessionEnded, NotAuthenticated, StorageFull: as `HttpServer.ask`.
         """
         terms = session.chunks
         if terms is None or not _is_worth_it(info) or self._refused >= _MOST_REFUSED:
@@ -84,7 +92,7 @@ class RecipeSender:
             return await self._send(session, terms, info)
         except (SessionEnded, NotAuthenticated, StorageFull):
             raise
-        except (PushRefused, UpstreamProtocolError):
+        except (PushRefused, NotPermitted, UpstreamProtocolError, UpstreamUnreachable):
             self._refused += 1
         except (_SendWhole, NoPlace):
             pass
@@ -95,7 +103,7 @@ class RecipeSender:
         if not bases:
             raise _SendWhole
         # The library that cuts takes some time to load.
-        from harmonia_py.client.cut_nar import SentRecipe, cut  # noqa: PLC0415
+        from harmonia_py.client.cut_nar import SentRecipe, TooMuchMissing, cut  # noqa: PLC0415
 
         stop = Event()
         async with self._making:
@@ -105,16 +113,17 @@ class RecipeSender:
         missing = await self._api.missing(session, bases, list(sizes), terms.max_chunks)
         if sum(sizes[chunk] for chunk in missing) > _MOST_MISSING * info.nar_size:
             raise _SendWhole
-        sent = SentRecipe(recipe, missing, self._level)
+        sent = SentRecipe(recipe, missing, self._level, most=terms.max_sent_size, most_recipe=terms.max_recipe_size)
         file = MadeFile(sent.pieces(self._store.nar(info)), self._threads, self._events)
         try:
             with ExitStack() as stack:
                 async with self._making:
                     body = await self._body(file, stack)
-                _check_size(terms, file.size - sent.size, sent.size)
                 made = await self._made(session, info, bases, file.size - sent.size, body)
-        except BaseException:
+        except BaseException as error:
             self._events.advanced(-file.read)
+            if isinstance(error, TooMuchMissing):
+                raise _SendWhole from error
             raise
         self._events.advanced(info.nar_size - file.read)
         return made, file.size
@@ -145,11 +154,6 @@ def _until(stop: Event, nar: Iterator[bytes | memoryview]) -> Iterator[bytes | m
         if stop.is_set():
             raise _SendWhole
         yield portion
-
-
-def _check_size(terms: ChunkTerms, sent_bytes: int, recipe_size: int) -> None:
-    if sent_bytes > terms.max_sent_size or recipe_size > terms.max_recipe_size:
-        raise _SendWhole
 
 
 def _is_worth_it(info: PathInfo) -> bool:

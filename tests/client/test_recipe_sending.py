@@ -1,7 +1,9 @@
 """Paths sent as recipes by the client, to a real server in this process."""
 
 import asyncio
+import hashlib
 import json
+from array import array
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,13 +19,17 @@ from serving import TIME_LIMIT
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.chunks.recipe_writer import RecipeWriter
 from harmonia_py.client.answers import SessionInfo
 from harmonia_py.client.api import PushApi
 from harmonia_py.client.chunk_api import ChunkApi
+from harmonia_py.client.cut_nar import SentRecipe, TooMuchMissing
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.made_file import PART_BYTES
 from harmonia_py.client.outcomes import Outcome, Summary
 from harmonia_py.client.push import Push, PushSettings
+from harmonia_py.errors import NotPermitted, UpstreamProtocolError
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push import recipes
@@ -145,6 +151,54 @@ async def test_a_server_that_refuses_recipes_over_and_over_is_sent_no_more_of_th
     assert summary.saved == 0
     seen = [json.loads(line)["path"] for line in "".join(team.house.server.log).splitlines()]
     assert sum("/recipes/" in path for path in seen) == 3
+
+
+@pytest.mark.parametrize("error", [UpstreamProtocolError("other chunks"), NotPermitted("not any more")])
+async def test_whatever_the_server_answers_the_path_goes_whole(
+    team: Team, lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A token whose permission to read was taken away during the push failed each path."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ChunkApi, "missing", fail)
+    assert (await team.push(rebuild(lab, CONTENTS, "two"))).saved == 0
+
+
+async def test_a_server_that_misses_what_it_was_not_asked_for_makes_no_sense(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client ended with a traceback."""
+
+    async def other(*_: object) -> object:
+        return {"missing": ["00" * 32]}
+
+    monkeypatch.setattr(ChunkApi, "_post", other)
+    session = await team.api.begin()
+    with pytest.raises(UpstreamProtocolError):
+        await team.api.chunks.missing(session, [], [ChunkHash(b"1" * 32)], 10)
+
+
+def test_no_more_is_compressed_than_may_be_sent() -> None:
+    """30 MB of frames were made before the client saw that the server takes 1 MB of them."""
+    data = [bytes([number]) * 600 for number in range(100)]
+    writer = RecipeWriter()
+    for one in data:
+        writer.add_chunk(ChunkHash(hashlib.sha256(one).digest()), len(one), 1)
+    recipe = writer.finish(Hash.of(b"x"), [], array("Q"), array("H"))
+    read = 0
+
+    def nar() -> Iterator[bytes]:
+        nonlocal read
+        for one in data:
+            read += 1
+            yield one
+
+    sent = SentRecipe(recipe, list(recipe.chunks()), 3, most=200, most_recipe=10_000)
+    with pytest.raises(TooMuchMissing):
+        list(sent.pieces(nar()))
+    assert read < 20
 
 
 async def test_a_push_that_is_cut_stops_to_cut(team: Team, lab: Lab) -> None:
