@@ -13,7 +13,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, compress
 from operator import not_, or_
 from typing import Final, NewType
@@ -192,13 +192,13 @@ class Recipe:
 
     def restored(self, segment: int, data: bytes) -> bytes:
         """The bytes of a segment with the hash parts put back."""
-        return self._with(segment, data, [reference.encode() for reference in self.references])
+        return self._with(segment, data, lambda number: self.references[number].encode())
 
     def taken_out(self, segment: int, data: bytes) -> bytes:
         """The bytes of a segment as they are in the NAR, without the hash parts."""
-        return self._with(segment, data, [ZEROS] * len(self.references))
+        return self._with(segment, data, lambda _: ZEROS)
 
-    def _with(self, segment: int, data: bytes, hash_parts: Sequence[bytes]) -> bytes:
+    def _with(self, segment: int, data: bytes, hash_part_of: Callable[[int], bytes]) -> bytes:
         if not self._has_references[segment]:
             return data
         first, last = self._references_in(segment)
@@ -206,7 +206,7 @@ class Recipe:
         out = bytearray(data)
         for at in range(first, last):
             offset = self._places[at] - start
-            hash_part = hash_parts[self._numbers[at]]
+            hash_part = hash_part_of(self._numbers[at])
             # A cut may be in the middle of a hash part.
             begin, end = max(0, offset), min(len(data), offset + HASH_PART_LENGTH)
             out[begin:end] = hash_part[begin - offset : end - offset]
@@ -259,8 +259,8 @@ class Recipe:
         return _MAGIC + head + compress_chunk(body, _LEVEL)
 
     @classmethod
-    def parse(cls, data: bytes, most: int = _MAX_BYTES) -> "Recipe":
-        """Read what `format` wrote; the columns may take up to `most` bytes.
+    def parse(cls, data: bytes, most: int = _MAX_BYTES, most_segments: int = 2**32) -> "Recipe":
+        """Read what `format` wrote, with so many segments at most, whose columns take so many bytes at most.
 
         Raises:
             FormatError: it is no recipe, one of a later version, or longer than that.
@@ -272,7 +272,7 @@ class Recipe:
             references * _REFERENCE_BYTES, segments * _SIZE, segments * _SIZE, chunks * HASH_BYTES, literals,
             places * _PLACE, places * _NUMBER,
         )  # fmt: skip
-        if size > most or sum(lengths) != size:
+        if size > most or segments > most_segments or sum(lengths) != size:
             raise FormatError("the columns of a recipe do not fit each other")
         body = decompress_chunk(data[len(_MAGIC) + _HEAD.size :], size)
         ends = tuple(accumulate(lengths))

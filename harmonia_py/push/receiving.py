@@ -237,7 +237,7 @@ class Receiver:
         """
         writer = await self._begin(file_size)
         try:
-            await feed_all(self._threads, portions, lambda portion: upload.take(portion, writer.write))
+            await feed_all(self._threads, portions, lambda portion: upload.take(portion, writer.write), upload.give_up)
             finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
             await self._keep(session, checked, spooled)

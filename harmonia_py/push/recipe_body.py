@@ -12,7 +12,9 @@ from harmonia_py.push.receiving import passing_key
 from harmonia_py.runtime.threads import Threads, in_thread
 
 MAX_RECIPE_BYTES: Final = 8 * 1024 * 1024
-"""Of a recipe and of its columns: 200,000 chunks, which take some 100 MB of memory while they are looked at."""
+"""Of a recipe, and of its columns."""
+MAX_SEGMENTS: Final = 200_000
+"""Of a recipe: the chunks of some 25 GB of NAR, which take some 100 MB of memory while they are looked at."""
 MAX_SENT_BYTES: Final = 64 * 1024 * 1024
 """Of the chunks that come with a recipe: proxies that limit a body allow 100 MB. What lacks more is sent whole."""
 
@@ -62,7 +64,7 @@ class RecipeBody:
         Raises:
             FormatError: behind the chunks there is none.
         """
-        return await in_thread(self._threads, partial(Recipe.parse, self._text, MAX_RECIPE_BYTES))
+        return await in_thread(self._threads, partial(Recipe.parse, self._text, MAX_RECIPE_BYTES, MAX_SEGMENTS))
 
     async def close(self) -> None:
         """Forget the chunks."""

@@ -10,12 +10,12 @@ What is told and used are chunks of paths of this cache, to principals that may 
 request. So a recipe leads to no bytes that its sender could not have by downloading.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Final
 
+from harmonia_py.cache.source import Pause
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.bases import MAX_BASES, Bases
 from harmonia_py.catalog.caches import CacheRow
@@ -30,10 +30,10 @@ from harmonia_py.contents.blobs import SpooledFile
 from harmonia_py.contents.nar_check import NarBounds
 from harmonia_py.contents.pieces import SliceReader, portions
 from harmonia_py.contents.spool import Spool
-from harmonia_py.errors import FormatError, PushConflict, PushRefused, PushTooLarge, StorageError, StorageFull
+from harmonia_py.errors import FormatError, HarmoniaError, PushConflict, PushRefused, PushTooLarge, StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
-from harmonia_py.push.checking import Checks
+from harmonia_py.push.making import Making
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession, Receiver
 from harmonia_py.push.recipe_body import RecipeBody
@@ -49,6 +49,9 @@ MAX_ASKED_NAMES: Final = 100
 # more often than this is to be sent whole, as compression makes that small.
 _MOST_REPEATED: Final = 8
 _NOT_COUNTED_BYTES: Final = 16 * 1024 * 1024
+# A few bytes of zeros unpacked for a minute: of a file that is sent, its sender would have had to make them.
+_MOST_UNPACKED: Final = 64
+_NOT_COUNTED_NAR_BYTES: Final = 1024 * 1024 * 1024
 
 
 class RecipeUploads:
@@ -65,7 +68,7 @@ class RecipeUploads:
         room: of the cache.
         counters: of pushes to all caches.
         usage: of this cache.
-        making: is held while a file is made: recipes take memory meanwhile.
+        making: the recipes of all caches that this process has in hand.
         read: reads slices of files.
         threads: parse and verify.
     """
@@ -83,7 +86,7 @@ class RecipeUploads:
         room: RoomForPushes,
         counters: PushCounters,
         usage: CacheUsage,
-        making: asyncio.Semaphore,
+        making: Making,
         read: SliceReader,
         threads: Threads,
     ) -> None:
@@ -100,7 +103,6 @@ class RecipeUploads:
         self._making = making
         self._read = read
         self._threads = threads
-        self._checks = Checks()
 
     async def bases(self, session: PushSession, names: Collection[str]) -> Mapping[str, Sequence[HashPart]]:
         """The bases of paths by their names. They stay as long as the session lives, and so do their chunks.
@@ -143,36 +145,51 @@ class RecipeUploads:
             PushConflict: a chunk is not here any more.
             PushRefused: no such file is made: the client sends the NAR whole.
             QuotaExceeded: there is no room for the file.
+            Overloaded: this process has too many recipes in hand.
             StorageError: it cannot be made, or not be kept.
         """
-        arrived = await RecipeBody.receive(self._spool, self._threads, sent_bytes, body)
+        key, making, give_back = self._key(session, nar_hash), self._making, self._making.take(session.principal)
+        arrived: RecipeBody | None = None
         is_taken = False
 
         async def make() -> None:
             nonlocal is_taken
             is_taken = True
+            assert arrived is not None
+            making.begins(key)
             try:
-                async with self._making:
+                async with making.turn:
                     await self._make(session, nar_hash, arrived, bases)
+            except HarmoniaError as error:
+                making.fails(key, error)
+                raise
             finally:
+                give_back()
                 await arrived.close()
 
         try:
-            if not await self._checks.is_done(self._key(session, nar_hash), make):
+            arrived = await RecipeBody.receive(self._spool, self._threads, sent_bytes, body)
+            if not await making.checks.is_done(key, make):
                 return None
             return await self._file(session, nar_hash)
         finally:
             if not is_taken:
-                await arrived.close()
+                give_back()
+                if arrived is not None:
+                    await arrived.close()
 
     async def made(self, session: PushSession, nar_hash: Hash) -> NarFile | None:
         """The file of a NAR that `receive` had to be left alone with; None while that goes on, here or elsewhere.
 
         Raises what `receive` raises, where this process made the file.
         """
-        checking = self._checks.under_way(self._key(session, nar_hash))
-        if checking is not None and not await checking:
-            return None
+        key = self._key(session, nar_hash)
+        checking = self._making.checks.under_way(key)
+        if checking is not None:
+            if not await checking:
+                return None
+        elif (failure := self._making.failure(key)) is not None:
+            raise failure
         return (await self._files_of(session, nar_hash)).get(nar_hash)
 
     async def _file(self, session: PushSession, nar_hash: Hash) -> NarFile:
@@ -212,6 +229,10 @@ class RecipeUploads:
         recipe = await in_thread(self._threads, partial(said.with_frames, frame_sizes))
         if recipe.file_size > _MOST_REPEATED * sum(frame_sizes.values()) + _NOT_COUNTED_BYTES:
             raise PushRefused("this recipe repeats chunks over and over: send the NAR whole")
+        if recipe.nar_size > _MOST_UNPACKED * recipe.file_size + _NOT_COUNTED_NAR_BYTES:
+            raise PushRefused(
+                "this NAR is many times as long as its chunks are when they are compressed: send it whole"
+            )
         await self._room.check(recipe.file_size)
         with self._room.arriving(recipe.file_size):
             await self._take_in(session, recipe, sent)
@@ -225,15 +246,11 @@ class RecipeUploads:
         try:
             with (
                 self._files.made_with(recipe, sent) as download,
-                closing(portions(download.pieces(0, None), self._read)) as pieces,
+                closing(_made(portions(download.pieces(0, None), self._read))) as pieces,
             ):
                 await self._receiver.receive_made(session, upload, recipe.file_size, pieces)
         except FormatError as error:
             raise PushRefused(f"the NAR that this recipe makes is not right: {error}: send it whole") from error
-        except (StorageFull, ChunksUnknown):
-            raise
-        except StorageError as error:
-            raise _gone(str(error)) from error
 
     async def _known(self, wanted: Mapping[ChunkHash, object], bases: Collection[HashPart]) -> Mapping[ChunkHash, int]:
         """The wanted chunks that are in bases, with their lengths."""
@@ -269,6 +286,19 @@ class RecipeUploads:
 
 def _shared(recipe: Recipe, wanted: Mapping[ChunkHash, object]) -> dict[ChunkHash, int]:
     return {chunk: size for chunk, size in recipe.chunk_sizes().items() if chunk in wanted}
+
+
+def _made(
+    pieces: Generator[bytes | memoryview | Pause, None, None],
+) -> Generator[bytes | memoryview | Pause, None, None]:
+    """The pieces of a file; a chunk that cannot be had is told from all else that may fail while they are taken in."""
+    with closing(pieces):
+        try:
+            yield from pieces
+        except ChunksUnknown:
+            raise
+        except StorageError as error:
+            raise _gone("its bytes are lost") from error
 
 
 def _gone(reason: str) -> PushConflict:

@@ -1,9 +1,7 @@
 """The pushes to each cache, put together from the things that a process has open."""
 
-import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from msgspec import Struct, field
 
@@ -20,6 +18,7 @@ from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
 from harmonia_py.push.listings import LongListings
+from harmonia_py.push.making import Making
 from harmonia_py.push.parts import PartUploads
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import FindElsewhere, Publisher, PushPorts
@@ -41,9 +40,6 @@ from harmonia_py.runtime.threads import Threads
 from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.chunking import Chunking
-
-# Each takes some 100 MB for the longest recipe, and a core.
-_MADE_AT_ONCE: Final = 2
 
 
 class Publishing(Struct, frozen=True, eq=False):
@@ -69,7 +65,7 @@ class Publishing(Struct, frozen=True, eq=False):
         counters: of pushes, of this process.
         max_size: bytes that the files of all caches may take together; None for no limit.
         static_errors: says errors of ours that static sides meet.
-        making: is held while a file is made by a recipe.
+        making: the recipes that this process has in hand.
     """
 
     sql: SqlCatalog
@@ -91,7 +87,7 @@ class Publishing(Struct, frozen=True, eq=False):
     counters: PushCounters
     max_size: Callable[[], int | None]
     static_errors: RareWarning = field(default_factory=lambda: RareWarning(logging.getLogger(StaticSide.__module__)))
-    making: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MADE_AT_ONCE))
+    making: Making = field(default_factory=Making)
 
     def pushes_to(
         self,

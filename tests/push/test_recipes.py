@@ -9,9 +9,11 @@ import pytest
 from chunking import HELLO, LIBRARY, OTHER, make_chunks, nar_of, program
 from house import Clock, House, download, status
 from pushed_paths import PATH, REFERENCE, STORE, pushed
+from pushing import OTHER as OTHER_CACHE
 from pushing import TEAM, pushed_to
 from recipe_client import Cut, RecipeClient
 from s3_double import S3Double
+from waiting import eventually
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.catalog.nars import PACKS
@@ -20,6 +22,8 @@ from harmonia_py.chunks.pack_collector import GRACE_SECONDS
 from harmonia_py.chunks.reading import bytes_of
 from harmonia_py.chunks.sizes import SIZES
 from harmonia_py.client.answers import ChunkTerms
+from harmonia_py.database.uploads import SqlUploads
+from harmonia_py.errors import StorageError
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push import checking
 from harmonia_py.storage.slices import read_slice
@@ -166,6 +170,35 @@ async def test_what_takes_long_is_asked_for_again(house: House, monkeypatch: pyt
     monkeypatch.undo()
     answer = await client.ask("GET", f"recipes/{nar_hash.nix32}")
     assert await client.publish(AGAIN, answer) == "published"
+
+
+async def test_why_a_file_was_not_made_is_told_although_that_was_over_before_the_client_asked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told that the file is being made, for two minutes; also when a cache had been changed meanwhile."""
+    monkeypatch.setattr(checking, "_ANSWER_SECONDS", 0.0)
+    client = await RecipeClient.begun(house.server)
+    cut, nar_hash = Cut.of(AGAIN), AGAIN.claim.path_info.nar_hash
+    answer = await client.send(nar_hash, cut.body([]), [])
+    assert json.loads(answer.body) == {"state": "making"}
+    await eventually(lambda: not house.server.node.publishing.making._held)
+    await house.server.catalog.caches.change(OTHER_CACHE, {"priority": 1})
+    answer = await client.ask("GET", f"recipes/{nar_hash.nix32}")
+    assert answer.status == 409
+
+
+async def test_a_catalog_that_fails_is_no_fault_of_a_chunk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client was told that a chunk is lost, and why the disk of the catalog failed."""
+    client = await RecipeClient.begun(house.server)
+    cut, bases = Cut.of(AGAIN), await client.bases(REBUILT.name)
+    body = cut.body(await client.missing(cut.recipe.chunks(), bases))
+
+    async def fail(*_: object, **__: object) -> None:
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(SqlUploads, "received", fail)
+    answer = await client.send(AGAIN.claim.path_info.nar_hash, body, bases)
+    assert (answer.status, b"disk" in answer.body) == (503, False)
 
 
 @pytest.mark.parametrize(

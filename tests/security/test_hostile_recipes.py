@@ -6,6 +6,7 @@ not have otherwise, and to no more work than sending the NAR would have made.
 
 import hashlib
 import struct
+import time
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +20,15 @@ from pushed_paths import PATH, REFERENCE, STORE, ZSTD, Pushed, pushed
 from pushing import OTHER, PushServer, pushed_to
 from recipe_client import Body, Cut, RecipeClient
 from serving import Answer
+from waiting import eventually
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.chunks.frames import compress_chunk
-from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.chunks.recipe import ChunkHash, Recipe
 from harmonia_py.nix import base32
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart, StorePath
+from harmonia_py.push import checking
 
 CHUNKS: Final = CacheSettings(deduplicate="chunks")
 REBUILT: Final = StorePath("5rz1m1y0wlkzfs1b6pa0rr4x5kbbcl9q-hello-2.12.1")
@@ -249,6 +252,47 @@ async def test_columns_that_unpack_to_more_than_they_say(house: House) -> None:
 
 async def test_a_recipe_that_is_longer_than_any(house: House) -> None:
     await refused(house, await sent(house, bytes(9 * 2**20)), 413)
+
+
+async def test_a_recipe_for_an_hour_of_zeros(house: House) -> None:
+    """Some hundred bytes of chunks unpacked for a minute of a core, however many recipes there were."""
+    data = bytes(2**24)
+    chunk, frame = ChunkHash(hashlib.sha256(data).digest()), ZSTD.compress(data)
+    recipe = Forged([len(data)] * 4000, [len(frame)] * 4000, [chunk] * 4000)
+    await refused(house, await sent(house, recipe, frame), 422, "many times")
+
+
+async def test_a_short_text_that_has_a_million_segments(house: House) -> None:
+    await refused(house, await sent(house, Forged([1] * 200_001, [0] * 200_001, literals=bytes(200_001))), 400)
+
+
+def test_references_that_each_segment_would_look_through() -> None:
+    """All references of a recipe were encoded for each of its segments: 100 KB of text took an hour of a core."""
+    count, references = 10_000, [HashPart(base32.encode(number.to_bytes(20, "little"))) for number in range(2**16)]
+    sizes = array("I", [32] * count)
+    places, numbers = array("Q", range(0, 32 * count, 32)), array("H", range(count))
+    recipe = Recipe(
+        NAR_HASH, references, sizes=sizes, frame_sizes=array("I", [0] * count), hashes=b"",
+        literals=bytes(32 * count), places=places, numbers=numbers,
+    )  # fmt: skip
+    began = time.process_time()
+    nar = b"".join(recipe.restored(segment, recipe.literal(segment)) for segment in range(count))
+    assert nar == "".join(references[:count]).encode()
+    assert time.process_time() - began < 2
+
+
+async def test_more_recipes_than_are_made(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each went on behind its answer, and all of them at once: nobody else's push was answered."""
+    monkeypatch.setattr(checking, "_ANSWER_SECONDS", 0.0)
+    client, making = await RecipeClient.begun(house.server), house.server.node.publishing.making
+    async with making.turn, making.turn:
+        hashes = [Hash.of(str(number).encode()) for number in range(17)]
+        answers = [await client.send(one, Body(b"", Forged().format()), []) for one in hashes]
+        assert [answer.status for answer in answers] == [200] * 16 + [503]
+    await eventually(lambda: not making._held)
+    assert (await client.send(hashes[0], Body(b"", Forged().format()), [])).status in (200, 400)
+    await eventually(lambda: not making._held)
+    assert begun(house) == []
 
 
 # Recipes

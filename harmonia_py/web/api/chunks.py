@@ -151,7 +151,7 @@ def _chunk_hash(text: str) -> ChunkHash:
         digest = bytes.fromhex(text)
     except ValueError:
         digest = b""
-    if len(digest) != HASH_BYTES:
+    if len(digest) != HASH_BYTES or len(text) != 2 * HASH_BYTES:  # white space counts for nothing in base 16
         raise FormatError("a chunk is named by the 64 digits of its SHA-256 in base 16")
     return ChunkHash(digest)
 
