@@ -215,11 +215,11 @@ def test_a_server_that_was_stopped_with_ctrl_z_goes_on(
 ) -> None:
     """`fg` ended it: what CPython returned in place of "no signal" was taken for SIGTERM. After half a minute the
     workers, which had stood still as well, would have been killed as stuck."""
-    with Server(tmp_path, daemon.env, settings | {"worker_timeout": 2.0}) as server:
+    with Server(tmp_path, daemon.env, settings | {"worker_timeout": 3.0}) as server:
         before = server.processes()
         for process in before[group]:
             os.kill(process, signal.SIGSTOP)
-        time.sleep(3.0)  # longer than a worker may show nothing
+        time.sleep(3.5)  # longer than a worker may show nothing
         for process in before[group]:
             os.kill(process, signal.SIGCONT)
         looks = time.monotonic() + 2.0

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from nginx import Nginx
 from server import Server, settings_of
 
-from harmonia_py.commands.doctor import client_view, nar
+from harmonia_py.commands.doctor import cache_info, client_view, nar, remote
 from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.signing import PublicKey
@@ -64,22 +64,31 @@ class TestCacheInfo:
             assert await look_at(cache) == [("nix-cache-info", "failure", f"answers {code}")]
             assert cache.count("narinfo") == 0
 
-    @pytest.mark.parametrize("slow", [1, 2])
-    async def test_a_server_is_slow_when_it_answers_late_a_second_time(self, slow: int) -> None:
+    @pytest.mark.parametrize(
+        ("first", "later", "verdict", "words"),
+        [
+            (0.02, 0.02, "ok", "it answers, in 20 ms"),
+            (3.3, 0.02, "ok", "it answers, in 20 ms; the first time in 3300 ms"),
+            (3.3, 2.1, "warning", "its answers take 2100 ms"),
+        ],
+    )
+    def test_a_server_is_slow_when_it_answers_late_a_second_time(
+        self, first: float, later: float, verdict: str, words: str
+    ) -> None:
         """Where the first connection starts the service the doctor said that the server is slow."""
-        async with faulty_cache() as cache:
-            at_once = cache.answers["/nix-cache-info"]
+        answer = remote.Answer(200, {}, CACHE_INFO, True, first, "http://x/nix-cache-info", 0)
+        (finding,) = cache_info.judge_way(answer, replace(answer, seconds=later), "http://x")
+        assert (finding.verdict.value, finding.what) == (verdict, words)
 
-            async def late(connection: Connection) -> None:
-                await asyncio.sleep(1.1 if cache.count("nix-cache-info") <= slow else 0)
-                await at_once(connection)
-
-            cache.answers["/nix-cache-info"] = late
-            findings = await look(cache.url, cache.package.hash_part)
-        (connection,) = [one for one in findings if one.check == "connection"]
-        assert connection.verdict.value == ("warning" if slow == 2 else "ok")
-        assert (connection.what.startswith("its answers take 1")) == (slow == 2)
-        assert ("; the first time in 1" in connection.what) == (slow == 1)
+    @pytest.mark.parametrize(("limit", "asked"), [(0.0, 2), (60.0, 1)])
+    async def test_it_is_asked_a_second_time_when_the_first_answer_was_late(
+        self, limit: float, asked: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cache_info, "_SLOW_SECONDS", limit)
+        async with faulty_cache() as cache, remote.Remote(cache.url) as place:
+            answers = await cache_info.ask(place)
+            assert cache.count("nix-cache-info") == asked
+        assert (answers[0] is answers[1]) == (asked == 1)
 
     async def test_another_store_dir(self) -> None:
         async with faulty_cache() as cache:
