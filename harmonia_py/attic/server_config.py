@@ -53,8 +53,10 @@ class ServerConfig:
             raise ConfigError(f"{file}: {error.strerror}") from None
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{file}: {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise ConfigError(f"{file}: not the configuration of atticd: {error} is missing") from None
+        except (TypeError, AttributeError):
+            raise ConfigError(f"{file}: not the configuration of atticd: a setting is of another kind") from None
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str], *, database: str | None = None) -> Self:

@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 from lab import Lab
 from server import settings_of
+from terminal import on_a_terminal
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,18 @@ def test_a_path_of_the_local_store(store: Lab, tmp_path: Path) -> None:
     status, words = explained(store, tmp_path, top.hash_part, mirror={"offline": True}, upstream=upstream)
     assert status == 0
     assert "no upstreams: none is asked (mirror.offline)" in words
+
+
+def test_on_a_terminal_each_answer_hangs_behind_its_mark(store: Lab, tmp_path: Path) -> None:
+    top, file = store.closure.top, tmp_path / "harmonia.toml"
+    file.write_text(tomli_w.dumps(settings_of(store)))
+    env = store.env | {"STATE_DIRECTORY": str(tmp_path / "state"), "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "40"}
+    command = ("explain", "--config", str(file), top)
+    seen = on_a_terminal(command, cwd=tmp_path, env=env, status=0, size=(24, 40)).splitlines()
+    assert max(len(line.rstrip()) for line in seen[1:]) <= 40
+    [first] = [number for number, line in enumerate(seen) if line.startswith("  yes local store: has")]
+    assert seen[first + 1].startswith(" " * len("  yes "))
+    assert f"has{top},signedbynokey" in "".join("".join(seen).split())
 
 
 def test_a_path_that_the_local_store_does_not_have(store: Lab, tmp_path: Path) -> None:

@@ -88,6 +88,25 @@ def test_lost_files_and_a_lost_catalog_are_repaired(lab: Lab, tmp_path: Path) ->
         assert machine.findings("--hashes") == []
 
 
+def test_what_a_rebuild_leaves_out_is_told_to_people_and_to_scripts(lab: Lab, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, lab)
+    with machine.server:
+        machine.push("r1")
+    largest = max((machine.state / "pushed/nar").iterdir(), key=lambda file: file.stat().st_size)
+    os.truncate(largest, 10)
+    for options in ((), ("--json",)):
+        for file in machine.state.glob("catalog.*"):
+            file.unlink()
+        done = machine.run("fsck", "--rebuild", *options)
+        assert done.returncode == 1
+        if options:
+            told = json.loads(done.stdout)
+            assert (told["pushed"]["caches"], len(told["pushed"]["faults"])) == (0, 1)
+            assert "pins: set them again" in told["lost"][1]
+        else:
+            assert f"left out team/{lab.closure.top.hash_part}.narinfo: " in " ".join(done.stdout.split())
+
+
 def test_a_cache_is_exported_beside_the_server(lab: Lab, tmp_path: Path) -> None:
     machine, out = Machine(tmp_path, lab), tmp_path / "out"
     with machine.server:
