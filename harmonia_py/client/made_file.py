@@ -58,8 +58,10 @@ class MadeFile:
         made = bytearray()
         while not self.is_whole and len(made) < PART_BYTES:
             before = self.read
-            await in_thread(self._threads, self._make, made)
-            self._events.advanced(self.read - before)
+            try:
+                await in_thread(self._threads, self._make, made)
+            finally:  # a caller that gives the file up takes back what was read
+                self._events.advanced(self.read - before)
         return made
 
     def _make(self, made: bytearray) -> None:

@@ -36,6 +36,7 @@ from harmonia_py.push import recipes
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.closure import StoreClosures
 from harmonia_py.store.sqlite import SqliteStore
+from harmonia_py.web.api import chunks
 
 CONTENTS: Final = contents_of(700_000)
 CHUNKS: Final = CacheSettings(deduplicate="chunks")
@@ -178,6 +179,18 @@ async def test_a_server_that_misses_what_it_was_not_asked_for_makes_no_sense(
     session = await team.api.begin()
     with pytest.raises(UpstreamProtocolError):
         await team.api.chunks.missing(session, [], [ChunkHash(b"1" * 32)], 10)
+
+
+async def test_what_is_more_than_comes_with_a_recipe_goes_whole(
+    team: Team, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar did not come to its end: what had been read for the recipe was taken from it twice."""
+    contents = contents_of(12_000_000, seed=2)
+    await team.push(rebuild(lab, contents[:8_000_000], "one", "large-1"))
+    await make_chunks(team.house)
+    monkeypatch.setattr(chunks, "MAX_SENT_BYTES", 700_000)
+    done = await team.push(rebuild(lab, contents, "two", "large-2"))
+    assert (done.saved, done.sent > PART_BYTES) == (0, True)
 
 
 def test_no_more_is_compressed_than_may_be_sent() -> None:
