@@ -20,7 +20,9 @@ from harmonia_py.web.state import Serving
 _log = logging.getLogger(__name__)
 
 FindNar = Callable[[NarRequest], Awaitable[ReadyFile | None]]
-"""Finds the file for a request. None: the framework must answer, be it with an error. It never raises."""
+"""Finds the file for a request. None: the framework must answer, be it with an error.
+
+No error of the cache is raised here."""
 
 
 def nar_finder(serving: Serving) -> FindNar:
@@ -41,7 +43,11 @@ def nar_finder(serving: Serving) -> FindNar:
         if download.file is None or not says_what_is_cached(download.file) or not serving.serves(cache):
             download.release()
             return None
-        headers = headers_of(request.url, cache) | {hdrs.ETAG: f'"{download.etag}"', hdrs.ACCEPT_RANGES: "bytes"}
-        return serving.answers.add_file(cache, request.target, headers, download.file, download)
+        try:
+            headers = headers_of(request.url, cache) | {hdrs.ETAG: f'"{download.etag}"', hdrs.ACCEPT_RANGES: "bytes"}
+            return serving.answers.add_file(cache, request.target, headers, download.file, download)
+        except BaseException:
+            download.release()
+            raise
 
     return find

@@ -12,12 +12,12 @@ tests/web/fast/test_protocol.py holds both ways against each other, byte by byte
 """
 
 import asyncio
+import logging
 import time
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
-from msgspec import Struct
 
 from harmonia_py.cache.caches import NamedCache
 from harmonia_py.web.admission.accepting import Acceptor
@@ -28,23 +28,14 @@ from harmonia_py.web.fast.framing import left_after
 from harmonia_py.web.fast.nar import FindNar
 from harmonia_py.web.fast.narinfo import FindNarinfo
 from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, NarRequest, ReadyAnswers
-from harmonia_py.web.fast.ready_file import FileTransfer, First, ReadyFile
+from harmonia_py.web.fast.ready_file import FileTransfer, FileUnderWay, First, ReadyFile
 from harmonia_py.web.http.transfer import Transfers
 from harmonia_py.web.http_metrics import CLIENT, HttpMetrics
 
+_log = logging.getLogger(__name__)
+
 # Bytes that a client may send ahead while a file is on its way to it, before it is made to wait.
 _MAX_HELD_BYTES: Final = 64 * 1024
-
-
-class _FileUnderWay(Struct, frozen=True):
-    transfer: FileTransfer
-    file: ReadyFile
-    target: str
-    began: float
-
-
-class _LookUp(Struct, frozen=True):
-    task: asyncio.Task[None]
 
 
 class FastProtocol(Connection):
@@ -93,13 +84,13 @@ class FastProtocol(Connection):
         # request could be the body of the one before.
         self._body_left: int | None = 0
         # The answer that is being made or sent, if any; meanwhile the framework believes that the connection is idle.
-        self._under_way: _FileUnderWay | _LookUp | None = None
+        self._under_way: FileUnderWay | asyncio.Task[None] | None = None
         self._held = b""
         self._wants_close = False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up the file on its way. A look-up goes on: to cancel it would cost a connection to the daemon."""
-        if isinstance(self._under_way, _FileUnderWay):
+        if isinstance(self._under_way, FileUnderWay):
             self._under_way.transfer.cancel()
             self._end_of_file(self._under_way, sent=False)
         super().connection_lost(exc)
@@ -178,7 +169,8 @@ class FastProtocol(Connection):
                 looking = self._look_up(answer, began)
             else:
                 looking = self._look_up_nar(request, answer, began)
-            self._under_way = _LookUp(self._loop.create_task(looking))
+            self._under_way = self._loop.create_task(looking)
+            self._under_way.add_done_callback(self._looked_up)
             return True
         transport.write(data)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -207,7 +199,7 @@ class FastProtocol(Connection):
             return False
         transfer = FileTransfer(transport, self._transfers.threads, self._transfers.limits, self._file_sent)
         self._metrics.in_flight.add(1)
-        self._under_way = _FileUnderWay(transfer, file, target, began)
+        self._under_way = FileUnderWay(transfer, file, target, began)
         file.use()
         transfer.start(first, file)
         self._metrics.began("nar", time.perf_counter() - began)
@@ -242,8 +234,18 @@ class FastProtocol(Connection):
         self._pass_on(data)
         self._go_on()
 
+    def _looked_up(self, task: asyncio.Task[None]) -> None:
+        """Cut the connection after an unforeseen error: the client would wait for an answer that never comes."""
+        if task.cancelled() or task.exception() is None:
+            return
+        _log.error("an unforeseen error on the way to an answer", exc_info=task.exception())
+        if self._under_way is task:
+            self._under_way = None
+        if self.transport is not None:
+            self.transport.abort()
+
     def _file_sent(self, sent: bool) -> None:  # noqa: FBT001  # a callback
-        assert isinstance(self._under_way, _FileUnderWay)
+        assert isinstance(self._under_way, FileUnderWay)
         self._end_of_file(self._under_way, sent=sent)
         if sent:
             self._go_on()
@@ -265,7 +267,7 @@ class FastProtocol(Connection):
         if self._has_ended and not self.is_answering:
             self.force_close()
 
-    def _end_of_file(self, sending: _FileUnderWay, *, sent: bool) -> None:
+    def _end_of_file(self, sending: FileUnderWay, *, sent: bool) -> None:
         self._under_way = None
         sending.file.leave()
         self._metrics.in_flight.add(-1)

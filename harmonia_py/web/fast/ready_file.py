@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.web.admission.limits import Limits, Pace, unsent_bytes
 
@@ -258,3 +260,19 @@ class FileTransfer:
         self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
+
+
+class FileUnderWay(Struct, frozen=True):
+    """A file on its way to a client.
+
+    Attributes:
+        transfer: sends it.
+        file: what is sent.
+        target: of the request, with its first slash.
+        began: when the request came, by `time.perf_counter`.
+    """
+
+    transfer: FileTransfer
+    file: ReadyFile
+    target: str
+    began: float

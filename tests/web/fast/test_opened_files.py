@@ -30,6 +30,7 @@ class KeptSource(FakeSource):
 
     Attributes:
         at_once: whether the file can be opened at once.
+        etag, file_size: in place of those of the file.
         go: what an asker at once waits for.
         asked_at_once: how many times it was asked so.
     """
@@ -37,6 +38,8 @@ class KeptSource(FakeSource):
     fd: int
     go: asyncio.Event
     at_once: bool = True
+    etag: str | None = None
+    file_size: int | None = None
     asked_at_once: int = 0
 
     async def nar(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
@@ -50,9 +53,9 @@ class KeptSource(FakeSource):
             return None
         return Download(
             size=download.size,
-            etag=download.etag,
+            etag=self.etag or download.etag,
             pieces=lambda start, stop: iter([FileSlice(self.fd, start, (stop or len(self.nar_bytes)) - start)]),
-            file=FileSlice(self.fd, 0, len(self.nar_bytes)),
+            file=FileSlice(self.fd, 0, self.file_size or len(self.nar_bytes)),
             release=download.release,
         )
 
@@ -123,6 +126,28 @@ async def test_an_error_is_the_frameworks_answer(disk_path: Path) -> None:
         assert source.asked_at_once == 1
         assert (fast.status, fast.body) == (slow.status, slow.body)
         assert fast.status == 502
+
+
+@pytest.mark.parametrize("broken", ["headers", "answer"])
+async def test_a_client_is_cut_where_an_unforeseen_error_takes_its_answer(
+    disk_path: Path, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    """It waited for ever, on a connection that the server took for one that is answering."""
+    async with served(disk_path, shutdown_timeout=20) as (server, source):
+        if broken == "headers":
+            source.etag = "\udcff"
+        else:
+            source.file_size = -1
+        reader, writer = await server.connect()
+        writer.write(request(source))
+        async with asyncio.timeout(10):
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await read_answer(reader)
+        writer.close()
+        assert "an unforeseen error on the way to an answer" in caplog.text
+        assert "Error: " in caplog.text, "with its cause"
+        source.etag = source.file_size = None
+        assert (await ask(server, source, BY_FRAMEWORK)).status == 200
 
 
 @pytest.mark.parametrize("at_once", [False, True])
