@@ -1,9 +1,9 @@
 """NARs of upstreams: kept, made of chunks, still growing, or, where nothing can be kept, passed through."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Final
 
 from harmonia_py.cache.source import UNNAMED, Asker, Download, NotAtOnce
@@ -21,6 +21,8 @@ from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.runtime.bounded import TimedSet
+
+_log = logging.getLogger(__name__)
 
 # The catalog is asked for so many files after they were sent; a file beyond them is looked up when it is sent again.
 _MAX_UNSURE: Final = 4096
@@ -101,11 +103,16 @@ class MirroredNars:
         """Enter files that were sent before the catalog was asked, where it does not have them."""
         while self._unsure:
             await asyncio.sleep(_UNSURE_SECONDS)
-            key = next(iter(self._unsure))
-            if (await self._kept.find(key)).facts is None:
-                with suppress(HarmoniaError):
-                    await self._enter_whole(self._unsure[key])
-            del self._unsure[key]
+            key, url = next(iter(self._unsure.items()))
+            try:
+                if (await self._kept.find(key)).facts is None:
+                    await self._enter_whole(url)
+            except HarmoniaError:
+                pass
+            except Exception:  # noqa: BLE001  # the files behind this one are looked up all the same
+                _log.exception("%s: unforeseen, after it was sent", url)
+            finally:
+                del self._unsure[key]
 
     async def _made(self, known: KeptFacts) -> Download | None:
         """The file if it is made of chunks; None for any other."""

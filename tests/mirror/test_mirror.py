@@ -610,6 +610,38 @@ class TestAtOnce:
             assert named(disk_path) == {one.hash_part, other.hash_part}
             assert not mirror._nars._unsure
 
+    async def test_an_unforeseen_error_behind_an_answer_keeps_no_other_file_from_being_entered(
+        self, upstream: FaultUpstream, disk_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """After the first such error no file was looked up behind its answer any more, until a new start."""
+        one, two, three, other = (package(seed) for seed in range(4))
+        for each in (one, two, three, other):
+            upstream.serve(each)
+
+        asked_for: list[str] = []
+
+        def told(hash_part: str) -> None:
+            asked_for.append(hash_part)
+            # The first call is for the request, the second for the entry behind its answer.
+            if asked_for.count(one.hash_part) == 2 and hash_part == one.hash_part:
+                raise ValueError("unforeseen by the mirror")
+
+        async with mirror_of(upstream, directory=disk_path) as mirror:
+            for each in (one, two, three):
+                await mirror.narinfo(each.hash_part)
+                await put_file(mirror, each)
+            await fetch_kept(mirror, other)
+            mirror.on_kept = told
+            for some in ((one, two), (three,)):
+                for each in some:
+                    found = await mirror.nar(each.our_url, AT_ONCE)
+                    assert found is not None
+                    found.release()
+                await settle(mirror)
+            assert named(disk_path) == {each.hash_part for each in (one, two, three, other)}
+            assert not mirror._nars._unsure
+        assert "unforeseen by the mirror" in caplog.text
+
     async def test_a_file_that_is_known_to_have_no_row_is_left_to_the_request_that_enters_it(
         self, upstream: FaultUpstream, disk_path: Path
     ) -> None:
