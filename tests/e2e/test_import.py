@@ -159,6 +159,21 @@ def test_a_path_that_comes_before_what_it_refers_to_waits_for_it(
         assert imports(server)["failed"] == 0.0
 
 
+def test_a_server_that_asks_no_daemon_says_that_nothing_comes_into_the_store(
+    lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path
+) -> None:
+    """Once, by the worker that keeps house; what is mirrored is served all the same, and pushes are refused."""
+    asks_nobody = {"nix_db_path": str(lab.database), "caches": {"default": {"into": "store"}}}
+    with Server(tmp_path, lab.env, importing(lab, upstream, keys) | asks_nobody) as server:
+        download(server, lab, lab.closure.input0)
+        assert server.request("PUT", f"/push/{lab.closure.input0.hash_part}.narinfo").status != 200
+        words = (
+            "mirror.import: nothing is imported, as no nix-daemon is asked",
+            "caches.default.into: pushes are refused, as no nix-daemon is asked",
+        )
+        server.until(lambda: [server.output().count(line) for line in words] == [1, 1])
+
+
 def test_a_daemon_that_is_away_gets_its_paths_when_it_is_back(
     lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path
 ) -> None:
