@@ -22,6 +22,7 @@ from harmonia_py.database.nars import SqlNars
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StorePath
+from harmonia_py.push.claims import MAX_SIGNATURES
 
 DERIVATION = StorePath("2lrp00vkg03d9pzkcaxdz8xxlvvd7cq8-glibc.drv")
 
@@ -162,6 +163,25 @@ async def test_what_nix_from_2_35_on_says_of_an_output_is_kept_and_shown_once_th
     assert (await server.put(place, more.format_new())).status == 200
     found = Realisation.parse_new((await server.get(place)).body, bare.id)
     assert (found.out_path, {one.key_name for one in found.signatures}) == (REFERENCE, {"ci-1", "ci-2"})
+
+
+async def test_a_document_that_no_reader_could_use_is_refused(server: PushServer) -> None:
+    refused = await server.put(f"/log/{REFERENCE}", b"a log")
+    assert (refused.status, refused.body) == (400, b"a log is that of a derivation\n")
+    bare = Realisation(id=DrvOutput.of(DERIVATION, "out"), out_path=REFERENCE)
+    keys = [SecretKey.generate(f"k-{number}") for number in range(MAX_SIGNATURES + 1)]
+    signatures = tuple(key.sign(bare.fingerprint()) for key in keys)
+    place = f"/build-trace-v2/{DERIVATION}/out.doi"
+    refused = await server.put(place, replace(bare, signatures=signatures).format_new())
+    assert (refused.status, b"has more than" in refused.body) == (400, True)
+    await push(server, GLIBC)
+    assert (await server.get(place)).status == 404
+    # Sent twice it is what it was.
+    most = replace(bare, signatures=signatures[1:])
+    for _ in range(2):
+        assert (await server.put(place, most.format_new())).status == 200
+    found = Realisation.parse_new((await server.get(place)).body, bare.id)
+    assert set(found.signatures) == set(most.signatures)
 
 
 async def test_a_realisation_is_not_read_in_the_event_loop(server: PushServer, monkeypatch: pytest.MonkeyPatch) -> None:
