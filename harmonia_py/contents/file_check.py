@@ -31,11 +31,16 @@ class FileCheck(ABC):
             MemoryFull: there is no room to go on. The bytes are taken: feed none when there is.
         """
         for portion in self._begin(data):
-            sink(portion)
+            if portion:
+                sink(portion)
+
+    def steps(self, data: bytes | memoryview, sink: Sink) -> Iterator[None]:
+        """Take the next bytes, as `feed` does, in steps of milliseconds. The caller draws all of it."""
+        return _given(self._begin(data), sink)
 
     def portions(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes, as `feed` does, and give the next of the offered file. The caller draws all of it."""
-        return map(bytes, self._begin(data))
+        return (bytes(portion) for portion in self._begin(data) if portion)
 
     def finish(self) -> bytes:
         """Say that this was all, and take the last bytes.
@@ -52,7 +57,7 @@ class FileCheck(ABC):
 
     @abstractmethod
     def _portions(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
-        """See `portions`."""
+        """See `portions`; empty ones between steps that give none."""
 
     @abstractmethod
     def _last(self) -> bytes:
@@ -75,3 +80,10 @@ class FileCheck(ABC):
     def _assert_order(self) -> None:
         if not self._in_order:
             raise RuntimeError("the portions before were not drawn to their end, or proved to be wrong")
+
+
+def _given(portions: Iterator[bytes | memoryview], sink: Sink) -> Iterator[None]:
+    for portion in portions:
+        if portion:
+            sink(portion)
+        yield

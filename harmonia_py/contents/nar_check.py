@@ -170,10 +170,9 @@ class NarCheck(FileCheck):
         self._digest.update(data)
         for portion in self._unpacker.feed(data):
             self._see(portion)
-            if self._encoder is not None:
-                out = self._encoder.compress(portion)
-                self._count_out(out)
-                yield out
+            out = b"" if self._encoder is None else self._encoder.compress(portion)
+            self._count_out(out)
+            yield out
 
     def _admitted(self, data: bytes | memoryview) -> bytes | memoryview:
         """The first bytes, once there is memory for them: until then no client learns that the file has begun."""

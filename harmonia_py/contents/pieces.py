@@ -55,15 +55,9 @@ def whole_portions(
 
 
 async def feed_all(
-    threads: Executor,
-    parts: Iterator[bytes | memoryview | Pause],
-    take: Callable[[bytes | memoryview], object],
-    give_up: Callable[[], None] | None = None,
+    threads: Executor, parts: Iterator[bytes | memoryview | Pause], take: Callable[[bytes | memoryview], object]
 ) -> None:
-    """Have a thread give `take` all `parts`. During a pause the event loop waits, and no thread.
-
-    `give_up` as in `in_thread`.
-    """
+    """Have a thread give `take` all `parts`. During a pause the event loop waits, and no thread."""
 
     def feed() -> Pause | None:
         for part in parts:
@@ -72,5 +66,5 @@ async def feed_all(
             take(part)
         return None
 
-    while (pause := await in_thread(threads, feed, give_up=give_up)) is not None:
+    while (pause := await in_thread(threads, feed)) is not None:
         await pause.wait()

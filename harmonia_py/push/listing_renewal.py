@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from functools import partial
 from typing import Final
 
-from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted
 from harmonia_py.catalog.objects import DocumentKind, Objects, StoredObject
@@ -21,9 +19,9 @@ from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.findings import Findings
 from harmonia_py.push.listings import LongListings, listing_of
 from harmonia_py.push.receiving import MAX_NAR_SIZE
+from harmonia_py.push.steps import SteppingThreads
 from harmonia_py.push.upload_check import CheckedUpload, UploadCheck
 from harmonia_py.runtime.bounded import TimedSet
-from harmonia_py.runtime.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +30,8 @@ _MAX_WAITING: Final = 64
 # A NAR is not read again for each reader while its listing cannot be made.
 _AGAIN_SECONDS: Final = 600.0
 _MAX_KNOWN: Final = 4096
-# Portions of a file that are checked before files that are pushed have their turn in the thread.
-_PORTIONS: Final = 16
+# They are made for nobody in particular, and one at a time.
+_LISTINGS: Final = "listings"
 
 
 class ListingRenewal:
@@ -67,7 +65,7 @@ class ListingRenewal:
         self._listings = listings
         self._open_blob = open_blob
         self._read = read
-        self._threads = threads
+        self._stepping = SteppingThreads(threads, 1)
         self._renew_static = renew_static
         self._now = now
         self._queue: asyncio.Queue[tuple[CacheId, HashPart]] = asyncio.Queue(_MAX_WAITING)
@@ -147,22 +145,5 @@ class ListingRenewal:
         bounds = NarBounds(nar_size=MAX_NAR_SIZE)
         upload = UploadCheck(PushedFile(file.file_hash, file.compression), file.file_size, bounds)
         with download:
-            take = partial(_take, upload, portions(download.pieces(0, None), self._read))
-            while (pause := await in_thread(self._threads, take, give_up=upload.give_up)) is not _END:
-                if isinstance(pause, Pause):
-                    await pause.wait()
-            return await in_thread(self._threads, upload.finish, give_up=upload.give_up)
-
-
-_END: Final = object()
-
-
-def _take(upload: UploadCheck, parts: Iterator[bytes | memoryview | Pause]) -> object:
-    """Check some of the file; returns the pause until more has come, `_END` at the end, or None: to be called again."""
-    for _ in range(_PORTIONS):
-        data = next(parts, _END)
-        if data is _END or isinstance(data, Pause):
-            return data
-        assert isinstance(data, bytes | memoryview)
-        upload.take([bytes(data)], lambda _: None)
-    return None
+            steps = upload.take_all(portions(download.pieces(0, None), self._read))
+            return await self._stepping.run(_LISTINGS, steps, upload.give_up)

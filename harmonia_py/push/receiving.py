@@ -9,11 +9,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Executor
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from harmonia_py.cache.source import Pause
+from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind
@@ -22,7 +22,6 @@ from harmonia_py.contents.blobs import BlobKey, BlobStore, SpooledFile
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.encoders import Zstd
 from harmonia_py.contents.nar_check import NarBounds
-from harmonia_py.contents.pieces import feed_all
 from harmonia_py.contents.spool import Spool, SpoolWriter
 from harmonia_py.errors import PushConflict, PushRefused
 from harmonia_py.nix.hashes import Hash
@@ -32,8 +31,11 @@ from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings, listing_key_of
 from harmonia_py.push.partial_files import PartialFile
+from harmonia_py.push.steps import SteppingThreads, Steps
 from harmonia_py.push.upload_check import CheckedUpload, MadeUpload, NarUpload, UploadCheck, blob_key_of
 from harmonia_py.runtime.threads import in_thread
+
+T = TypeVar("T")
 
 # A file up to this long is checked and written in one go.
 _SMALL_BYTES: Final = 256 * 1024
@@ -73,6 +75,7 @@ class Receiver:
         uploads: notes what is expected and what was received.
         listings: keeps those that are long.
         threads: check files, and write to the spool.
+        checked_at_once: number of files that are checked at once: that of the threads.
         zstd: compresses NARs that clients send bare.
         clock: seconds since the epoch.
     """
@@ -85,6 +88,7 @@ class Receiver:
         uploads: Uploads,
         listings: LongListings,
         threads: Executor,
+        checked_at_once: int,
         zstd: Zstd | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -94,6 +98,7 @@ class Receiver:
         self._uploads = uploads
         self._listings = listings
         self._threads = threads
+        self._stepping = SteppingThreads(threads, checked_at_once)
         self._clock = clock
 
     def now(self) -> Timestamp:
@@ -131,14 +136,14 @@ class Receiver:
             await self._receive_large(session, upload, portions)
 
     async def _receive_small(self, session: PushSession, upload: UploadCheck, portions: AsyncIterator[bytes]) -> None:
-        """Take in a file with one call in a thread: for most files such a call costs more than their check."""
+        """Take in a file with one call in a thread, mostly: such a call costs more than the check of most files."""
         data = bytearray()
         async for portion in portions:
             data += portion
             if len(data) > upload.file_size:
                 break  # too long: the check refuses it
         content = bytes(data)
-        checking = asyncio.create_task(in_thread(self._threads, upload.take_all, content, give_up=upload.give_up))
+        checking = asyncio.create_task(self._in_turns(session, upload, upload.take_all([content])))
         try:
             await self._expect(session, upload.file)
         except BaseException:
@@ -150,7 +155,7 @@ class Receiver:
         await self._expect(session, upload.file)
         writer = await self._begin(upload.file_size)
         try:
-            await self._pour(upload, writer, portions)
+            await self._pour(session, upload, writer, portions)
             finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
             await self._keep(session, checked, spooled)
@@ -163,15 +168,9 @@ class Receiver:
         """Take in, as `receive` does, a file that is on the disk already, where the blobs are: nothing is copied."""
         bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
         upload = UploadCheck(file, whole.size, bounds)
-
-        def check() -> tuple[CheckedUpload, SpooledFile]:
-            for portion in whole.read():
-                upload.take([portion], lambda _: None)
-            return upload.finish(), whole.spooled()
-
         await self._expect(session, file)
-        checked, spooled = await in_thread(self._threads, check, give_up=upload.give_up)
-        await self._keep(session, checked, spooled)
+        checked = await self._in_turns(session, upload, upload.take_all(whole.read()))
+        await self._keep(session, checked, await in_thread(self._threads, whole.spooled))
 
     async def receive_seized(
         self, session: PushSession, file: PushedFile, seized: SeizedUpload, *, max_nar_size: int | None = None
@@ -180,21 +179,9 @@ class Receiver:
         bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
         upload = UploadCheck(file, seized.blob.size, bounds)
         pieces = seized.blob.pieces(0, None)
-
-        def take() -> Pause | None:
-            """Check what has come from the bucket; the pause until more has, or None at the end."""
-            for piece in pieces:
-                if isinstance(piece, Pause):
-                    return piece
-                assert isinstance(piece, bytes), "a seized file comes from a bucket"
-                upload.take([piece], lambda _: None)
-            return None
-
         await self._expect(session, file)
         try:
-            while (pause := await in_thread(self._threads, take, give_up=upload.give_up)) is not None:
-                await pause.wait()
-            checked = await in_thread(self._threads, upload.finish, give_up=upload.give_up)
+            checked = await self._in_turns(session, upload, upload.take_all(_bytes(pieces)))
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
@@ -217,7 +204,7 @@ class Receiver:
         upload = NarUpload(claim, self._zstd.compressor(claim.nar_size), "zstd", bounds)
         writer = await self._begin(0)
         try:
-            await self._pour(upload, writer, portions)
+            await self._pour(session, upload, writer, portions)
             finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
             await self._keep(session, checked, spooled)
@@ -237,7 +224,7 @@ class Receiver:
         """
         writer = await self._begin(file_size)
         try:
-            await feed_all(self._threads, portions, lambda portion: upload.take(portion, writer.write), upload.give_up)
+            await self._in_turns(session, upload, upload.take(portions, writer.write))
             finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
             await self._keep(session, checked, spooled)
@@ -278,12 +265,21 @@ class Receiver:
 
         await once_deleted(expect)
 
+    async def _in_turns(self, session: PushSession, upload: UploadCheck | NarUpload | MadeUpload, steps: Steps[T]) -> T:
+        return await self._stepping.run(session.principal, steps, upload.give_up)
+
     async def _begin(self, file_size: int) -> SpoolWriter:
         writer = await self._spool.begin(passing_key(), file_size)
         assert writer is not None
         return writer
 
-    async def _pour(self, upload: UploadCheck | NarUpload, writer: SpoolWriter, portions: AsyncIterator[bytes]) -> None:
+    async def _pour(
+        self,
+        session: PushSession,
+        upload: UploadCheck | NarUpload,
+        writer: SpoolWriter,
+        portions: AsyncIterator[bytes],
+    ) -> None:
         """Check and write the bytes as they arrive: a thread takes some while the next are awaited."""
         taking: asyncio.Task[None] | None = None
         waiting: list[bytes] = []
@@ -296,17 +292,13 @@ class Receiver:
                     if not taking.done() and size < _AHEAD_BYTES:
                         continue
                     await taking
-                taking = asyncio.create_task(
-                    in_thread(self._threads, upload.take, waiting, writer.write, give_up=upload.give_up)
-                )
+                steps = upload.take(waiting, writer.write)
+                taking = asyncio.create_task(self._in_turns(session, upload, steps))
                 waiting, size = [], 0
             if taking is not None:
                 await taking
             if waiting:
-                taking = asyncio.create_task(
-                    in_thread(self._threads, upload.take, waiting, writer.write, give_up=upload.give_up)
-                )
-                await taking
+                await self._in_turns(session, upload, upload.take(waiting, writer.write))
         except BaseException:
             await _end(upload, taking)
             raise
@@ -340,3 +332,9 @@ def check_compression(file: PushedFile) -> None:
     """
     if file.compression not in COMPRESSIONS:
         raise PushRefused(f"NARs compressed with {file.compression} are not taken: add ?compression=zstd to the URL")
+
+
+def _bytes(pieces: Iterator[Piece]) -> Iterator[bytes | Pause]:
+    for piece in pieces:
+        assert isinstance(piece, bytes | Pause), "a seized file comes from a bucket"
+        yield piece

@@ -1,9 +1,10 @@
-"""The checks of a pushed NAR, held against its claims while it arrives. They compute: a thread calls them."""
+"""The checks of a pushed NAR, held against its claims while it arrives. They compute: a thread draws their steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.encoders import Encoder
@@ -15,6 +16,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.findings import Findings
+from harmonia_py.push.steps import Steps
 
 
 def blob_key_of(file: PushedFile) -> BlobKey:
@@ -58,7 +60,7 @@ class UploadCheck:
             None, file.compression, file.file_hash, file_size, observers=[self._reader], bounds=bounds
         )
 
-    def take(self, portions: Sequence[bytes], write: Sink) -> None:
+    def take(self, portions: Sequence[bytes], write: Sink) -> Steps[None]:
         """Check the next bytes and write them.
 
         Raises:
@@ -66,7 +68,7 @@ class UploadCheck:
         """
         try:
             # Joined: a call of a codec or a hash may hand over to another thread, which costs more than a short copy.
-            self._check.feed(portions[0] if len(portions) == 1 else b"".join(portions), write)
+            yield from self._check.steps(portions[0] if len(portions) == 1 else b"".join(portions), write)
         except FormatError as error:
             raise self._refusal(error) from error
 
@@ -83,9 +85,13 @@ class UploadCheck:
         assert self._reader.facts is not None
         return checked_upload(self.file, self._check.checked, self._reader.facts, self._check.metadata())
 
-    def take_all(self, data: bytes) -> CheckedUpload:
-        """The facts of a file that is in memory, as by `take` and `finish`; raises what these raise."""
-        self.take([data], lambda _: None)
+    def take_all(self, portions: Iterable[bytes | memoryview | Pause]) -> Steps[CheckedUpload]:
+        """Check all of a file that is kept elsewhere, as by `take` and `finish`, and raise what these raise."""
+        for portion in portions:
+            if isinstance(portion, Pause):
+                yield portion
+            else:
+                yield from self.take([bytes(portion)], lambda _: None)
         return self.finish()
 
     def give_up(self) -> None:
@@ -115,14 +121,14 @@ class NarUpload:
         self._reader = _Reader()
         self._check = NarCheck(claim, "none", encoder=encoder, observers=[self._reader], bounds=bounds)
 
-    def take(self, portions: Sequence[bytes], write: Sink) -> None:
+    def take(self, portions: Sequence[bytes], write: Sink) -> Steps[None]:
         """Check the next bytes, compress them and write the result.
 
         Raises:
             PushRefused: they are not what was claimed, or no NAR.
         """
         try:
-            self._check.feed(portions[0] if len(portions) == 1 else b"".join(portions), write)
+            yield from self._check.steps(portions[0] if len(portions) == 1 else b"".join(portions), write)
         except FormatError as error:
             raise self._refusal(error) from error
 
@@ -165,13 +171,17 @@ class MadeUpload:
         self._reader = _Reader()
         self._check = NarCheck(None, "zstd", file_size=file_size, observers=[self._reader], bounds=bounds)
 
-    def take(self, data: bytes | memoryview, write: Sink) -> None:
+    def take(self, portions: Iterable[bytes | memoryview | Pause], write: Sink) -> Steps[None]:
         """Check the next bytes and write them.
 
         Raises:
             FormatError: they are no NAR.
         """
-        self._check.feed(data, write)
+        for portion in portions:
+            if isinstance(portion, Pause):
+                yield portion
+            else:
+                yield from self._check.steps(portion, write)
 
     def finish(self) -> CheckedUpload:
         """The facts, once all bytes are here.

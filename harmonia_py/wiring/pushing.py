@@ -160,7 +160,8 @@ class PushNode:
         except BaseException:
             await self._resources.aclose()
             raise
-        self._threads = Threads(Pool.PUSH, len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        self._threads = Threads(Pool.PUSH, cores)
         self._resources.push_async_callback(self._threads.aclose)
         self._watch = RemovalWatch(lambda: self._catalog.database.generation(Topic.REMOVALS))
         listings = LongListings(self.blobs, self._catalog.nars.reserve, self._threads)
@@ -170,6 +171,7 @@ class PushNode:
             uploads=self._catalog.uploads,
             listings=listings,
             threads=self._threads,
+            checked_at_once=cores,
             zstd=self._zstd,
         )
         partial_files = DiskPartialFiles(self._directory)

@@ -1,5 +1,6 @@
 """Uploads that end early, and those that outlive their session."""
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -68,7 +69,9 @@ async def receiving(directory: Path) -> AsyncIterator[tuple[SqlCatalog, Receiver
         listings = LongListings(blobs, catalog.nars.reserve, threads)
         yield (
             catalog,
-            Receiver(spool=spool, blobs=blobs, uploads=catalog.uploads, listings=listings, threads=threads),
+            Receiver(
+                spool=spool, blobs=blobs, uploads=catalog.uploads, listings=listings, threads=threads, checked_at_once=1
+            ),
         )
     await threads.aclose()
 
@@ -113,3 +116,29 @@ async def test_a_file_is_taken_although_its_session_ended_while_it_came(tmp_path
         found = await catalog.uploads.find(DEFAULT_CACHE, file.file_hash)
         assert found is not None
         assert (tmp_path / "files" / found.blob_key).read_bytes() == large.data
+
+
+async def test_what_takes_minutes_to_check_does_not_hold_up_what_others_push(tmp_path: Path) -> None:
+    """Some files of zeros, compressed, held all threads for minutes, also when their client had left."""
+    bomb = zeros(8 * SIZE)
+    small = pushed(PATH, File(b"hello"))
+    assert small.claim.file_hash is not None
+
+    async def portions(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+
+    async with receiving(tmp_path) as (catalog, receiver):
+        now = receiver.now()
+        for name in ("bombs", "small"):
+            row = Session(id=name, cache=DEFAULT_CACHE, principal=f"token {name}", begun=now, seen=now)
+            await catalog.uploads.session(row)
+        theirs, ours = (PushSession(name, DEFAULT_CACHE, f"token {name}") for name in ("bombs", "small"))
+        zero = PushedFile(Hash.of(bomb), "zstd")
+        checks = [asyncio.create_task(receiver.receive(theirs, zero, len(bomb), portions(bomb))) for _ in range(4)]
+        await eventually(is_checked)
+        file = PushedFile(small.claim.file_hash, "none")
+        await asyncio.wait_for(receiver.receive(ours, file, len(small.data), portions(small.data)), 20)
+        assert not any(check.done() for check in checks)
+        for check in checks:
+            check.cancel()
+        await asyncio.wait(checks)
