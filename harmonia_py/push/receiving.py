@@ -15,24 +15,22 @@ from msgspec import Struct
 
 from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.nars import BeingDeleted, NarFile
-from harmonia_py.catalog.objects import Document, DocumentKind
+from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.uploads import Uploads
-from harmonia_py.contents.blobs import BlobKey, BlobStore, SpooledFile
+from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.contents.encoders import Zstd
 from harmonia_py.contents.nar_check import NarBounds
 from harmonia_py.contents.spool import Spool, SpoolWriter
-from harmonia_py.errors import PushConflict, PushRefused
-from harmonia_py.nix.hashes import Hash
+from harmonia_py.errors import PushRefused
 from harmonia_py.nix.path_info import PathInfo
+from harmonia_py.push.checked_files import CheckedFiles
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.direct_uploads import SeizedUpload
-from harmonia_py.push.listings import LongListings, listing_key_of
+from harmonia_py.push.listings import LongListings
 from harmonia_py.push.partial_files import PartialFile
 from harmonia_py.push.steps import SteppingThreads, Steps
-from harmonia_py.push.upload_check import CheckedUpload, MadeUpload, NarUpload, UploadCheck, blob_key_of
+from harmonia_py.push.upload_check import MadeUpload, NarUpload, UploadCheck
 from harmonia_py.runtime.threads import in_thread
 
 T = TypeVar("T")
@@ -94,9 +92,7 @@ class Receiver:
     ) -> None:
         self._zstd = zstd or Zstd()
         self._spool = spool
-        self._blobs = blobs
-        self._uploads = uploads
-        self._listings = listings
+        self._files = CheckedFiles(blobs, uploads, listings, self.now)
         self._threads = threads
         self._stepping = SteppingThreads(threads, checked_at_once)
         self._clock = clock
@@ -145,20 +141,20 @@ class Receiver:
         content = bytes(data)
         checking = asyncio.create_task(self._in_turns(session, upload, upload.take_all([content])))
         try:
-            await self._expect(session, upload.file)
+            await self._files.expect(session.cache, session.id, upload.file)
         except BaseException:
             await _end(upload, checking)
             raise
-        await self._keep(session, await checking, content)
+        await self._files.keep(session.cache, session.id, await checking, content)
 
     async def _receive_large(self, session: PushSession, upload: UploadCheck, portions: AsyncIterator[bytes]) -> None:
-        await self._expect(session, upload.file)
+        await self._files.expect(session.cache, session.id, upload.file)
         writer = await self._begin(upload.file_size)
         try:
             await self._pour(session, upload, writer, portions)
             finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            await self._keep(session, checked, spooled)
+            await self._files.keep(session.cache, session.id, checked, spooled)
         finally:
             await in_thread(self._threads, writer.close)
 
@@ -168,9 +164,9 @@ class Receiver:
         """Take in, as `receive` does, a file that is on the disk already, where the blobs are: nothing is copied."""
         bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
         upload = UploadCheck(file, whole.size, bounds)
-        await self._expect(session, file)
+        await self._files.expect(session.cache, session.id, file)
         checked = await self._in_turns(session, upload, upload.take_all(whole.read()))
-        await self._keep(session, checked, await in_thread(self._threads, whole.spooled))
+        await self._files.keep(session.cache, session.id, checked, await in_thread(self._threads, whole.spooled))
 
     async def receive_seized(
         self, session: PushSession, file: PushedFile, seized: SeizedUpload, *, max_nar_size: int | None = None
@@ -179,13 +175,13 @@ class Receiver:
         bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
         upload = UploadCheck(file, seized.blob.size, bounds)
         pieces = seized.blob.pieces(0, None)
-        await self._expect(session, file)
+        await self._files.expect(session.cache, session.id, file)
         try:
             checked = await self._in_turns(session, upload, upload.take_all(_bytes(pieces)))
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
-        await self._keep(session, checked, seized)
+        await self._files.keep(session.cache, session.id, checked, seized)
 
     async def receive_nar(
         self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes], *, max_nar_size: int | None = None
@@ -207,7 +203,7 @@ class Receiver:
             await self._pour(session, upload, writer, portions)
             finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            await self._keep(session, checked, spooled)
+            await self._files.keep(session.cache, session.id, checked, spooled)
         finally:
             await in_thread(self._threads, writer.close)
         return checked.file
@@ -227,43 +223,10 @@ class Receiver:
             await self._in_turns(session, upload, upload.take(portions, writer.write))
             finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
             checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            await self._keep(session, checked, spooled)
+            await self._files.keep(session.cache, session.id, checked, spooled)
         finally:
             await in_thread(self._threads, writer.close)
         return checked.file
-
-    async def _keep(
-        self, session: PushSession, checked: CheckedUpload, content: SpooledFile | bytes | SeizedUpload
-    ) -> None:
-        """Put a checked file among the blobs, and note it in the catalog: then the push URLs of the cache serve it."""
-        file = checked.file
-        if checked.long_listing is not None:
-            assert file.nar_hash is not None
-            await self._keep_listing(session, file.nar_hash, checked.long_listing)
-        key = BlobKey(file.blob_key)
-        if not isinstance(content, bytes):
-            # Once more, or of a bare NAR for the first time: a long upload may outlive its session, which begins again.
-            await self._expect(session, PushedFile(file.file_hash, file.compression))
-        if isinstance(content, SpooledFile | bytes):
-            await self._blobs.put(key, content, checked.metadata, durable=True)
-        else:
-            await content.keep(key)
-        try:
-            await self._uploads.received(session.cache, session.id, file, findings=checked.findings, now=self.now())
-        except BeingDeleted:
-            raise PushConflict("its session ended while it came: run the same command again") from None
-
-    async def _expect(self, session: PushSession, file: PushedFile) -> None:
-        """Note that a file is coming, so that the collector leaves its bytes; wait while older ones are deleted.
-
-        Raises:
-            PushConflict: that takes too long.
-        """
-
-        async def expect() -> None:
-            await self._uploads.expect(session.cache, session.id, file.file_hash, blob_key_of(file), now=self.now())
-
-        await once_deleted(expect)
 
     async def _in_turns(self, session: PushSession, upload: UploadCheck | NarUpload | MadeUpload, steps: Steps[T]) -> T:
         return await self._stepping.run(session.principal, steps, upload.give_up)
@@ -302,17 +265,6 @@ class Receiver:
         except BaseException:
             await _end(upload, taking)
             raise
-
-    async def _keep_listing(self, session: PushSession, nar_hash: Hash, listing: bytes) -> None:
-        # It waits under the hash of the NAR for the paths that have this NAR.
-        key = listing_key_of(nar_hash)
-        document = Document(kind=DocumentKind.LISTING, name=nar_hash.nix32, size=len(listing), blob_key=key)
-
-        async def keep() -> None:
-            await self._listings.keep(nar_hash, listing)
-            await self._uploads.attach(session.cache, session.id, document, (), now=self.now())
-
-        await once_deleted(keep)
 
 
 async def _end(upload: UploadCheck | NarUpload, taking: "asyncio.Task[Any] | None") -> None:
