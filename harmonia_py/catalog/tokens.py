@@ -9,11 +9,10 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
 from typing import Final, Self
-
-from msgspec import Struct
 
 from harmonia_py.cache.access import Action, CachePattern, Principal
 from harmonia_py.catalog.access import Access, TokenRow
@@ -29,11 +28,12 @@ _TOKEN: Final = re.compile(r"hpy_([a-z2-7]{10})_([A-Za-z0-9_-]{43})", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
 
 
-class Token(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Token:
     """A token as a client has it. It has 58 characters: libcurl reads up to 4,096 from a netrc."""
 
     id: str
-    secret: str
+    secret: str = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:

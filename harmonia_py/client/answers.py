@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
@@ -26,7 +27,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     audiences: Sequence[str] = ()
 
 
-class Exchanged(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
     """The token that a CI's token was exchanged for.
 
     Attributes:
@@ -35,7 +37,7 @@ class Exchanged(Struct, frozen=True, kw_only=True):
         principal: whose it is.
     """
 
-    token: str
+    token: str = field(repr=False)
     seconds: int
     principal: str
 

@@ -2,12 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
 
 import tomli_w
-from msgspec import Struct
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.config.private_file import read_private, write_private
@@ -19,7 +19,8 @@ _TOKEN_VARIABLE: Final = "HARMONIA_PY_TOKEN"  # noqa: S105  # the name of a vari
 _TOKEN_FILE_VARIABLE: Final = "HARMONIA_PY_TOKEN_FILE"  # noqa: S105  # as above
 
 
-class CacheUrl(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class CacheUrl:
     """A cache on a server.
 
     Attributes:
@@ -30,7 +31,7 @@ class CacheUrl(Struct, frozen=True):
 
     server: str
     name: CacheName
-    token: str | None
+    token: str | None = field(repr=False)
 
     @property
     def root(self) -> str:
@@ -43,14 +44,15 @@ class CacheUrl(Struct, frozen=True):
         return f"{self.server}/{self.root}".rstrip("/")
 
 
-class Logins(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Logins:
     """The logins of a user.
 
     Attributes:
         servers: tokens by the URLs of servers, the latest login last; an empty one where none is needed.
     """
 
-    servers: Mapping[str, str]
+    servers: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def read(cls, file: Path) -> Self:

@@ -7,13 +7,13 @@ import copy
 import re
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Self
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # documented in its source alone
 
 import aiohttp
 from aiohttp import hdrs
-from msgspec import Struct
 from yarl import URL
 
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError, UpstreamUnreachable
@@ -35,7 +35,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.ASCII)
 
 
-class Place(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
     """The place of an upstream, and the settings of connections to it.
 
     Attributes:
@@ -49,7 +50,7 @@ class Place(Struct, frozen=True, kw_only=True):
     """
 
     url: str
-    authorization: str | None = None
+    authorization: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     connect_timeout: float = 10.0
     stall_timeout: float = 30.0

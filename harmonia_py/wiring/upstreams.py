@@ -2,12 +2,11 @@
 
 import asyncio
 import ssl
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
-
-from msgspec.structs import replace
 
 from harmonia_py.config.settings import Config
 from harmonia_py.config.upstream_tables import Upstream

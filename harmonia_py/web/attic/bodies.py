@@ -25,6 +25,10 @@ class GivenKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text: str = msgspec.field(name="Keypair")
 
+    def __repr__(self) -> str:
+        # A struct hides no field, and of a dataclass msgspec cannot forbid unknown ones.
+        return "GivenKey(…)"
+
 
 class Period(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds that an unused path stays; 0: for ever."""
