@@ -140,15 +140,14 @@ def daemon(lab: Lab) -> Lab:
 @pytest.fixture
 def disk_path(tmp_path: Path) -> Iterator[Path]:
     """An empty directory whose file system says what of a file the page cache has: Debian 13 has /tmp in memory."""
-    from harmonia_py.cache.source import FileSlice  # noqa: PLC0415  # only few tests want it
-    from harmonia_py.web.fast.ready_file import says_what_is_cached  # noqa: PLC0415
+    from harmonia_py.runtime.page_cache import says_what_is_cached  # noqa: PLC0415  # only few tests want it
 
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="harmonia-py-") as other:  # on a disk, says hier(7)
         for directory in (tmp_path, Path(other)):
             with tempfile.TemporaryFile(dir=directory) as file:
                 file.write(b"x")
                 file.flush()
-                if says_what_is_cached(FileSlice(file.fileno(), 0, 1)):
+                if says_what_is_cached(file.fileno()):
                     break
         else:
             pytest.skip("neither tmp_path nor /var/tmp says what the page cache has")

@@ -1,14 +1,20 @@
 """Opening a file only if nothing of its path has to be read from the disk: openat2(2), by way of the C library.
 
 A thread and back take the event loop fifty microseconds and more, and the kernel opens a file that it has in memory in
-three. `RESOLVE_CACHED` (Linux 5.12) is its promise not to wait for the disk meanwhile.
+three. `RESOLVE_CACHED` (Linux 5.12) is its promise not to wait for the disk while it follows the path.
+
+It promises nothing of what the file system does when the file is opened: NFS and FUSE ask their server each time. These
+file systems do not tell what of a file is in memory (`can_tell`): where that is so, `CachedOpen` is not used.
 """
 
 import ctypes
 import errno
 import os
 import struct
+from pathlib import Path
 from typing import Final
+
+from harmonia_py.runtime.page_cache import says_what_is_cached
 
 # It has this number on every architecture.
 _OPENAT2: Final = 437
@@ -20,8 +26,23 @@ _HOW: Final = struct.Struct("QQQ")
 _REFUSED: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM})
 
 
+def can_tell(directory: Path) -> bool:
+    """Whether the file system of `directory` tells what of a file is in memory. It may block.
+
+    It is asked of a file without a name: False also where the directory takes none.
+    """
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        return says_what_is_cached(fd)
+    finally:
+        os.close(fd)
+
+
 class CachedOpen:
-    """Opens files for reading, without waiting."""
+    """Opens files for reading, without waiting where the file system can tell (`can_tell`)."""
 
     def __init__(self) -> None:
         # Unlike `CDLL` it keeps the interpreter's lock: the call does not wait, and to get the lock back may take long.

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import FormatError, StorageError
-from harmonia_py.storage.cached_open import CachedOpen
+from harmonia_py.storage.cached_open import CachedOpen, can_tell
 from harmonia_py.storage.directory_sync import DirectorySync
 from harmonia_py.storage.errors import translated
 from harmonia_py.storage.file_naming import FileNaming
@@ -58,10 +58,11 @@ class BlobDirectory:
         self._directory = directory
         self._blobs = directory / _BLOBS
         self._naming = FileNaming(directory / GROWING, names, syncs)
-        self._cached_open = CachedOpen()
+        # None where opening a file may wait for more than its path.
+        self._cached_open: CachedOpen | None = None
 
     def prepare(self) -> None:
-        """Make the directory.
+        """Make the directory, and look whether its files can be opened at once.
 
         Raises:
             StorageError: it cannot be used.
@@ -70,6 +71,8 @@ class BlobDirectory:
             self._directory.parent.mkdir(parents=True, exist_ok=True)
             make_directory(self._directory)
             make_directory(self._blobs)
+        if can_tell(self._directory) and can_tell(self._blobs):
+            self._cached_open = CachedOpen()
 
     def open(self, key: BlobKey) -> WholeFile | None:
         """The blob as it is now."""
@@ -78,8 +81,7 @@ class BlobDirectory:
 
     def open_at_once(self, key: BlobKey) -> WholeFile | None:
         """The blob, if the kernel has its name and its first bytes in memory; None says nothing. It does not block."""
-        path = self._text_of(key)
-        fd = self._cached_open.open(path)
+        fd = None if self._cached_open is None else self._cached_open.open(self._text_of(key))
         if fd is None:
             return None
         try:

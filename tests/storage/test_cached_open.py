@@ -1,6 +1,10 @@
 """The event loop opens a file only where that does not wait for the disk, and only one that is whole and unchanged."""
 
+import ctypes
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,12 +12,13 @@ from blob_readers import read_all
 
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.storage import metadata
-from harmonia_py.storage.cached_open import CachedOpen
+from harmonia_py.storage.cached_open import CachedOpen, can_tell
 from harmonia_py.storage.disk import DiskBlobs
 
 KEY = BlobKey("a.nar.zst")
 DATA = b"data" * 5000
 METADATA = {"file_hash": "sha256:x"}
+_OPENED = 0x20  # IN_OPEN
 
 
 def file_of(directory: Path) -> Path:
@@ -27,6 +32,27 @@ def forget_pages(path: Path) -> None:
     try:
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def silent_path() -> Iterator[Path]:
+    """An empty directory whose file system does not say what of a file is in memory, as those that ask a server."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="harmonia-py-") as directory:  # a tmpfs
+        if can_tell(Path(directory)):
+            pytest.skip("the tmpfs of this kernel says what is in memory")
+        yield Path(directory)
+
+
+@contextmanager
+def opens_of(path: Path) -> Iterator[int]:
+    """A descriptor of inotify(7): it can be read once the file was opened, and raises BlockingIOError before."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert libc.inotify_add_watch(fd, os.fsencode(path), _OPENED) > 0
+        yield fd
     finally:
         os.close(fd)
 
@@ -62,6 +88,26 @@ async def test_a_blob_is_the_same_at_once_and_opened_by_a_thread(disk_path: Path
         again = one.open_at_once(KEY)
         assert again is not None
         again.release()
+
+
+async def test_no_file_is_opened_at_once_where_opening_it_may_ask_a_server(disk_path: Path, silent_path: Path) -> None:
+    """NFS and FUSE ask their server in each open, whatever of the path is in memory: the event loop waited for it."""
+    for directory in (disk_path, silent_path):
+        async with DiskBlobs(directory) as blobs:
+            await blobs.put(KEY, DATA, METADATA)
+            with opens_of(file_of(directory)) as opens:
+                blob = blobs.open_at_once(KEY)
+                if directory == disk_path:
+                    assert blob is not None
+                    blob.release()
+                    assert os.read(opens, 4096)
+                else:
+                    assert blob is None
+                    with pytest.raises(BlockingIOError):
+                        os.read(opens, 4096)
+            opened = await blobs.open(KEY)
+            assert opened is not None
+            opened.release()
 
 
 async def test_what_is_opened_at_once_counts_as_used(disk_path: Path) -> None:

@@ -12,8 +12,9 @@ from aiohttp import hdrs
 
 from harmonia_py.cache.source import AT_ONCE, NotAtOnce
 from harmonia_py.errors import HarmoniaError
+from harmonia_py.runtime.page_cache import says_what_is_cached
 from harmonia_py.web.fast.ready_answers import NarRequest
-from harmonia_py.web.fast.ready_file import ReadyFile, says_what_is_cached
+from harmonia_py.web.fast.ready_file import ReadyFile
 from harmonia_py.web.nix.nar import headers_of
 from harmonia_py.web.state import Serving
 
@@ -40,12 +41,13 @@ def nar_finder(serving: Serving) -> FindNar:
         if download is None:
             return None
         # A reload while the file was opened has brought other caches.
-        if download.file is None or not says_what_is_cached(download.file) or not serving.serves(cache):
+        file = download.file
+        if file is None or not says_what_is_cached(file.fd, file.offset) or not serving.serves(cache):
             download.release()
             return None
         try:
             headers = headers_of(request.url, cache) | {hdrs.ETAG: f'"{download.etag}"', hdrs.ACCEPT_RANGES: "bytes"}
-            return serving.answers.add_file(cache, request.target, headers, download.file, download)
+            return serving.answers.add_file(cache, request.target, headers, file, download)
         except BaseException:
             download.release()
             raise

@@ -29,17 +29,6 @@ _PAGE: Final = 4096
 _RETRY_SECONDS: Final = 0.05
 
 
-def says_what_is_cached(file: FileSlice) -> bool:
-    """Whether the file system of `file` tells what of it the page cache has; tmpfs, ZFS and NFS do not."""
-    try:
-        os.preadv(file.fd, [bytearray(1)], file.offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return True  # it has not
-    except OSError:
-        return False
-    return True
-
-
 class First(NamedTuple):
     """The beginning of an answer: headers, and `size` bytes of the file."""
 

@@ -10,8 +10,8 @@ from harmonia_py.cache.caches import NamedCache
 from harmonia_py.cache.source import Asker
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.narinfo import NarUrl
+from harmonia_py.runtime.page_cache import says_what_is_cached
 from harmonia_py.web.admission.clients import share_of
-from harmonia_py.web.fast.ready_file import says_what_is_cached
 from harmonia_py.web.http.body import IMMUTABLE, respond
 from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.http.pausing import while_connected
@@ -38,7 +38,8 @@ async def get(request: web.Request) -> web.StreamResponse:
         return not_found()
     headers = headers_of(url, request[CACHE])
     # Sending it releases the file.
-    can_be_ready = download.file is not None and says_what_is_cached(download.file)
+    file = download.file
+    can_be_ready = file is not None and says_what_is_cached(file.fd, file.offset)
     response = await respond(request, download, headers)
     as_it_is = hdrs.CONTENT_ENCODING not in response.headers
     if can_be_ready and as_it_is and response.status == HTTPStatus.OK and request.method == hdrs.METH_GET:
