@@ -13,12 +13,13 @@ from typing import Final
 from harmonia_py.cache.source import Pause
 from harmonia_py.errors import HarmoniaError, StorageError
 
-# Bytes that are fetched at a time, while few downloads run and while many do.
-_PORTION: Final = 1024 * 1024
+# Bytes that are fetched at a time, while few downloads run and while many do. A portion is well below what libc gives
+# back to the system at once (`wiring/tuning`): otherwise each would be a mapping of its own, whose pages are cleared.
+_PORTION: Final = 256 * 1024
 _SMALL_PORTION: Final = 128 * 1024
 _MANY: Final = 64
 # Portions that may wait for a thread: with one the network would stand still while the client is sent to.
-_AHEAD: Final = 3
+_AHEAD: Final = 12
 _AHEAD_OF_MANY: Final = 1
 _PAUSE_SECONDS: Final = 60.0
 
