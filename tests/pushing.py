@@ -178,6 +178,7 @@ async def pushed_to(
     sock.setblocking(False)
     metrics = Metrics.alone()
     async with AsyncExitStack() as stack:
+        stack.enter_context(sock)
         catalog = SqlCatalog(await _database(tmp_path))
         stack.push_async_callback(catalog.aclose)
         if s3 is None and backing.IN_BUCKET:
