@@ -81,6 +81,7 @@ class CommandModule(Protocol):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 for a clear error, or 2 for a wrong command line."""
+    _open_closed_streams()
     given = _with_verb(list(sys.argv[1:] if arguments is None else arguments))
     try:
         try:
@@ -143,6 +144,13 @@ def _with_verb(arguments: list[str]) -> list[str]:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version", "-V"}):
         return ["serve", *arguments]
     return arguments
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed by who started the program: a file or socket would take its number, and what is printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # a device, open until the end
 
 
 def _flush_standard_output() -> None:

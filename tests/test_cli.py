@@ -119,6 +119,12 @@ class TestStandardOutput:
         done = self.shell(tmp_path, f"{arguments} | true", unbuffered)
         assert done.stderr == ""
 
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+    def test_closed_streams_are_no_traceback(self, tmp_path: Path, closed: str, unbuffered: str) -> None:
+        """`serve 2>&-` ended without a word, and `>&-` with a traceback at the end."""
+        done = self.shell(tmp_path, f"check-config {closed}", unbuffered)
+        assert (done.returncode, done.stderr) == (0, "")
+
     def shell(self, directory: Path, arguments: str, unbuffered: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["sh", "-c", f"{' '.join(COMMAND)} {arguments}"],
