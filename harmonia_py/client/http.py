@@ -178,7 +178,7 @@ class HttpServer:
         stall: float = STALL_SECONDS,
     ) -> Answer:
         """The answer to a request that is made once; otherwise as `ask`."""
-        url = self.url.join(URL(place, encoded=True))
+        url = self.url.join(parse_url(place))
         try:
             async with self._session.request(
                 method,
@@ -196,6 +196,20 @@ class HttpServer:
         """The context for TLS. To read the certificates of the machine takes as long as to ask about 1,000 paths."""
         self._tls = self._tls or ssl.create_default_context()
         return self._tls
+
+
+def parse_url(text: str) -> URL:
+    """A URL, or what is relative to one.
+
+    Raises:
+        UpstreamProtocolError: it is none.
+    """
+    try:
+        url = URL(text, encoded=True)
+        _ = url.host, url.port  # they are read when they are asked for
+    except ValueError as error:
+        raise UpstreamProtocolError(f"not a URL: {error}") from None
+    return url
 
 
 async def _read(response: aiohttp.ClientResponse, *, absent: bool) -> Answer:

@@ -1,17 +1,14 @@
 """The part of the push API for files that a client sends past the server, to where that keeps them."""
 
 from collections.abc import Sequence
-from typing import Final
+from http import HTTPStatus
 from urllib.parse import urlencode
 
 import msgspec
-from yarl import URL
 
 from harmonia_py.client.answers import SessionInfo, UploadInParts, fields
-from harmonia_py.client.http import HttpServer
+from harmonia_py.client.http import HttpServer, parse_url
 from harmonia_py.errors import UpstreamProtocolError
-
-_OK: Final = 200
 
 
 class UploadApi:
@@ -34,7 +31,7 @@ class UploadApi:
         """
         place = f"{self._place(session, file)}?size={size}"
         answer = await self._server.ask("GET", place, absent=True)
-        if answer.status != _OK:  # while servers are upgraded one by one, one of the release before is asked
+        if answer.status != HTTPStatus.OK:  # while servers are upgraded one by one, one of the release before is asked
             return None
         url = fields(answer.json()).get("url")
         return url if isinstance(url, str) and self._may_lead_to(url) else None
@@ -47,7 +44,7 @@ class UploadApi:
         """
         body = msgspec.json.encode({"size": size})
         answer = await self._server.ask("POST", self._place(session, f"{file}/parts"), body, absent=True)
-        told = fields(answer.json()) if answer.status == _OK else {}  # as for `url`
+        told = fields(answer.json()) if answer.status == HTTPStatus.OK else {}  # as for `url`
         upload, part_size = told.get("upload"), told.get("part_size")
         if not isinstance(upload, str) or not isinstance(part_size, int) or part_size < 1:
             return None
@@ -68,7 +65,7 @@ class UploadApi:
         if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
             raise UpstreamProtocolError("the server does not say where parts are sent")
         if not all(map(self._may_lead_to, urls)):
-            raise UpstreamProtocolError("the server wants parts to be sent in the clear")
+            raise UpstreamProtocolError("the server wants parts to be sent in the clear, or to what is no URL")
         return urls
 
     async def finish_parts(self, session: SessionInfo, file: str, upload: UploadInParts, etags: Sequence[str]) -> bool:
@@ -82,7 +79,7 @@ class UploadApi:
         place = self._place(session, f"{file}/parts")
         answer = await self._server.ask("PUT", place, body, absent=True)
         # As for `url`; another server is asked next.
-        return answer.status == _OK and fields(answer.json()).get("state") != "checking"
+        return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
 
     async def give_up_parts(self, session: SessionInfo, file: str, upload: UploadInParts) -> None:
         """Have the server remove what was sent of a file.
@@ -96,10 +93,10 @@ class UploadApi:
     def _may_lead_to(self, url: str) -> bool:
         """Whether files may be sent there: not in the clear where the server itself is spoken to in secret."""
         try:
-            scheme = URL(url, encoded=True).scheme
-        except ValueError:
+            there = parse_url(url)
+        except UpstreamProtocolError:
             return False
-        return scheme in {"https", self._server.url.scheme}
+        return bool(there.host) and there.scheme in {"https", self._server.url.scheme}
 
     async def finish(self, session: SessionInfo, file: str) -> bool:
         """Have the server take in a file that was sent past it; False while that is checked: ask again.
@@ -110,7 +107,7 @@ class UploadApi:
         """
         answer = await self._server.ask("POST", self._place(session, f"{file}"), absent=True)
         # As for `url`; another server is asked next.
-        return answer.status == _OK and fields(answer.json()).get("state") != "checking"
+        return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
 
     def _place(self, session: SessionInfo, rest: str) -> str:
         return session_place(self._root, session, f"uploads/{rest}")

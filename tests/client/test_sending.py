@@ -193,7 +193,9 @@ async def test_a_server_that_is_not_upgraded_yet_ends_no_push() -> None:
 async def test_files_are_sent_in_the_clear_only_where_the_server_is(tmp_path: Path) -> None:
     """A server with a certificate that led to a bucket without one: the file is sent to the server."""
     session = SessionInfo(id="s", store_dir=StoreDir("/nix/store"), max_paths=1, max_narinfos=1)
-    urls = ["http://bucket/x", "https://bucket/x", "ftp://bucket/x", "file:///x", "https://[", ""]
+    good = ["http://bucket/x", "https://bucket/x"]
+    # None of the last is a URL.
+    urls = [*good, "ftp://bucket/x", "file:///x", "https://[", "https://::1:9000/x", "https:///x", "https://b:x/y", ""]
 
     async def told(api: PushApi) -> list[str | None]:
         answers.extend(urls)
@@ -205,9 +207,9 @@ async def test_files_are_sent_in_the_clear_only_where_the_server_is(tmp_path: Pa
     answers: list[str] = []
     route, pair = web.get("/api/sessions/s/uploads/{file}", answer), make_certificate(tmp_path, "one")
     async with served(route) as api:
-        assert await told(api) == ["http://bucket/x", "https://bucket/x", None, None, None, None]
+        assert await told(api) == [*good, *[None] * 7]
     async with served(route, pair=pair) as api:
-        assert await told(api) == [None, "https://bucket/x", None, None, None, None]
+        assert await told(api) == [None, "https://bucket/x", *[None] * 7]
 
 
 class Bucket:

@@ -25,6 +25,33 @@ def test_the_example_of_amazons_reference() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("http://[::1]:9000", "http://[::1]", "https://[2001:db8::80]:443", "https://Bucket.Example.org"),
+        *("http://example.org:80", "https://example.org:443", "https://example.org:80", "http://example.org:443"),
+    ],
+)
+def test_the_host_is_that_of_the_library(endpoint: str) -> None:
+    """The brackets of an IPv6 address were lost: nothing could be sent to its URLs."""
+    credentials = S3Credentials(access_key_id="key", secret_access_key="secret")
+    signer = Signer(bucket_url=f"{endpoint}/bucket", region="eu-central-1", credentials=credentials)
+    store = S3Store(
+        "bucket",
+        endpoint=endpoint,
+        region="eu-central-1",
+        access_key_id="key",
+        secret_access_key="secret",
+        client_options={"allow_http": True},
+    )
+    theirs = urlsplit(obstore.sign(store, "PUT", "x", timedelta(minutes=15)))
+    query = {name: values[0] for name, values in parse_qs(theirs.query).items()}
+    now = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    ours = urlsplit(signer.url("PUT", "x", {}, seconds=900, now=now))
+    assert ours[:3] == theirs[:3]
+    assert parse_qs(ours.query) == parse_qs(theirs.query)
+
+
 @pytest.mark.parametrize("token", [None, "a/b+c=="])
 @given(key=st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="/."), min_size=1))
 def test_a_url_without_a_query_is_that_of_the_library(token: str | None, key: str) -> None:

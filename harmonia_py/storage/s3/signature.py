@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from msgspec import Struct
 
@@ -60,9 +60,7 @@ class Signer(Struct, frozen=True, kw_only=True):
         path = quote(f"{parts.path}/{key}" if key else parts.path or "/", safe=f"/{_SAFE}")
         stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
         scope = f"{stamp[:8]}/{self.region}/{_SERVICE}/aws4_request"
-        host = (parts.hostname or "") + (
-            f":{parts.port}" if parts.port not in (None, _DEFAULT_PORTS[parts.scheme]) else ""
-        )
+        host = _host(parts)
         signed = {"host": host, **(headers or {})}
         token = self.credentials.session_token
         text = _query(
@@ -87,6 +85,14 @@ class Signer(Struct, frozen=True, kw_only=True):
         for part in (day, self.region, _SERVICE, "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
         return key
+
+
+def _host(parts: SplitResult) -> str:
+    """The host of a URL, and its port, as clients write them in the header Host."""
+    name = parts.hostname or ""
+    # The address of IPv6 loses its brackets there.
+    host = f"[{name}]" if ":" in name else name
+    return host if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f"{host}:{parts.port}"
 
 
 def _query(query: Mapping[str, str]) -> str:
