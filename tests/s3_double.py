@@ -8,10 +8,12 @@
         double.weather = Weather(Random(1), share=0.1)  # one request of ten fails, in any way
 
 It refuses what some server somewhere refuses: a body whose SHA-256 is not the one that was signed, headers `x-amz-*`
-that are not signed, a deletion of many without `Content-MD5`, parts of different sizes, or below five mebibytes.
+that are not signed, a deletion of many without `Content-MD5`, parts of different sizes, or below five mebibytes. It
+compresses XML for clients that say they take it so, as proxies do.
 """
 
 import base64
+import gzip
 import hashlib
 import re
 import secrets
@@ -75,6 +77,8 @@ class Fault(Enum):
     """404, because the bucket is not there."""
     FOREIGN_404 = auto()
     """404, with the page of a proxy that knows nothing of buckets."""
+    EXPIRED = auto()
+    """400, because the key that has signed it is good no longer, and nothing is done."""
     SLOW = auto()
     """It is done, and the answer comes after half a second, its body in parts over another half."""
 
@@ -260,6 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"Content-Type": "text/html"}, b"<html><h1>404 Not Found</h1></html>"
         if fault in (Fault.ERROR, Fault.SLOW_DOWN):
             raise Refused(500 if fault is Fault.ERROR else 503, "InternalError")
+        if fault is Fault.EXPIRED:
+            raise Refused(400, "ExpiredToken")
         if fault is Fault.ERROR_IN_200:
             return 200, {}, _error("InternalError")
         self._check(body)
@@ -269,6 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
         cut, is_slow = fault is Fault.CUT, fault is Fault.SLOW
         if is_slow:
             time.sleep(_SLOW_SECONDS)
+        if data.startswith(b"<") and "gzip" in self.headers.get("Accept-Encoding", ""):
+            headers, data = {**headers, "Content-Encoding": "gzip"}, gzip.compress(data)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -26,7 +26,7 @@ from harmonia_py.runtime.side_by_side import side_by_side
 
 _ASK_AGAIN_SECONDS: Final = 2.0
 _MOST_ASKED: Final = 300
-# Over one connection a network of long ways is not full; more of them take it from other files.
+# Parts of one file: one connection does not fill the way to a distant bucket, and other files have theirs beside it.
 _AT_ONCE: Final = 4
 _URLS_AT_ONCE: Final = 32
 # Servers give URLs for a quarter of an hour, in which a part has to begin.

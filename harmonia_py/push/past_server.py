@@ -75,7 +75,6 @@ class PastServer:
 
         Raises:
             QuotaExceeded, PushTooLarge: there is no room for it.
-            Overloaded: the session has too many uploads under way.
             StorageError: it cannot be begun.
         """
         check_compression(file)

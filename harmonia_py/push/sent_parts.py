@@ -19,7 +19,7 @@ from typing import Final, Self
 from msgspec import Struct
 
 from harmonia_py.catalog.uploads import SESSION_SECONDS, Session
-from harmonia_py.errors import FormatError, Overloaded, PushRefused, StorageError
+from harmonia_py.errors import FormatError, PushRefused, StorageError
 from harmonia_py.nix import base32
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.direct_uploads import SeizedUpload
@@ -37,7 +37,8 @@ MAX_ETAG: Final = 200
 _MIB: Final = 1024 * 1024
 _MAX_OPEN: Final = 64
 _SWEEP_SECONDS: Final = 3600.0
-_ENDED: Final = 1000
+# Sessions that have ended and wait for their sweep, which takes a request for each.
+_MOST_ENDED: Final = 1000
 _NAME_BYTES: Final = 20
 _SHAPE: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})\.([0-9a-f]{32})\.([!-~]{1,1024})", re.ASCII)
 
@@ -120,20 +121,19 @@ class PartedPushes:
         self._find_session = find_session
         self._part_size = part_size
         # The session ids of which uploads may be left. What finds no place is swept within the hour.
-        self._ended: asyncio.Queue[str] = asyncio.Queue(_ENDED)
+        self._ended: asyncio.Queue[str] = asyncio.Queue(_MOST_ENDED)
         self.least = max(least, part_size + 1)
         self.most = MAX_FILE_SIZE
         self.place = place
 
-    async def begin(self, session: PushSession, file: PushedFile, size: int) -> SentParts:
-        """Begin the upload of a file of `least` to `most` bytes.
+    async def begin(self, session: PushSession, file: PushedFile, size: int) -> SentParts | None:
+        """Begin the upload of a file of `least` to `most` bytes; None: the session has too many under way.
 
         Raises:
-            Overloaded: the session has begun too many that it has not ended.
             StorageError: it cannot be begun.
         """
         if len(await self._uploads.unfinished(_of_session(session.id))) >= _MAX_OPEN:
-            raise Overloaded("the session has too many uploads under way")
+            return None
         part_size = max(self._part_size, -(-size // MAX_PARTS // _MIB) * _MIB)
         name = _name(session, file, size, part_size, secrets.token_hex(16))
         return SentParts(size, part_size, BucketUpload(name, await self._uploads.begin(name)))

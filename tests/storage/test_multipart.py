@@ -179,6 +179,17 @@ async def test_an_object_that_was_replaced_is_not_copied(multipart: Multipart, s
     assert not await multipart.open_uploads("")
 
 
+async def test_a_request_that_is_refused_for_its_key_says_nothing_of_the_parts(double: S3Double) -> None:
+    """S3 answers 400 to this as well: the parts counted as wrong, and all that had been sent was forgotten."""
+    async for multipart in opened(double.settings("kept", public_endpoint=double.endpoint)):
+        upload = await multipart.begin(NAME)
+        tags = await sent(multipart, NAME, upload, b"data")
+        double.fault("POST", "uploadId", Fault.EXPIRED)
+        with pytest.raises(StorageError, match="ExpiredToken"):
+            await multipart.complete(NAME, upload, tags)
+        assert await multipart.complete(NAME, upload, tags)
+
+
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.SLOW_DOWN, Fault.LOST, Fault.ERROR_IN_200])
 async def test_what_a_bucket_fails_at_once_is_asked_again(double: S3Double, fault: Fault) -> None:
     async for multipart in opened(double.settings("kept", public_endpoint=double.endpoint)):

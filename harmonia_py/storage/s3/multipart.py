@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
@@ -33,8 +34,10 @@ _COPIED_AT_ONCE: Final = 4
 _MOST_COPIED: Final = 512 * 1024**2
 _LISTED: Final = 1000
 _MOST_PAGES: Final = 20
-_OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
 _NO_UPLOAD: Final = "NoSuchUpload"
+# What else S3 answers with 400, such as ExpiredToken and RequestTimeout, says nothing of the parts:
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
+_WRONG_PARTS: Final = frozenset({"EntityTooSmall", "InvalidPart", "InvalidPartOrder", "MalformedXML"})
 _XML: Final = {"content-type": "application/xml"}
 
 
@@ -114,9 +117,9 @@ class Multipart:
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         answer = await self._requests.ask("POST", name, {"uploadId": upload}, body, headers=_XML, seconds=_WORK_SECONDS)
-        if answer.status == _NOT_FOUND and answer.code == _NO_UPLOAD:
+        if answer.status == HTTPStatus.NOT_FOUND and answer.code == _NO_UPLOAD:
             return False
-        if answer.status == _BAD_REQUEST:
+        if answer.code in _WRONG_PARTS:
             raise FormatError(f"the parts are not those that the bucket has ({answer.code})")
         if not answer.is_good:
             raise StorageError(f"cannot put the parts of a file together: {answer.describe()}")
@@ -158,7 +161,7 @@ class Multipart:
         return found
 
     def _upload_of(self, text: str) -> OpenUpload:
-        one = Answer(_OK, text)
+        one = Answer(HTTPStatus.OK, text)
         try:
             begun = datetime.fromisoformat(one.one("Initiated") or "").timestamp()
         except ValueError:

@@ -5,9 +5,11 @@ import re
 import ssl
 from collections.abc import Mapping
 from html import unescape
+from http import HTTPStatus
 from typing import Final
 
 import aiohttp
+from aiohttp import hdrs
 from msgspec import Struct
 from yarl import URL
 
@@ -22,7 +24,6 @@ _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.2
 # A page of a list has a thousand entries of a few hundred bytes.
 _MAX_ANSWER: Final = 8 * 1024**2
-_OK, _REDIRECT, _FAILS = 200, 300, 500
 
 
 class Answer(Struct, frozen=True):
@@ -45,7 +46,7 @@ class Answer(Struct, frozen=True):
     @property
     def is_good(self) -> bool:
         """Whether it is done: the answer to what takes long begins with 200, and may still end with an error."""
-        return _OK <= self.status < _REDIRECT and "<Error>" not in self.text
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES and "<Error>" not in self.text
 
     def describe(self) -> str:
         """The status and the error, in words."""
@@ -111,7 +112,9 @@ class SignedRequests:
                     said = "does not answer in time" if isinstance(error, TimeoutError) else "cannot be reached"
                     raise StorageError(f"the bucket {said}") from error
             else:
-                fails = answer.status >= _FAILS or (answer.status < _REDIRECT and not answer.is_good)
+                fails = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or (
+                    answer.status < HTTPStatus.MULTIPLE_CHOICES and not answer.is_good
+                )
                 if not fails or attempt == _ATTEMPTS:
                     return answer
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
@@ -121,7 +124,12 @@ class SignedRequests:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
             self._session = aiohttp.ClientSession(
-                timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True, auto_decompress=False
+                timeout=timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # What a proxy would compress is not decompressed here.
+                headers={hdrs.ACCEPT_ENCODING: "identity"},
+                trust_env=True,
+                auto_decompress=False,
             )
         if self._tls is None and url.startswith("https:"):
             # It takes as long to read the certificates of the machine as to ask ten questions.
