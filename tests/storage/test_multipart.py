@@ -1,6 +1,7 @@
 """Uploads in parts, at the double and at a real server of S3."""
 
 import asyncio
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +11,8 @@ import obstore
 import pytest
 from msgspec.structs import replace
 from obstore.store import S3Store
-from s3_double import Fault, S3Double
+from s3_double import Fault, Object, S3Double
+from waiting import wait_until
 
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.storage.s3.multipart import Multipart
@@ -177,6 +179,38 @@ async def test_an_object_that_was_replaced_is_not_copied(multipart: Multipart, s
     with pytest.raises(FileNotFoundError):
         obstore.head(store, "nar/x")
     assert not await multipart.open_uploads("")
+
+
+async def cut_copy(multipart: Multipart, double: S3Double) -> None:
+    """Let a long object be copied, and cancel that when its first part is on its way."""
+    double.objects[f"kept/{NAME}"] = Object(bytes(3 * PART), {})
+    double.fault("PUT", "partNumber=", Fault.SLOW, times=10)
+    copying = asyncio.create_task(multipart.copy(NAME, "nar/x", double.objects[f"kept/{NAME}"].etag, 3 * PART))
+    await asyncio.to_thread(wait_until, lambda: any("partNumber" in line for line in double.seen), "nothing is copied")
+    copying.cancel()
+    async with asyncio.timeout(20):
+        await asyncio.wait([copying])
+    assert copying.cancelled()
+
+
+async def test_a_copy_that_is_cut_leaves_no_upload(double: S3Double) -> None:
+    """A server that was stopped meanwhile left one under a name that no sweep looks at."""
+    async for multipart in opened(double.settings("kept", public_endpoint=double.endpoint)):
+        await cut_copy(multipart, double)
+        assert not double.uploads
+        assert "kept/nar/x" not in double.objects
+
+
+async def test_a_copy_that_is_cut_does_not_wait_for_a_bucket_that_is_silent(
+    double: S3Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmonia_py.storage.s3.multipart._ABORT_SECONDS", 0.1)
+    async for multipart in opened(double.settings("kept", public_endpoint=double.endpoint)):
+        double.fault("DELETE", "nar/x", Fault.SILENT)
+        start = time.monotonic()
+        await cut_copy(multipart, double)
+        assert time.monotonic() - start < 5, "the bucket is asked for eight seconds otherwise"
+        assert [line for line in double.seen if line.startswith("DELETE")], "it was asked"
 
 
 async def test_a_request_that_is_refused_for_its_key_says_nothing_of_the_parts(double: S3Double) -> None:

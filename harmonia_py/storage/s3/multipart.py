@@ -3,6 +3,7 @@
 The library of buckets makes none of these requests. Each is signed as a URL, which works for bodies of any length.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ PART_SECONDS: Final = 900
 
 # Amazon puts parts together, and copies five gibibytes, in about a minute; other servers read and write them.
 _WORK_SECONDS: Final = 180.0
+# A server that stops does not wait for longer.
+_ABORT_SECONDS: Final = 5.0
 # Of a longer object, copied at once, so many at a time.
 _COPIED_AT_ONCE: Final = 4
 _MOST_COPIED: Final = 512 * 1024**2
@@ -188,11 +191,18 @@ class Multipart:
             etags = await self._copy_parts(to, upload, source, size)
             is_there = await self.complete(to, upload, etags)
         except (FormatError, StorageError) as error:
-            with suppress(StorageError):
-                await self.abort(to, upload)
+            await self._give_up(to, upload)
             raise StorageError(f"cannot copy a file in the bucket: {error}") from error
+        except BaseException:  # such as the stop of this server: no sweep looks for an upload under this name
+            await asyncio.shield(self._give_up(to, upload))
+            raise
         if not is_there:
             raise StorageError("cannot copy a file in the bucket: it has lost what it has copied")
+
+    async def _give_up(self, name: str, upload: str) -> None:
+        with suppress(StorageError, TimeoutError):
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self.abort(name, upload)
 
     async def _copy_parts(self, to: str, upload: str, source: Mapping[str, str], size: int) -> Sequence[str]:
         step = min(self._max_copy, _MOST_COPIED)
