@@ -71,7 +71,7 @@ class PastServer:
         return await self._pending.url(session, file) if self._pending.takes(file_size) else None
 
     async def begin(self, session: PushSession, file: PushedFile, file_size: int) -> SentParts | None:
-        """Begin an upload of a file of this size in parts; None: it does not come in parts.
+        """Begin an upload of a file of this size in parts; None: it comes in another way.
 
         Raises:
             QuotaExceeded, PushTooLarge: there is no room for it.
@@ -82,7 +82,7 @@ class PastServer:
         sizes = self.sizes_in_parts
         if self._in_parts is None or sizes is None or file_size not in sizes:
             return None
-        return await self._in_parts.begin(session, file, file_size)
+        return await self._in_parts.begin(session, file, file_size, self._room.has)
 
     def urls(self, sent: SentParts, first: int, count: int) -> Sequence[str]:
         """As `PartedPushes.urls`."""

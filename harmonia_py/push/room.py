@@ -103,6 +103,14 @@ class RoomForPushes:
                     f"{grace}; push again after that"
                 )
 
+    async def has(self, size: int) -> bool:
+        """Whether there is room for so many bytes, perhaps of several files, now; none is made.
+
+        Raises:
+            StorageError: the catalog cannot tell.
+        """
+        return all([await self._fits(limit, size) for limit in self._limits()])
+
     @contextmanager
     def arriving(self, file_size: int) -> Iterator[None]:
         """A context in which a file of this size arrives, whose room no other file gets."""

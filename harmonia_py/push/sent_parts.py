@@ -36,6 +36,8 @@ MAX_ETAG: Final = 200
 """Characters of the tag of a part; those of Amazon have 34."""
 _MIB: Final = 1024 * 1024
 _MAX_OPEN: Final = 64
+# One page of a list. A token has as many sessions as its jobs begin.
+_MAX_OPEN_OF_PRINCIPAL: Final = 1000
 _SWEEP_SECONDS: Final = 3600.0
 # Sessions that have ended and wait for their sweep, which takes a request for each.
 _MOST_ENDED: Final = 1000
@@ -120,19 +122,31 @@ class PartedPushes:
         self._receiver = receiver
         self._find_session = find_session
         self._part_size = part_size
-        # The session ids of which uploads may be left. What finds no place is swept within the hour.
+        # The beginnings of names of which uploads may be left. What finds no place is swept within the hour.
         self._ended: asyncio.Queue[str] = asyncio.Queue(_MOST_ENDED)
         self.least = max(least, part_size + 1)
         self.most = MAX_FILE_SIZE
         self.place = place
 
-    async def begin(self, session: PushSession, file: PushedFile, size: int) -> SentParts | None:
-        """Begin the upload of a file of `least` to `most` bytes; None: the session has too many under way.
+    async def begin(
+        self, session: PushSession, file: PushedFile, size: int, has_room: Callable[[int], Awaitable[bool]]
+    ) -> SentParts | None:
+        """Begin the upload of a file; None: its session, or its principal, has too many or too long ones under way.
+
+        Args:
+            session: of the client.
+            file: that it wants to send.
+            size: `least` to `most` bytes.
+            has_room: whether the cache has room for so many bytes.
 
         Raises:
             StorageError: it cannot be begun.
         """
-        if len(await self._uploads.unfinished(_of_session(session.id))) >= _MAX_OPEN:
+        names = [upload.name for upload in await self._uploads.unfinished(_of_principal(session))]
+        of_session = sum(name.startswith(_of_session(session)) for name in names)
+        if of_session >= _MAX_OPEN or len(names) >= _MAX_OPEN_OF_PRINCIPAL:
+            return None
+        if not await has_room(size + sum(map(_size_in, names))):
             return None
         part_size = max(self._part_size, -(-size // MAX_PARTS // _MIB) * _MIB)
         name = _name(session, file, size, part_size, secrets.token_hex(16))
@@ -191,7 +205,7 @@ class PartedPushes:
     def ended(self, session: PushSession) -> None:
         """Have the uploads removed that a session has left behind."""
         with suppress(asyncio.QueueFull):
-            self._ended.put_nowait(session.id)
+            self._ended.put_nowait(_of_session(session))
 
     async def sweep(self) -> None:
         """Remove the uploads of sessions that have ended, until cancelled: here at once, elsewhere within the hour."""
@@ -201,17 +215,17 @@ class PartedPushes:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     while True:
-                        await self._forget_all(_of_session(await self._ended.get()))
+                        await self._forget_all(await self._ended.get())
 
     async def _sweep_dead(self) -> None:
         dead: dict[str, bool] = {}
         try:
             for upload in await self._uploads.unfinished():
-                session = upload.name.partition("/")[0]
-                if session not in dead:
-                    dead[session] = await self._is_dead(session)
-            for session in (session for session, is_dead in dead.items() if is_dead):
-                await self._forget_all(_of_session(session))
+                of_session = upload.name.rpartition("/")[0]
+                if of_session not in dead:
+                    dead[of_session] = await self._is_dead(of_session.rpartition("/")[2])
+            for of_session in (of_session for of_session, is_dead in dead.items() if is_dead):
+                await self._forget_all(f"{of_session}/")
         except StorageError as error:
             _log.warning("cannot look for uploads that were given up: %s", error)
 
@@ -231,11 +245,24 @@ class PartedPushes:
                 _log.info("%d uploads that a session has left behind are removed from the bucket", len(left))
 
 
-def _of_session(session: str) -> str:
+def _of_principal(session: PushSession) -> str:
+    """The beginning of the names of all uploads that come to the cache from the principal of a session."""
+    return _digest(f"{session.cache}\0{session.principal}") + "/"
+
+
+def _of_session(session: PushSession) -> str:
     """The beginning of the names of all uploads of a session."""
-    return f"{session}/"
+    return f"{_of_principal(session)}{session.id}/"
 
 
 def _name(session: PushSession, file: PushedFile, size: int, part_size: int, drawn: str) -> str:
-    digest = hashlib.sha256(f"{session.cache}\0{session.principal}\0{file}".encode()).digest()
-    return f"{_of_session(session.id)}{base32.encode(digest[:_NAME_BYTES])}-{size}-{part_size}-{drawn}"
+    return f"{_of_session(session)}{_digest(str(file))}-{size}-{part_size}-{drawn}"
+
+
+def _size_in(name: str) -> int:
+    """The bytes of a file, as the name of its upload says them."""
+    return int(name.rpartition("/")[2].split("-")[1])
+
+
+def _digest(text: str) -> str:
+    return base32.encode(hashlib.sha256(text.encode()).digest()[:_NAME_BYTES])

@@ -282,6 +282,35 @@ async def test_a_session_has_a_bounded_number_of_uploads_under_way(
         await client.begin(LARGE)
 
 
+async def test_a_principal_has_a_bounded_number_of_uploads_under_way(
+    tmp_path: Path, double: S3Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of sessions, each with as many uploads as a session may have."""
+    monkeypatch.setattr(sent_parts, "_MAX_OPEN_OF_PRINCIPAL", 2)
+    async with pushed_to(tmp_path, STORE, s3=settings(double)) as server:
+        one, two, three = [await Client.begun(server) for _ in range(3)]
+        await one.begin(LARGE)
+        await two.begin(LARGE)
+        assert await three.ask("POST", LARGE, body={"size": len(LARGE.data)}) == (200, {"upload": None})
+        await (await Client.begun(server, "promoter")).begin(LARGE)
+        await two.end()
+        await until(lambda: len(double.uploads) == 2)
+        await three.begin(LARGE)
+
+
+async def test_uploads_under_way_have_their_room(tmp_path: Path, double: S3Double) -> None:
+    """Each was held against the limit alone: eight times the room of the cache was in the bucket."""
+    async with pushed_to(tmp_path, STORE, CacheSettings(max_size=3 * PART), s3=settings(double)) as server:
+        one, two, other = [await Client.begun(server, token) for token in ("pusher", "pusher", "promoter")]
+        upload = await one.begin(LARGE)
+        for client, what in ((one, OTHER), (two, LARGE), (two, OTHER)):
+            assert await client.ask("POST", what, body={"size": len(what.data)}) == (200, {"upload": None})
+        assert len(double.uploads) == 1
+        await two.begin(OTHER, PART + 1)  # as small as this it has room
+        await other.begin(LARGE)  # no principal takes the room of another by beginning what it never sends
+        assert await one.finish(LARGE, upload, await one.send(LARGE, upload)) == (200, {"state": "received"})
+
+
 async def test_uploads_go_with_the_end_of_their_session_and_those_of_others_stay(
     tmp_path: Path, double: S3Double
 ) -> None:
