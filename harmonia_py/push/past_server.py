@@ -7,10 +7,10 @@ from typing import Final
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.errors import PushConflict
 from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.multipart_pushes import MultipartPushes, SentParts
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.receiving import PushSession, check_compression
 from harmonia_py.push.room import RoomForPushes
-from harmonia_py.push.sent_parts import PartedPushes, SentParts
 
 FindFile = Callable[[PushSession, PushedFile], Awaitable[NarFile | None]]
 """A file that the cache has or was sent, which then stays as long as the session lives."""
@@ -33,7 +33,7 @@ class PastServer:
     def __init__(
         self,
         pending: PendingUploads,
-        in_parts: PartedPushes | None,
+        in_parts: MultipartPushes | None,
         *,
         room: RoomForPushes,
         find: FindFile,
@@ -85,15 +85,15 @@ class PastServer:
         return await self._in_parts.begin(session, file, file_size, self._room.has)
 
     def urls(self, sent: SentParts, first: int, count: int) -> Sequence[str]:
-        """As `PartedPushes.urls`."""
-        return self._parted().urls(sent, first, count)
+        """As `MultipartPushes.urls`."""
+        return self._multipart().urls(sent, first, count)
 
     async def give_up(self, sent: SentParts) -> None:
         """Remove what was sent of a file."""
-        await self._parted().forget(sent)
+        await self._multipart().forget(sent)
 
     def ended(self, session: PushSession) -> None:
-        """As `PartedPushes.ended`."""
+        """As `MultipartPushes.ended`."""
         if self._in_parts is not None:
             self._in_parts.ended(session)
 
@@ -143,7 +143,7 @@ class PastServer:
         return True
 
     async def _take_parts(self, sent: SentParts, etags: Sequence[str], session: PushSession, file: PushedFile) -> bool:
-        in_parts = self._parted()
+        in_parts = self._multipart()
         upload = await in_parts.seize(sent, etags)
         if upload is None:
             return False
@@ -156,7 +156,7 @@ class PastServer:
             await upload.close()
         return True
 
-    def _parted(self) -> PartedPushes:
+    def _multipart(self) -> MultipartPushes:
         if self._in_parts is None:
             raise PushConflict(_NOT_HERE)
         return self._in_parts

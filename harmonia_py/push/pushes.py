@@ -26,6 +26,7 @@ from harmonia_py.push.adopting import Adopting
 from harmonia_py.push.claims import PushedFile, parse_claim
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
+from harmonia_py.push.multipart_pushes import MultipartPushes
 from harmonia_py.push.parts import PartName, PartUploads
 from harmonia_py.push.past_server import PastServer
 from harmonia_py.push.pending import PendingUploads
@@ -34,7 +35,6 @@ from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import PushSession, Receiver, check_compression
 from harmonia_py.push.recipes import RecipeUploads
 from harmonia_py.push.room import RoomForPushes
-from harmonia_py.push.sent_parts import PartedPushes
 from harmonia_py.push.sessions import PushSessions
 from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.static_writer import StaticWriter
@@ -95,7 +95,7 @@ class Pushes:
         room: RoomForPushes,
         into_store: IntoStore | None = None,
         pending: PendingUploads | None = None,
-        in_parts: PartedPushes | None = None,
+        in_parts: MultipartPushes | None = None,
         recipes: RecipeUploads | None = None,
     ) -> None:
         self.documents = documents

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from harmonia_py.push.multipart_pushes import FindSession, MultipartPushes
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.receiving import Receiver
-from harmonia_py.push.sent_parts import FindSession, PartedPushes
 from harmonia_py.wiring.pools import running
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class PastServer(Struct, frozen=True):
     """
 
     pending: PendingUploads
-    in_parts: PartedPushes | None
+    in_parts: MultipartPushes | None
 
 
 @asynccontextmanager
@@ -44,13 +44,13 @@ async def past_server(
     async with AsyncExitStack() as resources:
         if s3.credentials is not None:
             from harmonia_py.storage.s3.multipart import Multipart  # noqa: PLC0415
-            from harmonia_py.storage.s3.parted_uploads import S3PartedUploads  # noqa: PLC0415
+            from harmonia_py.storage.s3.multipart_uploads import S3MultipartUploads  # noqa: PLC0415
             from harmonia_py.storage.s3.stores import bucket_url  # noqa: PLC0415
 
             multipart = Multipart(s3, s3.credentials)
             resources.push_async_callback(multipart.aclose)
-            uploads = S3PartedUploads(multipart, bucket.objects)
-            in_parts = PartedPushes(
+            uploads = S3MultipartUploads(multipart, bucket.objects)
+            in_parts = MultipartPushes(
                 uploads,
                 receiver,
                 find_session,

@@ -19,6 +19,7 @@ from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
 from harmonia_py.push.listings import LongListings
 from harmonia_py.push.making import Making
+from harmonia_py.push.multipart_pushes import MultipartPushes
 from harmonia_py.push.parts import PartUploads
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import FindElsewhere, Publisher, PushPorts
@@ -29,7 +30,6 @@ from harmonia_py.push.rebuilt_files import RebuiltFiles
 from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.recipes import RecipeUploads
 from harmonia_py.push.room import RoomForPushes
-from harmonia_py.push.sent_parts import PartedPushes
 from harmonia_py.push.sessions import PushSessions
 from harmonia_py.push.static_listings import StaticListings
 from harmonia_py.push.static_side import StaticSide
@@ -80,7 +80,7 @@ class Publishing(Struct, frozen=True, eq=False):
     parts: PartUploads
     sizes: Sizes
     pending: PendingUploads | None
-    in_parts: PartedPushes | None
+    in_parts: MultipartPushes | None
     static_writer: StaticWriter
     static_listings: StaticListings
     threads: Threads

@@ -7,9 +7,9 @@ import msgspec
 from aiohttp import web
 
 from harmonia_py.errors import FormatError, PushConflict, StorageError
+from harmonia_py.push.multipart_pushes import MAX_ETAG, MAX_PARTS, SentParts
 from harmonia_py.push.past_server import PastServer
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
-from harmonia_py.push.sent_parts import MAX_ETAG, MAX_PARTS, SentParts
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.files import MAX_SMALL, file_of, state
 from harmonia_py.web.api.session_request import number_in, push_of, read_json

@@ -1,4 +1,4 @@
-"""The port `PartedUploads`: files that clients send to the bucket in parts, past this server."""
+"""The port `MultipartUploads`: files that clients send to the bucket in parts, past this server."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,7 +20,7 @@ class BucketUpload(Struct, frozen=True):
     id: str
 
 
-class PartedUploads(Protocol):
+class MultipartUploads(Protocol):
     """Uploads of files under pending names, which nothing reads. Each method raises `StorageError` if it cannot tell.
 
     A name is of one upload alone, and once that is complete, nothing more can be sent for it.

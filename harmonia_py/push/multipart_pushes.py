@@ -23,7 +23,7 @@ from harmonia_py.errors import FormatError, PushRefused, StorageError
 from harmonia_py.nix import base32
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.direct_uploads import SeizedUpload
-from harmonia_py.push.parted_uploads import BucketUpload, PartedUploads
+from harmonia_py.push.multipart_uploads import BucketUpload, MultipartUploads
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, Receiver
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class SentParts(Struct, frozen=True):
         return min(self.part_size, self.size - (number - 1) * self.part_size)
 
 
-class PartedPushes:
+class MultipartPushes:
     """The files that clients send in parts past this process, for all of its caches.
 
     Args:
@@ -110,7 +110,7 @@ class PartedPushes:
 
     def __init__(
         self,
-        uploads: PartedUploads,
+        uploads: MultipartUploads,
         receiver: Receiver,
         find_session: FindSession,
         *,

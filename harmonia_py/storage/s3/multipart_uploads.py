@@ -11,7 +11,7 @@ from typing import Final
 
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.errors import StorageError
-from harmonia_py.push.parted_uploads import BucketUpload
+from harmonia_py.push.multipart_uploads import BucketUpload
 from harmonia_py.storage.s3.multipart import Multipart
 from harmonia_py.storage.s3.objects import HEAD_BYTES, Objects
 from harmonia_py.storage.s3.uploads import PENDING
@@ -19,8 +19,8 @@ from harmonia_py.storage.s3.uploads import PENDING
 _LOST: Final = "the bucket has lost a file whose parts it has put together"
 
 
-class S3PartedUploads:
-    """`PartedUploads` beside the blobs of a bucket.
+class S3MultipartUploads:
+    """`MultipartUploads` beside the blobs of a bucket.
 
     Args:
         multipart: makes the requests.
@@ -32,15 +32,15 @@ class S3PartedUploads:
         self._objects = objects
 
     async def begin(self, name: str) -> str:
-        """As in `PartedUploads`."""
+        """As in `MultipartUploads`."""
         return await self._multipart.begin(f"{PENDING}{name}")
 
     def part_url(self, upload: BucketUpload, number: int, size: int) -> str:
-        """As in `PartedUploads`."""
+        """As in `MultipartUploads`."""
         return self._multipart.part_url(f"{PENDING}{upload.name}", upload.id, number, size)
 
-    async def seize(self, upload: BucketUpload, etags: Sequence[str]) -> "PartedObject | None":
-        """As in `PartedUploads`."""
+    async def seize(self, upload: BucketUpload, etags: Sequence[str]) -> "MultipartObject | None":
+        """As in `MultipartUploads`."""
         key = f"{PENDING}{upload.name}"
         is_complete = await self._multipart.complete(key, upload.id, etags)
         found = await self._objects.look(key, HEAD_BYTES)
@@ -51,10 +51,10 @@ class S3PartedUploads:
         if found.etag is None:
             raise StorageError("the bucket does not tell files of one name apart")
         blob = Blob(size=found.size, metadata={}, pieces=lambda *part: self._objects.pieces(key, found, *part))
-        return PartedObject(self._multipart, self._objects, key, found.etag, blob)
+        return MultipartObject(self._multipart, self._objects, key, found.etag, blob)
 
     async def forget(self, upload: BucketUpload) -> None:
-        """As in `PartedUploads`."""
+        """As in `MultipartUploads`."""
         key = f"{PENDING}{upload.name}"
         try:
             await self._multipart.abort(key, upload.id)
@@ -62,12 +62,12 @@ class S3PartedUploads:
             await self._objects.remove([key])
 
     async def unfinished(self, prefix: str = "") -> Sequence[BucketUpload]:
-        """As in `PartedUploads`."""
+        """As in `MultipartUploads`."""
         found = await self._multipart.open_uploads(f"{PENDING}{prefix}")
         return [BucketUpload(one.name.removeprefix(PENDING), one.id) for one in found]
 
 
-class PartedObject:
+class MultipartObject:
     """A `SeizedUpload` that came in parts."""
 
     def __init__(self, multipart: Multipart, objects: Objects, key: str, etag: str, blob: Blob) -> None:
