@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from harmonia_py.client.answers import SessionInfo, UploadInParts
+from harmonia_py.client.asking_again import ask_again
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.made_file import StoredFile
 from harmonia_py.client.upload_api import UploadApi
@@ -24,7 +25,6 @@ from harmonia_py.errors import (
 )
 from harmonia_py.runtime.side_by_side import side_by_side
 
-_ASK_AGAIN_SECONDS: Final = 2.0
 _MOST_ASKED: Final = 300
 # Parts of one file: one connection does not fill the way to a distant bucket, and other files have theirs beside it.
 _AT_ONCE: Final = 4
@@ -159,8 +159,5 @@ async def until_checked(ask: Callable[[], Awaitable[bool]]) -> None:
         UpstreamUnreachable: it does not finish.
     """
     # The server answers after a while in any case; it needs a second for 250 MB of NAR.
-    for _ in range(_MOST_ASKED):
-        if await ask():
-            return
-        await asyncio.sleep(_ASK_AGAIN_SECONDS)
-    raise UpstreamUnreachable("the server does not finish to check this file")
+    if not await ask_again(ask, _MOST_ASKED):
+        raise UpstreamUnreachable("the server does not finish to check this file")

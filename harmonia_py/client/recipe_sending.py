@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from functools import partial
 from threading import Event
 from typing import Final
 
 from harmonia_py.chunks.installed import is_installed
 from harmonia_py.chunks.recipe import MAX_REFERENCES
 from harmonia_py.client.answers import ChunkTerms, FileHere, SessionInfo
+from harmonia_py.client.asking_again import ask_again
 from harmonia_py.client.bodies import Body
 from harmonia_py.client.chunk_api import ChunkApi
 from harmonia_py.client.local_paths import LocalPaths
@@ -39,7 +41,6 @@ _LEAST_BYTES: Final = 256 * 1024
 _MOST_MISSING: Final = 0.7
 # A server that refuses recipes over and over is sent no more of them.
 _MOST_REFUSED: Final = 3
-_ASK_AGAIN_SECONDS: Final = 2.0
 # Two minutes, where the answers come at once: from another process than the one that makes the file.
 _MOST_ASKED: Final = 60
 
@@ -140,12 +141,10 @@ class RecipeSender:
         self, session: SessionInfo, info: PathInfo, bases: Sequence[HashPart], sent: int, body: Body
     ) -> FileHere:
         file = await self._api.send(session, info.nar_hash, sent, bases, body)
-        for _ in range(_MOST_ASKED):
-            if file is not None:
-                return file
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            file = await self._api.made(session, info.nar_hash)
-        raise _SendWhole
+        file = file or await ask_again(partial(self._api.made, session, info.nar_hash), _MOST_ASKED)
+        if file is None:
+            raise _SendWhole
+        return file
 
 
 def _until(stop: Event, nar: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import re
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, Self
@@ -211,9 +210,8 @@ class MultipartPushes:
         """Remove the uploads of sessions that have ended, until cancelled: here at once, elsewhere within the hour."""
         while True:
             await self._sweep_dead()
-            end = time.monotonic() + _SWEEP_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                async with asyncio.timeout(_SWEEP_SECONDS):
                     while True:
                         await self._forget_all(await self._ended.get())
 
@@ -224,8 +222,9 @@ class MultipartPushes:
                 of_session = upload.name.rpartition("/")[0]
                 if of_session not in dead:
                     dead[of_session] = await self._is_dead(of_session.rpartition("/")[2])
-            for of_session in (of_session for of_session, is_dead in dead.items() if is_dead):
-                await self._forget_all(f"{of_session}/")
+            for of_session, is_dead in dead.items():
+                if is_dead:
+                    await self._forget_all(f"{of_session}/")
         except StorageError as error:
             _log.warning("cannot look for uploads that were given up: %s", error)
 
