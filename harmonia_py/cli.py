@@ -147,7 +147,7 @@ def _with_verb(arguments: list[str]) -> list[str]:
 
 
 def _open_closed_streams() -> None:
-    """Open what was closed by who started the program: a file or socket would take its number, and what is printed."""
+    """Open /dev/null for closed streams: otherwise a file or socket would get their numbers, and the output."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # a device, open until the end

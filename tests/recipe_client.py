@@ -53,7 +53,15 @@ class Cut:
 
 @dataclass
 class RecipeClient:
-    """See the module's docstring."""
+    """A client that pushes recipes in one session.
+
+    Attributes:
+        server: that it pushes to.
+        token: that it shows.
+        session: the id of its session.
+        terms: how the cache cuts, as the server told it.
+        cache: that it pushes to.
+    """
 
     server: PushServer
     token: str

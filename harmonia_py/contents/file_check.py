@@ -57,7 +57,7 @@ class FileCheck(ABC):
 
     @abstractmethod
     def _portions(self, data: bytes | memoryview) -> Iterator[bytes | memoryview]:
-        """See `portions`; empty ones between steps that give none."""
+        """See `portions`; an empty portion stands for a step that gives no bytes."""
 
     @abstractmethod
     def _last(self) -> bytes:

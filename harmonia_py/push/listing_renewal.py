@@ -30,7 +30,7 @@ _MAX_WAITING: Final = 64
 # A NAR is not read again for each reader while its listing cannot be made.
 _AGAIN_SECONDS: Final = 600.0
 _MAX_KNOWN: Final = 4096
-# They are made for nobody in particular, and one at a time.
+# Lost listings take turns under this name: no client waits for them in particular.
 _LISTINGS: Final = "listings"
 
 

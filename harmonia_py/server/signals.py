@@ -1,8 +1,8 @@
 """Signals that are waited for, with a time limit.
 
 When SIGCONT interrupts `signal.sigtimedwait` behind the end of its time, CPython (3.11 at least) returns a signal that
-nobody has sent: it reads what the system call has not written. A supervisor that had been stopped for a while, by a
-debugger or by `kill -STOP`, took that for SIGTERM. `sigwaitinfo` waits on, and a timer ends it.
+no process has sent: CPython reads memory that the system call has not written. A supervisor that had been stopped for
+a while, by a debugger or by `kill -STOP`, took that for SIGTERM. `sigwaitinfo` waits on, and a timer ends it.
 """
 
 import signal

@@ -215,7 +215,7 @@ def test_no_more_is_compressed_than_may_be_sent() -> None:
 
 
 async def test_a_push_that_is_cut_stops_to_cut(team: Team, lab: Lab) -> None:
-    """A NAR of gigabytes was read to its end by a client that nobody waited for any more."""
+    """A client whose push had been cut went on to read a NAR of gigabytes to its end."""
     path = rebuild(lab, CONTENTS, "two")
     begun, loop = asyncio.Event(), asyncio.get_running_loop()
 

@@ -344,7 +344,7 @@ async def test_uploads_of_sessions_that_are_over_go_at_the_next_start(
 @pytest.mark.parametrize(
     ("method", "part", "fault"),
     [
-        ("POST", "uploadId", Fault.LOST),  # the parts are put together, and nobody hears of it
+        ("POST", "uploadId", Fault.LOST),  # the parts are put together, and the server never reads the answer
         ("POST", "uploadId", Fault.SLOW_DOWN),
         ("GET", ".pending/", Fault.CUT),
         ("PUT", "nar/", Fault.LOST),

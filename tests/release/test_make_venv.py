@@ -1,4 +1,4 @@
-"""What somebody sees who installs the project on a machine that lacks something."""
+"""What the set-up prints on a machine that lacks something which the installation needs."""
 
 import os
 import shutil

@@ -112,7 +112,7 @@ async def sent(house: House, recipe: Forged | bytes, chunks: bytes = b"", bases:
 async def test_chunks_of_another_cache_are_neither_told_of_nor_used(tmp_path: Path) -> None:
     """By the hash of a chunk a client could have learnt which files other teams have, and had them put together.
 
-    Each answer is the one that a server gives where nobody has the chunks, to the byte.
+    Each answer is the one that a server gives where no cache has the chunks, to the byte.
     """
     answers = []
     for has_it in (True, False):
@@ -282,7 +282,7 @@ def test_references_that_each_segment_would_look_through() -> None:
 
 
 async def test_more_recipes_than_are_made(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each went on behind its answer, and all of them at once: nobody else's push was answered."""
+    """Each went on behind its answer, and all of them at once: pushes of other clients got no answer."""
     monkeypatch.setattr(checking, "_ANSWER_SECONDS", 0.0)
     client, making = await RecipeClient.begun(house.server), house.server.node.publishing.making
     async with making.turn, making.turn:

@@ -2,7 +2,7 @@
 
     <prefix>/.pending/<name>    what the parts become; until then no object has this name
 
-Nobody but this program can put the parts together, and nothing but an upload that was begun for this name can become
+Only this program can put the parts together, and only an upload that was begun for this name can become
 this object. So it need not be moved out of its sender's reach before it is read back.
 """
 
