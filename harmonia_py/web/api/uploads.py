@@ -9,6 +9,7 @@ from aiohttp import web
 from harmonia_py.errors import FormatError, PushConflict, StorageError
 from harmonia_py.push.multipart_pushes import MAX_ETAG, MAX_PARTS, SentParts
 from harmonia_py.push.past_server import PastServer
+from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.files import MAX_SMALL, file_of, state
@@ -82,7 +83,8 @@ async def begin_parts(request: web.Request) -> web.StreamResponse:
 
 async def part_urls(request: web.Request) -> web.StreamResponse:
     """The URLs of some parts of a file."""
-    past, session = await _past_server_of(request)
+    pushes, session = await push_of(request)
+    past = _past_server_of(pushes)
     first = number_in(request, "first", "say which part is the first: ?first=1")
     count = number_in(request, "count", "say how many parts: ?count=10")
     return json_response({"urls": past.urls(_sent(request, session), first, count)})
@@ -91,8 +93,7 @@ async def part_urls(request: web.Request) -> web.StreamResponse:
 async def finish_parts(request: web.Request) -> web.StreamResponse:
     """Take in a file whose parts are all there; `checking` when that takes a while, and the client asks again."""
     pushes, session = await push_of(request)
-    sent, file = await read_json(request, Sent, _MAX_TAGS), file_of(request)
-    past, _ = await _past_server_of(request)
+    sent, file, past = await read_json(request, Sent, _MAX_TAGS), file_of(request), _past_server_of(pushes)
     with pushes.counting_refusals():
         done = await past.finish(session, file, SentParts.parse(sent.upload, session, file), sent.etags)
     return state(done=done)
@@ -100,16 +101,15 @@ async def finish_parts(request: web.Request) -> web.StreamResponse:
 
 async def give_up_parts(request: web.Request) -> web.StreamResponse:
     """Remove what was sent of a file."""
-    past, session = await _past_server_of(request)
-    await past.give_up(_sent(request, session))
+    pushes, session = await push_of(request)
+    await _past_server_of(pushes).give_up(_sent(request, session))
     return json_response({})
 
 
-async def _past_server_of(request: web.Request) -> tuple[PastServer, PushSession]:
-    pushes, session = await push_of(request)
+def _past_server_of(pushes: Pushes) -> PastServer:
     if pushes.past_server is None:
         raise PushConflict("files of this cache are sent to this server")
-    return pushes.past_server, session
+    return pushes.past_server
 
 
 def _sent(request: web.Request, session: PushSession) -> SentParts:
