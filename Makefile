@@ -145,6 +145,10 @@ check: $(TOOLS) ## Lint, check formatting, types, the direction of imports, and 
 	@.venv/bin/python scripts/lock.py --check
 	@.venv/bin/python scripts/generate_reference.py --check
 
+.PHONY: map
+map: ## Print every module with its first line (ARGS="catalog web/fast": of these rooms)
+	@python3 scripts/map.py $(ARGS)
+
 .PHONY: format
 format: $(TOOLS) ## Format, and mend what the linter can mend
 	@.venv/bin/ruff check --fix-only

@@ -1,5 +1,14 @@
 """What is kept, for which cache, since when: ports over one database, and the pure plans that decide what goes.
 
+In which order to read:
+
+    ports           caches objects nars uploads evidence sessions awaiting mirrored access keys pins audit packs bases
+    found           stored (a `Source` over objects), kept_objects, changes (until when an answer is right)
+    one storage     kept, last_uses, owed and outages (while the catalog fails), takeover, arrivals
+    plans           quota (for want of room), retention (by age), reachability (why something stays: standing, for people)
+    loops           housekeeping (a directory), caches_housekeeping and collector (what is pushed), rooms (all storage)
+    right or not    fit, strays, scrub, document_scrub, quarantine, fsck, static_check
+
 The words for what goes:
 
     condemn   to mark an object that is to go: it is still served for the grace of its cache, and a use revives it

@@ -1,1 +1,12 @@
-"""Pushes of clients: files that arrive, the claims of their narinfos, and the publication of both in a cache."""
+"""Pushes of clients: files that arrive, the claims of their narinfos, and the publication of both in a cache.
+
+In which order to read:
+
+    all of it          pushes, for one cache; urls and sessions, which requests belong to
+    files              receiving, in turns by steps; upload_check and checked_files; room
+    large files        parts (to this server), past_server, pending and multipart_pushes (to the bucket itself)
+    missing chunks     recipes, in a recipe_body; making (how many at a time)
+    narinfos           claims, evidence_check, publishing; deletion (keys whose earlier bytes are going)
+    what goes beside   documents, texts (logs), listings and listing_renewal; static_side, static_writer, static_renewal
+    other ways         adopting and promoting (between caches), into_store and store_import, exporting, rebuilding
+"""
