@@ -6,7 +6,7 @@ In which order to read:
     found           stored (a `Source` over objects), kept_objects, changes (until when an answer is right)
     one storage     kept, last_uses, owed and outages (while the catalog fails), takeover, arrivals
     plans           quota (for want of room), retention (by age), reachability (why something stays: standing, for people)
-    loops           housekeeping (a directory), caches_housekeeping and collector (what is pushed), rooms (all storage)
+    loops           housekeeping (a directory), caches_housekeeping, collector (what is pushed), rooms (all storage)
     right or not    fit, strays, scrub, document_scrub, quarantine, fsck, static_check
 
 The words for what goes:
