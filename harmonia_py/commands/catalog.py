@@ -16,7 +16,7 @@ from harmonia_py.catalog.caches import CacheRow, Timestamp
 from harmonia_py.commands.user import user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, FormatError, naming
-from harmonia_py.wiring.catalog import catalog_file, copied_catalog, has_catalog, open_catalog
+from harmonia_py.wiring.catalog import catalog_file, has_catalog, open_catalog
 
 if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
@@ -55,6 +55,7 @@ def in_copied_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]
         StorageError: it cannot be copied, or cannot tell.
     """
     _check_there_is_one(config)
+    from harmonia_py.wiring.copying import copied_catalog  # noqa: PLC0415  # it imports the database
 
     async def run() -> T:
         async with copied_catalog(config) as catalog:

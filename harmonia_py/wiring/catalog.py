@@ -2,10 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from harmonia_py.config import key_files
@@ -96,41 +95,6 @@ async def _open_postgresql(config: Config, url: str) -> "Database":
 
     password = await asyncio.to_thread(key_files.read_database_password, config, os.environ)
     return await PostgresDatabase.open(Address(url, password, config.database.connections))
-
-
-@asynccontextmanager
-async def copied_catalog(config: Config) -> "AsyncIterator[SqlCatalog]":
-    """A copy of the catalog, to try changes on; it is removed with the context.
-
-    Raises:
-        StorageError: it cannot be copied.
-    """
-    from harmonia_py.database.catalog import SqlCatalog  # noqa: PLC0415
-    from harmonia_py.database.sqlite import SqliteDatabase  # noqa: PLC0415
-
-    with TemporaryDirectory() as directory:
-        file = Path(directory, _FILE)
-        await (_copy_shared(config, config.database.url, file) if config.database.url else _copy_file(config, file))
-        catalog = SqlCatalog(await SqliteDatabase.open(file))
-        try:
-            yield catalog
-        finally:
-            await catalog.aclose()
-
-
-async def _copy_file(config: Config, file: Path) -> None:
-    from harmonia_py.database.sqlite import copy_database  # noqa: PLC0415
-
-    await asyncio.to_thread(copy_database, catalog_file(config), file)
-
-
-async def _copy_shared(config: Config, url: str, file: Path) -> None:
-    from harmonia_py.database.copying.copy import copy  # noqa: PLC0415
-    from harmonia_py.wiring.copying import reading, writing  # noqa: PLC0415
-
-    password = await asyncio.to_thread(key_files.read_database_password, config, os.environ)
-    async with reading(url, password, hold=False) as source, writing(str(file), None) as target:
-        await copy(source, target)
 
 
 def hand_over(file: Path) -> None:

@@ -1,12 +1,18 @@
-"""Catalogs by their places, each a file or the URL of a database, for copies of one into another."""
+"""Copies of catalogs: of one into another, each a file or the URL of a database, and one to try changes on."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from harmonia_py.config import key_files
+from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.copying.copy import Source, Target, copy
-from harmonia_py.wiring.catalog import hand_over
+from harmonia_py.database.sqlite import SqliteDatabase, copy_database
+from harmonia_py.wiring.catalog import catalog_file, hand_over
 
 
 async def copy_catalog(
@@ -29,6 +35,32 @@ async def copy_catalog(
             done = await copy(rows, there, report)
         before_release()
     return done
+
+
+@asynccontextmanager
+async def copied_catalog(config: Config) -> AsyncIterator[SqlCatalog]:
+    """A copy of the catalog of a configuration, to try changes on; it is removed with the context.
+
+    Raises:
+        ConfigError: its password cannot be read.
+        StorageError: it cannot be copied.
+    """
+    with TemporaryDirectory() as directory:
+        file = Path(directory, "catalog.sqlite")
+        if config.database.url is None:
+            await asyncio.to_thread(copy_database, catalog_file(config), file)
+        else:
+            password = await asyncio.to_thread(key_files.read_database_password, config, os.environ)
+            async with (
+                reading(config.database.url, password, hold=False) as source,
+                writing(str(file), None) as target,
+            ):
+                await copy(source, target)
+        catalog = SqlCatalog(await SqliteDatabase.open(file))
+        try:
+            yield catalog
+        finally:
+            await catalog.aclose()
 
 
 @asynccontextmanager
