@@ -167,6 +167,8 @@ async def in_thread(
         while not running.done():
             with suppress(asyncio.CancelledError):  # at the end of a server tasks are cancelled once more
                 await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # nobody waits for it: asked for, or else it is logged as one that was lost
         raise
 
 

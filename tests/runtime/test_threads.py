@@ -1,6 +1,7 @@
 """Pools of threads: bounds, names, what becomes of work whose caller has left."""
 
 import asyncio
+import gc
 import os
 import re
 import threading
@@ -114,6 +115,28 @@ async def test_a_thread_whose_caller_is_cancelled_is_told_so_before_it_is_waited
         with pytest.raises(asyncio.CancelledError):
             await call
     await threads.aclose()
+
+
+async def test_an_error_of_a_thread_whose_caller_is_cancelled_is_not_in_the_log() -> None:
+    """A server that was stopped while it read files once more logged "Future exception was never retrieved"."""
+    logged: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context))
+    threads, inside, given_up = Threads(Pool.MIRROR), threading.Event(), threading.Event()
+
+    def work() -> None:
+        inside.set()
+        given_up.wait(60)
+        raise StorageError("given up")
+
+    call = asyncio.create_task(in_thread(threads, work, give_up=given_up.set))
+    assert await asyncio.to_thread(inside.wait, 30)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await threads.aclose()
+    del call
+    gc.collect()
+    assert logged == []
 
 
 def test_every_pool_is_used_in_one_place_and_the_sums_add_up() -> None:
