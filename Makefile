@@ -48,12 +48,12 @@ test-postgresql: $(TOOLS) ## Run on PostgreSQL what SQLite is tried with, and wh
 	@scripts/install-test-tools
 	@$(PYTEST) -m postgresql
 
-# What clients push, on PostgreSQL, in a bucket, by three workers: tests/backing.py.
-BACKING ?= postgresql s3 3
+# Where servers of the tests keep what is pushed: tests/backing.py. Empty: SQLite and a directory.
+BACKING ?=
 .PHONY: test-matrix
 test-matrix: $(TOOLS) ## Run what is pushed by clients on another backing (BACKING="postgresql s3 3", ARGS="tests/push")
 	@scripts/install-test-tools
-	@HARMONIA_PY_BACKING="$(BACKING)" $(PYTEST) $(if $(ARGS),,tests/e2e/test_push.py tests/e2e/test_push_client.py tests/security/test_hostile_pushes.py)
+	@HARMONIA_PY_BACKING="$(or $(BACKING),postgresql s3 3)" $(PYTEST) $(if $(ARGS),,tests/e2e/test_push.py tests/e2e/test_push_client.py tests/security/test_hostile_pushes.py)
 
 .PHONY: test-replicas
 test-replicas: $(TOOLS) ## Kill three replicas, restart PostgreSQL, let the bucket fail, for 15 minutes (SECONDS=, SEED=)
@@ -110,10 +110,10 @@ test-soak: $(TOOLS) ## Soak that service for a minute and a half: everything ask
 soak: $(TOOLS) ## The same for half an hour (ARGS="--seconds 600 --seed 7 --json FILE")
 	@$(SOAK) --seconds 1800 $(ARGS)
 
-KEPT_SOAK := PYTHONPATH=tests:. .venv/bin/python -m soak.kept
+KEPT_SOAK := HARMONIA_PY_BACKING="$(BACKING)" PYTHONPATH=tests:. .venv/bin/python -m soak.kept
 
 .PHONY: test-soak-kept
-test-soak-kept: $(TOOLS) ## Soak what is pushed for 75 s: pushes, collections, kills, a full disk, lost files (as root)
+test-soak-kept: $(TOOLS) ## Soak what is pushed for 75 s: pushes, kills, a full disk, lost files (as root; BACKING="postgresql s3")
 	@scripts/install-test-tools
 	@$(KEPT_SOAK) --seconds 75 $(ARGS)
 

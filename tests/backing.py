@@ -41,7 +41,7 @@ def chosen(root: Path) -> dict[str, Any]:
     if IN_POSTGRESQL:
         tables["database"] = {"url": database(root)}
     if IN_BUCKET:
-        tables["storage"] = {"url": _double().url(_prefix(root)), "credentials_file": str(credentials_file(root))}
+        tables["storage"] = {"url": double().url(_prefix(root)), "credentials_file": str(credentials_file(root))}
     if WORKERS is not None:
         tables["workers"] = WORKERS
     return tables
@@ -82,14 +82,14 @@ def back_up_catalog(root: Path) -> Callable[[], None]:
 
 def bucket(root: Path) -> S3Settings:
     """The bucket of what is run in `root`."""
-    return _double().settings(_prefix(root))
+    return double().settings(_prefix(root))
 
 
 def directory(root: Path, on_disk: str = "pushed") -> Path:
     """Where a server in `root` keeps what is pushed: a directory, or a bucket by the same methods."""
     if not IN_BUCKET:
         return root / on_disk
-    BucketPath.double = _double()
+    BucketPath.double = double()
     return cast("Path", BucketPath(_prefix(root)))
 
 
@@ -99,7 +99,8 @@ def _prefix(_root: Path) -> str:
 
 
 @cache
-def _double() -> S3Double:
+def double() -> S3Double:
+    """The server of S3 that all buckets of this run are on."""
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(S3Double())

@@ -1,19 +1,17 @@
 """Why readers of a soaked server do not see a path: what was done to its files, and what the catalog says of it."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from math import inf
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 _CLOSURE: Final = """
     with recursive closure (cache_id, hash_part) as (
-        select cache_id, hash_part from objects where hash_part = ?
+        select cache_id, hash_part from objects where hash_part = $1
         union
         select r.cache_id, r.reference from closure c join object_references r
             on r.cache_id = c.cache_id and r.hash_part = c.hash_part
@@ -24,18 +22,28 @@ _HIDDEN_BY: Final = f"""
         join objects o on o.cache_id = c.cache_id and o.hash_part = c.hash_part
         join nar_files f on f.file_hash = o.file_hash where f.quarantined_s is not null
 """
-_QUARANTINED_SINCE: Final = "select subject from audit where action = 'quarantine' and at_ns >= ?"
+_QUARANTINED_SINCE: Final = "select subject from audit where action = 'quarantine' and at_ns >= $1"
 _REFERENCES: Final = f"{_CLOSURE} select hash_part from closure"
-_ROW: Final = """
-    select o.hash_part, o.name, o.state, o.broken_s, o.condemned_s, o.pushed_s, o.used_s, f.blob_key, f.quarantined_s,
-        (select group_concat(l.session_id || ' seen ' || s.seen_s || ' ended ' || coalesce(s.ended_s, '-'))
-            from leases l join sessions s on s.id = l.session_id
-            where l.cache_id = o.cache_id and l.hash_part = o.hash_part),
-        (select group_concat(name || ' ' || revision || ' set ' || coalesce(set_s, '-')) from pin_revisions p
-            where p.cache_id = o.cache_id and p.hash_part = o.hash_part)
-    from objects o join nar_files f on f.file_hash = o.file_hash where o.hash_part = ?
+_KEYS: Final = f"""
+    {_CLOSURE} select f.blob_key from closure c
+        join objects o on o.cache_id = c.cache_id and o.hash_part = c.hash_part
+        join nar_files f on f.file_hash = o.file_hash
 """
-_AUDIT: Final = "select at_ns / 1000000000, action, detail from audit where substr(subject, 1, 32) = ? order by at_ns"
+# What the catalog has of a path, by what it is about.
+_TOLD: Final = {
+    "row": """
+        select o.name, o.state, o.broken_s, o.condemned_s, o.pushed_s, o.used_s, f.blob_key, f.quarantined_s
+            from objects o join nar_files f on f.file_hash = o.file_hash where o.hash_part = $1
+    """,
+    "leases": """
+        select l.session_id, s.seen_s, s.ended_s from leases l join sessions s on s.id = l.session_id
+            where l.hash_part = $1
+    """,
+    "pins": "select name, revision, set_s from pin_revisions where hash_part = $1",
+    "audit": """
+        select at_ns / 1000000000, action, detail from audit where substr(subject, 1, 32) = $1 order by at_ns
+    """,
+}
 _TOTALS: Final = "select cache_id, state, objects, size from totals"
 
 
@@ -80,11 +88,17 @@ class Damages:
             return any(self._hash_parts.get(key) in hash_parts for key in keys)
 
 
+class Ask(Protocol):
+    """Rows of the catalog; `$1` and so on in the statement stand for the parameters."""
+
+    def __call__(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]: ...
+
+
 class Evidence:
     """The catalog of a server, read beside it."""
 
-    def __init__(self, catalog: Path, damages: Damages) -> None:
-        self._catalog = catalog
+    def __init__(self, ask: Ask, damages: Damages) -> None:
+        self._ask = ask
         self._damages = damages
 
     def is_hidden_by_damage(self, path: StorePath, since: float) -> bool:
@@ -97,14 +111,14 @@ class Evidence:
         hiding |= {row[0] for row in self._ask(_QUARANTINED_SINCE, int(since) * 1_000_000_000)}
         return self._damages.ever(hiding, closure)
 
+    def has_damage_since(self, path: StorePath, since: float) -> bool:
+        """Whether a file of the path or of what it references was damaged since then, and not seen to be right."""
+        return any(self._damages.since(row[0], since) for row in self._ask(_KEYS, path.hash_part))
+
     def told(self, paths: Sequence[StorePath]) -> str:
         """All that the catalog has of some paths and what they reference, as lines for the report of a failure."""
         hash_parts = {row[0] for path in paths for row in self._ask(_REFERENCES, path.hash_part)}
         lines = [f"at {time.time():.2f}, totals {self._ask(_TOTALS)}"]
         for hash_part in sorted({*hash_parts, *(path.hash_part for path in paths)}):
-            lines += [f"{hash_part}: {self._ask(_ROW, hash_part)}", f"  audit: {self._ask(_AUDIT, hash_part)}"]
+            lines += [f"{hash_part} {what}: {self._ask(statement, hash_part)}" for what, statement in _TOLD.items()]
         return "\n".join(lines)
-
-    def _ask(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(f"file:{self._catalog}?mode=ro", uri=True, timeout=10.0)) as catalog:
-            return catalog.execute(statement, parameters).fetchall()

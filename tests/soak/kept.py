@@ -1,6 +1,9 @@
 """A soak of what is pushed: real clients push, substitute, pin; it is collected, killed, filled and damaged meanwhile.
 
     python -m soak.kept --seconds 90 [--seed 7] [--json FILE]         # as root, with the Nix versions that there are
+    HARMONIA_PY_BACKING="postgresql s3" python -m soak.kept           # the catalog in PostgreSQL, the files in a bucket
+
+PostgreSQL is restarted from time to time, and the bucket answers wrongly. Large files are read from the bucket itself.
 
 An oracle asks all the time: each narinfo that is answered with 200 leads at that moment to its NAR, with the right
 hash, and to the narinfos of its references. It ends with status 1 at the first that does not, at the first wrong byte,
@@ -11,6 +14,7 @@ is kept takes more than `MOST` of `max_size`.
 import argparse
 import asyncio
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -23,25 +27,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from contextlib import closing, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+import backing
 import prefork
 from lab import Lab
 from nix_versions import VERSIONS, NixVersion
 from ports import free_port
-from server import Answer, Server
+from s3_double import Weather
+from server import START_LIMIT, Answer, Server
 from soak.evidence import Damages, Evidence
+from soak.places import Places
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.uploads import Session
 from harmonia_py.contents.codecs import Unpacker
-from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.errors import FormatError, HarmoniaError
 from harmonia_py.nix import base32
 from harmonia_py.nix.hashes import Hash
@@ -54,6 +59,10 @@ MOST: Final = 1.05
 # The file system of the state directory, with the catalog and what waits to be deleted.
 DISK: Final = 96 * MIB
 GRACE: Final = 6
+SCRUB_SECONDS: Final = 30
+# Within so long the scrub finds a file of a bucket that another program has replaced. Until then it is sent, and
+# refused by who gets it; where killed workers and a bucket that fails hold the scrub up, it begins anew.
+FOUND_SECONDS: Final = 4 * SCRUB_SECONDS
 # So long after it was told of a path the oracle expects to find what that promised.
 PROMISE_SECONDS: Final = 3.0
 RESTART_SECONDS: Final = 10.0
@@ -97,7 +106,8 @@ class World:
         self.port = free_port()
         self.state = root / "server" / "state"
         self.state.mkdir(parents=True)
-        self.evidence = Evidence(self.state / "catalog.sqlite", self.damages)
+        self.places = Places(root, self.state)
+        self.evidence = Evidence(self.places.ask, self.damages)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", self.state], check=True)
         settings = {
             "workers": 2,
@@ -106,7 +116,7 @@ class World:
             "real_nix_store": "/nowhere/store",
             "state_directory": str(self.state),
             "access_log": False,
-            "storage": {"scrub_every": 30},
+            "storage": {"scrub_every": SCRUB_SECONDS} | self.places.settings,
         }
         self.server = Server(root, os.environ, settings, bind=f"127.0.0.1:{self.port}")
         self.server.__enter__()
@@ -117,13 +127,10 @@ class World:
         self.server.process.send_signal(signal.SIGHUP)
 
     async def _configure(self) -> CacheId:
-        catalog = SqlCatalog(await SqliteDatabase.open(self.state / "catalog.sqlite"))
-        try:
+        async with self.places.catalog() as catalog:
             row = await catalog.caches.configure(TEAM, CacheSettings(max_size=MAX_SIZE, grace=GRACE), declared=False)
             assert row is not None
             return row.id
-        finally:
-            await catalog.aclose()
 
     def close(self) -> None:
         self.server.stop()
@@ -176,11 +183,21 @@ class World:
         return f"http://x:{self.token}@127.0.0.1:{self.port}/team{place}"
 
     def get(self, place: str) -> Answer | None:
-        """The answer; None when there is none."""
+        """The answer, of the bucket when it is that which has it; None when there is none."""
         try:
-            return self.server.get(f"/team{place}", {"Authorization": f"Bearer {self.token}"})
-        except (OSError, HTTPException):
+            answer = self.server.get(f"/team{place}", {"Authorization": f"Bearer {self.token}"})
+            return answer if answer.status // 100 != 3 else self._sent_on(answer.headers["Location"])
+        except (OSError, http.client.HTTPException):
             return None
+
+    def _sent_on(self, url: str) -> Answer:
+        self.note("answers of the bucket itself")
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=START_LIMIT)
+        with closing(connection):
+            connection.request("GET", f"{parts.path}?{parts.query}")
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
 
 
 def forever(world: World, pause: tuple[float, float], act: Callable[[World, random.Random], None]) -> threading.Thread:
@@ -269,13 +286,10 @@ class Pusher:
         """As a client that knows the push API does; the stock ones leave a lease of a day."""
         key = hashlib.sha256(f"{world.cache}\0token ci\0{run}".encode()).digest()
         try:
-            catalog = SqlCatalog(await SqliteDatabase.open(world.state / "catalog.sqlite"))
-            try:
+            async with world.places.catalog() as catalog:
                 now = Timestamp(int(time.time()))
                 session = Session(id=base32.encode(key[:20]), cache=world.cache, principal="", begun=now, seen=now)
                 await catalog.uploads.session(session, end=True)
-            finally:
-                await catalog.aclose()
         except HarmoniaError:
             world.note("session not ended")
 
@@ -303,7 +317,11 @@ def substitute(world: World, chance: random.Random) -> None:
             world.note(f"substituted by Nix {version.name}")
         elif world.in_trouble(begun):
             world.note("substitution ended by trouble")
-        elif world.evidence.is_hidden_by_damage(path, begun) or world.damages.any_of(_keys(narinfo)):
+        elif (
+            world.evidence.is_hidden_by_damage(path, begun)
+            or world.damages.any_of(_keys(narinfo))
+            or _is_damaged_in_bucket(world, path, begun)
+        ):
             world.note("substitution ended by damage")
         elif time.time() - begun > GRACE:
             world.note("substitution took longer than the grace")
@@ -377,8 +395,8 @@ def _hold(world: World, narinfo: NarInfo, begun: float, told: float) -> None:
 
 
 def _wrong_bytes(world: World, words: str, narinfo: NarInfo, begun: float) -> None:
-    """A file that was changed before it was asked for is never sent; one that changes on its way may be."""
-    if any(world.damages.since(key, begun) for key in _keys(narinfo)):
+    """A file that was changed before it was asked for is never sent from a disk; one that changes on its way may be."""
+    if any(world.damages.since(key, begun - _unseen_for()) for key in _keys(narinfo)):
         world.note("promises that damage broke")
     else:
         world.fail(f"{words}; {world.known(narinfo.path_info.store_path)}")
@@ -390,10 +408,20 @@ def _explain(world: World, words: str, path: StorePath, begun: float, told: floa
         world.note("promises that trouble kept from being looked at")
     elif time.time() - told > PROMISE_SECONDS:
         world.note("promises that were looked at too late")
-    elif world.evidence.is_hidden_by_damage(path, begun):
+    elif world.evidence.is_hidden_by_damage(path, begun) or _is_damaged_in_bucket(world, path, begun):
         world.note("promises that damage broke")
     else:
         world.fail(words)
+
+
+def _is_damaged_in_bucket(world: World, path: StorePath, begun: float) -> bool:
+    """Whether a file of the path or of its closure is one that the server has not found to be damaged yet."""
+    return backing.IN_BUCKET and world.evidence.has_damage_since(path, begun - _unseen_for())
+
+
+def _unseen_for() -> float:
+    """For so many seconds a file that was changed may be sent as it is."""
+    return FOUND_SECONDS if backing.IN_BUCKET else 0.0
 
 
 # What is done to it
@@ -457,28 +485,32 @@ def damage(world: World, chance: random.Random) -> None:
     if narinfo is None or narinfo.file_hash is None:
         return
     (key,) = _keys(narinfo)
-    file = world.state / "pushed" / key
     what = chance.choice(("deleted", "cut", "changed"))
     with suppress(FileNotFoundError), world.damages.done_to(key, narinfo.path_info.store_path.hash_part):
         if what == "deleted":
-            file.unlink()
+            world.places.lose(key)
         elif what == "cut":
-            os.truncate(file, file.stat().st_size // 2)
+            world.places.cut(key)
         else:
-            with file.open("r+b") as opened:
-                opened.seek(chance.randrange(file.stat().st_size))
-                opened.write(b"harmonia")
+            world.places.change(key, chance)
         world.note(f"files {what}", narinfo.path_info.store_path)
 
 
+def restart_the_database(world: World, chance: random.Random) -> None:
+    with world.trouble(recovery=3.0):
+        world.places.restart_database(chance.choice((signal.SIGQUIT, signal.SIGINT)))
+        world.note("databases restarted")
+
+
+def let_the_bucket_fail(world: World, chance: random.Random) -> None:
+    weather = Weather(random.Random(chance.random()), chance.choice((0.1, 0.3, 1.0)))
+    with world.trouble(), world.places.storm(weather):
+        world.stop.wait(chance.uniform(2.0, 4.0))
+        world.note("buckets that failed")
+
+
 def measure(world: World, _chance: random.Random) -> None:
-    size = 0
-    for file in (world.state / "pushed" / "nar").glob("*"):
-        try:
-            size += file.stat().st_size
-        except FileNotFoundError:
-            continue
-    world.largest = max(world.largest, size)
+    world.largest = max(world.largest, world.places.size())
 
 
 def soak(world: World, seconds: float) -> None:
@@ -495,6 +527,10 @@ def soak(world: World, seconds: float) -> None:
         forever(world, (12.0, 25.0), damage),
         forever(world, (0.3, 0.6), measure),
     ]
+    if backing.IN_POSTGRESQL:
+        threads.append(forever(world, (30.0, 60.0), restart_the_database))
+    if backing.IN_BUCKET:
+        threads.append(forever(world, (30.0, 60.0), let_the_bucket_fail))
     end, idle = time.monotonic() + seconds, min(IDLE_SECONDS, seconds / 2)
     while time.monotonic() < end and not world.stop.wait(min(10.0, max(0.0, end - time.monotonic()))):
         counts = ", ".join(f"{what} {count}" for what, count in sorted(world.counts.items()))
@@ -528,6 +564,7 @@ def main() -> int:
         "good": world.wrong is None,
         "seconds": options.seconds,
         "seed": options.seed,
+        "backing": os.environ.get("HARMONIA_PY_BACKING", ""),
         "versions": [version.name for version in world.versions],
         "largest": round(world.largest / MAX_SIZE, 3),
         "wrong": world.wrong,
