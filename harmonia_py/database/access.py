@@ -9,7 +9,17 @@ from harmonia_py.cache.access import Action, CachePattern, Grant
 from harmonia_py.catalog import access
 from harmonia_py.catalog.access import TokenExists, TokenRow, TooManyTokens
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_many, ask_one
+from harmonia_py.database.transaction import (
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_many,
+    ask_number,
+    ask_one,
+    reads,
+    writes,
+)
 
 _COLUMNS: Final = "id, name, secret_hash, actions, patterns, created_s, expires_s, used_s, revoked_s, holder, grants"
 _FIND: Final = f"select {_COLUMNS} from tokens where id = $1"
@@ -29,28 +39,19 @@ _REVOKE_HOLDER: Final = (
 _USED: Final = "update tokens set used_s = $2 where id = $1 and coalesce(used_s, 0) < $2"
 
 
-class SqlAccess:
+class SqlAccess(Transactions):
     """`Access` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(self, token_id: str) -> TokenRow | None:
+    @reads
+    def find(self, token_id: str) -> Transaction[TokenRow | None]:
         """As in `Access`."""
+        row = yield from ask_one(_FIND, token_id)
+        return None if row is None else _row(row)
 
-        def find() -> Transaction[TokenRow | None]:
-            row = yield from ask_one(_FIND, token_id)
-            return None if row is None else _row(row)
-
-        return await self._database.read(find)
-
-    async def page(self, after: str | None, limit: int) -> Sequence[TokenRow]:
+    @reads
+    def page(self, after: str | None, limit: int) -> Transaction[Sequence[TokenRow]]:
         """As in `Access`."""
-
-        def page() -> Transaction[list[TokenRow]]:
-            return [_row(row) for row in (yield from ask(_PAGE, after or "", limit))]
-
-        return await self._database.read(page)
+        return [_row(row) for row in (yield from ask(_PAGE, after or "", limit))]
 
     async def add(self, token: TokenRow) -> None:
         """As in `Access`."""
@@ -69,21 +70,15 @@ class SqlAccess:
         topics = (Topic.ACCESS,) if token.holder is None else ()
         await self._database.write(add, *topics)
 
-    async def revoke(self, name: str, *, now: Timestamp, of_holder: bool = False) -> int:
+    @writes(Topic.ACCESS)
+    def revoke(self, name: str, *, now: Timestamp, of_holder: bool = False) -> Transaction[int]:
         """As in `Access`."""
+        return len((yield from ask(_REVOKE_HOLDER if of_holder else _REVOKE, name, now)))
 
-        def revoke() -> Transaction[int]:
-            return len((yield from ask(_REVOKE_HOLDER if of_holder else _REVOKE, name, now)))
-
-        return await self._database.write(revoke, Topic.ACCESS)
-
-    async def used(self, last_uses: Mapping[str, Timestamp]) -> None:
+    @writes()
+    def used(self, last_uses: Mapping[str, Timestamp]) -> Transaction[None]:
         """As in `Access`."""
-
-        def used() -> Transaction[None]:
-            yield from ask_many(_USED, list(last_uses.items()))
-
-        await self._database.write(used)
+        yield from ask_many(_USED, list(last_uses.items()))
 
 
 def _row(row: tuple[Any, ...]) -> TokenRow:
@@ -106,10 +101,9 @@ def _row(row: tuple[Any, ...]) -> TokenRow:
 def _make_room(holder: str, now: Timestamp) -> Transaction[None]:
     """Sweep out tokens of holders that expired a day ago, and see that this one may have one more."""
     yield from ask(_SWEEP, now - _KEPT_EXPIRED_SECONDS)
-    row = yield from ask_one(_OF_HOLDER, holder, now)
-    assert row is not None
-    if row[0] >= access.MAX_OF_HOLDER:
-        raise TooManyTokens(f"the {holder} has {row[0]} tokens; one more has to wait until some of them expire")
+    count = yield from ask_number(_OF_HOLDER, holder, now)
+    if count >= access.MAX_OF_HOLDER:
+        raise TooManyTokens(f"the {holder} has {count} tokens; one more has to wait until some of them expire")
 
 
 def _words(actions: Iterable[Action]) -> str:

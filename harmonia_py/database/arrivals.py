@@ -8,7 +8,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.database.object_rows import digits, sha256
 from harmonia_py.database.totals import add_files
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_one, reads, scans, writes
 from harmonia_py.nix.hashes import Hash
 
 _EXPECTED: Final = """
@@ -31,36 +31,28 @@ _IS_COUNTED: Final = """
 """
 
 
-class SqlArrivals:
+class SqlArrivals(Transactions):
     """`Arrivals` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def expected(self, after: ExpectedFile | None, before: Timestamp, limit: int) -> Sequence[ExpectedFile]:
+    @scans
+    def expected(
+        self, after: ExpectedFile | None, before: Timestamp, limit: int
+    ) -> Transaction[Sequence[ExpectedFile]]:
         """As in `Arrivals`."""
         place = (-1, 0, "") if after is None else (after.since, after.cache, digits(after.file_hash))
+        return [
+            ExpectedFile(cache=CacheId(cache), file_hash=sha256(file_hash), blob_key=blob_key, since=Timestamp(since))
+            for cache, file_hash, blob_key, since in (yield from ask(_EXPECTED, before, *place, limit))
+        ]
 
-        def expected() -> Transaction[list[ExpectedFile]]:
-            return [
-                ExpectedFile(
-                    cache=CacheId(cache), file_hash=sha256(file_hash), blob_key=blob_key, since=Timestamp(since)
-                )
-                for cache, file_hash, blob_key, since in (yield from ask(_EXPECTED, before, *place, limit))
-            ]
-
-        return await self._database.scan(expected)
-
-    async def count(self, expected: ExpectedFile, file: NarFile, *, now: Timestamp) -> None:
+    @writes(durable=False)
+    def count(self, expected: ExpectedFile, file: NarFile, *, now: Timestamp) -> Transaction[None]:
         """As in `Arrivals`."""
         where = expected.cache, digits(expected.file_hash), expected.since
+        counted = yield from ask(_COUNT, *where, file.file_size, file.compression, now)
+        yield from add_files([row[0] for row in counted])
 
-        def count() -> Transaction[None]:
-            counted = yield from ask(_COUNT, *where, file.file_size, file.compression, now)
-            yield from add_files([row[0] for row in counted])
-
-        await self._database.write(count, durable=False)
-
-    async def is_counted(self, cache: CacheId, file_hash: Hash, file_size: int) -> bool:
+    @reads
+    def is_counted(self, cache: CacheId, file_hash: Hash, file_size: int) -> Transaction[bool]:
         """As in `Arrivals`."""
-        return await self._database.read(lambda: ask_one(_IS_COUNTED, cache, digits(file_hash), file_size)) is not None
+        return (yield from ask_one(_IS_COUNTED, cache, digits(file_hash), file_size)) is not None

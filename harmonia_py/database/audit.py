@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_many
+from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_many, reads, writes
 
 _COLUMNS: Final = "at_ns, id, principal, action, cache, subject, detail"
 _NOTE: Final = f"insert into audit ({_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing"
@@ -26,36 +26,28 @@ _NANOSECONDS: Final = 1_000_000_000
 _SAME_CLOCK_NS: Final = 60 * _NANOSECONDS
 
 
-class SqlAudit:
+class SqlAudit(Transactions):
     """`Audit` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def note(self, entries: Sequence[AuditEntry]) -> None:
+    @writes()
+    def note(self, entries: Sequence[AuditEntry]) -> Transaction[None]:
         """As in `Audit`."""
-        await self._database.write(lambda: note(entries))
+        yield from note(entries)
 
-    async def page(self, after: tuple[int, str] | None, limit: int) -> Sequence[AuditEntry]:
+    @reads
+    def page(self, after: tuple[int, str] | None, limit: int) -> Transaction[Sequence[AuditEntry]]:
         """As in `Audit`."""
         at_ns, entry_id = after or (-1, "")
+        rows = yield from ask(_PAGE, at_ns, entry_id, limit)
+        return [
+            AuditEntry(at_ns=at, id=id_, principal=who, action=what, cache=cache, subject=subject, detail=detail)
+            for at, id_, who, what, cache, subject, detail in rows
+        ]
 
-        def page() -> Transaction[list[AuditEntry]]:
-            rows = yield from ask(_PAGE, at_ns, entry_id, limit)
-            return [
-                AuditEntry(at_ns=at, id=id_, principal=who, action=what, cache=cache, subject=subject, detail=detail)
-                for at, id_, who, what, cache, subject, detail in rows
-            ]
-
-        return await self._database.read(page)
-
-    async def prune(self, before_ns: int, limit: int) -> int:
+    @writes()
+    def prune(self, before_ns: int, limit: int) -> Transaction[int]:
         """As in `Audit`."""
-
-        def prune() -> Transaction[int]:
-            return len((yield from ask(_PRUNE, before_ns, limit)))
-
-        return await self._database.write(prune)
+        return len((yield from ask(_PRUNE, before_ns, limit)))
 
 
 def _identity(now: Timestamp) -> tuple[int, str]:

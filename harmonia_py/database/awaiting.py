@@ -7,7 +7,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.objects import StoredObject
 from harmonia_py.database.object_rows import OBJECTS, OF_STORE, stored_object
 from harmonia_py.database.removing import forget_objects, note_removals
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_one, reads, writes
 from harmonia_py.nix.store_path import HashPart
 
 # Most paths come after their references: then there is nothing to write.
@@ -32,11 +32,8 @@ _PAGE: Final = f"""
 """
 
 
-class SqlAwaiting:
+class SqlAwaiting(Transactions):
     """`Awaiting` in rows of the catalog."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def arrived(self, cache: CacheId, hash_part: HashPart, *, now: Timestamp) -> Sequence[StoredObject]:
         """As in `Awaiting`."""
@@ -51,22 +48,16 @@ class SqlAwaiting:
             return []
         return await self._database.write(arrived, durable=False)
 
-    async def forget(self, cache: CacheId, hash_part: HashPart, *, now: Timestamp) -> None:
+    @writes(durable=False)
+    def forget(self, cache: CacheId, hash_part: HashPart, *, now: Timestamp) -> Transaction[None]:
         """As in `Awaiting`."""
+        itself = yield from ask(_ITSELF, cache, hash_part)
+        yield from note_removals(cache, [row[0] for row in itself], now, why="refused")
+        yield from forget_objects(cache, [(row[0], row[1]) for row in itself], now)
 
-        def forget() -> Transaction[None]:
-            itself = yield from ask(_ITSELF, cache, hash_part)
-            yield from note_removals(cache, [row[0] for row in itself], now, why="refused")
-            yield from forget_objects(cache, [(row[0], row[1]) for row in itself], now)
-
-        await self._database.write(forget, durable=False)
-
-    async def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Sequence[StoredObject]:
+    @reads
+    def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Transaction[Sequence[StoredObject]]:
         """As in `Awaiting`."""
-
-        def page() -> Transaction[list[StoredObject]]:
-            if (yield from ask_one(_ANY, cache)) is None:
-                return []
-            return [stored_object(row) for row in (yield from ask(_PAGE, cache, after or "", limit))]
-
-        return await self._database.read(page)
+        if (yield from ask_one(_ANY, cache)) is None:
+            return []
+        return [stored_object(row) for row in (yield from ask(_PAGE, cache, after or "", limit))]

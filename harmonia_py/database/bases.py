@@ -6,7 +6,15 @@ from typing import Final
 from harmonia_py.catalog.bases import MAX_BASES, Base, OtherVersions
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.database.object_rows import LEASE
-from harmonia_py.database.transaction import Database, Row, Transaction, ask, ask_for_each, ask_many
+from harmonia_py.database.transaction import (
+    Row,
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    ask_many,
+    scans,
+)
 from harmonia_py.database.uploads import live_on
 from harmonia_py.nix.store_path import HashPart
 
@@ -44,11 +52,8 @@ _FIND: Final = f"""
 """
 
 
-class SqlBases:
+class SqlBases(Transactions):
     """`Bases` in rows of the catalog."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def like(
         self, cache: CacheId, session: str, names: Collection[str], *, now: Timestamp
@@ -74,14 +79,11 @@ class SqlBases:
         kept = await self._database.write(lease, durable=False)
         return {name: [base for base in bases if base.hash_part in kept] for name, bases in found.items()}
 
-    async def find(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Sequence[Base]:
+    @scans
+    def find(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Sequence[Base]]:
         """As in `Bases`."""
-
-        def find() -> Transaction[list[Base]]:
-            rows = yield from ask_for_each(_FIND, sorted(hash_parts), cache)
-            return [Base(HashPart(hash_part), key) for hash_part, key in rows]
-
-        return await self._database.scan(find)
+        rows = yield from ask_for_each(_FIND, sorted(hash_parts), cache)
+        return [Base(HashPart(hash_part), key) for hash_part, key in rows]
 
 
 def _like(cache: CacheId, name: str) -> Transaction[list[Base]]:

@@ -17,7 +17,19 @@ from harmonia_py.catalog.caches import (
     KeptByCaches,
     Timestamp,
 )
-from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_one
+from harmonia_py.database.transaction import (
+    Row,
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_number,
+    ask_one,
+    ask_row,
+    reads,
+    scans,
+    writes,
+)
 
 _COLUMNS: Final = "id, name, settings, declared, created_s"
 # The two that have no name of their own begin with a dot; no name does.
@@ -51,96 +63,68 @@ _KEEP_NOTHING: Final = (
 )
 
 
-class SqlCaches:
+class SqlCaches(Transactions):
     """`Caches` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(self, name: CacheName) -> CacheRow | None:
+    @reads
+    def find(self, name: CacheName) -> Transaction[CacheRow | None]:
         """As in `Caches`."""
+        return _parse((yield from ask_one(_FIND, name)))
 
-        def find() -> Transaction[CacheRow | None]:
-            return _parse((yield from ask_one(_FIND, name)))
-
-        return await self._database.read(find)
-
-    async def older(self, cache: CacheId, limit: int) -> int:
+    @reads
+    def older(self, cache: CacheId, limit: int) -> Transaction[int]:
         """As in `Caches`."""
-        row = await self._database.read(lambda: ask_one(_OLDER, cache, limit))
-        assert row is not None
-        return int(row[0])
+        return ask_number(_OLDER, cache, limit)
 
-    async def kept(self, limit: int) -> KeptByCaches:
+    @scans
+    def kept(self, limit: int) -> Transaction[KeptByCaches]:
         """As in `Caches`."""
+        rows = yield from ask(_KEPT, limit)
+        others = (0, 0) if len(rows) < limit else (yield from ask_row(_KEPT_BY_OTHERS, rows[-1][0]))
+        first = [
+            KeptByCache(CacheName(name), int(paths), int(size), _settings(settings).max_size)
+            for _, name, settings, paths, size in rows
+        ]
+        return KeptByCaches(first, int(others[0]), int(others[1]))
 
-        def kept() -> Transaction[KeptByCaches]:
-            rows = yield from ask(_KEPT, limit)
-            others: Row | None = (0, 0)
-            if len(rows) == limit:
-                others = yield from ask_one(_KEPT_BY_OTHERS, rows[-1][0])
-            assert others is not None
-            first = [
-                KeptByCache(CacheName(name), int(paths), int(size), _settings(settings).max_size)
-                for _, name, settings, paths, size in rows
-            ]
-            return KeptByCaches(first, int(others[0]), int(others[1]))
-
-        return await self._database.scan(kept)
-
-    async def page(self, after: CacheName | None, limit: int) -> Sequence[CacheRow]:
+    @reads
+    def page(self, after: CacheName | None, limit: int) -> Transaction[Sequence[CacheRow]]:
         """As in `Caches`."""
+        return [_row(row) for row in (yield from ask(_PAGE, after or "", limit))]
 
-        def page() -> Transaction[list[CacheRow]]:
-            return [_row(row) for row in (yield from ask(_PAGE, after or "", limit))]
-
-        return await self._database.read(page)
-
-    async def create(self, name: CacheName, settings: CacheSettings, *, declared: bool, now: Timestamp) -> CacheRow:
+    @writes(Topic.ACCESS)
+    def create(
+        self, name: CacheName, settings: CacheSettings, *, declared: bool, now: Timestamp
+    ) -> Transaction[CacheRow]:
         """As in `Caches`."""
+        if (yield from ask_one(_FIND, name)) is not None:
+            raise CacheExists(f"there is a cache {name} already")
+        return _row((yield from ask_row(_CREATE, name, _text(settings), int(declared), now)))
 
-        def create() -> Transaction[CacheRow]:
-            if (yield from ask_one(_FIND, name)) is not None:
-                raise CacheExists(f"there is a cache {name} already")
-            row = yield from ask_one(_CREATE, name, _text(settings), int(declared), now)
-            assert row is not None
-            return _row(row)
-
-        return await self._database.write(create, Topic.ACCESS)
-
-    async def configure(self, name: CacheName, settings: CacheSettings, *, declared: bool) -> CacheRow | None:
+    @writes(Topic.ACCESS)
+    def configure(self, name: CacheName, settings: CacheSettings, *, declared: bool) -> Transaction[CacheRow | None]:
         """As in `Caches`."""
+        return _parse((yield from ask_one(_CONFIGURE, name, _text(settings), int(declared))))
 
-        def configure() -> Transaction[CacheRow | None]:
-            return _parse((yield from ask_one(_CONFIGURE, name, _text(settings), int(declared))))
-
-        return await self._database.write(configure, Topic.ACCESS)
-
-    async def change(self, name: CacheName, changes: Mapping[str, Any]) -> CacheRow | None:
+    @writes(Topic.ACCESS)
+    def change(self, name: CacheName, changes: Mapping[str, Any]) -> Transaction[CacheRow | None]:
         """As in `Caches`."""
+        row = _parse((yield from ask_one(_FIND, name)))
+        if row is None or row.declared:
+            return None
+        settings = replace(row.settings, **changes)
+        return _parse((yield from ask_one(_CONFIGURE, name, _text(settings), int(row.declared))))
 
-        def change() -> Transaction[CacheRow | None]:
-            row = _parse((yield from ask_one(_FIND, name)))
-            if row is None or row.declared:
-                return None
-            settings = replace(row.settings, **changes)
-            return _parse((yield from ask_one(_CONFIGURE, name, _text(settings), int(row.declared))))
-
-        return await self._database.write(change, Topic.ACCESS)
-
-    async def delete(self, name: CacheName, *, now: Timestamp) -> bool:
+    @writes(Topic.ACCESS, Topic.OBJECTS, Topic.REMOVALS)
+    def delete(self, name: CacheName, *, now: Timestamp) -> Transaction[bool]:
         """As in `Caches`."""
-
-        def delete() -> Transaction[bool]:
-            row = yield from ask_one(_DELETE, name, now)
-            if row is None:
-                return False
-            # Nothing keeps anything in it from now on.
-            for statement in _KEEP_NOTHING:
-                yield from ask(statement, row[0])
-            return True
-
-        return await self._database.write(delete, Topic.ACCESS, Topic.OBJECTS, Topic.REMOVALS)
+        row = yield from ask_one(_DELETE, name, now)
+        if row is None:
+            return False
+        # Nothing keeps anything in it from now on.
+        for statement in _KEEP_NOTHING:
+            yield from ask(statement, row[0])
+        return True
 
 
 def _text(settings: CacheSettings) -> str:

@@ -8,27 +8,22 @@ from harmonia_py.catalog.nars import NarFile
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.database.chunks import CHUNK_IDS, use_chunks
 from harmonia_py.database.object_rows import take_from_garbage
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask_for_each
+from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask_for_each, scans, writes
 from harmonia_py.database.uploads import receive_file
 
 _PACKS_AT: Final = "select blob_key from packs where blob_key in ($list)"
 
 
-class SqlChunkRebuilding:
+class SqlChunkRebuilding(Transactions):
     """`ChunkRebuilding` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def unnamed_packs(self, keys: Collection[str]) -> Collection[str]:
+    @scans
+    def unnamed_packs(self, keys: Collection[str]) -> Transaction[Collection[str]]:
         """As in `ChunkRebuilding`."""
+        return set(keys) - {row[0] for row in (yield from ask_for_each(_PACKS_AT, sorted(keys)))}
 
-        def unnamed() -> Transaction[set[str]]:
-            return set(keys) - {row[0] for row in (yield from ask_for_each(_PACKS_AT, sorted(keys)))}
-
-        return await self._database.scan(unnamed)
-
-    async def received(
+    @writes(Topic.OBJECTS)
+    def received(
         self,
         cache: CacheId,
         session: str,
@@ -37,16 +32,12 @@ class SqlChunkRebuilding:
         *,
         findings: str,
         now: Timestamp,
-    ) -> bool:
+    ) -> Transaction[bool]:
         """As in `ChunkRebuilding`."""
-
-        def received() -> Transaction[bool]:
-            ids = {row[0] for row in (yield from ask_for_each(CHUNK_IDS, sorted(chunks)))}
-            if len(ids) != len(set(chunks)):
-                return False
-            yield from take_from_garbage(file.blob_key)
-            yield from receive_file(cache, session, file, findings, now)
-            yield from use_chunks(file, ids, file.file_size)
-            return True
-
-        return await self._database.write(received, Topic.OBJECTS)
+        ids = {row[0] for row in (yield from ask_for_each(CHUNK_IDS, sorted(chunks)))}
+        if len(ids) != len(set(chunks)):
+            return False
+        yield from take_from_garbage(file.blob_key)
+        yield from receive_file(cache, session, file, findings, now)
+        yield from use_chunks(file, ids, file.file_size)
+        return True

@@ -8,7 +8,7 @@ from harmonia_py.chunks.catalog import DuePlace
 from harmonia_py.chunks.work import ChunkFigures, LastLook
 from harmonia_py.database.progress import note, noted
 from harmonia_py.database.totals import chunk_figures, correct_chunk_totals, wrong_chunk_totals
-from harmonia_py.database.transaction import Database, ask_one
+from harmonia_py.database.transaction import Transaction, Transactions, ask_number, ask_row, reads, scans, writes
 
 _WAITING: Final = """
     select count(*) from (
@@ -31,21 +31,19 @@ _SET_ASIDE: Final = "select coalesce(sum(size), 0), coalesce(sum(used_size), 0) 
 _JOB: Final = "deduplication"
 
 
-class SqlChunkWork:
+class SqlChunkWork(Transactions):
     """`ChunkWork` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def figures(self) -> ChunkFigures:
+    @reads
+    def figures(self) -> Transaction[ChunkFigures]:
         """As in `ChunkWork`."""
-        return await self._database.read(chunk_figures)
+        return chunk_figures()
 
-    async def set_aside(self, now: Timestamp) -> tuple[int, int]:
+    @reads
+    def set_aside(self, now: Timestamp) -> Transaction[tuple[int, int]]:
         """As in `ChunkWork`."""
-        row = await self._database.read(lambda: ask_one(_SET_ASIDE, now))
-        assert row is not None
-        return int(row[0]), int(row[1])
+        size, used_size = yield from ask_row(_SET_ASIDE, now)
+        return int(size), int(used_size)
 
     async def count_anew(self) -> None:
         """As in `ChunkWork`."""
@@ -53,27 +51,27 @@ class SqlChunkWork:
         if await self._database.scan(wrong_chunk_totals):
             await self._database.write(correct_chunk_totals, durable=False)
 
-    async def waiting(self, cache: CacheId, unused_since: Timestamp, after: DuePlace | None, limit: int) -> int:
+    @scans
+    def waiting(self, cache: CacheId, unused_since: Timestamp, after: DuePlace | None, limit: int) -> Transaction[int]:
         """As in `ChunkWork`."""
-        return await self._number(_WAITING, cache, unused_since, *(after or (Timestamp(-1), "")), limit)
+        return ask_number(_WAITING, cache, unused_since, *(after or (Timestamp(-1), "")), limit)
 
-    async def condemned(self) -> int:
+    @scans
+    def condemned(self) -> Transaction[int]:
         """As in `ChunkWork`."""
-        return await self._number(_CONDEMNED)
+        return ask_number(_CONDEMNED)
 
-    async def chunked(self, cache: CacheId) -> int:
+    @scans
+    def chunked(self, cache: CacheId) -> Transaction[int]:
         """As in `ChunkWork`."""
-        return await self._number(_CHUNKED, cache)
+        return ask_number(_CHUNKED, cache)
 
-    async def _number(self, statement: str, *values: str | int) -> int:
-        row = await self._database.scan(lambda: ask_one(statement, *values))
-        assert row is not None
-        return int(row[0])
-
-    async def note(self, look: LastLook) -> None:
+    @writes(durable=False)
+    def note(self, look: LastLook) -> Transaction[None]:
         """As in `ChunkWork`."""
-        await self._database.write(lambda: note(_JOB, look), durable=False)
+        yield from note(_JOB, look)
 
-    async def last(self) -> LastLook | None:
+    @reads
+    def last(self) -> Transaction[LastLook | None]:
         """As in `ChunkWork`."""
-        return await self._database.read(lambda: noted(_JOB, LastLook))
+        return noted(_JOB, LastLook)

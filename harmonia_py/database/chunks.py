@@ -12,7 +12,20 @@ from harmonia_py.database.closures import renew_static
 from harmonia_py.database.nars import FILES, keep_file
 from harmonia_py.database.object_rows import digits, drop_unused_files, list_as_garbage, nar_file, take_from_garbage
 from harmonia_py.database.totals import add_chunked, add_pack, add_used, resize_objects
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.transaction import (
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    ask_many,
+    ask_number,
+    ask_one,
+    ask_row,
+    reads,
+    scans,
+    writes,
+)
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart, StorePath
 
@@ -125,79 +138,65 @@ _NO_PACK: Final = "delete from packs where id = $1"
 _NOT_BEFORE: Final = "update garbage set not_before_s = $2 where blob_key = $1 and not_before_s < $2"
 
 
-class SqlChunks:
+class SqlChunks(Transactions):
     """`Chunks` and `Packs` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def due(
+    @scans
+    def due(
         self, cache: CacheId, caches: Collection[CacheId], unused_since: Timestamp, after: DuePlace | None, limit: int
-    ) -> Due:
+    ) -> Transaction[Due]:
         """As in `Chunks`."""
         # Numbers, which need no quoting; their list is as long as the configuration says.
         whole = _WHOLE.replace("$caches", ", ".join(str(int(one)) for one in sorted(caches)))
         # The URL of what an upstream has says that it is bare, and clients remember it.
         compression = "zstd" if cache == MIRROR else "none"
         place = after or (Timestamp(-1), "")
+        rows = yield from ask(_NEXT, cache, unused_since, *place, limit)
+        hash_parts = {file_hash: _hash_parts(own, references) for _, own, file_hash, references in rows}
+        files = yield from ask_for_each(whole, sorted(hash_parts), unused_since, compression)
+        found = {row[0]: DueFile(nar_file(row), hash_parts[row[0]]) for row in files}
+        last = (Timestamp(rows[-1][0]), rows[-1][1]) if rows else after
+        return Due([found[file] for file in hash_parts if file in found], last, len(rows) < limit)
 
-        def due() -> Transaction[Due]:
-            rows = yield from ask(_NEXT, cache, unused_since, *place, limit)
-            hash_parts = {file_hash: _hash_parts(own, references) for _, own, file_hash, references in rows}
-            files = yield from ask_for_each(whole, sorted(hash_parts), unused_since, compression)
-            found = {row[0]: DueFile(nar_file(row), hash_parts[row[0]]) for row in files}
-            last = (Timestamp(rows[-1][0]), rows[-1][1]) if rows else after
-            return Due([found[file] for file in hash_parts if file in found], last, len(rows) < limit)
-
-        return await self._database.scan(due)
-
-    async def known(self, chunks: Collection[ChunkHash]) -> Mapping[ChunkHash, int]:
+    @scans
+    def known(self, chunks: Collection[ChunkHash]) -> Transaction[Mapping[ChunkHash, int]]:
         """As in `Chunks`."""
+        rows = yield from ask_for_each(_KNOWN, sorted(chunks))
+        return {ChunkHash(bytes(chunk)): size for chunk, size in rows}
 
-        def known() -> Transaction[dict[ChunkHash, int]]:
-            rows = yield from ask_for_each(_KNOWN, sorted(chunks))
-            return {ChunkHash(bytes(chunk)): size for chunk, size in rows}
-
-        return await self._database.scan(known)
-
-    async def places(self, chunks: Collection[ChunkHash]) -> Mapping[ChunkHash, Place]:
+    @reads
+    def places(self, chunks: Collection[ChunkHash]) -> Transaction[Mapping[ChunkHash, Place]]:
         """As in `Chunks`."""
-        return await self._database.read(lambda: _places(chunks))
+        return _places(chunks)
 
-    async def scan_places(self, chunks: Collection[ChunkHash]) -> Mapping[ChunkHash, Place]:
+    @scans
+    def scan_places(self, chunks: Collection[ChunkHash]) -> Transaction[Mapping[ChunkHash, Place]]:
         """As in `Chunks`."""
-        return await self._database.scan(lambda: _places(chunks))
+        return _places(chunks)
 
-    async def replace(self, file: Hash, made: NarFile, chunks: Collection[ChunkHash], *, now: Timestamp) -> bool:
+    @writes(Topic.OBJECTS, Topic.REMOVALS)
+    def replace(self, file: Hash, made: NarFile, chunks: Collection[ChunkHash], *, now: Timestamp) -> Transaction[bool]:
         """As in `Chunks`."""
-        return await self._database.write(
-            lambda: _replace(digits(file), made, sorted(chunks), now), Topic.OBJECTS, Topic.REMOVALS
-        )
+        return _replace(digits(file), made, sorted(chunks), now)
 
-    async def lose(self, chunk: ChunkHash, *, with_pack: bool, now: Timestamp) -> Sequence[NarFile]:
+    @writes()
+    def lose(self, chunk: ChunkHash, *, with_pack: bool, now: Timestamp) -> Transaction[Sequence[NarFile]]:
         """As in `Chunks`."""
+        yield from ask(_LOSE_PACK if with_pack else _LOSE, chunk, now)
+        files = yield from ask(_FILES_OF_PACK if with_pack else _FILES_OF, chunk, _FILES_TOLD)
+        return [nar_file(row) for row in files]
 
-        def lose() -> Transaction[list[NarFile]]:
-            yield from ask(_LOSE_PACK if with_pack else _LOSE, chunk, now)
-            files = yield from ask(_FILES_OF_PACK if with_pack else _FILES_OF, chunk, _FILES_TOLD)
-            return [nar_file(row) for row in files]
-
-        return await self._database.write(lose)
-
-    async def add(self, key: str, size: int, chunks: Sequence[PackedChunk], *, now: Timestamp) -> None:
+    @writes()
+    def add(self, key: str, size: int, chunks: Sequence[PackedChunk], *, now: Timestamp) -> Transaction[None]:
         """As in `Packs`."""
-
-        def add() -> Transaction[None]:
-            yield from take_from_garbage(key)
-            yield from ask_for_each(_LOOK_AT_FORMER, [one.chunk for one in chunks], now)
-            pack, first = (yield from _number(_NEXT_PACK)), (yield from _number(_NEXT_CHUNK))
-            used_size = sum(one.size for one in chunks)
-            yield from ask(_PACK, pack, key, size, now, used_size)
-            yield from add_pack(size, used_size)
-            rows = [(number, one.chunk, one.size, pack, one.offset) for number, one in enumerate(chunks, start=first)]
-            yield from ask_many(_CHUNK, rows)
-
-        await self._database.write(add)
+        yield from take_from_garbage(key)
+        yield from ask_for_each(_LOOK_AT_FORMER, [one.chunk for one in chunks], now)
+        pack, first = (yield from ask_number(_NEXT_PACK)), (yield from ask_number(_NEXT_CHUNK))
+        used_size = sum(one.size for one in chunks)
+        yield from ask(_PACK, pack, key, size, now, used_size)
+        yield from add_pack(size, used_size)
+        rows = [(number, one.chunk, one.size, pack, one.offset) for number, one in enumerate(chunks, start=first)]
+        yield from ask_many(_CHUNK, rows)
 
     async def drop_uses(self, limit: int, *, now: Timestamp) -> int:
         """As in `Packs`."""
@@ -223,50 +222,41 @@ class SqlChunks:
 
         return await self._database.write(drop, durable=False)
 
-    async def to_look_at(self, limit: int, *, now: Timestamp) -> Sequence[Pack]:
+    @scans
+    def to_look_at(self, limit: int, *, now: Timestamp) -> Transaction[Sequence[Pack]]:
         """As in `Packs`."""
+        found = []
+        due = yield from ask(_TO_LOOK_AT, now, limit)
+        if len(due) < limit:
+            due = [*due, *(yield from ask(_TO_COUNT, limit - len(due)))]
+        for number, key, size, used_size in due:
+            rows = yield from ask(_CHUNKS_IN, number)
+            chunks = tuple(PackedChunk(ChunkHash(bytes(one)), at, length, bool(u)) for one, at, length, u in rows)
+            found.append(Pack(key, size, chunks, used_size))
+        return found
 
-        def look() -> Transaction[list[Pack]]:
-            found = []
-            due = yield from ask(_TO_LOOK_AT, now, limit)
-            if len(due) < limit:
-                due = [*due, *(yield from ask(_TO_COUNT, limit - len(due)))]
-            for number, key, size, used_size in due:
-                rows = yield from ask(_CHUNKS_IN, number)
-                chunks = tuple(PackedChunk(ChunkHash(bytes(one)), at, length, bool(u)) for one, at, length, u in rows)
-                found.append(Pack(key, size, chunks, used_size))
-            return found
-
-        return await self._database.scan(look)
-
-    async def keep(self, key: str, used_size: int, *, look_at: Timestamp | None = None) -> None:
+    @writes(durable=False)
+    def keep(self, key: str, used_size: int, *, look_at: Timestamp | None = None) -> Transaction[None]:
         """As in `Packs`."""
+        row = yield from ask_one(_PACK_AT, key)
+        if row is not None:
+            yield from ask(_STAYS, row[0], used_size, look_at)
+            yield from add_used(used_size - row[2])
 
-        def keep() -> Transaction[None]:
+    @writes()
+    def move(self, old: Collection[str], *, now: Timestamp, garbage_from: Timestamp) -> Transaction[None]:
+        """As in `Packs`."""
+        for key in sorted(old):
             row = yield from ask_one(_PACK_AT, key)
-            if row is not None:
-                yield from ask(_STAYS, row[0], used_size, look_at)
-                yield from add_used(used_size - row[2])
-
-        await self._database.write(keep, durable=False)
-
-    async def move(self, old: Collection[str], *, now: Timestamp, garbage_from: Timestamp) -> None:
-        """As in `Packs`."""
-
-        def move() -> Transaction[None]:
-            for key in sorted(old):
-                row = yield from ask_one(_PACK_AT, key)
-                if row is None:
-                    continue
-                yield from ask(_UNUSED_IN, row[0])
-                if (yield from ask_one(_ANY_IN, row[0])) is not None:
-                    continue
-                yield from ask(_NO_PACK, row[0])
-                yield from add_pack(row[1], row[2], sign=-1)
-                yield from list_as_garbage([key], now)
-                yield from ask(_NOT_BEFORE, key, garbage_from)
-
-        await self._database.write(move)
+            if row is None:
+                continue
+            yield from ask(_UNUSED_IN, row[0])
+            if (yield from ask_one(_ANY_IN, row[0])) is not None:
+                continue
+            yield from ask(_NO_PACK, row[0])
+            yield from add_pack(row[1], row[2], sign=-1)
+            yield from list_as_garbage([key], now)
+            yield from ask(_NOT_BEFORE, key, garbage_from)
 
 
 def _places(chunks: Collection[ChunkHash]) -> Transaction[dict[ChunkHash, Place]]:
@@ -304,19 +294,12 @@ def use_chunks(made: NarFile, chunks: Collection[int], former_size: int) -> Tran
     `former_size` is what it took before.
     """
     made_hash = digits(made.file_hash)
-    kept = yield from ask_one(_KEPT_AT, made_hash)
-    assert kept is not None
-    if kept[0] == made.blob_key and (yield from ask_one(_HAS_RECIPE, made_hash)) is None:
-        recipe = yield from _number(_NEXT_RECIPE)
+    (kept_at,) = yield from ask_row(_KEPT_AT, made_hash)
+    if kept_at == made.blob_key and (yield from ask_one(_HAS_RECIPE, made_hash)) is None:
+        recipe = yield from ask_number(_NEXT_RECIPE)
         yield from ask(_RECIPE, recipe, made_hash, former_size)
         yield from add_chunked([(former_size, made.file_size)])
         yield from ask_many(_USE, [(number, recipe) for number in sorted(chunks)])
-
-
-def _number(statement: str) -> Transaction[int]:
-    row = yield from ask_one(statement)
-    assert row is not None
-    return int(row[0])
 
 
 def _hash_parts(own: str, references: str) -> tuple[HashPart, ...]:

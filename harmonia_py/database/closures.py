@@ -12,7 +12,7 @@ from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.database.object_rows import READABLE, digits, revive
 from harmonia_py.database.totals import move_objects
-from harmonia_py.database.transaction import Statement, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.transaction import Statement, Transaction, ask, ask_for_each, ask_many, ask_number, ask_one
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
 
@@ -139,9 +139,8 @@ def _restore(cache: CacheId, candidates: Collection[str], now: Timestamp) -> Tra
         ready: dict[str, int] = dict((yield from ask_for_each(_READY, sorted(candidates), cache)))
         for hash_part, waited in sorted(ready.items()):
             if waited:
-                row = yield from ask_one(_PUBLISH, cache, hash_part, now)
-                assert row is not None
-                yield from move_objects(cache, ObjectState.WAITING, ObjectState.PUBLISHED, [row[0]])
+                size = yield from ask_number(_PUBLISH, cache, hash_part, now)
+                yield from move_objects(cache, ObjectState.WAITING, ObjectState.PUBLISHED, [size])
                 yield from settle_published(cache, HashPart(hash_part), now)
             else:
                 yield from ask(_MEND, cache, hash_part)

@@ -11,7 +11,21 @@ from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.database.keeping import IS_LEASED, IS_PINNED, IS_REFERENCED, REFERRER, REVISION_KEEPS
 from harmonia_py.database.removing import remove
 from harmonia_py.database.totals import move_objects
-from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.transaction import (
+    Database,
+    Row,
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    ask_many,
+    ask_one,
+    ask_row,
+    reads,
+    scans,
+    writes,
+)
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.runtime.bounded import Bounded
 
@@ -82,40 +96,37 @@ _INVENTORY: Final = f"""
 _AGE: Final = "update objects set aged_from_s = $3 where cache_id = $1 and hash_part = $2 and aged_from_s < $3"
 
 
-class SqlCollection:
+class SqlCollection(Transactions):
     """`Collection` in rows of the catalog."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._seen: Bounded[tuple[CacheId, str], str] = Bounded(_SEEN)
 
-    async def scopes(self, after: CacheId | None, limit: int) -> Sequence[Scope]:
+    @reads
+    def scopes(self, after: CacheId | None, limit: int) -> Transaction[Sequence[Scope]]:
         """As in `Collection`."""
+        return [
+            Scope(
+                cache=CacheId(number),
+                settings=msgspec.json.decode(settings, type=CacheSettings),
+                deleted=deleted is not None,
+            )
+            for number, settings, deleted in (yield from ask(_SCOPES, after or 0, limit))
+        ]
 
-        def scopes() -> Transaction[list[Scope]]:
-            return [
-                Scope(
-                    cache=CacheId(number),
-                    settings=msgspec.json.decode(settings, type=CacheSettings),
-                    deleted=deleted is not None,
-                )
-                for number, settings, deleted in (yield from ask(_SCOPES, after or 0, limit))
-            ]
-
-        return await self._database.read(scopes)
-
-    async def candidates(
+    @scans
+    def candidates(
         self, cache: CacheId, after: tuple[Timestamp, HashPart] | None, limit: int, *, now: Timestamp
-    ) -> Sequence[Candidate]:
+    ) -> Transaction[Sequence[Candidate]]:
         """As in `Collection`."""
         aged_from, hash_part = after or (-1, "")
+        return [_candidate(row) for row in (yield from ask(_OLDEST, cache, now, aged_from, hash_part, limit))]
 
-        def candidates() -> Transaction[list[Candidate]]:
-            return [_candidate(row) for row in (yield from ask(_OLDEST, cache, now, aged_from, hash_part, limit))]
-
-        return await self._database.scan(candidates)
-
-    async def condemn(
+    # A ready answer does not tell the catalog of its use: no condemned object may be in one. The transaction need
+    # not be durable: after a power cut objects are condemned again.
+    @writes(Topic.OBJECTS, Topic.REMOVALS, durable=False)
+    def condemn(
         self,
         cache: CacheId,
         hash_parts: Collection[HashPart],
@@ -123,31 +134,26 @@ class SqlCollection:
         *,
         unused_since: Timestamp,
         now: Timestamp,
-    ) -> Condemned:
+    ) -> Transaction[Condemned]:
         """As in `Collection`."""
+        these = sorted(hash_parts)
+        rows = yield from ask_for_each(_CONDEMN, these, cache, now, reason.value, unused_since)
+        yield from move_objects(cache, ObjectState.PUBLISHED, ObjectState.CONDEMNED, [row[1] for row in rows])
+        condemned = sorted(row[0] for row in rows)
+        references = {row[0] for row in (yield from ask_for_each(_NEXT, condemned, cache))}
+        unkept = yield from self._unreferenced(cache, references)
+        following = yield from ask_for_each(_THESE, unkept, cache, now)
+        return Condemned(
+            objects=frozenset(map(HashPart, condemned)),
+            size=sum(row[1] for row in rows),
+            next=tuple(map(_candidate, dict.fromkeys(following))),
+        )
 
-        def condemn() -> Transaction[Condemned]:
-            these = sorted(hash_parts)
-            rows = yield from ask_for_each(_CONDEMN, these, cache, now, reason.value, unused_since)
-            yield from move_objects(cache, ObjectState.PUBLISHED, ObjectState.CONDEMNED, [row[1] for row in rows])
-            condemned = sorted(row[0] for row in rows)
-            references = {row[0] for row in (yield from ask_for_each(_NEXT, condemned, cache))}
-            unkept = yield from self._unreferenced(cache, references)
-            following = yield from ask_for_each(_THESE, unkept, cache, now)
-            return Condemned(
-                objects=frozenset(map(HashPart, condemned)),
-                size=sum(row[1] for row in rows),
-                next=tuple(map(_candidate, dict.fromkeys(following))),
-            )
-
-        # A ready answer does not tell the catalog of its use: no condemned object may be in one. The transaction need
-        # not be durable: after a power cut objects are condemned again.
-        return await self._database.write(condemn, Topic.OBJECTS, Topic.REMOVALS, durable=False)
-
-    async def age(self, cache: CacheId, aged_from: Mapping[HashPart, Timestamp]) -> None:
+    @writes(durable=False)
+    def age(self, cache: CacheId, aged_from: Mapping[HashPart, Timestamp]) -> Transaction[None]:
         """As in `Collection`."""
         rows = [(cache, hash_part, at) for hash_part, at in sorted(aged_from.items())]
-        await self._database.write(lambda: ask_many(_AGE, rows), durable=False)
+        yield from ask_many(_AGE, rows)
 
     async def remove(self, cache: CacheId, condemned_before: Timestamp, limit: int, *, now: Timestamp) -> Removed:
         """As in `Collection`."""
@@ -158,40 +164,34 @@ class SqlCollection:
             lambda: remove(cache, condemned_before, limit, now), Topic.OBJECTS, Topic.REMOVALS, durable=False
         )
 
-    async def condemned(
+    @scans
+    def condemned(
         self, cache: CacheId, after: tuple[Timestamp, int, HashPart] | None, limit: int
-    ) -> Sequence[CondemnedObject]:
+    ) -> Transaction[Sequence[CondemnedObject]]:
         """As in `Survey`."""
         place = after or (-1, 0, "")
+        return [
+            CondemnedObject(
+                path=StorePath(f"{hash_part}-{name}"),
+                size=size,
+                reason=Reason(reason),
+                since=Timestamp(since),
+                rank=rank,
+                used=Timestamp(used),
+            )
+            for hash_part, name, size, reason, since, rank, used in (yield from ask(_CONDEMNED, cache, *place, limit))
+        ]
 
-        def condemned() -> Transaction[list[CondemnedObject]]:
-            return [
-                CondemnedObject(
-                    path=StorePath(f"{hash_part}-{name}"),
-                    size=size,
-                    reason=Reason(reason),
-                    since=Timestamp(since),
-                    rank=rank,
-                    used=Timestamp(used),
-                )
-                for hash_part, name, size, reason, since, rank, used in (
-                    yield from ask(_CONDEMNED, cache, *place, limit)
-                )
-            ]
-
-        return await self._database.scan(condemned)
-
-    async def closure_size(self, cache: CacheId, hash_part: HashPart) -> tuple[int, int]:
+    @scans
+    def closure_size(self, cache: CacheId, hash_part: HashPart) -> Transaction[tuple[int, int]]:
         """As in `Survey`."""
-        row = await self._database.scan(lambda: ask_one(_CLOSURE_SIZE, cache, hash_part))
-        assert row is not None
-        return int(row[0]), int(row[1])
+        count, size = yield from ask_row(_CLOSURE_SIZE, cache, hash_part)
+        return int(count), int(size)
 
-    async def inventory(self, *, now: Timestamp) -> Inventory:
+    @scans
+    def inventory(self, *, now: Timestamp) -> Transaction[Inventory]:
         """As in `Survey`."""
-        row = await self._database.scan(lambda: ask_one(_INVENTORY, now))
-        assert row is not None
-        pins, pinned, garbage = row
+        pins, pinned, garbage = yield from ask_row(_INVENTORY, now)
         return Inventory(pins=pins, pinned=pinned, garbage=garbage)
 
     def _unreferenced(self, cache: CacheId, references: Collection[str]) -> Transaction[list[str]]:

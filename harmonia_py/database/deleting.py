@@ -7,7 +7,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.deletion import Deleted, Obstacle
 from harmonia_py.database.keeping import PINS_OF, SESSIONS_OF
 from harmonia_py.database.removing import forget_objects, note_removals
-from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_for_each
+from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_for_each, writes
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 # Referrers that are named to the person who wants to delete the path that they reference.
@@ -29,13 +29,11 @@ _REFERENCES: Final = """
 """
 
 
-class SqlDeletions:
+class SqlDeletions(Transactions):
     """`Deletions` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def delete(
+    @writes(Topic.OBJECTS, Topic.REMOVALS)
+    def delete(
         self,
         cache: CacheId,
         hash_parts: Collection[HashPart],
@@ -43,30 +41,26 @@ class SqlDeletions:
         deleted_by: str,
         despite_pushes: bool = False,
         now: Timestamp,
-    ) -> Deleted:
+    ) -> Transaction[Deleted]:
         """As in `Deletions`."""
-
-        def delete() -> Transaction[Deleted]:
-            rows: list[Row] = []
-            obstacles: list[Obstacle] = []
-            for row in dict.fromkeys((yield from ask_for_each(_THESE, sorted(hash_parts), cache))):
-                obstacle = yield from _obstacle(cache, _path(row[0], row[1]), now, despite_pushes=despite_pushes)
-                if obstacle is None:
-                    rows.append(row)
-                else:
-                    obstacles.append(obstacle)
-            going = [row[0] for row in rows]
-            references = yield from ask_for_each(_REFERENCES, going, cache)
-            yield from note_removals(cache, going, now, principal=deleted_by, action="delete")
-            yield from forget_objects(cache, [(row[0], row[2]) for row in rows], now)
-            return Deleted(
-                paths=tuple(_path(row[0], row[1]) for row in rows),
-                size=sum(row[3] for row in rows),
-                obstacles=tuple(obstacles),
-                references=frozenset(HashPart(row[0]) for row in references),
-            )
-
-        return await self._database.write(delete, Topic.OBJECTS, Topic.REMOVALS)
+        rows: list[Row] = []
+        obstacles: list[Obstacle] = []
+        for row in dict.fromkeys((yield from ask_for_each(_THESE, sorted(hash_parts), cache))):
+            obstacle = yield from _obstacle(cache, _path(row[0], row[1]), now, despite_pushes=despite_pushes)
+            if obstacle is None:
+                rows.append(row)
+            else:
+                obstacles.append(obstacle)
+        going = [row[0] for row in rows]
+        references = yield from ask_for_each(_REFERENCES, going, cache)
+        yield from note_removals(cache, going, now, principal=deleted_by, action="delete")
+        yield from forget_objects(cache, [(row[0], row[2]) for row in rows], now)
+        return Deleted(
+            paths=tuple(_path(row[0], row[1]) for row in rows),
+            size=sum(row[3] for row in rows),
+            obstacles=tuple(obstacles),
+            references=frozenset(HashPart(row[0]) for row in references),
+        )
 
 
 def _obstacle(cache: CacheId, path: StorePath, now: Timestamp, *, despite_pushes: bool) -> Transaction[Obstacle | None]:

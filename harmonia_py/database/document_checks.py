@@ -9,7 +9,7 @@ from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.database.object_rows import list_as_garbage
 from harmonia_py.database.progress import note, noted
-from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_number, scans, writes
 
 _COUNT: Final = "select count(*) from documents where blob_key is not null"
 _FOLLOWING: Final = """
@@ -31,45 +31,36 @@ _BEGIN: Final = (0, "", "")
 _NANOSECONDS: Final = 1_000_000_000
 
 
-class SqlDocumentChecks:
+class SqlDocumentChecks(Transactions):
     """`DocumentChecks` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def count(self) -> int:
+    @scans
+    def count(self) -> Transaction[int]:
         """As in `DocumentChecks`."""
-        row = await self._database.scan(lambda: ask_one(_COUNT))
-        assert row is not None
-        return int(row[0])
+        return ask_number(_COUNT)
 
-    async def due(self, limit: int) -> Sequence[CacheDocument]:
+    @scans
+    def due(self, limit: int) -> Transaction[Sequence[CacheDocument]]:
         """As in `DocumentChecks`."""
+        place = yield from noted(_JOB, tuple[int, str, str])
+        return (yield from following(place or _BEGIN, limit))
 
-        def due() -> Transaction[list[CacheDocument]]:
-            place = yield from noted(_JOB, tuple[int, str, str])
-            return (yield from following(place or _BEGIN, limit))
-
-        return await self._database.scan(due)
-
-    async def passed(self, last: CacheDocument | None) -> None:
+    @writes(durable=False)
+    def passed(self, last: CacheDocument | None) -> Transaction[None]:
         """As in `DocumentChecks`."""
         place = _BEGIN if last is None else key_of(last)
-        await self._database.write(lambda: note(_JOB, place), durable=False)
+        yield from note(_JOB, place)
 
-    async def drop(self, document: CacheDocument, reason: str, *, now: Timestamp) -> bool:
+    @writes(Topic.OBJECTS, Topic.REMOVALS)
+    def drop(self, document: CacheDocument, reason: str, *, now: Timestamp) -> Transaction[bool]:
         """As in `DocumentChecks`."""
         one = document.document
-
-        def drop() -> Transaction[bool]:
-            if not (yield from ask(_DROP, *key_of(document), one.blob_key, one.size, document.received)):
-                return False
-            detail = json.dumps({"reason": reason})
-            yield from ask(_NOTE, document.cache, now * _NANOSECONDS, one.blob_key, detail)
-            yield from list_as_garbage([one.blob_key], now)
-            return True
-
-        return await self._database.write(drop, Topic.OBJECTS, Topic.REMOVALS)
+        if not (yield from ask(_DROP, *key_of(document), one.blob_key, one.size, document.received)):
+            return False
+        detail = json.dumps({"reason": reason})
+        yield from ask(_NOTE, document.cache, now * _NANOSECONDS, one.blob_key, detail)
+        yield from list_as_garbage([one.blob_key], now)
+        return True
 
 
 def following(place: Sequence[int | str], limit: int) -> Transaction[list[CacheDocument]]:

@@ -6,7 +6,7 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.database.object_rows import READABLE
-from harmonia_py.database.transaction import Database, Transaction, ask
+from harmonia_py.database.transaction import Transaction, Transactions, ask, scans
 
 _PAGE: Final = f"""
     select d.kind, d.name, d.size, d.blob_key, d.body from documents d
@@ -18,26 +18,20 @@ _PAGE: Final = f"""
 """
 
 
-class SqlDocuments:
+class SqlDocuments(Transactions):
     """`DocumentIndex` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def page(self, cache: CacheId, after: Document | None, limit: int) -> Sequence[Document]:
+    @scans
+    def page(self, cache: CacheId, after: Document | None, limit: int) -> Transaction[Sequence[Document]]:
         """As in `DocumentIndex`."""
         key = ("", "") if after is None else (after.kind.value, after.name)
-
-        def page() -> Transaction[list[Document]]:
-            return [
-                Document(
-                    kind=DocumentKind(kind),
-                    name=name,
-                    size=size,
-                    blob_key=blob_key,
-                    body=None if body is None else bytes(body),
-                )
-                for kind, name, size, blob_key, body in (yield from ask(_PAGE, cache, *key, limit))
-            ]
-
-        return await self._database.scan(page)
+        return [
+            Document(
+                kind=DocumentKind(kind),
+                name=name,
+                size=size,
+                blob_key=blob_key,
+                body=None if body is None else bytes(body),
+            )
+            for kind, name, size, blob_key, body in (yield from ask(_PAGE, cache, *key, limit))
+        ]

@@ -11,7 +11,7 @@ from harmonia_py.database.nars import FILES, FINDINGS
 from harmonia_py.database.object_rows import READABLE, digits, nar_file
 from harmonia_py.database.objects import paths
 from harmonia_py.database.publishing import publish
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask_one
+from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask_one, reads, writes
 from harmonia_py.database.uploads import find_file
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
@@ -25,19 +25,18 @@ _PUBLISHED_FILE: Final = f"""
 """
 
 
-class SqlEvidence:
+class SqlEvidence(Transactions):
     """`EvidenceOf` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(
+    @reads
+    def find(
         self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: Callable[[str], Collection[HashPart]]
-    ) -> Evidence | None:
+    ) -> Transaction[Evidence | None]:
         """As in `EvidenceOf`."""
-        return await self._database.read(lambda: _find(cache, file_hash, info, in_question))
+        return _find(cache, file_hash, info, in_question)
 
-    async def publish(
+    @writes(Topic.OBJECTS)
+    def publish(
         self,
         cache: CacheId,
         file_hash: Hash,
@@ -46,15 +45,11 @@ class SqlEvidence:
         judge: Judge,
         *,
         now: Timestamp,
-    ) -> Published | None:
+    ) -> Transaction[Published | None]:
         """As in `EvidenceOf`."""
-
-        def find_and_publish() -> Transaction[Published | None]:
-            evidence = yield from _find(cache, file_hash, info, in_question, _LONGEST_FINDINGS)
-            publication = None if evidence is None else judge(evidence)
-            return None if publication is None else (yield from publish(publication, now))
-
-        return await self._database.write(find_and_publish, Topic.OBJECTS)
+        evidence = yield from _find(cache, file_hash, info, in_question, _LONGEST_FINDINGS)
+        publication = None if evidence is None else judge(evidence)
+        return None if publication is None else (yield from publish(publication, now))
 
 
 def _find(

@@ -7,7 +7,17 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.file_checks import DueFile, Health, QuarantinedFile
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.database.object_rows import digits, nar_file
-from harmonia_py.database.transaction import Database, Row, Transaction, ask, ask_many, ask_one
+from harmonia_py.database.transaction import (
+    Row,
+    Transaction,
+    Transactions,
+    ask,
+    ask_many,
+    ask_number,
+    ask_row,
+    scans,
+    writes,
+)
 from harmonia_py.nix.hashes import Hash
 
 # Enough to know what it is about.
@@ -37,60 +47,41 @@ _WRONG: Final = "select count(*) from nar_files where quarantined_s is not null"
 _HIDDEN: Final = "select count(*) from objects where broken_s is not null"
 
 
-class SqlFileChecks:
+class SqlFileChecks(Transactions):
     """`FileChecks` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def due(self, limit: int) -> Sequence[DueFile]:
+    @scans
+    def due(self, limit: int) -> Transaction[Sequence[DueFile]]:
         """As in `FileChecks`."""
+        return [DueFile(nar_file(row[:6]), Timestamp(row[6])) for row in (yield from ask(_DUE, limit))]
 
-        def due() -> Transaction[list[DueFile]]:
-            return [DueFile(nar_file(row[:6]), Timestamp(row[6])) for row in (yield from ask(_DUE, limit))]
-
-        return await self._database.scan(due)
-
-    async def passed(self, file_hashes: Collection[Hash], *, now: Timestamp) -> None:
+    @writes(durable=False)
+    def passed(self, file_hashes: Collection[Hash], *, now: Timestamp) -> Transaction[None]:
         """As in `FileChecks`."""
         rows = [(digits(file_hash), now) for file_hash in file_hashes]
-        await self._database.write(lambda: ask_many(_PASSED, rows), durable=False)
+        yield from ask_many(_PASSED, rows)
 
-    async def page(self, after: Hash | None, limit: int) -> Sequence[NarFile]:
+    @scans
+    def page(self, after: Hash | None, limit: int) -> Transaction[Sequence[NarFile]]:
         """As in `FileChecks`."""
+        return [nar_file(row) for row in (yield from ask(_PAGE, "" if after is None else digits(after), limit))]
 
-        def page() -> Transaction[list[NarFile]]:
-            return [nar_file(row) for row in (yield from ask(_PAGE, "" if after is None else digits(after), limit))]
-
-        return await self._database.scan(page)
-
-    async def quarantined(self, after: Hash | None, limit: int) -> Sequence[QuarantinedFile]:
+    @scans
+    def quarantined(self, after: Hash | None, limit: int) -> Transaction[Sequence[QuarantinedFile]]:
         """As in `FileChecks`."""
+        rows = yield from ask(_QUARANTINED, "" if after is None else digits(after), limit)
+        found = []
+        for row in rows:
+            objects = yield from ask(_OBJECTS, row[0], _OBJECTS_TOLD)
+            found.append(_quarantined(row, objects))
+        return found
 
-        def quarantined() -> Transaction[list[QuarantinedFile]]:
-            rows = yield from ask(_QUARANTINED, "" if after is None else digits(after), limit)
-            found = []
-            for row in rows:
-                objects = yield from ask(_OBJECTS, row[0], _OBJECTS_TOLD)
-                found.append(_quarantined(row, objects))
-            return found
-
-        return await self._database.scan(quarantined)
-
-    async def health(self) -> Health:
+    @scans
+    def health(self) -> Transaction[Health]:
         """As in `FileChecks`."""
-
-        def health() -> Transaction[Health]:
-            right = yield from ask_one(_RIGHT)
-            wrong = yield from ask_one(_WRONG)
-            hidden = yield from ask_one(_HIDDEN)
-            assert right is not None
-            assert wrong is not None
-            assert hidden is not None
-            oldest = None if right[2] is None else Timestamp(right[2])
-            return Health(right[0], int(right[1]), oldest, wrong[0], hidden[0])
-
-        return await self._database.scan(health)
+        files, size, oldest = yield from ask_row(_RIGHT)
+        wrong, hidden = (yield from ask_number(_WRONG)), (yield from ask_number(_HIDDEN))
+        return Health(files, int(size), None if oldest is None else Timestamp(oldest), wrong, hidden)
 
 
 def _quarantined(row: Row, objects: Sequence[Row]) -> QuarantinedFile:

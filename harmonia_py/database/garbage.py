@@ -6,7 +6,16 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.collection import Swept
 from harmonia_py.database.removing import LOOSE, drop_documents, sweep
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.transaction import (
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    ask_many,
+    ask_one,
+    writes,
+)
 
 _ANY_LOOSE: Final = f"{LOOSE} limit 1"
 _CLAIMED: Final = "select blob_key from garbage where not_before_s <= $1 order by not_before_s, blob_key limit $2"
@@ -17,15 +26,13 @@ _LISTED_ANEW: Final = "update garbage set claimed = 0 where blob_key in ($list) 
 _POSTPONE: Final = "update garbage set not_before_s = $2, claimed = 0 where blob_key = $1"
 
 
-class SqlGarbage:
+class SqlGarbage(Transactions):
     """`Garbage` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def sweep(self, limit: int, *, now: Timestamp) -> Swept:
+    @writes()
+    def sweep(self, limit: int, *, now: Timestamp) -> Transaction[Swept]:
         """As in `Garbage`."""
-        return await self._database.write(lambda: sweep(limit, now))
+        return sweep(limit, now)
 
     async def drop_documents(self, cache: CacheId, before: Timestamp, limit: int, *, now: Timestamp) -> int:
         """As in `Garbage`."""
@@ -33,25 +40,20 @@ class SqlGarbage:
             return 0
         return await self._database.write(lambda: drop_documents(cache, before, limit, now), Topic.REMOVALS)
 
-    async def claim(self, limit: int, *, now: Timestamp) -> Sequence[str]:
+    @writes()
+    def claim(self, limit: int, *, now: Timestamp) -> Transaction[Sequence[str]]:
         """As in `Garbage`."""
+        keys = [row[0] for row in (yield from ask(_CLAIMED, now, limit))]
+        yield from ask_for_each(_CLAIM, keys)
+        return keys
 
-        def claim() -> Transaction[list[str]]:
-            keys = [row[0] for row in (yield from ask(_CLAIMED, now, limit))]
-            yield from ask_for_each(_CLAIM, keys)
-            return keys
-
-        return await self._database.write(claim)
-
-    async def forget(self, blob_keys: Collection[str]) -> None:
+    @writes()
+    def forget(self, blob_keys: Collection[str]) -> Transaction[None]:
         """As in `Garbage`."""
+        yield from ask_for_each(_FORGET, sorted(blob_keys))
+        yield from ask_for_each(_LISTED_ANEW, sorted(blob_keys))
 
-        def forget() -> Transaction[None]:
-            yield from ask_for_each(_FORGET, sorted(blob_keys))
-            yield from ask_for_each(_LISTED_ANEW, sorted(blob_keys))
-
-        await self._database.write(forget)
-
-    async def postpone(self, blob_keys: Collection[str], until: Timestamp) -> None:
+    @writes()
+    def postpone(self, blob_keys: Collection[str], until: Timestamp) -> Transaction[None]:
         """As in `Garbage`."""
-        await self._database.write(lambda: ask_many(_POSTPONE, [(key, until) for key in sorted(blob_keys)]))
+        yield from ask_many(_POSTPONE, [(key, until) for key in sorted(blob_keys)])

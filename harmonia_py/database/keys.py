@@ -7,7 +7,7 @@ from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.keys import KeyExists, KeyRow, KeyState
 from harmonia_py.database.audit import note
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask, ask_one, reads, writes
 
 _COLUMNS: Final = "cache_id, name, public_key, secret, encryption, state, created_s, until_s"
 _OF: Final = f"select {_COLUMNS} from signing_keys where cache_id = $1 order by created_s, name"
@@ -24,45 +24,35 @@ _END: Final = f"update signing_keys set state = 'retired' where {_OVER}"
 _CHANGES: Final = (Topic.ACCESS, Topic.OBJECTS, Topic.REMOVALS)
 
 
-class SqlKeys:
+class SqlKeys(Transactions):
     """`Keys` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def of(self, cache: CacheId) -> Sequence[KeyRow]:
+    @reads
+    def of(self, cache: CacheId) -> Transaction[Sequence[KeyRow]]:
         """As in `Keys`."""
+        return [_row(row) for row in (yield from ask(_OF, cache))]
 
-        def of() -> Transaction[list[KeyRow]]:
-            return [_row(row) for row in (yield from ask(_OF, cache))]
-
-        return await self._database.read(of)
-
-    async def add(self, key: KeyRow, entry: AuditEntry, *, retire_others: Timestamp | None = None) -> None:
+    @writes(*_CHANGES)
+    def add(self, key: KeyRow, entry: AuditEntry, *, retire_others: Timestamp | None = None) -> Transaction[None]:
         """As in `Keys`."""
+        if (yield from ask_one(_NAMED, key.cache, key.name)) is not None:
+            raise KeyExists(f"there is a key {key.name} already")
+        if retire_others is not None:
+            yield from ask(_RETIRE_OTHERS, key.cache, retire_others)
+        secret = (key.public_key, key.secret, key.encryption)
+        yield from ask(_ADD, key.cache, key.name, *secret, key.state.value, key.created, key.until)
+        yield from note([entry])
 
-        def add() -> Transaction[None]:
-            if (yield from ask_one(_NAMED, key.cache, key.name)) is not None:
-                raise KeyExists(f"there is a key {key.name} already")
-            if retire_others is not None:
-                yield from ask(_RETIRE_OTHERS, key.cache, retire_others)
-            secret = (key.public_key, key.secret, key.encryption)
-            yield from ask(_ADD, key.cache, key.name, *secret, key.state.value, key.created, key.until)
-            yield from note([entry])
-
-        await self._database.write(add, *_CHANGES)
-
-    async def retire(self, cache: CacheId, name: str, entry: AuditEntry, *, until: Timestamp, now: Timestamp) -> bool:
+    @writes(*_CHANGES)
+    def retire(
+        self, cache: CacheId, name: str, entry: AuditEntry, *, until: Timestamp, now: Timestamp
+    ) -> Transaction[bool]:
         """As in `Keys`."""
         state = KeyState.RETIRED if until <= now else KeyState.RETIRING
-
-        def retire() -> Transaction[bool]:
-            retired = (yield from ask_one(_RETIRE, cache, name, state.value, until)) is not None
-            if retired:
-                yield from note([entry])
-            return retired
-
-        return await self._database.write(retire, *_CHANGES)
+        retired = (yield from ask_one(_RETIRE, cache, name, state.value, until)) is not None
+        if retired:
+            yield from note([entry])
+        return retired
 
     async def end_overlaps(self, *, now: Timestamp) -> bool:
         """As in `Keys`."""

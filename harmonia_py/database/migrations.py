@@ -7,7 +7,7 @@ from functools import cache
 from itertools import count, takewhile
 from typing import Final
 
-from harmonia_py.database.transaction import Statement, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Statement, Transaction, ask, ask_number
 from harmonia_py.errors import CatalogError
 
 _COMMENT: Final = re.compile(r"--[^\n]*")
@@ -42,9 +42,7 @@ def _text(version: int) -> str | None:
 
 def made() -> Transaction[int]:
     """When the database was made, in seconds since the epoch."""
-    row = yield from ask_one("select min(applied_s) from migrations")
-    assert row is not None
-    return int(row[0])
+    return ask_number("select min(applied_s) from migrations")
 
 
 def next_step(now: int, *, may_be_ahead: int = 0) -> Transaction[bool]:
@@ -58,9 +56,7 @@ def next_step(now: int, *, may_be_ahead: int = 0) -> Transaction[bool]:
         CatalogError: the database was used by a newer release.
     """
     yield from ask(_TABLE)
-    row = yield from ask_one(_VERSION)
-    assert row is not None
-    current, known = int(row[0]), versions()
+    current, known = (yield from ask_number(_VERSION)), versions()
     if current > known[-1] + may_be_ahead:
         raise CatalogError(
             f"the catalog has schema {current}, this release knows none after {known[-1]}: start the newer one again"

@@ -10,7 +10,7 @@ from harmonia_py.contents.kept_files import Mismatch
 from harmonia_py.database.object_rows import OBJECTS, READABLE, digits, sha256, stored_object
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.removing import forget_objects
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask, ask_one, reads, writes
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -48,42 +48,33 @@ _IS_WRONG: Final = "select 1 from mismatches where store_path = $1"
 _ALL: Final = "select store_path, expected, actual, found_s from mismatches order by found_s desc, store_path limit $1"
 
 
-class SqlMirrored:
+class SqlMirrored(Transactions):
     """`Mirrored` and `Realisations`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(self, hash_part: HashPart) -> MirroredObject | None:
+    @reads
+    def find(self, hash_part: HashPart) -> Transaction[MirroredObject | None]:
         """As in `Mirrored`."""
+        told = yield from ask_one(_TOLD, hash_part)
+        row = yield from ask_one(_OBJECT, MIRROR, hash_part)
+        if told is None or row is None:
+            return None
+        upstream, url, compression, file_hash, file_size, fetched_ns, max_age_ns = told
+        stored = stored_object(row)
+        narinfo = NarInfo(
+            path_info=stored.path_info,
+            url=url,
+            compression=compression,
+            file_hash=None if file_hash is None else Hash.parse(file_hash),
+            file_size=file_size,
+        )
+        times = fetched_ns / _NS, max_age_ns / _NS
+        said = UpstreamNarInfo(narinfo=narinfo, upstream=upstream, fetched=times[0], max_age=times[1])
+        return MirroredObject(upstream_narinfo=said, stored=stored)
 
-        def find() -> Transaction[MirroredObject | None]:
-            told = yield from ask_one(_TOLD, hash_part)
-            row = yield from ask_one(_OBJECT, MIRROR, hash_part)
-            if told is None or row is None:
-                return None
-            upstream, url, compression, file_hash, file_size, fetched_ns, max_age_ns = told
-            stored = stored_object(row)
-            narinfo = NarInfo(
-                path_info=stored.path_info,
-                url=url,
-                compression=compression,
-                file_hash=None if file_hash is None else Hash.parse(file_hash),
-                file_size=file_size,
-            )
-            times = fetched_ns / _NS, max_age_ns / _NS
-            said = UpstreamNarInfo(narinfo=narinfo, upstream=upstream, fetched=times[0], max_age=times[1])
-            return MirroredObject(upstream_narinfo=said, stored=stored)
-
-        return await self._database.read(find)
-
-    async def objects(self, hash_part: HashPart) -> Sequence[StoredObject]:
+    @reads
+    def objects(self, hash_part: HashPart) -> Transaction[Sequence[StoredObject]]:
         """As in `Mirrored`."""
-
-        def objects() -> Transaction[list[StoredObject]]:
-            return [stored_object(row) for row in (yield from ask(_OBJECTS, STORE, MIRROR, hash_part))]
-
-        return await self._database.read(objects)
+        return [stored_object(row) for row in (yield from ask(_OBJECTS, STORE, MIRROR, hash_part))]
 
     async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> StoredObject | None:
         """As in `Mirrored`."""
@@ -97,74 +88,61 @@ class SqlMirrored:
         topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)
         return await self._database.write(keep, *topics)
 
-    async def refresh(self, narinfo: UpstreamNarInfo) -> None:
+    @writes(Topic.OBJECTS)
+    def refresh(self, narinfo: UpstreamNarInfo) -> Transaction[None]:
         """As in `Mirrored`."""
         info = narinfo.narinfo.path_info
+        kept = yield from ask_one(_IS_KEPT, MIRROR, info.store_path.hash_part, digits(info.nar_hash))
+        if kept is not None:
+            yield from _note(narinfo)
 
-        def refresh() -> Transaction[None]:
-            kept = yield from ask_one(_IS_KEPT, MIRROR, info.store_path.hash_part, digits(info.nar_hash))
-            if kept is not None:
-                yield from _note(narinfo)
-
-        await self._database.write(refresh, Topic.OBJECTS)
-
-    async def forget(self, cache: CacheId, hash_part: HashPart, *, now: Timestamp) -> None:
+    @writes(Topic.OBJECTS, Topic.REMOVALS)
+    def forget(self, cache: CacheId, hash_part: HashPart, *, now: Timestamp) -> Transaction[None]:
         """As in `Mirrored`."""
+        row = yield from ask_one(_FILE_OF, cache, hash_part)
+        if row is not None:
+            yield from forget_objects(cache, [(hash_part, row[0])], now)
 
-        def forget() -> Transaction[None]:
-            row = yield from ask_one(_FILE_OF, cache, hash_part)
-            if row is not None:
-                yield from forget_objects(cache, [(hash_part, row[0])], now)
-
-        await self._database.write(forget, Topic.OBJECTS, Topic.REMOVALS)
-
-    async def realisation(self, output: str) -> UpstreamRealisation | None:
+    @reads
+    def realisation(self, output: str) -> Transaction[UpstreamRealisation | None]:
         """As in `Mirrored`."""
+        row = yield from ask_one(_REALISATION, output)
+        return None if row is None else UpstreamRealisation(output=output, text=bytes(row[0]), upstream=row[1])
 
-        def realisation() -> Transaction[UpstreamRealisation | None]:
-            row = yield from ask_one(_REALISATION, output)
-            return None if row is None else UpstreamRealisation(output=output, text=bytes(row[0]), upstream=row[1])
-
-        return await self._database.read(realisation)
-
-    async def keep_realisation(self, realisation: UpstreamRealisation, *, now: Timestamp) -> None:
+    @writes()
+    def keep_realisation(self, realisation: UpstreamRealisation, *, now: Timestamp) -> Transaction[None]:
         """As in `Mirrored`."""
         values = (realisation.output, realisation.text, realisation.upstream, now)
-        await self._database.write(lambda: ask(_KEEP_REALISATION, *values))
+        yield from ask(_KEEP_REALISATION, *values)
 
 
-class SqlMismatches:
+class SqlMismatches(Transactions):
     """`Mismatches` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def note(self, mismatch: Mismatch) -> None:
+    @writes()
+    def note(self, mismatch: Mismatch) -> Transaction[None]:
         """As in `Mismatches`."""
         actual = None if mismatch.actual is None else digits(mismatch.actual)
         values = (mismatch.store_path, digits(mismatch.expected), actual, mismatch.found)
-        await self._database.write(lambda: ask(_NOTE, *values))
+        yield from ask(_NOTE, *values)
 
     async def clear(self, store_path: StorePath) -> None:
         """As in `Mismatches`."""
         if await self._database.read(lambda: ask_one(_IS_WRONG, store_path)) is not None:
             await self._database.write(lambda: ask("delete from mismatches where store_path = $1", store_path))
 
-    async def all(self, limit: int) -> Sequence[Mismatch]:
+    @reads
+    def all(self, limit: int) -> Transaction[Sequence[Mismatch]]:
         """As in `Mismatches`."""
-
-        def all_of_them() -> Transaction[list[Mismatch]]:
-            return [
-                Mismatch(
-                    store_path=StorePath(store_path),
-                    expected=sha256(expected),
-                    actual=None if actual is None else sha256(actual),
-                    found=Timestamp(found),
-                )
-                for store_path, expected, actual, found in (yield from ask(_ALL, limit))
-            ]
-
-        return await self._database.read(all_of_them)
+        return [
+            Mismatch(
+                store_path=StorePath(store_path),
+                expected=sha256(expected),
+                actual=None if actual is None else sha256(actual),
+                found=Timestamp(found),
+            )
+            for store_path, expected, actual, found in (yield from ask(_ALL, limit))
+        ]
 
 
 def _note(told: UpstreamNarInfo) -> Transaction[None]:

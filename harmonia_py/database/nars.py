@@ -10,13 +10,17 @@ from harmonia_py.database.closures import heal, quarantine
 from harmonia_py.database.object_rows import digits, is_garbage, list_as_garbage, nar_file, take_from_garbage
 from harmonia_py.database.totals import add_files, resize_objects
 from harmonia_py.database.transaction import (
-    Database,
     Statement,
     Topic,
     Transaction,
+    Transactions,
     ask,
     ask_for_each,
     ask_one,
+    ask_row,
+    reads,
+    scans,
+    writes,
 )
 from harmonia_py.nix.hashes import Hash
 
@@ -50,11 +54,8 @@ _MOVE: Final = "update objects set file_hash = $2, file_size = $3 where file_has
 _FORGET: Final = "delete from nar_files where file_hash = $1"
 
 
-class SqlNars:
+class SqlNars(Transactions):
     """`Nars` in rows of the catalog."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def reserve(self, blob_key: str) -> None:
         """As in `Nars`."""
@@ -62,39 +63,34 @@ class SqlNars:
         if await self._database.read(lambda: is_garbage(blob_key)):
             await self._database.write(lambda: take_from_garbage(blob_key))
 
-    async def file(self, file: Hash | str) -> NarFile | None:
+    @reads
+    def file(self, file: Hash | str) -> Transaction[NarFile | None]:
         """As in `Nars`."""
-        return await self._database.read(lambda: known_file(file))
+        return known_file(file)
 
-    async def checked(self, file: NarFile, findings: str) -> None:
+    @writes()
+    def checked(self, file: NarFile, findings: str) -> Transaction[None]:
         """As in `Nars`."""
-        await self._database.write(lambda: note_findings(file, findings))
+        yield from note_findings(file, findings)
 
-    async def findings(self, nar_hash: Hash) -> str | None:
+    @reads
+    def findings(self, nar_hash: Hash) -> Transaction[str | None]:
         """As in `Nars`."""
+        row = yield from ask_one(FINDINGS, digits(nar_hash))
+        return None if row is None else row[0]
 
-        def ask_findings() -> Transaction[str | None]:
-            row = yield from ask_one(FINDINGS, digits(nar_hash))
-            return None if row is None else row[0]
-
-        return await self._database.read(ask_findings)
-
-    async def known(self, blob_keys: Collection[str]) -> Collection[str]:
+    @scans
+    def known(self, blob_keys: Collection[str]) -> Transaction[Collection[str]]:
         """As in `KnownKeys` of the takeover."""
+        found: set[str] = set()
+        for statement in _KNOWN:
+            found |= {row[0] for row in (yield from ask_for_each(statement, sorted(blob_keys)))}
+        return found
 
-        def known() -> Transaction[set[str]]:
-            found: set[str] = set()
-            for statement in _KNOWN:
-                found |= {row[0] for row in (yield from ask_for_each(statement, sorted(blob_keys)))}
-            return found
-
-        return await self._database.scan(known)
-
-    async def quarantine(self, file_hash: Hash, reason: str, *, now: Timestamp) -> int | None:
+    @writes(Topic.OBJECTS, Topic.REMOVALS)
+    def quarantine(self, file_hash: Hash, reason: str, *, now: Timestamp) -> Transaction[int | None]:
         """As in `Nars`."""
-        return await self._database.write(
-            lambda: quarantine(digits(file_hash), reason, now), Topic.OBJECTS, Topic.REMOVALS
-        )
+        return quarantine(digits(file_hash), reason, now)
 
 
 def known_file(file: Hash | str) -> Transaction[NarFile | None]:
@@ -135,13 +131,12 @@ def keep_file(file: NarFile, now: Timestamp) -> Transaction[None]:
     for nar in nars:
         yield from ask(nar.sql, *nar.parameters)
     standing = yield from ask_one(_IS_NAMED, file_hash)
-    row = yield from ask_one(keep.sql, *keep.parameters)
-    assert row is not None
+    (key,) = yield from ask_row(keep.sql, *keep.parameters)
     if standing is None:
         yield from add_files([file.file_size])
     elif standing[0] is not None:
         yield from heal(file_hash, now)
-    if row[0] != file.blob_key:
+    if key != file.blob_key:
         yield from list_as_garbage([file.blob_key], now)
         return
     for former, former_size in (yield from ask(_FORMER, file.blob_key, file_hash)):

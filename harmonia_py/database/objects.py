@@ -17,7 +17,18 @@ from harmonia_py.database.keeping import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
 from harmonia_py.database.object_rows import OBJECTS, OF_STORE, READABLE, revive, stored_object
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.totals import size_of
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.transaction import (
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    ask_many,
+    ask_one,
+    reads,
+    scans,
+    writes,
+)
 from harmonia_py.database.uploads import live_on
 from harmonia_py.nix.store_path import HashPart, StorePath
 
@@ -61,116 +72,94 @@ _WAITS_FOR: Final = f"""
 _USES: Final = "select hash_part, used_s, state = 'waiting' from objects where cache_id = $1 and hash_part in ($list)"
 
 
-class SqlObjects:
+class SqlObjects(Transactions):
     """`Objects` and `ObjectIndex` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(self, cache: CacheId, hash_part: HashPart) -> StoredObject | None:
+    @reads
+    def find(self, cache: CacheId, hash_part: HashPart) -> Transaction[StoredObject | None]:
         """As in `Objects`."""
+        row = yield from ask_one(_FIND, cache, hash_part)
+        return None if row is None else stored_object(row)
 
-        def find() -> Transaction[StoredObject | None]:
-            row = yield from ask_one(_FIND, cache, hash_part)
-            return None if row is None else stored_object(row)
-
-        return await self._database.read(find)
-
-    async def present(
+    @writes(durable=False)
+    def present(
         self, cache: CacheId, session: str, hash_parts: Collection[HashPart], *, now: Timestamp
-    ) -> frozenset[HashPart]:
+    ) -> Transaction[frozenset[HashPart]]:
         """As in `Objects`."""
-
-        def present() -> Transaction[frozenset[HashPart]]:
-            # Of ten thousand paths a row of parameters for each would take most of the time.
-            yield from live_on(cache, session, now)
-            rows = yield from ask_for_each(_PRESENT, sorted(hash_parts), cache)
-            here = sorted({HashPart(row[0]) for row in rows})
-            yield from ask_for_each(_PRESENT_IS_LEASED, here, cache, session)
-            yield from ask_for_each(_USED_NOW, here, cache, now)
-            yield from revive(cache, here, now)
-            return frozenset(here)
-
-        return await self._database.write(present, durable=False)
+        # Of ten thousand paths a row of parameters for each would take most of the time.
+        yield from live_on(cache, session, now)
+        rows = yield from ask_for_each(_PRESENT, sorted(hash_parts), cache)
+        here = sorted({HashPart(row[0]) for row in rows})
+        yield from ask_for_each(_PRESENT_IS_LEASED, here, cache, session)
+        yield from ask_for_each(_USED_NOW, here, cache, now)
+        yield from revive(cache, here, now)
+        return frozenset(here)
 
     async def publish(self, publication: Publication, *, now: Timestamp) -> Published:
         """As in `Objects`."""
         topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)
         return await self._database.write(lambda: publish(publication, now), *topics)
 
-    async def used(self, last_uses: Mapping[tuple[CacheId, HashPart], Timestamp]) -> None:
+    @writes(durable=False)
+    def used(self, last_uses: Mapping[tuple[CacheId, HashPart], Timestamp]) -> Transaction[None]:
         """As in `Objects`."""
         by_cache: dict[CacheId, dict[HashPart, Timestamp]] = {}
         for (cache, hash_part), at in last_uses.items():
             by_cache.setdefault(cache, {})[hash_part] = at
+        for cache, uses in by_cache.items():
+            yield from use(cache, uses)
 
-        def used() -> Transaction[None]:
-            for cache, uses in by_cache.items():
-                yield from use(cache, uses)
-
-        await self._database.write(used, durable=False)
-
-    async def document(
+    @reads
+    def document(
         self, cache: CacheId, kind: DocumentKind, name: str, *, pending: bool = False
-    ) -> Document | None:
+    ) -> Transaction[Document | None]:
         """As in `Objects`."""
+        row = yield from ask_one(_DOCUMENT if pending else _PUBLISHED_DOCUMENT, cache, kind.value, name)
+        if row is None:
+            return None
+        size, blob_key, body = row
+        body = None if body is None else bytes(body)
+        return Document(kind=kind, name=name, size=size, blob_key=blob_key, body=body)
 
-        def document() -> Transaction[Document | None]:
-            row = yield from ask_one(_DOCUMENT if pending else _PUBLISHED_DOCUMENT, cache, kind.value, name)
-            if row is None:
-                return None
-            size, blob_key, body = row
-            body = None if body is None else bytes(body)
-            return Document(kind=kind, name=name, size=size, blob_key=blob_key, body=body)
-
-        return await self._database.read(document)
-
-    async def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Sequence[StoredObject]:
+    @reads
+    def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Transaction[Sequence[StoredObject]]:
         """As in `ObjectIndex`."""
+        return [stored_object(row) for row in (yield from ask(_PAGE, cache, after or "", limit))]
 
-        def page() -> Transaction[list[StoredObject]]:
-            return [stored_object(row) for row in (yield from ask(_PAGE, cache, after or "", limit))]
-
-        return await self._database.read(page)
-
-    async def paths(
+    @reads
+    def paths(
         self, cache: CacheId, hash_parts: Collection[HashPart], *, shown: bool = False
-    ) -> Mapping[HashPart, StorePath]:
+    ) -> Transaction[Mapping[HashPart, StorePath]]:
         """As in `ObjectIndex`."""
-        return await self._database.read(lambda: paths(cache, hash_parts, shown=shown))
+        return paths(cache, hash_parts, shown=shown)
 
-    async def waiting(self, cache: CacheId, hash_part: HashPart) -> frozenset[HashPart] | None:
+    @reads
+    def waiting(self, cache: CacheId, hash_part: HashPart) -> Transaction[frozenset[HashPart] | None]:
         """As in `ObjectIndex`."""
+        if (yield from ask_one(_WAITS, cache, hash_part)) is None:
+            return None
+        return frozenset(HashPart(row[0]) for row in (yield from ask(_WAITS_FOR, cache, hash_part)))
 
-        def waiting() -> Transaction[frozenset[HashPart] | None]:
-            if (yield from ask_one(_WAITS, cache, hash_part)) is None:
-                return None
-            return frozenset(HashPart(row[0]) for row in (yield from ask(_WAITS_FOR, cache, hash_part)))
-
-        return await self._database.read(waiting)
-
-    async def size(self, cache: CacheId | None) -> Size:
+    @reads
+    def size(self, cache: CacheId | None) -> Transaction[Size]:
         """As in `ObjectIndex`."""
-        return await self._database.read(lambda: size_of(cache))
+        return size_of(cache)
 
-    async def keepers(
+    @scans
+    def keepers(
         self, cache: CacheId, hash_parts: Collection[HashPart], limit: int, *, now: Timestamp
-    ) -> Mapping[HashPart, Keepers]:
+    ) -> Transaction[Mapping[HashPart, Keepers]]:
         """As in `ObjectIndex`."""
-
-        def keepers() -> Transaction[dict[HashPart, Keepers]]:
-            found: dict[HashPart, Keepers] = {}
-            for hash_part, used, waits in (yield from ask_for_each(_USES, sorted(hash_parts), cache)):
-                found[HashPart(hash_part)] = Keepers(
-                    pins=tuple(row[0] for row in (yield from ask(PINS_OF, cache, hash_part, now))),
-                    sessions=tuple(row[0] for row in (yield from ask(SESSIONS_OF, cache, hash_part, now))),
-                    used=Timestamp(used),
-                    waits=bool(waits),
-                    referrers=tuple(row[0] for row in (yield from ask(LIVE_REFERRERS, cache, hash_part, limit))),
-                )
-            return found
-
-        return await self._database.scan(keepers)
+        found: dict[HashPart, Keepers] = {}
+        for hash_part, used, waits in (yield from ask_for_each(_USES, sorted(hash_parts), cache)):
+            found[HashPart(hash_part)] = Keepers(
+                pins=tuple(row[0] for row in (yield from ask(PINS_OF, cache, hash_part, now))),
+                sessions=tuple(row[0] for row in (yield from ask(SESSIONS_OF, cache, hash_part, now))),
+                used=Timestamp(used),
+                waits=bool(waits),
+                referrers=tuple(row[0] for row in (yield from ask(LIVE_REFERRERS, cache, hash_part, limit))),
+            )
+        return found
 
 
 def paths(

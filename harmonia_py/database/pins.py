@@ -8,7 +8,7 @@ from harmonia_py.catalog.pins import Pin, PinName, PinRevision, PinRule, PinRule
 from harmonia_py.database.audit import note_in_cache
 from harmonia_py.database.keeping import REVISION_KEEPS
 from harmonia_py.database.object_rows import revive
-from harmonia_py.database.transaction import Database, Row, Topic, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_one, ask_row, reads, writes
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 _COLUMNS: Final = "cache_id, name, revision, hash_part, path_name, set_by, set_s"
@@ -47,13 +47,11 @@ _REMOVE_REVISIONS: Final = "delete from pin_revisions where cache_id = $1 and na
 _REMOVE: Final = "delete from pins where cache_id = $1 and name = $2 returning name"
 
 
-class SqlPins:
+class SqlPins(Transactions):
     """`Pins` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def set(
+    @writes(Topic.OBJECTS)
+    def set(
         self,
         cache: CacheId,
         name: PinName,
@@ -62,62 +60,48 @@ class SqlPins:
         *,
         set_by: str,
         now: Timestamp,
-    ) -> PinRevision:
+    ) -> Transaction[PinRevision]:
         """As in `Pins`."""
+        standing = yield from ask_one(_FIND, cache, name)
+        rule = (change or PinRuleChange()).of(PinRule() if standing is None else _rule(standing))
+        yield from ask(_PUT_RULE, cache, name, rule.keep_revisions, rule.keep_seconds, int(rule.keep_forever))
+        revision = yield from _revise(cache, name, path, set_by, now)
+        yield from ask(_FORGET, cache, name, now, revision.revision - _REVISIONS_LEFT)
+        yield from note_in_cache(
+            cache, set_by, "pin.set", name, now=now, path=path, revision=revision.revision, **_words(rule)
+        )
+        return revision
 
-        def set_pin() -> Transaction[PinRevision]:
-            standing = yield from ask_one(_FIND, cache, name)
-            rule = (change or PinRuleChange()).of(PinRule() if standing is None else _rule(standing))
-            yield from ask(_PUT_RULE, cache, name, rule.keep_revisions, rule.keep_seconds, int(rule.keep_forever))
-            revision = yield from _revise(cache, name, path, set_by, now)
-            yield from ask(_FORGET, cache, name, now, revision.revision - _REVISIONS_LEFT)
-            yield from note_in_cache(
-                cache, set_by, "pin.set", name, now=now, path=path, revision=revision.revision, **_words(rule)
-            )
-            return revision
-
-        return await self._database.write(set_pin, Topic.OBJECTS)
-
-    async def find(self, cache: CacheId, name: PinName) -> Pin | None:
+    @reads
+    def find(self, cache: CacheId, name: PinName) -> Transaction[Pin | None]:
         """As in `Pins`."""
+        row = yield from ask_one(_FIND, cache, name)
+        return None if row is None else (yield from _pin(cache, row))
 
-        def find() -> Transaction[Pin | None]:
-            row = yield from ask_one(_FIND, cache, name)
-            return None if row is None else (yield from _pin(cache, row))
-
-        return await self._database.read(find)
-
-    async def page(self, cache: CacheId, after: PinName | None, limit: int) -> Sequence[Pin]:
+    @reads
+    def page(self, cache: CacheId, after: PinName | None, limit: int) -> Transaction[Sequence[Pin]]:
         """As in `Pins`."""
+        pins = []
+        for row in (yield from ask(_PAGE, cache, after or "", limit)):
+            pins.append((yield from _pin(cache, row)))  # noqa: PERF401  # a comprehension cannot yield
+        return pins
 
-        def page() -> Transaction[list[Pin]]:
-            pins = []
-            for row in (yield from ask(_PAGE, cache, after or "", limit)):
-                pins.append((yield from _pin(cache, row)))  # noqa: PERF401  # a comprehension cannot yield
-            return pins
-
-        return await self._database.read(page)
-
-    async def revisions(self, cache: CacheId, name: PinName, *, now: Timestamp) -> Sequence[tuple[PinRevision, bool]]:
+    @reads
+    def revisions(
+        self, cache: CacheId, name: PinName, *, now: Timestamp
+    ) -> Transaction[Sequence[tuple[PinRevision, bool]]]:
         """As in `Pins`."""
+        rows = yield from ask(_REVISIONS, cache, name, now)
+        return [(_revision(row[:-1]), bool(row[-1])) for row in rows]
 
-        def revisions() -> Transaction[list[tuple[PinRevision, bool]]]:
-            rows = yield from ask(_REVISIONS, cache, name, now)
-            return [(_revision(row[:-1]), bool(row[-1])) for row in rows]
-
-        return await self._database.read(revisions)
-
-    async def remove(self, cache: CacheId, name: PinName, *, removed_by: str, now: Timestamp) -> bool:
+    @writes(Topic.OBJECTS)
+    def remove(self, cache: CacheId, name: PinName, *, removed_by: str, now: Timestamp) -> Transaction[bool]:
         """As in `Pins`."""
-
-        def remove() -> Transaction[bool]:
-            yield from ask(_REMOVE_REVISIONS, cache, name)
-            if (yield from ask_one(_REMOVE, cache, name)) is None:
-                return False
-            yield from note_in_cache(cache, removed_by, "pin.remove", name, now=now)
-            return True
-
-        return await self._database.write(remove, Topic.OBJECTS)
+        yield from ask(_REMOVE_REVISIONS, cache, name)
+        if (yield from ask_one(_REMOVE, cache, name)) is None:
+            return False
+        yield from note_in_cache(cache, removed_by, "pin.remove", name, now=now)
+        return True
 
 
 def _revise(cache: CacheId, name: PinName, path: StorePath, set_by: str, now: Timestamp) -> Transaction[PinRevision]:
@@ -129,9 +113,8 @@ def _revise(cache: CacheId, name: PinName, path: StorePath, set_by: str, now: Ti
     if published:
         yield from revive(cache, {path.hash_part}, now)
     number = 1 if newest is None else newest[2] + 1
-    row = yield from ask_one(_SET, cache, name, number, path.hash_part, path.name, set_by, now if published else None)
-    assert row is not None
-    return _revision(row)
+    values = (cache, name, number, path.hash_part, path.name, set_by, now if published else None)
+    return _revision((yield from ask_row(_SET, *values)))
 
 
 def _pin(cache: CacheId, row: Row) -> Transaction[Pin]:

@@ -23,7 +23,7 @@ from harmonia_py.database.object_rows import (
 )
 from harmonia_py.database.received import ending_claim
 from harmonia_py.database.totals import add_objects, one_more_file, one_more_object
-from harmonia_py.database.transaction import Statement, Transaction, Value, ask, ask_for_each, ask_one, do_together
+from harmonia_py.database.transaction import Statement, Transaction, Value, ask, ask_for_each, ask_row, do_together
 from harmonia_py.database.uploads import let_go
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import parse_signatures
@@ -140,9 +140,8 @@ def publish(publication: Publication, now: Timestamp) -> Transaction[Published]:
     if former is not None:
         yield from ask(_NO_REFERENCES, cache, hash_part)
         # The change of the file may have changed the size of the object, and its state.
-        row = yield from ask_one(_FORMER, cache, hash_part)
-        assert row is not None, "it was there"
-        yield from add_objects(cache, ObjectState(row[0]), [row[1]], sign=-1)
+        former_state, former_size = yield from ask_row(_FORMER, cache, hash_part)
+        yield from add_objects(cache, ObjectState(former_state), [former_size], sign=-1)
     documents = yield from documents_of(publication, now)
     yield from do_together(
         [
@@ -171,8 +170,7 @@ def _look(publication: Publication) -> Transaction[_Standing]:
     """The rows of the path and of its file, whose bytes no collector deletes from now on."""
     file = publication.file
     hash_part, file_hash = publication.path_info.store_path.hash_part, digits(file.file_hash)
-    row = yield from ask_one(_STANDING, publication.cache, hash_part, file.blob_key, file_hash)
-    assert row is not None
+    row = yield from ask_row(_STANDING, publication.cache, hash_part, file.blob_key, file_hash)
     claimed, key, quarantined, is_taken, is_awaited, *others = row
     former = _former(others)
     is_elsewhere = key not in {None, file.blob_key} and quarantined is None

@@ -11,7 +11,15 @@ from harmonia_py.database.closures import heal, renew_static
 from harmonia_py.database.document_checks import following, key_of
 from harmonia_py.database.object_rows import digits, list_as_garbage
 from harmonia_py.database.totals import count_anew, wrong_totals
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each
+from harmonia_py.database.transaction import (
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    scans,
+    writes,
+)
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
@@ -28,62 +36,51 @@ _RESTORE: Final = """
 """
 
 
-class SqlRepairs:
+class SqlRepairs(Transactions):
     """`Repairs` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def unnamed(self, blob_keys: Collection[str]) -> Collection[str]:
+    @scans
+    def unnamed(self, blob_keys: Collection[str]) -> Transaction[Collection[str]]:
         """As in `Repairs`."""
+        left = set(blob_keys)
+        for statement in _NAMED:
+            left -= {row[0] for row in (yield from ask_for_each(statement, sorted(left)))}
+        return left
 
-        def unnamed() -> Transaction[set[str]]:
-            left = set(blob_keys)
-            for statement in _NAMED:
-                left -= {row[0] for row in (yield from ask_for_each(statement, sorted(left)))}
-            return left
-
-        return await self._database.scan(unnamed)
-
-    async def known_paths(self, cache: CacheName, hash_parts: Collection[HashPart]) -> Mapping[HashPart, bool]:
+    @scans
+    def known_paths(self, cache: CacheName, hash_parts: Collection[HashPart]) -> Transaction[Mapping[HashPart, bool]]:
         """As in `Repairs`."""
+        rows = yield from ask_for_each(_KNOWN_PATHS, sorted(hash_parts), cache)
+        return {HashPart(hash_part): blob_key.startswith(RECIPES) for hash_part, blob_key in rows}
 
-        def known() -> Transaction[dict[HashPart, bool]]:
-            rows = yield from ask_for_each(_KNOWN_PATHS, sorted(hash_parts), cache)
-            return {HashPart(hash_part): blob_key.startswith(RECIPES) for hash_part, blob_key in rows}
-
-        return await self._database.scan(known)
-
-    async def discard(self, blob_keys: Collection[str], *, garbage_from: Timestamp) -> None:
+    @writes()
+    def discard(self, blob_keys: Collection[str], *, garbage_from: Timestamp) -> Transaction[None]:
         """As in `Repairs`."""
+        yield from list_as_garbage(blob_keys, garbage_from)
 
-        def discard() -> Transaction[None]:
-            yield from list_as_garbage(blob_keys, garbage_from)
-
-        await self._database.write(discard)
-
-    async def restore(self, file_hash: Hash, *, now: Timestamp) -> None:
+    @writes(Topic.OBJECTS)
+    def restore(self, file_hash: Hash, *, now: Timestamp) -> Transaction[None]:
         """As in `Repairs`."""
+        yield from ask(_RESTORE, digits(file_hash), now)
+        yield from heal(digits(file_hash), now)
 
-        def restore() -> Transaction[None]:
-            yield from ask(_RESTORE, digits(file_hash), now)
-            yield from heal(digits(file_hash), now)
-
-        await self._database.write(restore, Topic.OBJECTS)
-
-    async def renew_static(self, cache: CacheId, hash_parts: Collection[HashPart], *, now: Timestamp) -> None:
+    @writes()
+    def renew_static(self, cache: CacheId, hash_parts: Collection[HashPart], *, now: Timestamp) -> Transaction[None]:
         """As in `Repairs`."""
-        await self._database.write(lambda: renew_static([(cache, hash_part) for hash_part in hash_parts], now))
+        yield from renew_static([(cache, hash_part) for hash_part in hash_parts], now)
 
-    async def documents(self, after: CacheDocument | None, limit: int) -> Sequence[CacheDocument]:
+    @scans
+    def documents(self, after: CacheDocument | None, limit: int) -> Transaction[Sequence[CacheDocument]]:
         """As in `Repairs`."""
         place = (0, "", "") if after is None else key_of(after)
-        return await self._database.scan(lambda: following(place, limit))
+        return following(place, limit)
 
-    async def wrong_totals(self) -> Sequence[WrongTotal]:
+    @scans
+    def wrong_totals(self) -> Transaction[Sequence[WrongTotal]]:
         """As in `Repairs`."""
-        return await self._database.scan(wrong_totals)
+        return wrong_totals()
 
-    async def count_anew(self) -> None:
+    @writes()
+    def count_anew(self) -> Transaction[None]:
         """As in `Repairs`."""
-        await self._database.write(count_anew)
+        yield from count_anew()

@@ -4,7 +4,7 @@ from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.room_wanted import WANTED_SECONDS
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_one
+from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_one, reads, writes
 
 _ALL: Final = CacheId(0)
 
@@ -18,26 +18,22 @@ _WANTED: Final = "select size from room_wanted where cache_id = $1 and wanted_s 
 _SETTLE: Final = "delete from room_wanted where cache_id = $1 and size <= $2"
 
 
-class SqlRoomWanted:
+class SqlRoomWanted(Transactions):
     """`RoomWanted` in a row for each cache."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def want(self, cache: CacheId | None, size: int, *, now: Timestamp) -> None:
+    @writes(durable=False)
+    def want(self, cache: CacheId | None, size: int, *, now: Timestamp) -> Transaction[None]:
         """As in `RoomWanted`."""
+        yield from ask(_FORGET, now - WANTED_SECONDS)
+        yield from ask(_WANT, cache or _ALL, size, now)
 
-        def want() -> Transaction[None]:
-            yield from ask(_FORGET, now - WANTED_SECONDS)
-            yield from ask(_WANT, cache or _ALL, size, now)
-
-        await self._database.write(want, durable=False)
-
-    async def wanted(self, cache: CacheId | None, *, now: Timestamp) -> int:
+    @reads
+    def wanted(self, cache: CacheId | None, *, now: Timestamp) -> Transaction[int]:
         """As in `RoomWanted`."""
-        row = await self._database.read(lambda: ask_one(_WANTED, cache or _ALL, now - WANTED_SECONDS))
+        row = yield from ask_one(_WANTED, cache or _ALL, now - WANTED_SECONDS)
         return 0 if row is None else int(row[0])
 
-    async def settle(self, cache: CacheId | None, size: int) -> None:
+    @writes(durable=False)
+    def settle(self, cache: CacheId | None, size: int) -> Transaction[None]:
         """As in `RoomWanted`."""
-        await self._database.write(lambda: ask(_SETTLE, cache or _ALL, size), durable=False)
+        yield from ask(_SETTLE, cache or _ALL, size)

@@ -10,12 +10,24 @@ from harmonia_py.catalog.uploads import Session
 from harmonia_py.database.nars import FILES
 from harmonia_py.database.object_rows import LEASE, READABLE, digits, nar_file
 from harmonia_py.database.received import receive
-from harmonia_py.database.transaction import Database, Transaction, ask, ask_for_each, ask_many, ask_one
-from harmonia_py.database.uploads import live_on
+from harmonia_py.database.transaction import (
+    Transaction,
+    Transactions,
+    ask,
+    ask_for_each,
+    ask_many,
+    ask_number,
+    ask_one,
+    ask_row,
+    reads,
+    scans,
+    writes,
+)
+from harmonia_py.database.uploads import SESSION_COLUMNS, live_on, session_of
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
-_FIND: Final = "select id, cache_id, principal, begun_s, seen_s, ended_s from sessions where id = $1"
+_FIND: Final = f"select {SESSION_COLUMNS} from sessions where id = $1"
 _RECEIVED: Final = """
     select count(*), coalesce(sum(f.file_size), 0) from (
         select cache_id, file_hash from received where session_id = $1
@@ -51,96 +63,69 @@ _ANNOUNCED: Final = """
 """
 
 
-class SqlSessions:
+class SqlSessions(Transactions):
     """`Sessions` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def find(self, session: str) -> Session | None:
+    @reads
+    def find(self, session: str) -> Transaction[Session | None]:
         """As in `Sessions`."""
+        row = yield from ask_one(_FIND, session)
+        return None if row is None else session_of(row)
 
-        def find() -> Transaction[Session | None]:
-            row = yield from ask_one(_FIND, session)
-            if row is None:
-                return None
-            session_id, cache, principal, begun, seen, ended = row
-            return Session(
-                id=session_id, cache=CacheId(cache), principal=principal, begun=begun, seen=seen, ended=ended
-            )
-
-        return await self._database.read(find)
-
-    async def progress(self, session: str) -> Progress:
+    @scans
+    def progress(self, session: str) -> Transaction[Progress]:
         """As in `Sessions`."""
+        received, received_size = yield from ask_row(_RECEIVED, session)
+        present = yield from ask_number(_PRESENT, session)
+        brought = {state: int(count) for state, count in (yield from ask(_BROUGHT, session))}
+        waiting = brought.pop("waiting", 0)
+        return Progress(
+            received=int(received),
+            received_size=int(received_size),
+            present=present - waiting,
+            published=sum(brought.values()),
+            waiting=waiting,
+        )
 
-        def progress() -> Transaction[Progress]:
-            received = yield from ask_one(_RECEIVED, session)
-            present = yield from ask_one(_PRESENT, session)
-            assert received is not None
-            assert present is not None
-            brought = {state: int(count) for state, count in (yield from ask(_BROUGHT, session))}
-            waiting = brought.pop("waiting", 0)
-            return Progress(
-                received=int(received[0]),
-                received_size=int(received[1]),
-                present=int(present[0]) - waiting,
-                published=sum(brought.values()),
-                waiting=waiting,
-            )
-
-        return await self._database.scan(progress)
-
-    async def announce(self, cache: CacheId, session: str, hash_parts: Collection[HashPart], *, now: Timestamp) -> None:
+    @writes(durable=False)
+    def announce(
+        self, cache: CacheId, session: str, hash_parts: Collection[HashPart], *, now: Timestamp
+    ) -> Transaction[None]:
         """As in `Sessions`."""
+        yield from live_on(cache, session, now)
+        yield from ask_many(LEASE, [(session, cache, hash_part) for hash_part in sorted(hash_parts)])
 
-        def announce() -> Transaction[None]:
-            yield from live_on(cache, session, now)
-            yield from ask_many(LEASE, [(session, cache, hash_part) for hash_part in sorted(hash_parts)])
-
-        await self._database.write(announce, durable=False)
-
-    async def announced(self, cache: CacheId, session: str, hash_parts: Collection[HashPart]) -> frozenset[HashPart]:
+    @reads
+    def announced(
+        self, cache: CacheId, session: str, hash_parts: Collection[HashPart]
+    ) -> Transaction[frozenset[HashPart]]:
         """As in `Sessions`."""
+        rows = yield from ask_for_each(_ANNOUNCED, sorted(hash_parts), session, cache)
+        return frozenset(HashPart(row[0]) for row in rows)
 
-        def announced() -> Transaction[frozenset[HashPart]]:
-            rows = yield from ask_for_each(_ANNOUNCED, sorted(hash_parts), session, cache)
-            return frozenset(HashPart(row[0]) for row in rows)
-
-        return await self._database.read(announced)
-
-    async def nars(
+    @writes(durable=False)
+    def nars(
         self, cache: CacheId, session: str, nar_hashes: Collection[Hash], *, now: Timestamp
-    ) -> Mapping[Hash, NarFile]:
+    ) -> Transaction[Mapping[Hash, NarFile]]:
         """As in `Sessions`."""
+        yield from live_on(cache, session, now)
+        rows = yield from ask_for_each(_NARS, sorted(map(digits, nar_hashes)), cache)
+        found = {file.nar_hash: file for file in map(nar_file, rows) if file.nar_hash is not None}
+        kept = [
+            (cache, digits(file.file_hash), session, file.blob_key, now)
+            for file in sorted(found.values(), key=lambda file: file.blob_key)
+        ]
+        yield from receive(kept)
+        return found
 
-        def nars() -> Transaction[dict[Hash, NarFile]]:
-            yield from live_on(cache, session, now)
-            rows = yield from ask_for_each(_NARS, sorted(map(digits, nar_hashes)), cache)
-            found = {file.nar_hash: file for file in map(nar_file, rows) if file.nar_hash is not None}
-            kept = [
-                (cache, digits(file.file_hash), session, file.blob_key, now)
-                for file in sorted(found.values(), key=lambda file: file.blob_key)
-            ]
-            yield from receive(kept)
-            return found
-
-        return await self._database.write(nars, durable=False)
-
-    async def files(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, NarFile]:
+    @reads
+    def files(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Mapping[HashPart, NarFile]]:
         """As in `Sessions`."""
+        rows = yield from ask_for_each(_SHOWN, sorted(hash_parts), cache)
+        return {HashPart(row[0]): nar_file(row[1:]) for row in rows}
 
-        def files() -> Transaction[dict[HashPart, NarFile]]:
-            rows = yield from ask_for_each(_SHOWN, sorted(hash_parts), cache)
-            return {HashPart(row[0]): nar_file(row[1:]) for row in rows}
-
-        return await self._database.read(files)
-
-    async def blob_keys(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, str]:
+    @reads
+    def blob_keys(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Mapping[HashPart, str]]:
         """As in `Sessions`."""
-
-        def blob_keys() -> Transaction[dict[HashPart, str]]:
-            rows = yield from ask_for_each(_BLOB_KEYS, sorted(hash_parts), cache)
-            return {HashPart(row[0]): row[1] for row in rows}
-
-        return await self._database.read(blob_keys)
+        rows = yield from ask_for_each(_BLOB_KEYS, sorted(hash_parts), cache)
+        return {HashPart(row[0]): row[1] for row in rows}

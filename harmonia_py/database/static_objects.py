@@ -6,7 +6,7 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.objects import Document, DocumentKind, StoredObject
 from harmonia_py.database.object_rows import OBJECTS, READABLE, stored_object
-from harmonia_py.database.transaction import Database, Transaction, ask_for_each
+from harmonia_py.database.transaction import Transaction, Transactions, ask_for_each, reads
 from harmonia_py.nix.store_path import HashPart
 
 _OBJECTS: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part in ($list) and {READABLE}"
@@ -15,31 +15,22 @@ _LISTINGS: Final = """
 """
 
 
-class SqlStaticObjects:
+class SqlStaticObjects(Transactions):
     """`StaticObjects` in rows of the catalog."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def objects(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Sequence[StoredObject]:
+    @reads
+    def objects(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Sequence[StoredObject]]:
         """As in `StaticObjects`."""
+        rows = yield from ask_for_each(_OBJECTS, sorted(hash_parts), cache)
+        return [stored_object(row) for row in rows]
 
-        def objects() -> Transaction[list[StoredObject]]:
-            rows = yield from ask_for_each(_OBJECTS, sorted(hash_parts), cache)
-            return [stored_object(row) for row in rows]
-
-        return await self._database.read(objects)
-
-    async def listings(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, Document]:
+    @reads
+    def listings(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Mapping[HashPart, Document]]:
         """As in `StaticObjects`."""
-
-        def listings() -> Transaction[dict[HashPart, Document]]:
-            kind = DocumentKind.LISTING
-            return {
-                HashPart(name): Document(
-                    kind=kind, name=name, size=size, blob_key=key, body=None if body is None else bytes(body)
-                )
-                for name, size, key, body in (yield from ask_for_each(_LISTINGS, sorted(hash_parts), cache, kind.value))
-            }
-
-        return await self._database.read(listings)
+        kind = DocumentKind.LISTING
+        return {
+            HashPart(name): Document(
+                kind=kind, name=name, size=size, blob_key=key, body=None if body is None else bytes(body)
+            )
+            for name, size, key, body in (yield from ask_for_each(_LISTINGS, sorted(hash_parts), cache, kind.value))
+        }

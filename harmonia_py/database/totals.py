@@ -10,7 +10,7 @@ from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.objects import ObjectState, Size
 from harmonia_py.catalog.repairs import WrongTotal
 from harmonia_py.chunks.work import ChunkFigures
-from harmonia_py.database.transaction import Row, Statement, Transaction, ask, ask_many, ask_one
+from harmonia_py.database.transaction import Row, Statement, Transaction, ask, ask_many, ask_number
 
 _NO_CACHE: Final = CacheId(0)
 _STORED: Final = "stored"
@@ -124,9 +124,7 @@ def size_of(cache: CacheId | None) -> Transaction[Size]:
         chunked_size, pack_size = counts.get(_SENT, (0, 0))[1], counts.get(_PACKS, (0, 0))[1]
     else:
         total = published_size + condemned_size
-        received = yield from ask_one(_INCOMING, cache)
-        assert received is not None
-        incoming += int(received[0])
+        incoming += yield from ask_number(_INCOMING, cache)
     return Size(
         objects=published + condemned,
         size=total,

@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import Final
 
+from msgspec.structs import replace
+
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind
@@ -11,15 +13,29 @@ from harmonia_py.database.document_changes import put_document
 from harmonia_py.database.nars import FILES, FINDINGS, add_findings, keep_file
 from harmonia_py.database.object_rows import digits, list_as_garbage, nar_file, take_from_garbage
 from harmonia_py.database.received import ending_claim, expect, forget_received, give_up_received, receive
-from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_many, ask_one, do_together
+from harmonia_py.database.transaction import (
+    Row,
+    Topic,
+    Transaction,
+    Transactions,
+    ask,
+    ask_many,
+    ask_number,
+    ask_one,
+    ask_row,
+    do_together,
+    reads,
+    writes,
+)
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
+SESSION_COLUMNS: Final = "id, cache_id, principal, begun_s, seen_s, ended_s"
 # A session that was ended and shows a sign of life begins again; what it was told before is not remembered.
-_SIGN_OF_LIFE: Final = """
+_SIGN_OF_LIFE: Final = f"""
     insert into sessions (id, cache_id, principal, begun_s, seen_s) values ($1, $2, $3, $4, $4)
     on conflict (id) do update set seen_s = excluded.seen_s, ended_s = null
-    returning id, cache_id, principal, begun_s, seen_s, ended_s
+    returning {SESSION_COLUMNS}
 """
 # Not noted again within a second: each note writes a page of the log, and a push brings a hundred files.
 _LIVES_ON: Final = """
@@ -48,11 +64,8 @@ _KEEPER: Final = """
 _DERIVED: Final = "select hash_part from objects where cache_id = $1 and deriver = $2"
 
 
-class SqlUploads:
+class SqlUploads(Transactions):
     """`Uploads` in rows of the catalog."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def session(self, session: Session, *, end: bool = False) -> Session:
         """As in `Uploads`."""
@@ -64,26 +77,18 @@ class SqlUploads:
             yield from ask(_END, session.id, session.seen)
             yield from ask(_NO_LEASES, session.id)
             yield from give_up_received(session.id, session.seen)
-            return Session(
-                id=standing.id,
-                cache=standing.cache,
-                principal=standing.principal,
-                begun=standing.begun,
-                seen=session.seen,
-                ended=session.seen,
-            )
+            return replace(standing, seen=session.seen, ended=session.seen)
 
         return await self._database.write(note, durable=end)
 
-    async def expect(self, cache: CacheId, session: str, file_hash: Hash, blob_key: str, *, now: Timestamp) -> None:
+    @writes(durable=False)
+    def expect(
+        self, cache: CacheId, session: str, file_hash: Hash, blob_key: str, *, now: Timestamp
+    ) -> Transaction[None]:
         """As in `Uploads`."""
-
-        def expected() -> Transaction[None]:
-            yield from take_from_garbage(blob_key)
-            yield from live_on(cache, session, now)
-            yield from expect((cache, digits(file_hash), session, blob_key, now))
-
-        await self._database.write(expected, durable=False)
+        yield from take_from_garbage(blob_key)
+        yield from live_on(cache, session, now)
+        yield from expect((cache, digits(file_hash), session, blob_key, now))
 
     async def received(
         self,
@@ -98,9 +103,7 @@ class SqlUploads:
         """As in `Uploads`."""
 
         def received() -> Transaction[bool]:
-            row = yield from ask_one(_IS_KEPT, cache, digits(file.file_hash), session, file.blob_key)
-            assert row is not None
-            if not row[0]:
+            if not (yield from ask_number(_IS_KEPT, cache, digits(file.file_hash), session, file.blob_key)):
                 # The collector may have deleted the key before they were written: then nothing else names them.
                 yield from list_as_garbage([file.blob_key], now)
                 return False
@@ -113,46 +116,42 @@ class SqlUploads:
         if not await self._database.write(received, Topic.OBJECTS, durable=False):
             raise BeingDeleted("its session ended since it was expected, and its bytes may be gone")
 
-    async def forget(self, session: str, *, now: Timestamp) -> None:
+    @writes()
+    def forget(self, session: str, *, now: Timestamp) -> Transaction[None]:
         """As in `Uploads`."""
-        await self._database.write(lambda: forget_received(session, now))
+        yield from forget_received(session, now)
 
-    async def find(self, cache: CacheId, file_hash: Hash) -> NarFile | None:
+    @reads
+    def find(self, cache: CacheId, file_hash: Hash) -> Transaction[NarFile | None]:
         """As in `Uploads`."""
-        return await self._database.read(lambda: find_file(cache, file_hash))
+        return find_file(cache, file_hash)
 
-    async def claim(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> NarFile | None:
+    @writes(durable=False)
+    def claim(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> Transaction[NarFile | None]:
         """As in `Uploads`."""
+        file = yield from find_file(cache, file_hash)
+        if file is None or file.nar_hash is None:
+            return None
+        findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
+        if findings is None or findings[0] is None:
+            return None
+        yield from live_on(cache, session, now)
+        yield from receive([(cache, digits(file_hash), session, file.blob_key, now)])
+        return file
 
-        def claim() -> Transaction[NarFile | None]:
-            file = yield from find_file(cache, file_hash)
-            if file is None or file.nar_hash is None:
-                return None
-            findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
-            if findings is None or findings[0] is None:
-                return None
-            yield from live_on(cache, session, now)
-            yield from receive([(cache, digits(file_hash), session, file.blob_key, now)])
-            return file
-
-        return await self._database.write(claim, durable=False)
-
-    async def attach(
+    @writes(Topic.OBJECTS)
+    def attach(
         self, cache: CacheId, session: str | None, document: Document, keepers: Collection[HashPart], *, now: Timestamp
-    ) -> None:
+    ) -> Transaction[None]:
         """As in `Uploads`."""
-
-        def attach() -> Transaction[None]:
-            if session is not None:
-                yield from live_on(cache, session, now)
-            yield from put_document(cache, document, session, now)
-            keeping = set(keepers)
-            if document.kind is DocumentKind.LOG:
-                keeping |= {row[0] for row in (yield from ask(_DERIVED, cache, document.name))}
-            edges = [(cache, keeper, document.kind.value, document.name) for keeper in sorted(keeping)]
-            yield from ask_many(_KEEPER, edges)
-
-        await self._database.write(attach, Topic.OBJECTS)
+        if session is not None:
+            yield from live_on(cache, session, now)
+        yield from put_document(cache, document, session, now)
+        keeping = set(keepers)
+        if document.kind is DocumentKind.LOG:
+            keeping |= {row[0] for row in (yield from ask(_DERIVED, cache, document.name))}
+        edges = [(cache, keeper, document.kind.value, document.name) for keeper in sorted(keeping)]
+        yield from ask_many(_KEEPER, edges)
 
 
 def receive_file(
@@ -183,10 +182,13 @@ def find_file(cache: CacheId, file_hash: Hash) -> Transaction[NarFile | None]:
 
 def sign_of_life(cache: CacheId, session: str, principal: str, now: Timestamp) -> Transaction[Session]:
     """Begin a session, or see that it lives on."""
-    row = yield from ask_one(_SIGN_OF_LIFE, session, cache, principal, now)
-    assert row is not None
-    session_id, cache_id, who, begun, seen, ended = row
-    return Session(id=session_id, cache=CacheId(cache_id), principal=who, begun=begun, seen=seen, ended=ended)
+    return session_of((yield from ask_row(_SIGN_OF_LIFE, session, cache, principal, now)))
+
+
+def session_of(row: Row) -> Session:
+    """A session from `SESSION_COLUMNS`."""
+    session_id, cache, principal, begun, seen, ended = row
+    return Session(id=session_id, cache=CacheId(cache), principal=principal, begun=begun, seen=seen, ended=ended)
 
 
 def live_on(cache: CacheId, session: str, now: Timestamp) -> Transaction[None]:

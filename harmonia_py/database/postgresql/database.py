@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import Final, Self, TypeVar
 
 from harmonia_py.database import migrations
@@ -117,7 +118,7 @@ class PostgresDatabase:
 
     async def _read(self, connections: Connections, transaction: Callable[[], Transaction[T]]) -> T:
         """Run it as one statement if it is one, and otherwise on one snapshot."""
-        code = getattr(transaction, "__code__", None)
+        code = transaction.func if isinstance(transaction, partial) else getattr(transaction, "__code__", None)
 
         async def work(connection: Connection) -> T:
             if code not in self._long:
