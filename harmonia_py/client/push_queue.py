@@ -53,9 +53,10 @@ class PushQueue:
             write_entry(str(self._new.parent), paths)
 
     def entries(self, most: int) -> Sequence[str]:
-        """The names of up to `most` entries, the oldest first."""
+        """The names of up to `most` entries, the oldest first; a file of another name is none."""
         with _errors_of_the_queue(), suppress(FileNotFoundError):
-            return sorted(file.name for file in self._new.iterdir() if not file.name.startswith("."))[:most]
+            names = sorted(file.name for file in self._new.iterdir())
+            return [name for name in names if name.partition("-")[0].isdecimal()][:most]
         return ()
 
     def read(self, name: str, store_dir: StoreDir) -> Collection[StorePath]:

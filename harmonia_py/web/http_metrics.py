@@ -13,6 +13,7 @@ OTHER: Final = "other"
 # Before the name of a route of a cache that is not the one at `/`.
 NAMED: Final = "named:"
 NARINFO: Final = "narinfo"
+NAR: Final = "nar"
 
 _FAULTS: Final = (500, 502, 503)
 _DOCUMENT: Final = (200, 304, 404, *_FAULTS)
@@ -203,9 +204,9 @@ def path_of(request: web.BaseRequest) -> str:
     return name if name is not None and name in STATUSES else OTHER
 
 
-def kind_of(request: web.BaseRequest, path: str) -> str:
-    """The kind of bytes, as a label, that are sent for `request`, which is for the route `path`."""
-    if path != "nar":
+def kind_of(url: str, path: str) -> str:
+    """The kind of bytes, as a label, that are sent for a URL, which is one of the route `path`."""
+    if path != NAR:
         return path
-    kind = "nar" + request.path.rpartition(".nar")[2]
+    kind = "nar" + url.rpartition(".nar")[2]
     return kind if kind in _KINDS_OF_NAR else "nar.other"

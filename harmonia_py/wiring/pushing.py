@@ -156,13 +156,14 @@ class PushNode:
             spool = await self._resources.enter_async_context(DiskSpool(self._directory))
             self.space = await files.space(self._directory, spool)
             await running(self.uses.run)(self._resources)
-            self.static_writer = await self._resources.enter_async_context(StaticWriter(self._write_later))
         except BaseException:
             await self._resources.aclose()
             raise
         cores = len(os.sched_getaffinity(0))
         self._threads = Threads(Pool.PUSH, cores)
         self._resources.push_async_callback(self._threads.aclose)
+        # Behind the threads, so that it ends before them: what is wanted at the end is still written.
+        self.static_writer = await self._resources.enter_async_context(StaticWriter(self._write_later))
         self._watch = RemovalWatch(lambda: self._catalog.database.generation(Topic.REMOVALS))
         listings = LongListings(self.blobs, self._catalog.nars.reserve, self._threads)
         self._receiver = Receiver(

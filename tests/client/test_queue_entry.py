@@ -43,3 +43,15 @@ def test_an_entry_that_another_service_has_pushed_meanwhile_names_nothing(tmp_pa
         queue.done([name])
     assert list(queue.read(name, STORE)) == []
     assert queue.state().aside == []
+
+
+def test_a_file_that_is_no_entry_is_left_alone(tmp_path: Path) -> None:
+    """`hook status` ended in a traceback where an editor had left a copy of an entry in the queue."""
+    queue = PushQueue(tmp_path)
+    queue.add([PATH])
+    (name,) = queue.entries(10)
+    (tmp_path / "new" / f"#{name}#").write_text(f"{PATH}\n")
+    (tmp_path / "new" / "README").write_text("What builds have made.\n")
+    state = queue.state()
+    assert (state.waiting, queue.entries(10)) == (1, [name])
+    assert state.oldest is not None

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import backing
 import pytest
 from house import House, listing, static, team
-from pushed_paths import GLIBC, PATH, REFERENCE, Pushed, push, pushed
+from pushed_paths import GLIBC, PATH, REFERENCE, STORE, Pushed, push, pushed
+from pushing import pushed_to
 from trees import File, Folder
 
 from harmonia_py.cache.cache_name import CacheName
@@ -307,3 +310,15 @@ def _counted(transaction: Transaction[Any], statements: list[int]) -> Transactio
             return end.value
         statements[0] += len(asked.statements) if isinstance(asked, Together) else 1
         rows = yield asked
+
+
+async def test_what_was_pushed_right_before_the_end_is_written_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that was stopped right after a push logged an error of its own: what reads files had ended before."""
+    async with pushed_to(tmp_path, STORE) as server:
+        for what in (GLIBC, LARGE):
+            assert (await push(server, what)).status == 200
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    found = {str(path.relative_to(server.directory)) for path in server.directory.rglob("*")}
+    assert {f(what.path) for what in (GLIBC, LARGE) for f in (static, listing)} <= found

@@ -250,7 +250,7 @@ class Connection(web.RequestHandler):
         self._metrics.answered(request.method, path, status, seconds)
         if path == NARINFO and (cache := request.get(CACHE)) is not None:
             cache.usage.asked(status)
-        self._metrics.sent(kind_of(request, path)).add(size - (sending.sent if sending is not None else 0))
+        self._metrics.sent(kind_of(request.path, path)).add(size - (sending.sent if sending is not None else 0))
         if path in DOWNLOADS and status in _WITH_CONTENT and request.method == hdrs.METH_GET:
             first_byte = sending.first_byte if sending is not None else None
             self._metrics.began(path, seconds if first_byte is None else first_byte - self._began)

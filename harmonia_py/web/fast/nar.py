@@ -15,21 +15,22 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.runtime.page_cache import says_what_is_cached
 from harmonia_py.web.fast.ready_answers import NarRequest
 from harmonia_py.web.fast.ready_file import ReadyFile
+from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.nix.nar import headers_of
 from harmonia_py.web.state import Serving
 
 _log = logging.getLogger(__name__)
 
-FindNar = Callable[[NarRequest], Awaitable[ReadyFile | None]]
-"""Finds the file for a request. None: the framework must answer, be it with an error.
+FindNar = Callable[[NarRequest], Awaitable[ReadyFile | bytes | None]]
+"""Finds the file for a request, or that there is none, and gives the whole answer that says so.
 
-No error of the cache is raised here."""
+None: the framework must answer, be it with an error. No error of the cache is raised here."""
 
 
 def nar_finder(serving: Serving) -> FindNar:
     """A function that opens kept files of the caches of `serving`, and makes them ready."""
 
-    async def find(request: NarRequest) -> ReadyFile | None:
+    async def find(request: NarRequest) -> ReadyFile | bytes | None:
         cache = request.cache
         try:
             download = await cache.cache.nar(request.url, AT_ONCE)
@@ -39,7 +40,7 @@ def nar_finder(serving: Serving) -> FindNar:
             _log.exception("GET /%s: unforeseen", request.target)
             return None
         if download is None:
-            return None
+            return serving.answers.write(not_found())
         # A reload while the file was opened has brought other caches.
         file = download.file
         if file is None or not says_what_is_cached(file.fd, file.offset) or not serving.serves(cache):

@@ -30,7 +30,7 @@ from harmonia_py.web.fast.narinfo import FindNarinfo
 from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, NarRequest, ReadyAnswers
 from harmonia_py.web.fast.ready_file import FileTransfer, FileUnderWay, First, ReadyFile
 from harmonia_py.web.http.transfer import Transfers
-from harmonia_py.web.http_metrics import CLIENT, HttpMetrics
+from harmonia_py.web.http_metrics import CLIENT, NAR, NARINFO, HttpMetrics, kind_of
 
 _log = logging.getLogger(__name__)
 
@@ -208,20 +208,15 @@ class FastProtocol(Connection):
     async def _look_up(self, request: NarinfoRequest, began: float) -> None:
         """Answer with a narinfo that has to be found first."""
         status, answer = await self._find_narinfo(request)
-        self._under_way = None
-        if self.transport is not None:
-            self.transport.write(answer)
-        seconds = time.perf_counter() - began
-        if self._access_log is not None:
-            self._access_log.add(Entry(self._client, "GET", f"/{request.target}", status, len(answer), seconds))
-        self._metrics.answered("GET", "narinfo", status, seconds)
-        self._metrics.narinfo_bytes.add(len(answer))
         request.cache.usage.asked(status)
-        self._go_on()
+        self._give(request.target, status, answer, began, NARINFO)
 
     async def _look_up_nar(self, data: bytes, request: NarRequest, began: float) -> None:
-        """Answer the request `data` with a file that has to be opened first, or hand it to the framework."""
+        """Answer the request `data` with a file that has to be opened first, or that is not there, or pass it on."""
         file = await self._find_nar(request)
+        if isinstance(file, bytes):
+            self._give(request.target, HTTPStatus.NOT_FOUND, file, began, NAR)
+            return
         self._under_way = None
         transport = self.transport
         if transport is None:
@@ -232,6 +227,18 @@ class FastProtocol(Connection):
             return
         self._take_back()
         self._pass_on(data)
+        self._go_on()
+
+    def _give(self, target: str, status: HTTPStatus, answer: bytes, began: float, path: str) -> None:
+        """Give the answer that was found for a route, log and count it, and turn to the next request."""
+        self._under_way = None
+        if self.transport is not None:
+            self.transport.write(answer)
+        seconds = time.perf_counter() - began
+        if self._access_log is not None:
+            self._access_log.add(Entry(self._client, "GET", f"/{target}", status, len(answer), seconds))
+        self._metrics.answered("GET", path, status, seconds)
+        self._metrics.sent(kind_of(target, path)).add(len(answer))
         self._go_on()
 
     def _looked_up(self, task: asyncio.Task[None]) -> None:

@@ -238,7 +238,7 @@ async def _send(
     start, stop = (part.start, part.stop) if part is not None else (0, None)
     transfers = request.app[TRANSFERS]
     metrics = transfers.metrics
-    response.sending = sending = Sending(metrics.sent(kind_of(request, path_of(request))))
+    response.sending = sending = Sending(metrics.sent(kind_of(request.path, path_of(request))))
     try:
         pieces = download.pieces(start, stop)
         ends_with_connection = part is None and not chunked

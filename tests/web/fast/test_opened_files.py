@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -117,6 +118,29 @@ async def test_what_cannot_be_opened_at_once_the_framework_answers(disk_path: Pa
         assert (answer.status, answer.body) == (200, source.nar_bytes)
         assert source.asked_at_once == 1
         assert len(server.access_lines()) == 1
+
+
+async def test_what_no_source_has_is_looked_for_once_and_answered_as_the_framework_would(disk_path: Path) -> None:
+    """Under a policy, and of what is pushed, each NAR that is not there was looked for twice."""
+    async with served(disk_path) as (server, source):
+        target = f"/{NarUrl(PATH.hash_part, Hash.of(b'another'), 'zstd')}"
+        answers = []
+        for headers, times in (((), 1), ((BY_FRAMEWORK,), 2)):
+            reader, writer = await server.connect()
+            writer.write("\r\n".join([f"GET {target} HTTP/1.1", "Host: a", *headers, "", ""]).encode())
+            answers.append(await read_answer(reader))
+            writer.close()
+            assert len(source.asked) == times
+            del answers[-1].headers["Date"]
+        source.asked.clear()
+        fast, slow = answers
+        assert (fast.status, fast.body, fast.headers.items()) == (slow.status, slow.body, slow.headers.items())
+        assert fast.status == 404
+        await eventually(lambda: len(server.access_lines()) == 2)
+        assert len({line.rpartition(" ")[0] for line in server.access_lines()}) == 1
+        metrics = (await server.get("/metrics")).body.decode()
+        assert 'harmonia_http_requests_total{method="GET",path="nar",status="404"} 2\n' in metrics
+        assert re.search(r'harmonia_http_sent_bytes_total{kind="nar.zst"} [1-9]', metrics)
 
 
 async def test_an_error_is_the_frameworks_answer(disk_path: Path) -> None:
