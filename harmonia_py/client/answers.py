@@ -76,12 +76,14 @@ class ChunkTerms(Struct, frozen=True, kw_only=True):
     Attributes:
         sizes: of the chunks.
         max_chunks: in one question.
+        max_names: in one question for bases.
         max_recipe_size: bytes of a recipe.
         max_sent_size: bytes of the chunks that are sent with it.
     """
 
     sizes: CutSizes
     max_chunks: int
+    max_names: int
     max_recipe_size: int
     max_sent_size: int
 
@@ -100,6 +102,7 @@ class ChunkTerms(Struct, frozen=True, kw_only=True):
         return cls(
             sizes=sizes,
             max_chunks=max(1, int(told["max_chunks"])),
+            max_names=max(1, int(told.get("max_names", 1))),
             max_recipe_size=int(told["max_recipe_size"]),
             max_sent_size=int(told["max_sent_size"]),
         )

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import msgspec
-
 from harmonia_py.client.answers import (
     CacheInfo,
     Capabilities,
@@ -21,9 +19,10 @@ from harmonia_py.client.answers import (
     understanding,
 )
 from harmonia_py.client.bodies import Body, FormBody
+from harmonia_py.client.cache_requests import CacheRequests
 from harmonia_py.client.chunk_api import ChunkApi
 from harmonia_py.client.http import HttpServer
-from harmonia_py.client.upload_api import UploadApi, session_place
+from harmonia_py.client.upload_api import UploadApi
 from harmonia_py.errors import FormatError, UpstreamProtocolError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
@@ -39,12 +38,8 @@ _EXCHANGE: Final = {
 }
 
 
-class PushApi:
-    """One cache.
-
-    Args:
-        server: where it is.
-        root: its place on the server: `team/`, or nothing for the cache at `/`.
+class PushApi(CacheRequests):
+    """One cache, all that a push asks of it.
 
     Attributes:
         uploads: files that go past the server.
@@ -52,8 +47,7 @@ class PushApi:
     """
 
     def __init__(self, server: HttpServer, root: str) -> None:
-        self._server = server
-        self._root = root
+        super().__init__(server, root)
         self.uploads = UploadApi(server, root)
         self.chunks = ChunkApi(server, root)
 
@@ -147,7 +141,7 @@ class PushApi:
         for start in range(0, max(len(hash_parts), len(wanted)), session.max_paths):
             some = slice(start, start + session.max_paths)
             question = {"paths": hash_parts[some], "nars": [str(nar_hash) for nar_hash in wanted[some]]}
-            told = fields(await self._post(session, "missing", question))
+            told = await self._post(session, "missing", question)
             with understanding():
                 lacking |= set(map(HashPart.parse, told["missing"]))
                 elsewhere |= set(map(HashPart.parse, told.get("elsewhere", ())))
@@ -201,8 +195,7 @@ class PushApi:
             PushConflict: the server has lost some of it.
             HarmoniaError: as `HttpServer.ask`.
         """
-        body = msgspec.json.encode({"file": file, "size": size})
-        told = fields((await self._server.ask("POST", self._place(session, f"parts/{nar}"), body)).json())
+        told = await self._post(session, f"parts/{nar}", {"file": file, "size": size})
         return told.get("state") != "checking"
 
     async def publish(self, session: SessionInfo, narinfos: Sequence[NarInfo]) -> Sequence[Published]:
@@ -212,7 +205,7 @@ class PushApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         texts = [narinfo.format(session.store_dir).decode() for narinfo in narinfos]
-        told = fields(await self._post(session, "publish", {"narinfos": texts}))
+        told = await self._post(session, "publish", {"narinfos": texts})
         with understanding():
             results = [_published(fields(one)) for one in told["paths"]]
         if len(results) != len(narinfos):
@@ -229,7 +222,7 @@ class PushApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         wanted = [{"name": name, "path": path} for name, path in (pins or {}).items()]
-        told = fields(await self._post(session, "finish", {"roots": sorted(roots), "pins": wanted}))
+        told = await self._post(session, "finish", {"roots": sorted(roots), "pins": wanted})
         missing = told.get("missing", ())
         if pins and not missing and "pins" not in told:
             raise UpstreamProtocolError("the server is of a release that sets no pins at the end of a push: upgrade it")
@@ -251,14 +244,6 @@ class PushApi:
             raise UpstreamProtocolError(f"{hash_part}.narinfo: {error}") from None
         nar = await self._server.ask("HEAD", f"{self._root}{narinfo.url}", absent=True)
         return narinfo if nar.status == _OK else None
-
-    async def _post(self, session: SessionInfo, verb: str, body: Any) -> Any:
-        return (
-            await self._server.ask("POST", self._place(session, verb), msgspec.json.encode(body, enc_hook=str))
-        ).json()
-
-    def _place(self, session: SessionInfo, rest: str) -> str:
-        return session_place(self._root, session, rest)
 
 
 def _offset(value: Any) -> int:

@@ -172,6 +172,7 @@ class Push:
         self._plan(wanted)
         nars = (await self._api.missing(session, (), {info.nar_hash for info in wanted})).nars
         jobs = self._settings.jobs
+        sender.expect(session, [info for info in wanted if info.nar_hash not in nars])
         async with self._store.keeping(wanted):
             await Round(session, wanted, nars, api=self._api, sender=sender, ledger=ledger, jobs=jobs).run()
         return False

@@ -78,6 +78,13 @@ class RecipeSender:
         self._events = events
         self._making = making
         self._refused = 0
+        self._bases: _Bases | None = None
+
+    def expect(self, session: SessionInfo, wanted: Sequence[PathInfo]) -> None:
+        """Ask together, once the first of them is sent, which paths are like those that are going to be sent."""
+        if session.chunks is not None:
+            names = dict.fromkeys(info.store_path.name for info in wanted if _is_worth_it(info))
+            self._bases = _Bases(self._api, session, list(names), session.chunks.max_names)
 
     async def send(self, session: SessionInfo, info: PathInfo) -> tuple[FileHere, int] | None:
         """Have the server make the file of a path, and how many bytes were sent for that; None: send it whole.
@@ -86,11 +93,11 @@ class RecipeSender:
             StorePathChanged: its files are not what the store says.
             SessionEnded, NotAuthenticated, StorageFull: as `HttpServer.ask`.
         """
-        terms = session.chunks
-        if terms is None or not _is_worth_it(info) or self._refused >= _MOST_REFUSED:
+        terms, bases = session.chunks, self._bases
+        if terms is None or bases is None or not _is_worth_it(info) or self._refused >= _MOST_REFUSED:
             return None
         try:
-            return await self._send(session, terms, info)
+            return await self._send(session, terms, info, await bases.of(info.store_path.name))
         except (SessionEnded, NotAuthenticated, StorageFull):
             raise
         except (PushRefused, NotPermitted, UpstreamProtocolError, UpstreamUnreachable):
@@ -99,8 +106,9 @@ class RecipeSender:
             pass
         return None
 
-    async def _send(self, session: SessionInfo, terms: ChunkTerms, info: PathInfo) -> tuple[FileHere, int]:
-        bases = await self._api.bases(session, info.store_path.name)
+    async def _send(
+        self, session: SessionInfo, terms: ChunkTerms, info: PathInfo, bases: Sequence[HashPart]
+    ) -> tuple[FileHere, int]:
         if not bases:
             raise _SendWhole
         # The library that cuts takes some time to load.
@@ -145,6 +153,39 @@ class RecipeSender:
         if file is None:
             raise _SendWhole
         return file
+
+
+class _Bases:
+    """The bases of paths that are going to be sent in a session, by the names of these paths.
+
+    Args:
+        api: is asked for them.
+        session: in which they are sent.
+        names: in the order in which the paths are sent.
+        at_once: names in one question.
+    """
+
+    def __init__(self, api: ChunkApi, session: SessionInfo, names: Sequence[str], at_once: int) -> None:
+        self._api = api
+        self._session = session
+        self._names = names
+        self._places = {name: place for place, name in enumerate(names)}
+        self._at_once = at_once
+        self._found: dict[str, Sequence[HashPart]] = {}
+        self._asking = asyncio.Lock()
+
+    async def of(self, name: str) -> Sequence[HashPart]:
+        """The bases of the path of this name; with it are asked for those of the paths that come after it.
+
+        Raises:
+            HarmoniaError: as `HttpServer.ask`.
+        """
+        async with self._asking:
+            if name not in self._found:
+                first = self._places[name]
+                names = self._names[first : first + self._at_once]
+                self._found |= await self._api.bases(self._session, names)
+        return self._found[name]
 
 
 def _until(stop: Event, nar: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:

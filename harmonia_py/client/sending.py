@@ -9,7 +9,7 @@ More paths are on their way than are being made: a compressor takes 3.5 MB and a
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -90,6 +90,10 @@ class Sender:
         self._past = None if elsewhere is None else PastServer(api.uploads, elsewhere)
         self._may_store = True
         self._recipes = RecipeSender(api.chunks, store, threads, zstd.level, events, making=self._making)
+
+    def expect(self, session: SessionInfo, wanted: Sequence[PathInfo]) -> None:
+        """As `RecipeSender.expect`."""
+        self._recipes.expect(session, wanted)
 
     async def send(self, session: SessionInfo, info: PathInfo) -> SentFile:
         """Send the file of a path.

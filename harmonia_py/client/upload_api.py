@@ -7,21 +7,13 @@ from urllib.parse import urlencode
 import msgspec
 
 from harmonia_py.client.answers import SessionInfo, UploadInParts, fields
-from harmonia_py.client.http import HttpServer, parse_url
+from harmonia_py.client.cache_requests import CacheRequests
+from harmonia_py.client.http import parse_url
 from harmonia_py.errors import UpstreamProtocolError
 
 
-class UploadApi:
-    """The uploads of one cache.
-
-    Args:
-        server: where the cache is.
-        root: its place on the server.
-    """
-
-    def __init__(self, server: HttpServer, root: str) -> None:
-        self._server = server
-        self._root = root
+class UploadApi(CacheRequests):
+    """The uploads of one cache."""
 
     async def url(self, session: SessionInfo, file: str, size: int) -> str | None:
         """The URL for a file of so many bytes past the server, by one PUT; None when it is sent to the server.
@@ -29,7 +21,7 @@ class UploadApi:
         Raises:
             HarmoniaError: as `HttpServer.ask`.
         """
-        place = f"{self._place(session, file)}?size={size}"
+        place = self._place(session, f"uploads/{file}?size={size}")
         answer = await self._server.ask("GET", place, absent=True)
         if answer.status != HTTPStatus.OK:  # while servers are upgraded one by one, one of the release before is asked
             return None
@@ -43,7 +35,7 @@ class UploadApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         body = msgspec.json.encode({"size": size})
-        answer = await self._server.ask("POST", self._place(session, f"{file}/parts"), body, absent=True)
+        answer = await self._server.ask("POST", self._place(session, f"uploads/{file}/parts"), body, absent=True)
         told = fields(answer.json()) if answer.status == HTTPStatus.OK else {}  # as for `url`
         upload, part_size = told.get("upload"), told.get("part_size")
         if not isinstance(upload, str) or not isinstance(part_size, int) or part_size < 1:
@@ -60,7 +52,7 @@ class UploadApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         query = urlencode({"upload": upload.id, "first": first, "count": count})
-        answer = await self._server.ask("GET", self._place(session, f"{file}/parts?{query}"))
+        answer = await self._server.ask("GET", self._place(session, f"uploads/{file}/parts?{query}"))
         urls = fields(answer.json()).get("urls")
         if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
             raise UpstreamProtocolError("the server does not say where parts are sent")
@@ -76,7 +68,7 @@ class UploadApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         body = msgspec.json.encode({"upload": upload.id, "etags": etags})
-        place = self._place(session, f"{file}/parts")
+        place = self._place(session, f"uploads/{file}/parts")
         answer = await self._server.ask("PUT", place, body, absent=True)
         # As for `url`; another server is asked next.
         return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
@@ -88,7 +80,7 @@ class UploadApi:
             HarmoniaError: as `HttpServer.ask`.
         """
         query = urlencode({"upload": upload.id})
-        await self._server.once("DELETE", self._place(session, f"{file}/parts?{query}"))
+        await self._server.once("DELETE", self._place(session, f"uploads/{file}/parts?{query}"))
 
     def _may_lead_to(self, url: str) -> bool:
         """Whether files may be sent there: not in the clear where the server itself is spoken to in secret."""
@@ -105,14 +97,6 @@ class UploadApi:
             PushConflict: it is not there.
             HarmoniaError: as `HttpServer.ask`.
         """
-        answer = await self._server.ask("POST", self._place(session, f"{file}"), absent=True)
+        answer = await self._server.ask("POST", self._place(session, f"uploads/{file}"), absent=True)
         # As for `url`; another server is asked next.
         return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
-
-    def _place(self, session: SessionInfo, rest: str) -> str:
-        return session_place(self._root, session, f"uploads/{rest}")
-
-
-def session_place(root: str, session: SessionInfo, rest: str) -> str:
-    """The place on the server of something that belongs to a session."""
-    return f"{root}api/sessions/{session.id}/{rest}"

@@ -99,6 +99,17 @@ async def test_a_rebuild_is_sent_as_a_recipe(team: Team, lab: Lab) -> None:
     assert done.saved > 300_000
 
 
+async def test_the_cache_is_asked_once_for_what_is_like_many_paths(team: Team, lab: Lab) -> None:
+    """Each path was a question of its own, though one may have a hundred names."""
+    paths = [rebuild(lab, CONTENTS, str(number)) for number in range(3)]
+    paths.append(rebuild(lab, contents_of(700_000, seed=3), "other", "other-1.0"))
+    summary = await Push(team.api, team.store, Bar()).run(paths)
+    assert summary.is_good
+    assert summary.saved > 3 * 300_000
+    seen = [json.loads(line)["path"] for line in "".join(team.house.server.log).splitlines()]
+    assert sum(path.endswith("/chunks/bases") for path in seen) == 2, "of the push before, and of this one"
+
+
 async def test_what_is_new_is_sent_in_one_request_however_long_it_is(team: Team, lab: Lab) -> None:
     """What does not fit a part goes through a file, so that no push takes more memory than a part."""
     contents = contents_of(12_000_000, seed=2)
