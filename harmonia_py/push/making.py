@@ -5,31 +5,47 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from harmonia_py.errors import HarmoniaError, Overloaded
+from harmonia_py.errors import (
+    FormatError,
+    HarmoniaError,
+    Overloaded,
+    PushConflict,
+    PushRefused,
+    PushTooLarge,
+    QuotaExceeded,
+    StorageError,
+)
+from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.push.checking import Checks
-from harmonia_py.runtime.bounded import Bounded
 
 # Each takes some 100 MB for the longest recipe, and a core.
 _AT_ONCE: Final = 2
 # Recipes that arrive, wait, or are made. One that waits holds up to 8 MiB of memory, and 64 MiB of the disk.
 _MOST: Final = 48
 _MOST_OF_ONE: Final = 16
-_MAX_FAILURES: Final = 256
+# The kinds of errors that a client is told of also by a worker that has not met them, each by its name.
+_KINDS: Final = {
+    kind.__name__: kind for kind in (FormatError, PushConflict, PushTooLarge, PushRefused, QuotaExceeded, StorageError)
+}
+_MAX_MESSAGE: Final = 1000
 
 
 class Making:
     """The recipes that this process has in hand. It belongs to the event loop in which it is used.
+
+    Args:
+        texts: where workers tell each other which files were not made, and why.
 
     Attributes:
         checks: what is being made, which goes on whether its client waits or not.
         turn: is held while a file is made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: SharedTexts) -> None:
         self.checks = Checks()
         self.turn = asyncio.Semaphore(_AT_ONCE)
         self._held: Counter[str] = Counter()
-        self._failures: Bounded[str, HarmoniaError] = Bounded(_MAX_FAILURES)
+        self._texts = texts
 
     def take(self, principal: str) -> Callable[[], None]:
         """Take a recipe in hand, for a client of this principal; call what this returns when it is done with.
@@ -54,12 +70,21 @@ class Making:
 
     def begins(self, key: str) -> None:
         """Forget how the last attempt under this key failed: another one begins."""
-        self._failures.pop(key, None)
+        self._texts.remove(_name(key))
 
     def fails(self, key: str, error: HarmoniaError) -> None:
-        """Remember why a file was not made: its client may ask only when that is over."""
-        self._failures[key] = error
+        """Remember why a file was not made: its client may ask only when that is over, and another worker."""
+        kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS), PushRefused.__name__)
+        self._texts.put(_name(key), f"{kind} {error}"[:_MAX_MESSAGE].encode())
 
     def failure(self, key: str) -> HarmoniaError | None:
-        """Why the last attempt under this key failed; None when none did."""
-        return self._failures.get(key)
+        """Why the last attempt under this key failed, in whichever worker; None when none did."""
+        text = self._texts.get(_name(key))
+        if text is None:
+            return None
+        kind, _, message = text.decode(errors="replace").partition(" ")
+        return _KINDS[kind](message)
+
+
+def _name(key: str) -> str:
+    return f"recipe {key}"

@@ -181,7 +181,7 @@ class RecipeUploads:
     async def made(self, session: PushSession, nar_hash: Hash) -> NarFile | None:
         """The file of a NAR that `receive` had to be left alone with; None while that goes on, here or elsewhere.
 
-        Raises what `receive` raises, where this process made the file.
+        Raises what `receive` raises, where a worker of this machine made the file.
         """
         key = self._key(session, nar_hash)
         checking = self._making.checks.under_way(key)

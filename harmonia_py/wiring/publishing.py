@@ -86,8 +86,8 @@ class Publishing(Struct, frozen=True, eq=False):
     threads: Threads
     counters: PushCounters
     max_size: Callable[[], int | None]
+    making: Making
     static_errors: RareWarning = field(default_factory=lambda: RareWarning(logging.getLogger(StaticSide.__module__)))
-    making: Making = field(default_factory=Making)
 
     def pushes_to(
         self,

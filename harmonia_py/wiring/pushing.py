@@ -26,6 +26,7 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.push.listing_renewal import ListingRenewal
 from harmonia_py.push.listings import LongListings
+from harmonia_py.push.making import Making
 from harmonia_py.push.parts import PartUploads, SizesWithParts
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import Receiver
@@ -227,6 +228,7 @@ class PushNode:
             threads=self._threads,
             counters=self._counters,
             max_size=lambda: self.max_size,
+            making=Making(self._metrics.board.texts),
         )
         self.caches = PushedCaches(
             self._catalog, store_dir=self._store_dir, publishing=self.publishing, stored=self.stored, now=self.now

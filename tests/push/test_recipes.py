@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chunking import HELLO, LIBRARY, OTHER, make_chunks, nar_of, program
-from house import Clock, House, download, status
+from house import Clock, House, download, status, team
 from pushed_paths import PATH, REFERENCE, STORE, pushed
 from pushing import OTHER as OTHER_CACHE
 from pushing import TEAM, pushed_to
@@ -15,6 +15,7 @@ from recipe_client import Cut, RecipeClient
 from s3_double import S3Double
 from waiting import eventually
 
+from harmonia_py.cache.access import Principal
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.catalog.nars import PACKS
 from harmonia_py.catalog.uploads import SESSION_SECONDS
@@ -23,10 +24,11 @@ from harmonia_py.chunks.reading import bytes_of
 from harmonia_py.chunks.sizes import SIZES
 from harmonia_py.client.answers import ChunkTerms
 from harmonia_py.database.uploads import SqlUploads
-from harmonia_py.errors import StorageError
+from harmonia_py.errors import PushConflict, StorageError
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push import checking
 from harmonia_py.storage.slices import read_slice
+from harmonia_py.wiring.pushing import PushNode
 
 CHUNKS = CacheSettings(deduplicate="chunks")
 REBUILT = StorePath("5rz1m1y0wlkzfs1b6pa0rr4x5kbbcl9q-hello-2.12.1")
@@ -185,6 +187,23 @@ async def test_why_a_file_was_not_made_is_told_although_that_was_over_before_the
     await house.server.catalog.caches.change(OTHER_CACHE, {"priority": 1})
     answer = await client.ask("GET", f"recipes/{nar_hash.nix32}")
     assert answer.status == 409
+
+
+async def test_why_a_file_was_not_made_is_known_to_every_worker(house: House) -> None:
+    """Another worker than the one that had failed said for two minutes that the file is being made."""
+    client = await RecipeClient.begun(house.server)
+    cut, nar_hash, server = Cut.of(AGAIN), AGAIN.claim.path_info.nar_hash, house.server
+    refused = await client.send(nar_hash, cut.body([]), [])
+    assert refused.status == 409
+    async with PushNode(server.directory, server.catalog, STORE, server.metrics, clock=house.clock) as other:
+        pushes = other.caches.pushes_of(other.caches.cache_of(await team(house)))
+        assert pushes is not None
+        assert pushes.recipes is not None
+        session = await pushes.sessions.resume(Principal("token pusher"), client.session)
+        with pytest.raises(PushConflict) as told:
+            await pushes.recipes.made(session, nar_hash)
+        assert str(told.value) in refused.body.decode()
+        assert await pushes.recipes.made(session, CHANGED.claim.path_info.nar_hash) is None
 
 
 async def test_a_catalog_that_fails_is_no_fault_of_a_chunk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
