@@ -20,8 +20,8 @@ from harmonia_py.errors import UpstreamError, UpstreamProtocolError, UpstreamUnr
 from harmonia_py.mirror.upstream import Body, Resume
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.runtime.retry_after import seconds_until
+from harmonia_py.runtime.socket_tap import SocketTap, tap
 from harmonia_py.upstream.addresses import Guard, is_local
-from harmonia_py.upstream.tap import SocketTap, tap
 
 # As Nix does.
 _MAX_REDIRECTS: Final = 10

@@ -12,7 +12,7 @@ from s3_double import Fault, Object, S3Double
 from harmonia_py.cache.source import Pause
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import StorageError
-from harmonia_py.storage.s3 import objects, stores
+from harmonia_py.storage.s3 import objects, stores, tapped
 from harmonia_py.storage.s3.blobs import S3Blobs
 from harmonia_py.storage.s3.digests import S3Digests
 from harmonia_py.storage.spool import DiskSpool
@@ -31,12 +31,24 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_STALL", timedelta(seconds=2))
     monkeypatch.setattr(stores, "_BACKOFF", {"init_backoff": timedelta(milliseconds=5), "base": 2})
     monkeypatch.setattr(objects, "_ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(tapped, "_ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(tapped, "_STALL_SECONDS", 2.0)
 
 
 @pytest.fixture
 async def bucket(double: S3Double) -> AsyncIterator[S3Blobs]:
     async with S3Blobs(double.settings("kept", part_size=PART)) as bucket:
         yield bucket
+
+
+@pytest.fixture(params=["from the socket", "by the library"])
+def _each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long objects are read in both ways."""
+    if request.param == "by the library":
+        monkeypatch.setattr(tapped, "_WORTH_BYTES", 2**60)
+
+
+each_way = pytest.mark.usefixtures("_each_way")
 
 
 async def read(bucket: S3Blobs, start: int = 0, stop: int | None = None) -> bytes:
@@ -46,7 +58,8 @@ async def read(bucket: S3Blobs, start: int = 0, stop: int | None = None) -> byte
         return await read_all(blob.pieces(start, stop))
 
 
-@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.SLOW_DOWN, Fault.CUT, Fault.LOST, Fault.SILENT])
+@each_way
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.SLOW_DOWN, Fault.CUT, Fault.LOST, Fault.SILENT, Fault.SLOW])
 async def test_a_read_that_fails_twice_is_right_in_the_end(double: S3Double, bucket: S3Blobs, fault: Fault) -> None:
     await bucket.put(KEY, LARGE, {"name": "x"})
     double.fault("GET", "nar/", fault, times=2)
@@ -55,6 +68,7 @@ async def test_a_read_that_fails_twice_is_right_in_the_end(double: S3Double, buc
     assert not double.faults_left()
 
 
+@each_way
 async def test_a_long_body_that_is_cut_goes_on_where_it_was(double: S3Double, bucket: S3Blobs) -> None:
     await bucket.put(KEY, LARGE, {})
     blob = await bucket.open(KEY)
@@ -65,6 +79,7 @@ async def test_a_long_body_that_is_cut_goes_on_where_it_was(double: S3Double, bu
     assert not double.faults_left()
 
 
+@each_way
 async def test_a_read_that_always_fails_ends_with_an_error_and_not_with_fewer_bytes(
     double: S3Double, bucket: S3Blobs
 ) -> None:
@@ -76,6 +91,7 @@ async def test_a_read_that_always_fails_ends_with_an_error_and_not_with_fewer_by
         await read_all(blob.pieces(0, None))
 
 
+@each_way
 async def test_bytes_of_another_object_never_follow_those_of_the_first(double: S3Double, bucket: S3Blobs) -> None:
     await bucket.put(KEY, LARGE, {})
     blob = await bucket.open(KEY)
@@ -185,6 +201,7 @@ async def test_a_bucket_that_takes_nothing_is_known_within_seconds(double: S3Dou
             await bucket.objects.probe()
 
 
+@each_way
 async def test_a_download_waits_for_its_client_and_ends_with_it(double: S3Double, bucket: S3Blobs) -> None:
     double.objects[f"kept/{KEY}"] = Object(bytes(64 * 1024 * 1024), {})
     blob = await bucket.open(KEY)
@@ -198,10 +215,42 @@ async def test_a_download_waits_for_its_client_and_ends_with_it(double: S3Double
         else:
             assert isinstance(piece, bytes)
             taken += len(piece)
-    (task,) = bucket.objects._arrivals._tasks
-    assert not task.done(), "64 MiB are not in memory"
+    assert under_way(bucket), "64 MiB are not in memory"
     assert isinstance(pieces, Generator)
     await asyncio.to_thread(pieces.close)
-    await asyncio.wait([task], timeout=5)
-    assert task.done()
+    async with asyncio.timeout(5):
+        while under_way(bucket):  # noqa: ASYNC110  # no event
+            await asyncio.sleep(0)
     blob.release()
+
+
+def under_way(bucket: S3Blobs) -> int:
+    """The number of bodies that have been begun and are not closed."""
+    session = bucket.objects._tapped._session if bucket.objects._tapped is not None else None
+    connections = session.connector._acquired if session is not None and session.connector is not None else ()
+    return len(connections) + len(bucket.objects._arrivals._tasks)
+
+
+async def test_a_long_object_is_one_request_from_its_socket_and_a_thread_may_wait_for_it(
+    double: S3Double, bucket: S3Blobs
+) -> None:
+    double.objects[f"kept/{KEY}"] = Object(LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    del double.seen[:]
+    double.fault("GET", "nar/", Fault.SLOW)
+
+    def read_in_thread() -> bytes:
+        data = bytearray()
+        for piece in blob.pieces(70_000, None):
+            if isinstance(piece, Pause):
+                piece.wait_in_thread()
+            else:
+                assert isinstance(piece, bytes)
+                data += piece
+        return bytes(data)
+
+    with blob:
+        assert await asyncio.to_thread(read_in_thread) == LARGE[70_000:]
+    assert [one.partition("?")[0] for one in double.seen] == [f"GET kept/{KEY}"]
+    assert not bucket.objects._arrivals._tasks

@@ -21,6 +21,7 @@ from harmonia_py.storage.s3.arriving import Arrivals
 from harmonia_py.storage.s3.errors import is_absent, is_beyond, translated
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.stores import body_store, copy_store, question_store
+from harmonia_py.storage.s3.tapped import TappedObjects
 
 T = TypeVar("T")
 
@@ -73,10 +74,14 @@ class Objects:
             self._copies = copy_store(settings)
         self._probing, self._takes_until = asyncio.Lock(), 0.0
         self._arrivals = Arrivals()
+        is_plain = settings.endpoint is not None and settings.endpoint.startswith("http:")
+        self._tapped = TappedObjects(self.bodies) if is_plain else None
 
     async def aclose(self) -> None:
         """End what is read."""
         await self._arrivals.aclose()
+        if self._tapped is not None:
+            await self._tapped.aclose()
 
     async def look(self, name: str, size: int) -> Found | None:
         """The object of a name with its first bytes, at most `size`; None when there is none.
@@ -105,6 +110,8 @@ class Objects:
         if start < min(len(found.head), end):
             yield found.head[start:end]
             start = len(found.head)
+        if self._tapped is not None:
+            start = yield from self._tapped.pieces(name, found.etag, start, end)
         if start < end:
             yield from self._arrivals.pieces(end - start, partial(self._fetch, name, found.etag, start, end))
 

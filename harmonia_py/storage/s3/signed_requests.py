@@ -122,15 +122,7 @@ class SignedRequests:
 
     async def _once(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-            self._session = aiohttp.ClientSession(
-                timeout=timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # What a proxy would compress is not decompressed here.
-                headers={hdrs.ACCEPT_ENCODING: "identity"},
-                trust_env=True,
-                auto_decompress=False,
-            )
+            self._session = client_session()
         if self._tls is None and url.startswith("https:"):
             # It takes as long to read the certificates of the machine as to ask ten questions.
             self._tls = await asyncio.to_thread(ssl.create_default_context)
@@ -148,3 +140,16 @@ class SignedRequests:
                 if len(data) > _MAX_ANSWER:
                     raise StorageError("the bucket's answer has no end")
             return Answer(response.status, data.decode(errors="replace"))
+
+
+def client_session() -> aiohttp.ClientSession:
+    """Connections to a bucket, as many as are wanted at once."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # What a proxy would compress is not decompressed here.
+        headers={hdrs.ACCEPT_ENCODING: "identity"},
+        trust_env=True,
+        auto_decompress=False,
+    )

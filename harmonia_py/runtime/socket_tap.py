@@ -11,13 +11,13 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import aiohttp
 from aiohttp import hdrs
 
 from harmonia_py.errors import UpstreamUnreachable, reason_of
-from harmonia_py.mirror.upstream import Take
 from harmonia_py.runtime.tasks import wake
 
 # Below this, taking over costs more than it saves, and the connection may as well be used again.
@@ -48,7 +48,7 @@ class SocketTap:
         self._left = left
         self._stall_timeout = stall_timeout
 
-    def run(self, take: Take) -> bool:
+    def run(self, take: Callable[[memoryview], None]) -> bool:
         """Hand over the bytes that have arrived; False when those were the last."""
         if self._buffered:
             data, self._buffered = self._buffered, b""
@@ -73,15 +73,36 @@ class SocketTap:
             raise UpstreamUnreachable("the download ended too early")
         return count
 
-    async def wait(self) -> None:
-        """Until there is more.
+    def read(self) -> bytes:
+        """Up to 256 KiB that have arrived; nothing when there is nothing for now.
+
+        Raises:
+            UpstreamUnreachable: the connection was cut.
+        """
+        if self._buffered:
+            data, self._buffered = self._buffered, b""
+            return data
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(min(_BUFFER_BYTES, self._left))
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise UpstreamUnreachable(f"no connection: {reason_of(error)}") from error
+        if not data:
+            raise UpstreamUnreachable("the download ended too early")
+        self._left -= len(data)
+        return data
+
+    async def wait(self, size: int = _BUFFER_BYTES) -> None:
+        """Until there are `size` bytes, or fewer after a moment.
 
         Raises:
             UpstreamUnreachable: nothing came for too long.
         """
         assert self._socket is not None
-        for size, seconds in ((min(_BUFFER_BYTES, self._left), _GATHER_SECONDS), (1, self._stall_timeout)):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        for least, seconds in ((min(size, self._left), _GATHER_SECONDS), (1, self._stall_timeout)):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
             if await _is_readable(self._socket, seconds):
                 return
         raise UpstreamUnreachable("no connection: nothing came for too long")
