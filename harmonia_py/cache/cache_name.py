@@ -11,7 +11,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,49}", re.ASCII)
 RESERVED: Final = frozenset(
     [
         "api", "attic", "build-trace-v2", "debuginfo", "health", "log", "metrics", "nar", "nix-cache-info", "path",
-        "pin", "push", "ready", "realisations", "search", "serve", "version",
+        "pin", "pins", "push", "ready", "realisations", "search", "serve", "version",
     ]
 )  # fmt: skip
 

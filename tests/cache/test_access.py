@@ -13,7 +13,7 @@ from harmonia_py.cache.caches import Caches, NamedCache
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.store_path import StoreDir
-from harmonia_py.web.routes import routes
+from harmonia_py.web.routes import attic_routes, push_routes, routes, token_routes
 
 EMPTY = BinaryCache(
     cache_info=CacheInfo(StoreDir("/nix/store"), want_mass_query=True, priority=30), sources=[], secret_keys=[]
@@ -46,7 +46,9 @@ def test_a_name_that_is_reserved_is_none(text: str) -> None:
 
 
 def test_no_cache_can_have_the_first_segment_of_another_url() -> None:
-    first = {route.path.split("/")[1].partition("{")[0] for route in routes()}
+    """`/pins` was not reserved: the page of a cache of that name was that of the pins of the cache at `/`."""
+    at_root = [*routes(), *push_routes(), *token_routes(), *attic_routes()]
+    first = {route.path.split("/")[1].partition("{")[0] for route in at_root}
     for segment in first - {""}:
         with pytest.raises(FormatError):
             CacheName.parse(segment)
