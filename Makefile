@@ -146,7 +146,7 @@ check: $(TOOLS) ## Lint, check formatting, types, the direction of imports, and 
 	@.venv/bin/python scripts/generate_reference.py --check
 
 .PHONY: map
-map: ## Print every module with its first line (ARGS="catalog web/fast": of these rooms)
+map: ## Print every module with its first line (ARGS="catalog web/fast": of these packages)
 	@python3 scripts/map.py $(ARGS)
 
 .PHONY: format

@@ -2,11 +2,12 @@
 
 In which order to read:
 
-    ports           caches objects nars uploads evidence sessions awaiting mirrored access keys pins audit packs bases
+    ports           caches objects nars uploads evidence sessions awaiting mirrored access keys pins audit collection
     found           stored (a `Source` over objects), kept_objects, changes (until when an answer is right)
-    one storage     kept, last_uses, owed and outages (while the catalog fails), takeover, arrivals
+    kept again      kept (of one directory), last_uses, owed and outages (while the catalog fails), takeover
+    access          tokens, exchange, key_encryption, cache_changes, administration
     plans           quota (for want of room), retention (by age), reachability (why a path stays; standing says it)
-    loops           housekeeping (a directory), caches_housekeeping, collector (what is pushed), rooms (all storage)
+    loops           housekeeping (a directory), caches_housekeeping, arrivals, collector (pushed), rooms (all storage)
     right or not    fit, strays, scrub, document_scrub, quarantine, fsck, static_check
 
 The words for what goes:

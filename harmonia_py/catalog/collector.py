@@ -75,7 +75,6 @@ class Collector:
     """Collects one cache after the other. Of all processes that share a catalog, one at a time runs it.
 
     Args:
-        collection: the objects, read and changed.
         collection: the objects, to be read and changed.
         garbage: the keys of bytes to delete.
         delete: deletes bytes.

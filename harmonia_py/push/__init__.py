@@ -3,10 +3,11 @@
 In which order to read:
 
     all of it          pushes, for one cache; urls and sessions, which requests belong to
-    files              receiving, in turns by steps; upload_check and checked_files; room
+    files              receiving, in turns by steps; upload_check, checked_files; room; deletion (of earlier bytes)
     large files        parts (to this server), past_server, pending and multipart_pushes (to the bucket itself)
     missing chunks     recipes, in a recipe_body; making (how many at a time)
-    narinfos           claims, evidence_check, publishing; deletion (keys whose earlier bytes are going)
+    narinfos           claims, findings (of the NAR), evidence_check, publishing
     what goes beside   documents, texts (logs), listings and listing_renewal; static_side, static_writer, static_renewal
-    other ways         adopting and promoting (between caches), into_store and store_import, exporting, rebuilding
+    other ways in      adopting and promoting (between caches), into_store and store_import
+    out and back       exporting, rebuilding
 """

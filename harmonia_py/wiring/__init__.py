@@ -2,10 +2,13 @@
 
 In which order to read:
 
-    lifetimes          pools (what a process holds open), node (what a configuration makes of it), opening, parts
+    start              parts (imported before the fork), tuning, serving_settings, slices
+    lifetimes          pools (what a process holds open), node (what a configuration makes of it), opening
     sources            local_store over store_choice, mirror over upstreams, compressed, elsewhere
-    caches             caches, pushed_caches, declared_caches, cache_keys, access, usage
+    caches             access, caches (at /), pushed_caches, declared_caches, cache_keys, usage, oidc, attic_tokens
     where bytes are    files (a directory or a bucket), keeping, bucket, storages, catalog, copying
     pushes             pushing, publishing, past_server, chunking, importing
-    upkeep             housekeeper, collecting, deduplicating, mirror_chunks, upkeep, scrubbing
+    upkeep             upkeep (of what can be had again), housekeeper, collecting, deduplicating, mirror_chunks,
+                       scrubbing
+    commands           push_client, local_paths, nix_remote, exporting, attic_import, copying
 """
