@@ -1,36 +1,49 @@
 """All ports of the catalog over one database."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.database import migrations
-from harmonia_py.database.access import SqlAccess
-from harmonia_py.database.adoption import SqlAdoption
-from harmonia_py.database.arrivals import SqlArrivals
-from harmonia_py.database.audit import SqlAudit
-from harmonia_py.database.awaiting import SqlAwaiting
-from harmonia_py.database.bases import SqlBases
-from harmonia_py.database.caches import SqlCaches
-from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
-from harmonia_py.database.chunk_work import SqlChunkWork
-from harmonia_py.database.chunks import SqlChunks
-from harmonia_py.database.collection import SqlCollection
-from harmonia_py.database.deleting import SqlDeletions
-from harmonia_py.database.document_checks import SqlDocumentChecks
-from harmonia_py.database.documents import SqlDocuments
-from harmonia_py.database.evidence import SqlEvidence
-from harmonia_py.database.file_checks import SqlFileChecks
-from harmonia_py.database.garbage import SqlGarbage
-from harmonia_py.database.keys import SqlKeys
-from harmonia_py.database.mirrored import SqlMirrored, SqlMismatches
-from harmonia_py.database.nars import SqlNars
-from harmonia_py.database.objects import SqlObjects
-from harmonia_py.database.passes import SqlPasses
-from harmonia_py.database.pins import SqlPins
-from harmonia_py.database.repairs import SqlRepairs
-from harmonia_py.database.room_wanted import SqlRoomWanted
-from harmonia_py.database.sessions import SqlSessions
-from harmonia_py.database.static_objects import SqlStaticObjects
 from harmonia_py.database.transaction import Database
-from harmonia_py.database.uploads import SqlUploads
+
+if TYPE_CHECKING:
+    from harmonia_py.database.access import SqlAccess
+    from harmonia_py.database.adoption import SqlAdoption
+    from harmonia_py.database.arrivals import SqlArrivals
+    from harmonia_py.database.audit import SqlAudit
+    from harmonia_py.database.awaiting import SqlAwaiting
+    from harmonia_py.database.bases import SqlBases
+    from harmonia_py.database.caches import SqlCaches
+    from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
+    from harmonia_py.database.chunk_work import SqlChunkWork
+    from harmonia_py.database.chunks import SqlChunks
+    from harmonia_py.database.collection import SqlCollection
+    from harmonia_py.database.deleting import SqlDeletions
+    from harmonia_py.database.document_checks import SqlDocumentChecks
+    from harmonia_py.database.documents import SqlDocuments
+    from harmonia_py.database.evidence import SqlEvidence
+    from harmonia_py.database.file_checks import SqlFileChecks
+    from harmonia_py.database.garbage import SqlGarbage
+    from harmonia_py.database.keys import SqlKeys
+    from harmonia_py.database.mirrored import SqlMirrored, SqlMismatches
+    from harmonia_py.database.nars import SqlNars
+    from harmonia_py.database.objects import SqlObjects
+    from harmonia_py.database.passes import SqlPasses
+    from harmonia_py.database.pins import SqlPins
+    from harmonia_py.database.repairs import SqlRepairs
+    from harmonia_py.database.room_wanted import SqlRoomWanted
+    from harmonia_py.database.sessions import SqlSessions
+    from harmonia_py.database.static_objects import SqlStaticObjects
+    from harmonia_py.database.uploads import SqlUploads
+
+# Where the class of a port is not in the module of its name.
+_MODULES: Final = {"mismatches": "mirrored", "deletions": "deleting"}
+
+
+def port_modules() -> list[str]:
+    """The names of the modules of all ports, in this package."""
+    return [_MODULES.get(name, name) for name in SqlCatalog.__annotations__]
 
 
 class SqlCatalog:
@@ -69,37 +82,47 @@ class SqlCatalog:
         chunk_work: `ChunkWork`.
     """
 
+    caches: "SqlCaches"
+    objects: "SqlObjects"
+    static_objects: "SqlStaticObjects"
+    nars: "SqlNars"
+    uploads: "SqlUploads"
+    adoption: "SqlAdoption"
+    arrivals: "SqlArrivals"
+    awaiting: "SqlAwaiting"
+    evidence: "SqlEvidence"
+    sessions: "SqlSessions"
+    passes: "SqlPasses"
+    room_wanted: "SqlRoomWanted"
+    pins: "SqlPins"
+    mirrored: "SqlMirrored"
+    mismatches: "SqlMismatches"
+    access: "SqlAccess"
+    keys: "SqlKeys"
+    audit: "SqlAudit"
+    collection: "SqlCollection"
+    garbage: "SqlGarbage"
+    deletions: "SqlDeletions"
+    file_checks: "SqlFileChecks"
+    repairs: "SqlRepairs"
+    documents: "SqlDocuments"
+    document_checks: "SqlDocumentChecks"
+    bases: "SqlBases"
+    chunks: "SqlChunks"
+    chunk_rebuilding: "SqlChunkRebuilding"
+    chunk_work: "SqlChunkWork"
+
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.caches = SqlCaches(database)
-        self.objects = SqlObjects(database)
-        self.static_objects = SqlStaticObjects(database)
-        self.nars = SqlNars(database)
-        self.uploads = SqlUploads(database)
-        self.adoption = SqlAdoption(database)
-        self.arrivals = SqlArrivals(database)
-        self.awaiting = SqlAwaiting(database)
-        self.evidence = SqlEvidence(database)
-        self.sessions = SqlSessions(database)
-        self.passes = SqlPasses(database)
-        self.room_wanted = SqlRoomWanted(database)
-        self.pins = SqlPins(database)
-        self.mirrored = SqlMirrored(database)
-        self.mismatches = SqlMismatches(database)
-        self.access = SqlAccess(database)
-        self.keys = SqlKeys(database)
-        self.audit = SqlAudit(database)
-        self.collection = SqlCollection(database)
-        self.garbage = SqlGarbage(database)
-        self.deletions = SqlDeletions(database)
-        self.file_checks = SqlFileChecks(database)
-        self.repairs = SqlRepairs(database)
-        self.documents = SqlDocuments(database)
-        self.document_checks = SqlDocumentChecks(database)
-        self.bases = SqlBases(database)
-        self.chunks = SqlChunks(database)
-        self.chunk_rebuilding = SqlChunkRebuilding(database)
-        self.chunk_work = SqlChunkWork(database)
+
+    # A port is imported and made when it is first asked for: what keeps files, and takes no pushes, needs half of them.
+    def __getattr__(self, name: str) -> Any:
+        if name not in type(self).__annotations__:
+            raise AttributeError(name)
+        module = import_module(f"{__package__}.{_MODULES.get(name, name)}")
+        port = getattr(module, type(self).__annotations__[name])(self.database)
+        setattr(self, name, port)
+        return port
 
     async def made(self) -> Timestamp:
         """When the catalog was made.

@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from msgspec import Struct
+
 from harmonia_py.errors import DaemonError
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
@@ -21,6 +23,14 @@ from harmonia_py.store.metadata import Look, Looked
 from harmonia_py.store.sqlite import SqliteStore
 
 T = TypeVar("T")
+
+
+class _Said(Struct, frozen=True):
+    """The daemon's path info of a path, and the connection on which it was said."""
+
+    connection: object
+    hash_part: HashPart
+    info: PathInfo
 
 
 class DaemonAndDatabase:
@@ -34,9 +44,12 @@ class DaemonAndDatabase:
     def __init__(self, daemon: DaemonStore, database: SqliteStore) -> None:
         self._daemon = daemon
         self._database = database
+        # What the daemon said first on a connection. The next question holds the database against it, so a server that
+        # no client asks does not open the database, which takes each worker 1.5 MB.
+        self._said: _Said | None = None
         # The connection of the daemon that stood when the two last agreed.
         self._agreed: object | None = None
-        self._comparing: asyncio.Event | None = None
+        self._settling: asyncio.Event | None = None
         # A database that cannot be read, or says something else than the daemon, is not asked again on this connection.
         self._unfit: object | None = None
 
@@ -54,20 +67,24 @@ class DaemonAndDatabase:
         self, hash_part: HashPart, read: Callable[[HashPart], Awaitable[PathInfo | Looked | None]]
     ) -> PathInfo | Looked | None:
         """What the database gives to `read`, or what the daemon says."""
-        if self._comparing is not None:
-            # As many connections as questions would be opened otherwise, each of which is a process of the daemon's.
-            await self._comparing.wait()
+        for _ in range(2):  # once for the question to the daemon, and once for the comparison
+            if self._settling is not None:
+                # Otherwise as many connections as questions would be opened, each of which is a process of the daemon.
+                await self._settling.wait()
         if self._may_read():
             found: PathInfo | Looked | None = await self._try(read(hash_part))
             return found if found is not None else await self._daemon.path_info(hash_part)
-        if self._comparing is not None or self._is_unfit():
+        if self._settling is not None or self._is_unfit():
             return await self._daemon.path_info(hash_part)
-        self._comparing = asyncio.Event()
+        self._settling = asyncio.Event()
         try:
-            return await self._compare(hash_part)
+            if self._said is None or not self._daemon.stands(self._said.connection):
+                return await self._ask_daemon(hash_part)
+            await self._compare(self._said)
         finally:
-            self._comparing.set()
-            self._comparing = None
+            self._settling.set()
+            self._settling = None
+        return await self._find(hash_part, read)
 
     async def beneath(self, info: PathInfo, limit: int) -> Sequence[PathInfo]:
         """Facts about at most `limit` of the paths in the closure of a path; none unless that takes one question.
@@ -98,15 +115,19 @@ class DaemonAndDatabase:
     def _is_unfit(self) -> bool:
         return self._unfit is not None and self._daemon.stands(self._unfit)
 
-    async def _compare(self, hash_part: HashPart) -> PathInfo | None:
-        """The daemon's path info of a path; it notes whether the database agrees."""
+    async def _ask_daemon(self, hash_part: HashPart) -> PathInfo | None:
+        """The daemon's path info of a path, which is noted."""
         info = await self._daemon.path_info(hash_part)
         connection = self._daemon.standing
-        if info is None or connection is None:
-            return info
-        agrees = await self._try(self._database.path_info(hash_part)) == info
-        self._agreed, self._unfit = (connection, None) if agrees else (None, connection)
+        if info is not None and connection is not None:
+            self._said = _Said(connection, hash_part, info)
         return info
+
+    async def _compare(self, said: "_Said") -> None:
+        """Note whether the database says what the daemon said."""
+        self._said = None
+        agrees = await self._try(self._database.path_info(said.hash_part)) == said.info
+        self._agreed, self._unfit = (said.connection, None) if agrees else (None, said.connection)
 
     async def _try(self, reading: Awaitable[T | None]) -> T | None:
         try:

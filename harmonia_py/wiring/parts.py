@@ -4,6 +4,7 @@ A worker that imports the modules of the catalog and of kept files itself has 5 
 the fork, they are shared by all workers, and their time is spent once.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Final
@@ -14,7 +15,11 @@ from harmonia_py.wiring.store_choice import may_read_database
 
 _SQLITE: Final = ("database.catalog", "database.sqlite")
 _POSTGRESQL: Final = ("database.catalog", "database.postgresql.database")
-_KEEPING: Final = (*_SQLITE, "storage.disk", "wiring.keeping")
+_KEEPING: Final = (
+    *(*_SQLITE, "database.chunk_rebuilding", "database.chunk_work", "database.chunks", "database.collection"),
+    *("database.document_checks", "database.file_checks", "database.garbage", "database.mirrored", "database.nars"),
+    *("database.objects", "database.repairs", "database.uploads", "storage.disk", "wiring.keeping"),
+)
 _BUCKET: Final = ("storage.s3.blobs", "storage.s3.digests", "storage.s3.ranges")
 _HOT: Final = "storage.s3.hot"
 _COMPRESSING: Final = ("wiring.compressed",)
@@ -30,6 +35,8 @@ def import_parts(config: Config) -> None:
     """Import the modules that a server with `config` needs beside the local store, and no others."""
     for name in _parts_of(config):
         import_module(f"harmonia_py.{name}")
+    # What OpenSSL makes for the first digest serves all later ones, and takes each worker 0.1 MB otherwise.
+    hashlib.sha256()
 
 
 def _parts_of(config: Config) -> Iterator[str]:
@@ -47,11 +54,19 @@ def _parts_of(config: Config) -> Iterator[str]:
         yield from _OIDC
     if wants_catalog(config) or has_catalog(config):
         yield from _SQLITE if config.database.url is None else _POSTGRESQL
+        yield from _ports()
         yield from _PUSHING
         if config.storage.url is not None:
             yield from (*_bucket(config), "storage.s3.uploads")
         if config.default_cache is not None and config.default_cache.into == "store":
             yield "wiring.importing"
+
+
+def _ports() -> Iterator[str]:
+    """All ports of a catalog, each of which is otherwise imported when it is first asked for."""
+    from harmonia_py.database.catalog import port_modules  # noqa: PLC0415  # a server that keeps nothing has no database
+
+    return (f"database.{name}" for name in port_modules())
 
 
 def _bucket(config: Config) -> Sequence[str]:

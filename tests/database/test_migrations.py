@@ -1,5 +1,6 @@
 """Databases of older schemas are brought up to date: with their rows, and beside processes that go on reading."""
 
+import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from catalogs import NOW
 from postgresql import shared
 
 from harmonia_py.chunks.work import ChunkFigures
-from harmonia_py.database import migrations
+from harmonia_py.database import migrations, sqlite
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.postgresql.connections import Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
@@ -77,3 +78,30 @@ async def test_readers_go_on_while_an_index_is_made_that_takes_the_place_of_anot
         await migrating.close()
         await reading.close()
     shared().drop(url)
+
+
+def test_every_file_of_the_schema_is_a_version() -> None:
+    files = Path(str(migrations.__file__)).with_name("schema").glob("*.sql")
+    assert sorted(int(file.stem) for file in files) == migrations.versions()
+
+
+async def test_the_header_of_a_database_says_that_its_schema_is_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker read the whole schema at its start to find out that there was nothing to do: 0.5 MB."""
+    path = tmp_path / "catalog.sqlite"
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "versions", lambda: list(range(1, 8)))
+        await (await SqliteDatabase.open(path)).aclose()
+    connections: list[Path] = []
+    connect = sqlite._connect
+
+    def counting(file: Path, *more: int) -> sqlite3.Connection:
+        connections.append(file)
+        return connect(file, *more)
+
+    monkeypatch.setattr(sqlite, "_connect", counting)
+    for opened in ([path], []):
+        connections.clear()
+        await (await SqliteDatabase.open(path)).aclose()
+        assert connections == opened

@@ -260,6 +260,7 @@ async def test_the_catalog_of_a_newer_release_is_refused_in_words(database: Sqli
     await database.aclose()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("insert into migrations values (9999, 0)")
+        connection.execute("pragma user_version = 9999")
         connection.commit()
     with pytest.raises(CatalogError, match="schema 9999, this release knows none after"):
         await SqliteDatabase.open(path)

@@ -164,6 +164,46 @@ async def test_after_the_first_look_no_client_waits_for_the_daemon(daemon: Lab, 
         await database.aclose()
 
 
+class CountingDatabase(SqliteStore):
+    """The real database, with a note of every question."""
+
+    asked: list[HashPart]
+
+    async def path_info(self, hash_part: HashPart) -> PathInfo | None:
+        self.asked.append(hash_part)
+        return await super().path_info(hash_part)
+
+
+async def test_the_first_look_does_not_open_the_database(daemon: Lab, asked_of: CountingDaemon) -> None:
+    """Each worker that no client had asked yet had 1.5 MB for the database and what it read ahead."""
+    assert daemon.closure is not None
+    database = CountingDatabase(daemon.database, daemon.store_dir)
+    database.asked = []
+    both = DaemonAndDatabase(asked_of, database)
+    local = LocalStore(metadata=both, roots=None, real_store=daemon.real_store, log_directory=daemon.log_dir)
+    try:
+        await local.look_first()
+        assert (len(asked_of.asked), len(database.asked)) == (1, 0)
+        assert await both.path_info(daemon.closure.top.hash_part) is not None
+        assert (len(asked_of.asked), len(database.asked)) == (1, 2)
+    finally:
+        local.close()
+        await database.aclose()
+
+
+async def test_questions_at_the_same_time_wait_for_one_comparison(daemon: Lab, asked_of: CountingDaemon) -> None:
+    assert daemon.closure is not None
+    database = SqliteStore(daemon.database, daemon.store_dir)
+    both = DaemonAndDatabase(asked_of, database)
+    paths = [daemon.closure.top, daemon.closure.input0, daemon.closure.input2] * 3
+    try:
+        infos = await asyncio.gather(*[both.path_info(path.hash_part) for path in paths])
+        assert infos == [await database.path_info(path.hash_part) for path in paths]
+        assert len(asked_of.asked) == 1
+    finally:
+        await database.aclose()
+
+
 async def test_a_first_look_at_a_store_that_cannot_tell_is_no_error(daemon: Lab, tmp_path: Path) -> None:
     """What is wrong is said to clients, who may come when it is right again."""
     nowhere = DaemonStore(tmp_path / "socket", daemon.store_dir)

@@ -91,3 +91,30 @@ def test_a_server_does_not_import_what_pages_terminals_and_mistakes_take(tmp_pat
     command = [sys.executable, "-c", LIBRARIES_PROGRAM, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []
+
+
+PORTS_PROGRAM = """
+import sys
+from harmonia_py.config.settings import Config
+from harmonia_py.server import serve
+from harmonia_py.wiring.parts import import_parts
+import_parts(Config(state_directory=sys.argv[1], compression="zstd"))
+names = ("mirrored", "collection", "sessions", "access", "pins")
+print(*(name for name in names if f"harmonia_py.database.{name}" in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("has_catalog", "imported"),
+    [(False, ["mirrored", "collection"]), (True, ["mirrored", "collection", "sessions", "access", "pins"])],
+)
+def test_only_what_takes_pushes_imports_the_ports_for_them(
+    tmp_path: Path, *, has_catalog: bool, imported: list[str]
+) -> None:
+    """A server that compresses imported all ports of a catalog, and made each in every worker: 1.4 MB with two."""
+    if has_catalog:
+        (tmp_path / "catalog.sqlite").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", PORTS_PROGRAM, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == imported
