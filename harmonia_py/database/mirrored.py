@@ -86,7 +86,8 @@ class SqlMirrored(Transactions):
             return None if row is None else stored_object(row)
 
         topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)
-        return await self._database.write(keep, *topics)
+        # A row that a power cut takes is entered anew with the next request for its file.
+        return await self._database.write(keep, *topics, durable=publication.replace)
 
     @writes(Topic.OBJECTS)
     def refresh(self, narinfo: UpstreamNarInfo) -> Transaction[None]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Final
 
@@ -24,6 +25,8 @@ from harmonia_py.runtime.bounded import TimedSet
 
 _log = logging.getLogger(__name__)
 
+# So long an answer of the catalog is believed that a file is not in chunks.
+_HOLDS_SECONDS: Final = 1.0
 # The catalog is asked for so many files after they were sent; a file beyond them is looked up when it is sent again.
 _MAX_UNSURE: Final = 4096
 # Between two such questions, so that they do not delay what clients wait for.
@@ -80,9 +83,10 @@ class MirroredNars:
         if asker.at_once:
             return self._at_once(url)
         known = await self._kept.find(key_of(url))
+        said = time.monotonic()
         download = await self._made(known)
         if download is None:
-            download = await self._whole(url, known, asker) or await self._made_since(url, known)
+            download = await self._whole(url, known, said, asker) or await self._made_since(url, known)
         return download
 
     def _at_once(self, url: NarUrl) -> Download:
@@ -129,13 +133,18 @@ class MirroredNars:
             self._index.forget_absent(known.key or key_of(url))
         return await self._made(found)
 
-    async def _whole(self, url: NarUrl, known: KeptFacts, asker: Asker) -> Download | None:
+    async def _whole(self, url: NarUrl, known: KeptFacts, said: float, asker: Asker) -> Download | None:
+        """The file as a whole; `said` is when the catalog said what is known, on the clock of `time.monotonic`."""
         key, is_new = key_of(url), False
 
         async def want() -> NarDownload | None:
             nonlocal is_new
-            # What is in chunks is not fetched again because the catalog failed for a moment.
-            recipe = (await self._kept.find(key, insists=True)).recipe
+            # What is in chunks is not fetched again because the catalog failed for a moment. An answer of a moment ago
+            # holds: a file does not become chunks at once, and the client waits for the first byte.
+            if known.validity is None or time.monotonic() - said > _HOLDS_SECONDS:
+                recipe = (await self._kept.find(key, insists=True)).recipe
+            else:
+                recipe = known.recipe
             if recipe is not None and recipe != known.recipe:
                 return None
             is_new = True
