@@ -23,6 +23,7 @@ from harmonia_py.client.local_paths import LocalPaths
 from harmonia_py.client.made_file import MadeFile, NoPlace, StoredFile
 from harmonia_py.client.outcomes import Events
 from harmonia_py.errors import (
+    HarmoniaError,
     NotAuthenticated,
     NotPermitted,
     PushRefused,
@@ -172,19 +173,28 @@ class _Bases:
         self._places = {name: place for place, name in enumerate(names)}
         self._at_once = at_once
         self._found: dict[str, Sequence[HashPart]] = {}
+        self._failure: HarmoniaError | None = None
         self._asking = asyncio.Lock()
 
     async def of(self, name: str) -> Sequence[HashPart]:
         """The bases of the path of this name; with it are asked for those of the paths that come after it.
 
+        A question that failed is not asked again: each of the paths that wait for it would wait as long.
+
         Raises:
             HarmoniaError: as `HttpServer.ask`.
         """
         async with self._asking:
+            if self._failure is not None:
+                raise self._failure
             if name not in self._found:
                 first = self._places[name]
                 names = self._names[first : first + self._at_once]
-                self._found |= await self._api.bases(self._session, names)
+                try:
+                    self._found |= await self._api.bases(self._session, names)
+                except HarmoniaError as error:
+                    self._failure = error
+                    raise
         return self._found[name]
 
 

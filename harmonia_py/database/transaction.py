@@ -129,7 +129,7 @@ def scans(method: Method[Port, P, T]) -> Run[Port, P, T]:
 
 
 def writes(*changes: Topic, durable: bool = True) -> Callable[[Method[Port, P, T]], Run[Port, P, T]]:
-    """Run a method as `Database.write` does, which has these parameters as well."""
+    """Run a method as `Database.write` does, with these `changes` and this `durable`."""
 
     def writing(method: Method[Port, P, T]) -> Run[Port, P, T]:
         @wraps(method)
@@ -147,7 +147,7 @@ def ask(sql: str, *parameters: Value) -> Transaction[list[Row]]:
 
 
 def ask_one(sql: str, *parameters: Value) -> Transaction[Row | None]:
-    """The first of them."""
+    """The first row that a statement gives; None when it gives none."""
     rows = yield Statement(sql, parameters)
     return rows[0] if rows else None
 
@@ -159,7 +159,7 @@ def ask_row(sql: str, *parameters: Value) -> Transaction[Row]:
 
 
 def ask_number(sql: str, *parameters: Value) -> Transaction[int]:
-    """The number in the row of such a statement."""
+    """The number in the first column of a statement that always gives one row."""
     return int((yield from ask_row(sql, *parameters))[0])
 
 

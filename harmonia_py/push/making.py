@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from harmonia_py.errors import (
@@ -13,7 +13,9 @@ from harmonia_py.errors import (
     PushRefused,
     PushTooLarge,
     QuotaExceeded,
+    SessionEnded,
     StorageError,
+    StorageFull,
 )
 from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.push.checking import Checks
@@ -23,9 +25,21 @@ _AT_ONCE: Final = 2
 # Recipes that arrive, wait, or are made. One that waits holds up to 8 MiB of memory, and 64 MiB of the disk.
 _MOST: Final = 48
 _MOST_OF_ONE: Final = 16
-# The kinds of errors that a client is told of also by a worker that has not met them, each by its name.
-_KINDS: Final = {
-    kind.__name__: kind for kind in (FormatError, PushConflict, PushTooLarge, PushRefused, QuotaExceeded, StorageError)
+# The kinds of errors that other workers tell a client as they are, each by its name. Of all others they say that the
+# storage could not, which clients answer by asking again.
+_KINDS: Final[Mapping[str, type[HarmoniaError]]] = {
+    kind.__name__: kind
+    for kind in (
+        FormatError,
+        PushConflict,
+        PushTooLarge,
+        SessionEnded,
+        PushRefused,
+        QuotaExceeded,
+        Overloaded,
+        StorageFull,
+        StorageError,
+    )
 }
 _MAX_MESSAGE: Final = 1000
 
@@ -74,8 +88,8 @@ class Making:
 
     def fails(self, key: str, error: HarmoniaError) -> None:
         """Remember why a file was not made: its client may ask only when that is over, and another worker."""
-        kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS), PushRefused.__name__)
-        self._texts.put(_name(key), f"{kind} {error}"[:_MAX_MESSAGE].encode())
+        kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS), StorageError.__name__)
+        self._texts.put(_name(key), f"{kind} {error}"[:_MAX_MESSAGE].encode(errors="replace"))
 
     def failure(self, key: str) -> HarmoniaError | None:
         """Why the last attempt under this key failed, in whichever worker; None when none did."""

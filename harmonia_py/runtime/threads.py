@@ -24,6 +24,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.tasks import retrieve
 
 T = TypeVar("T")
 
@@ -167,8 +168,7 @@ async def in_thread(
         while not running.done():
             with suppress(asyncio.CancelledError):  # at the end of a server tasks are cancelled once more
                 await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()  # nobody waits for it: asked for, or else it is logged as one that was lost
+        retrieve(running)
         raise
 
 

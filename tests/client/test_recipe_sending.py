@@ -28,7 +28,7 @@ from harmonia_py.client.http import HttpServer
 from harmonia_py.client.made_file import PART_BYTES
 from harmonia_py.client.outcomes import Outcome, Summary
 from harmonia_py.client.push import Push, PushSettings
-from harmonia_py.errors import NotPermitted, UpstreamProtocolError
+from harmonia_py.errors import NotPermitted, UpstreamProtocolError, UpstreamUnreachable
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -108,6 +108,24 @@ async def test_the_cache_is_asked_once_for_what_is_like_many_paths(team: Team, l
     assert summary.saved > 3 * 300_000
     seen = [json.loads(line)["path"] for line in "".join(team.house.server.log).splitlines()]
     assert sum(path.endswith("/chunks/bases") for path in seen) == 2, "of the push before, and of this one"
+
+
+async def test_a_question_that_failed_is_not_asked_again_for_each_path(
+    team: Team, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight paths that were sent at once waited for the server one after the other, two minutes each."""
+    asked = 0
+
+    async def fail(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        raise UpstreamUnreachable("no answer")
+
+    monkeypatch.setattr(ChunkApi, "bases", fail)
+    paths = [rebuild(lab, CONTENTS, str(number), f"program{number}-1.0") for number in range(3)]
+    summary = await Push(team.api, team.store, Bar(), PushSettings(jobs=3)).run(paths)
+    assert (summary.is_good, summary.saved, asked) == (True, 0, 1)
 
 
 async def test_what_is_new_is_sent_in_one_request_however_long_it_is(team: Team, lab: Lab) -> None:
