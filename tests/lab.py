@@ -19,7 +19,7 @@
     lab.dump(store_path)                    # bytes of `nix-store --dump`
     lab.delete(store_path, …)               # `nix-store --delete`, whatever root of the machine leads to them
     lab.is_valid(store_path)
-    lab.secret_key("name-1")                # Keys(secret_file, public): of `nix key generate-secret`
+    lab.secret_key("name-1")                # Keys(secret_file, public), a new pair
 
     lab.start_daemon(); lab.stop_daemon()   # nix-daemon on lab.socket; stop ends its connections too, as a reboot does
     lab.stop_daemon(connections=False)      # its connections live on, as after `systemctl restart nix-daemon`
@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from harmonia_py.nix.handshake import greet
+from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StoreDir, StorePath
 
 # Nothing here takes a second when it works; a machine under load gets patience, a hang gets an end.
@@ -207,18 +208,11 @@ class Lab:
         return self.store_dir.parse_path(output.strip())
 
     def secret_key(self, name: str) -> Keys:
-        secret = self.run("nix", "key", "generate-secret", "--key-name", name).stdout
+        # Two starts of Nix would cost as much as its daemon. That Nix reads and makes such keys: nix/test_signing.py.
+        key = SecretKey.generate(name)
         secret_file = self.root / f"{name}.secret"
-        secret_file.write_bytes(secret)
-        public = subprocess.run(
-            ["nix", "key", "convert-secret-to-public"],
-            env=self.env,
-            input=secret,
-            capture_output=True,
-            check=True,
-            timeout=TIME_LIMIT,
-        ).stdout.decode()
-        return Keys(secret_file, public.strip())
+        secret_file.write_text(key.format())
+        return Keys(secret_file, str(key.public_key))
 
     def start_daemon(self, *, awaited: bool = False) -> None:
         """Return when the daemon answers on `self.socket`; `awaited` when others ask it from its first moment on."""

@@ -11,6 +11,8 @@ program some hundreds of times. Here one process, which runs this file, imports 
 and starts no thread. For each start it forks a child that takes over arguments, environment, folder and streams, and
 then runs `cli.main()` as an interpreter does. All of them end with the tests, also when those are killed.
 
+It has also made once what each start makes, such as the patterns of all URLs.
+
 Tests of what comes before that (what is imported and when, the streams that Python opens, who started it) start an
 interpreter.
 """
@@ -176,6 +178,17 @@ def _import_everything() -> None:
         importlib.import_module(module.name)
 
 
+def _make_once() -> None:
+    """Fill the caches that programs fill when they start: the patterns of all URLs are half of a start of `serve`."""
+    from harmonia_py.cli import make_parser  # noqa: PLC0415  # only the process that forks needs it
+    from harmonia_py.config.file import load  # noqa: PLC0415
+    from harmonia_py.web.server import make_application  # noqa: PLC0415
+
+    make_application()
+    make_parser()
+    load(None, {}, {})
+
+
 def _next_program(starts: socket.socket) -> None:
     """Fork for every start until the other end is closed; return in each process that is to become the program."""
     poll = select.poll()
@@ -280,6 +293,7 @@ def _end(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     _import_everything()
+    _make_once()
     gc.freeze()  # else each program looks through all of it for garbage before it ends
     _next_program(socket.socket(fileno=int(sys.argv[1])))
     from harmonia_py.cli import main

@@ -115,7 +115,7 @@ FAULT: Final = "fault"
 def series_from_the_start() -> tuple[str, ...]:
     """The names of the series of requests that are on `/metrics` before the first request.
 
-    To make these six hundred names takes a third of a worker's start, so that the supervisor makes them for all workers.
+    To make these six hundred names takes a third of a worker's start. The supervisor makes them for all workers.
     """
     labels = [
         (method, path, status)
