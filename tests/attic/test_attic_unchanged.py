@@ -99,11 +99,11 @@ def test_every_test_of_the_table_is_there() -> None:
 
 
 def test_a_path_whose_description_fits_in_no_header(daemon: Lab, server: Server, owner: AtticClient) -> None:
-    """One hundred references make the JSON longer than 4,095 bytes, and the client sends it in front of the NAR."""
+    """Many references make the JSON longer than 4,095 bytes, and the client sends it in front of the NAR."""
     expression = """
         builtins.toFile "many" (builtins.concatStringsSep "\\n" (builtins.genList
-            (n: "${builtins.toFile "one-of-a-hundred-${toString n}" (toString n)}") 100))
-    """
+            (n: "${builtins.toFile "one-of-thirty-%s-${toString n}" (toString n)}") 30))
+    """.replace("%s", "with-a-long-name-" * 8)
     told = daemon.run("nix-instantiate", "--eval", "--read-write-mode", "-E", expression).stdout
     path = daemon.store_dir.parse_path(json.loads(told))
     paths = of_lab(daemon, path)
@@ -111,9 +111,9 @@ def test_a_path_whose_description_fits_in_no_header(daemon: Lab, server: Server,
     assert len(json.dumps(many.description("team"), separators=(",", ":"))) >= 4096
     answers = owner.push("team", paths)
     assert {answer.status for answer in answers.values()} == {200}
-    assert len(answers) == 101
+    assert len(answers) == 31
     client = built_by_nix(daemon, server, owner, path)
-    assert len(client.nix_store("--query", "--references", daemon.full(path)).split()) == 100
+    assert len(client.nix_store("--query", "--references", daemon.full(path)).split()) == 30
 
 
 def test_a_closure_with_every_description_before_its_nar(daemon: Lab, server: Server, owner: AtticClient) -> None:

@@ -235,7 +235,7 @@ def test_what_is_pushed_is_not_collected_meanwhile(team: Team, daemon: Lab, tmp_
 
 def test_many_roots_that_are_there_are_not_asked_for_one_by_one(team: Team, daemon: Lab, tmp_path: Path) -> None:
     """Two questions for each of 10,000 paths took forty seconds; a file that is lost is found all the same."""
-    files = [tmp_path / f"n{number}" for number in range(160)]
+    files = [tmp_path / f"n{number}" for number in range(60)]
     for file in files:
         file.write_text(file.name)
     added = daemon.nix_store("--add", *map(str, files)).split()
@@ -245,11 +245,11 @@ def test_many_roots_that_are_there_are_not_asked_for_one_by_one(team: Team, daem
     with PushingProxy(team.server.port) as proxy:
         arguments = ("push", f"{proxy.url}/team", *map(daemon.full, paths), "--json")
         assert user.run(*arguments, HARMONIA_PY_TOKEN=team.push).returncode == 0
-        assert proxy.sent < 160 * 2 * 200, "a question has 200 bytes and more"
+        assert proxy.sent < len(paths) * 2 * 200, "a question has 200 bytes and more"
     lost = next(iter(sorted(team.directory("nar").iterdir())))
     lost.unlink()
     done = user.push(*paths)
-    assert (done.status, done.summary["pushed"], done.summary["present"]) == (0, 1, 159)
+    assert (done.status, done.summary["pushed"], done.summary["present"]) == (0, 1, len(paths) - 1)
 
 
 @pytest.mark.parametrize("columns", [40, pytest.param(120, marks=pytest.mark.slow)])
