@@ -218,7 +218,7 @@ async def test_a_download_waits_for_its_client_and_ends_with_it(double: S3Double
     assert under_way(bucket), "64 MiB are not in memory"
     assert isinstance(pieces, Generator)
     await asyncio.to_thread(pieces.close)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while under_way(bucket):  # noqa: ASYNC110  # no event
             await asyncio.sleep(0)
     blob.release()

@@ -65,7 +65,7 @@ def breaker_open(server: Server) -> bool:
 
 
 async def until_breaker(server: Server, *, is_open: bool) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await asyncio.to_thread(breaker_open, server) is not is_open:  # noqa: ASYNC110  # another process makes it true
             await asyncio.sleep(0.05)
 
@@ -128,7 +128,7 @@ async def test_a_probe_whose_worker_is_killed_is_followed_by_one_other(upstream:
         await until_breaker(server, is_open=True)
         upstream.default = hang_and_tell
         probing = asyncio.create_task(until_it_is_cut(ask))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             port = await probed.get()
         os.kill(await asyncio.to_thread(worker_of, server, upstream.port, port), signal.SIGKILL)
         await probing
@@ -137,7 +137,7 @@ async def test_a_probe_whose_worker_is_killed_is_followed_by_one_other(upstream:
         assert [await ask(number) for number in range(20, 30)] == [404] * 10
         assert len(upstream.requests) == FAILURES + 1
         assert await asyncio.to_thread(breaker_open, server)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await ask(0) != 200:  # noqa: ASYNC110  # the time of the probe has to pass
                 await asyncio.sleep(0.05)
         assert len(upstream.requests) == FAILURES + 2

@@ -159,7 +159,7 @@ async def test_a_log_that_has_no_end_is_given_up_as_well(
             await connection.send(b"%x\r\n%b\r\n" % (len(portion), portion))
 
     upstream.answers[f"/log/{derivation}"] = speak
-    async with asyncio.timeout(30), mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
+    async with asyncio.timeout(90), mirror_of(upstream, directory=tmp_path if keeps else None) as mirror:
         with pytest.raises(HarmoniaError):  # noqa: PT012  # from the first byte on
             found = await mirror.document(DocumentKind.LOG, derivation)
             assert found is not None

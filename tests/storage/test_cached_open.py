@@ -122,14 +122,20 @@ async def test_what_is_opened_at_once_counts_as_used(disk_path: Path) -> None:
 
 @pytest.mark.parametrize("opened", [False, True])
 async def test_what_has_to_be_read_from_the_disk_is_not_opened_at_once(disk_path: Path, *, opened: bool) -> None:
+    """The question begins to read ahead: where the disk is done before the answer, the file was rightly opened."""
     async with DiskBlobs(disk_path) as blobs:
         await blobs.put(KEY, DATA, METADATA)
         if opened:
             blob = await blobs.open(KEY)
             assert blob is not None
             blob.release()
-        forget_pages(file_of(disk_path))
-        assert blobs.open_at_once(KEY) is None
+        for _ in range(20):
+            forget_pages(file_of(disk_path))
+            blob = blobs.open_at_once(KEY)
+            if blob is None:
+                break
+            blob.release()
+        assert blob is None
         blob = await blobs.open(KEY)
         assert blob is not None
         blob.release()

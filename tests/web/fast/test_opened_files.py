@@ -164,7 +164,7 @@ async def test_a_client_is_cut_where_an_unforeseen_error_takes_its_answer(
             source.file_size = -1
         reader, writer = await server.connect()
         writer.write(request(source))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await read_answer(reader)
         writer.close()
