@@ -78,9 +78,7 @@ async def _make(catalog: SqlCatalog, node: PushNode) -> None:
 async def _collect(catalog: SqlCatalog, node: PushNode) -> None:
     while await node.chunking.pack_collector().run() != PacksCollected():
         pass
-    house = caches_housekeeping(
-        catalog, node, CacheKeys(catalog.keys), Metrics.alone(), clock=lambda: time.time() + 9 * _DAY
-    )
+    house = caches_housekeeping(node, CacheKeys(catalog.keys), Metrics.alone(), clock=lambda: time.time() + 9 * _DAY)
     await house.look()
 
 

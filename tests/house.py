@@ -44,11 +44,10 @@ class House:
         self.metrics = Metrics.alone()
         self.work = self._housekeeping(server.catalog.database.collecting)
         # As a server runs it, which looks first whether the catalog is that of the files.
-        self.service = self._housekeeping(catalog_fit(server.catalog, server.node, clock=clock).collecting)
+        self.service = self._housekeeping(catalog_fit(server.node, clock=clock).collecting)
 
     def _housekeeping(self, collecting: Collecting) -> CachesHousekeeping:
         return caches_housekeeping(
-            self.server.catalog,
             self.server.node,
             CacheKeys(self.server.catalog.keys),
             self.metrics,
@@ -120,7 +119,7 @@ def rooms_of(server: PushServer, clock: Clock, max_size: int | None) -> Rooms:
 def room_of(server: PushServer) -> Room:
     """What the server keeps, to be held to limits."""
     catalog, node = server.catalog, server.node
-    collector = pushed_collector(catalog, node, CacheKeys(catalog.keys))
+    collector = pushed_collector(node, CacheKeys(catalog.keys))
     return Room(
         collector=collector,
         scopes=collector.scopes,
@@ -129,6 +128,6 @@ def room_of(server: PushServer) -> Room:
         collecting=catalog.database.collecting,
         free_bytes=node.space.free_bytes,
         device=0,
-        packs=pushed_packs(catalog, node, server.metrics),
+        packs=pushed_packs(node, server.metrics),
         wanted=catalog.room_wanted,
     )

@@ -44,13 +44,12 @@ from harmonia_py.mirror.mirror import Mirror, MirrorSettings
 from harmonia_py.mirror.outcome import OnUnknown
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.store_path import StorePath
-from harmonia_py.storage.digests import DiskDigests
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.chunking import Chunking
+from harmonia_py.wiring.deduplicating import MirrorChunks, mirror_deduplication, mirror_packs
 from harmonia_py.wiring.keeping import CATALOG, Keeping, open_keeping
-from harmonia_py.wiring.mirror_chunks import MirrorChunks, mirror_deduplication, pack_room
 from harmonia_py.wiring.pools import Pools
 from harmonia_py.wiring.upkeep import isolating, takeover_of
 
@@ -146,10 +145,10 @@ class World:
         assert blobs is not None
         counters = ScrubCounters.on(self.metrics, "mirror")
         before = counters.faults.value
-        async with DiskDigests(self.directory, threads=1) as digests:
+        async with self.chunking.digests() as digests:
             note = isolating(blobs, self.catalog, self.metrics, "mirror")
             files = self.catalog.file_checks
-            await Scrub(files, self.chunking.digests(digests), note, counters=counters, period=1.0).step()
+            await Scrub(files, digests, note, counters=counters, period=1.0).step()
         return int(counters.faults.value - before)
 
     async def forget_grace(self) -> None:
@@ -231,7 +230,7 @@ async def mirrored(
         stack.push_async_callback(catalog.aclose)
         assert keeping.chunking is not None
         uses, clock = LastUses(catalog.objects), Clock()
-        packs = pack_room(catalog, keeping.chunking, metrics, "mirror", clock=clock)
+        packs = mirror_packs(catalog, keeping.chunking, metrics, "mirror", clock=clock)
         job = partial(
             mirror_deduplication, catalog, keeping.chunking, packs,
             uses=uses, wanted=MirrorChunks(deduplicate, 0), metrics=metrics, name="mirror",

@@ -131,10 +131,10 @@ async def _collect(catalog: "SqlCatalog", config: Config) -> tuple[Timestamp, Co
     metrics = Metrics.alone()
     keys = CacheKeys(catalog.keys, key_files.read_key_encryption(config, os.environ))
     async with PushNode.of(config, catalog, metrics) as node:
-        if not await catalog_fit(catalog, node).is_fit():
+        if not await catalog_fit(node).is_fit():
             raise StorageError("nothing is collected: the catalog is not that of the files")
         begun = node.now()
-        done = await caches_housekeeping(catalog, node, keys, metrics).look(_WAIT_SECONDS)
+        done = await caches_housekeeping(node, keys, metrics).look(_WAIT_SECONDS)
     if done is None:
         raise StorageError(f"another process has been collecting for {_WAIT_SECONDS:.0f} s; try again later")
     return begun, done

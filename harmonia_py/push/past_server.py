@@ -1,4 +1,4 @@
-"""`PastServer`: the files that clients of one cache send to the bucket itself, in one request or in parts."""
+"""`UploadsPastServer`: the files that clients of one cache send to the bucket itself, in one request or in parts."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ FindFile = Callable[[PushSession, PushedFile], Awaitable[NarFile | None]]
 _NOT_HERE: Final = "files of this cache are not sent past this server in parts"
 
 
-class PastServer:
+class UploadsPastServer:
     """The files that clients send past this server.
 
     Args:

@@ -19,7 +19,7 @@ from harmonia_py.catalog.awaiting import Awaiting
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.evidence import Evidence, EvidenceOf
 from harmonia_py.catalog.nars import BeingDeleted, NarFile, Nars
-from harmonia_py.catalog.objects import ObjectIndex, Objects, Publication, Published
+from harmonia_py.catalog.objects import Objects, Publication, Published
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.catalog.stored import OpenBlob
@@ -74,7 +74,6 @@ class PushPorts(Struct, frozen=True, kw_only=True):
     """The ports of the catalog that a push needs."""
 
     objects: Objects
-    index: ObjectIndex
     nars: Nars
     uploads: Uploads
     adoption: Adoption

@@ -28,7 +28,7 @@ from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
 from harmonia_py.push.multipart_pushes import MultipartPushes
 from harmonia_py.push.parts import PartName, PartUploads
-from harmonia_py.push.past_server import PastServer
+from harmonia_py.push.past_server import UploadsPastServer
 from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import Publisher, PushOrder, PushPorts, all_to_come
 from harmonia_py.push.push_metrics import PushCounters
@@ -118,9 +118,9 @@ class Pushes:
         self._into_store = into_store
         self._sessions: Bounded[tuple[str, str], tuple[PushSession, int]] = Bounded(_MAX_SESSIONS)
         self._room = room
-        self.past_server: PastServer | None = None
+        self.past_server: UploadsPastServer | None = None
         if pending is not None:
-            self.past_server = PastServer(
+            self.past_server = UploadsPastServer(
                 pending,
                 in_parts,
                 room=room,
@@ -210,7 +210,9 @@ class Pushes:
             await self._receiver.receive(session, file, file_size, portions, max_nar_size=self._settings.max_nar_size)
         await self._count(file_size)
 
-    async def _take_past_server(self, past: PastServer, session: PushSession, hash_part: HashPart, data: bytes) -> None:
+    async def _take_past_server(
+        self, past: UploadsPastServer, session: PushSession, hash_part: HashPart, data: bytes
+    ) -> None:
         """Take in the file that a narinfo names, if the client has sent it past this server."""
         _, file = parse_claim(data, hash_part, self._view.cache_info.store_dir)
         if await self._catalog.uploads.find(session.cache, file.file_hash) is None:

@@ -146,12 +146,8 @@ class AccessControl:
             self._pushing = await resources.enter_async_context(pushing)
             keys = CacheKeys(catalog.keys, key_encryption, clock=self._clock)
             if self._housekeeping:
-                await look_after(
-                    *(catalog, self._pushing, keys, self._metrics),
-                    rooms=self._rooms,
-                    scrub_period=config.storage.scrub_seconds,
-                    resources=resources,
-                )
+                period = config.storage.scrub_seconds
+                await look_after(self._pushing, keys, rooms=self._rooms, scrub_period=period, resources=resources)
             self._resources = resources.pop_all()
         self.generation = Generation(catalog.database.watch(Topic.ACCESS))
         self._catalog, self._keys = catalog, keys

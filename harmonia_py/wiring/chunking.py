@@ -1,7 +1,8 @@
 """NARs that are kept as chunks, put together: opened, made, and their packs looked after."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from harmonia_py.cache.source import Download
@@ -72,6 +73,7 @@ class Chunking:
     ) -> None:
         self._chunks = chunks
         self._rebuilding = rebuilding
+        self._opened = files
         self._blobs = files.blobs
         self.spool = spool
         self._quarantine = quarantine
@@ -138,9 +140,11 @@ class Chunking:
             report=report,
         )
 
-    def digests(self, digests: Digests) -> Digests:
-        """The digests of the files that `digests` reads, and of those that are made of chunks."""
-        return ChunkedDigests(digests, self.files, read_slice, self._threads)
+    @asynccontextmanager
+    async def digests(self) -> AsyncIterator[Digests]:
+        """The digests of all files, also of those that are made of chunks."""
+        async with self._opened.digests(1) as digests:
+            yield ChunkedDigests(digests, self.files, read_slice, self._threads)
 
     async def _note_lost(self, chunk: ChunkHash, reason: str, with_pack: bool) -> None:  # noqa: FBT001  # a port
         for file in await self._chunks.lose(chunk, with_pack=with_pack, now=self._now()):

@@ -12,7 +12,6 @@ from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.fit import CatalogFit
 from harmonia_py.catalog.strays import Strays, discard_strays
-from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.push.static_renewal import StaticRenewal
@@ -21,14 +20,14 @@ from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.pushing import PushNode
 
 
-def pushed_collector(catalog: SqlCatalog, node: PushNode, keys: CacheKeys) -> Collector:
-    """The collector of all caches of `catalog`, whose files `node` has; `keys` sign the static narinfos."""
-    delete = Deleter(node.blobs, _side_of(catalog, node, keys), catalog.objects.paths).delete
+def pushed_collector(node: PushNode, keys: CacheKeys) -> Collector:
+    """The collector of all caches, whose files `node` has; `keys` sign the static narinfos."""
+    catalog = node.catalog
+    delete = Deleter(node.blobs, _side_of(node, keys), catalog.objects.paths).delete
     return Collector(catalog.collection, catalog.garbage, delete, sizes=node.sizes, wanted=catalog.room_wanted)
 
 
 def caches_housekeeping(
-    catalog: SqlCatalog,
     node: PushNode,
     keys: CacheKeys,
     metrics: Metrics,
@@ -38,11 +37,10 @@ def caches_housekeeping(
     clock: Callable[[], float] = time.time,
     seconds: float = 60.0,
 ) -> CachesHousekeeping:
-    """The housekeeping of all caches of `catalog`, whose files `node` has; one process of all that share them runs it.
+    """The housekeeping of all caches, whose files `node` has; one process of all that share them runs it.
 
     Args:
-        catalog: of the caches.
-        node: has the files.
+        node: has the catalog and the files.
         keys: sign the static narinfos.
         collector: of the caches; made here when None.
         collecting: makes this process the one that collects; that of the catalog when None.
@@ -50,8 +48,9 @@ def caches_housekeeping(
         clock: seconds since the epoch.
         seconds: between two passes.
     """
+    catalog = node.catalog
     return CachesHousekeeping(
-        collector or pushed_collector(catalog, node, keys),
+        collector or pushed_collector(node, keys),
         catalog.objects,
         catalog.collection,
         catalog.audit,
@@ -67,28 +66,28 @@ def caches_housekeeping(
     )
 
 
-def catalog_fit(catalog: SqlCatalog, node: PushNode, *, clock: Callable[[], float] = time.time) -> CatalogFit:
-    """The check whether `catalog` fits the files that `node` has."""
+def catalog_fit(node: PushNode, *, clock: Callable[[], float] = time.time) -> CatalogFit:
+    """The check whether the catalog fits the files that `node` has."""
 
     async def discard(now: Timestamp) -> Strays:
-        return await discard_strays(node.blobs, catalog.repairs, now=now)
+        return await discard_strays(node.blobs, node.catalog.repairs, now=now)
 
-    return CatalogFit(discard, catalog.database.collecting, clock=clock)
+    return CatalogFit(discard, node.catalog.database.collecting, clock=clock)
 
 
-def static_renewal(catalog: SqlCatalog, node: PushNode, keys: CacheKeys) -> StaticRenewal:
+def static_renewal(node: PushNode, keys: CacheKeys) -> StaticRenewal:
     """The renewal of static narinfos after a key has changed; the process that collects runs it."""
-    generation = catalog.database.watch(Topic.ACCESS)
+    generation = node.catalog.database.watch(Topic.ACCESS)
 
     def state() -> object:
         return generation[0], tuple(key.name for key in keys.default)
 
-    return StaticRenewal(catalog.caches, catalog.objects, _side_of(catalog, node, keys), state=state)
+    return StaticRenewal(node.catalog.caches, node.catalog.objects, _side_of(node, keys), state=state)
 
 
-def _side_of(catalog: SqlCatalog, node: PushNode, keys: CacheKeys) -> StaticSideOf:
+def _side_of(node: PushNode, keys: CacheKeys) -> StaticSideOf:
     async def side_of(name: CacheName) -> StaticSide | None:
-        row = await catalog.caches.find(name)
+        row = await node.catalog.caches.find(name)
         return None if row is None else node.caches.static_side(row, await keys.of(row))
 
     return side_of

@@ -1,39 +1,88 @@
-"""The job that makes chunks of pushed files, put together."""
+"""The jobs that make chunks, of what is pushed and of what a mirror keeps, and the room that chunks take."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
+from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Collecting, Scope
+from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
 from harmonia_py.chunks.pack_collector import GRACE_SECONDS, LIMITED_USED_SHARE, USED_SHARE
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
-from harmonia_py.metrics.board import Counter, Metrics
-from harmonia_py.wiring.chunking import chunk_maker
-from harmonia_py.wiring.pushing import PushNode
+from harmonia_py.metrics.board import Metrics
+from harmonia_py.wiring.chunking import Chunking, chunk_maker
 
-_NAME: Final = "pushed"
+if TYPE_CHECKING:  # a server that is not pushed to loads nothing of pushes
+    from harmonia_py.wiring.pushing import PushNode
+
+_PUSHED: Final = "pushed"
+# A reader that has looked up a place opens the pack at once, and asks again where that has gone.
+_MIRROR_GRACE_SECONDS: Final = 10
 
 
-def pushed_packs(catalog: SqlCatalog, node: PushNode, metrics: Metrics) -> PackRoom:
-    """The packs of `catalog`, whose files `node` has."""
+def pushed_packs(node: "PushNode", metrics: Metrics) -> PackRoom:
+    """The room that chunks of pushed files take."""
 
     def used_share() -> float:
         return USED_SHARE if node.max_size is None else LIMITED_USED_SHARE
 
-    collector = node.chunking.pack_collector(used_share=used_share)
+    return _packs(
+        node.catalog,
+        node.chunking,
+        metrics,
+        _PUSHED,
+        used_share=used_share,
+        grace_seconds=GRACE_SECONDS,
+        now=node.now,
+    )
 
-    def errors() -> Counter:
-        return DeduplicationCounters.on(metrics, _NAME).errors
 
-    return PackRoom(catalog.chunk_work, collector, grace_seconds=GRACE_SECONDS, now=node.now, errors=errors)
+def mirror_packs(
+    catalog: SqlCatalog, chunking: Chunking, metrics: Metrics, name: str, *, clock: Callable[[], float] = time.time
+) -> PackRoom:
+    """The room that chunks take in a directory of a mirror, which has this name on `/metrics`."""
+
+    def now() -> Timestamp:
+        return Timestamp(int(clock()))
+
+    return _packs(
+        catalog,
+        chunking,
+        metrics,
+        name,
+        used_share=lambda: LIMITED_USED_SHARE,
+        grace_seconds=_MIRROR_GRACE_SECONDS,
+        now=now,
+    )
+
+
+def _packs(
+    catalog: SqlCatalog,
+    chunking: Chunking,
+    metrics: Metrics,
+    name: str,
+    *,
+    used_share: Callable[[], float],
+    grace_seconds: int,
+    now: Callable[[], Timestamp],
+) -> PackRoom:
+    collector = chunking.pack_collector(used_share=used_share, grace_seconds=grace_seconds, now=now)
+    return PackRoom(
+        catalog.chunk_work,
+        collector,
+        grace_seconds=grace_seconds,
+        now=now,
+        errors=lambda: DeduplicationCounters.on(metrics, name).errors,
+    )
 
 
 def deduplication(
-    catalog: SqlCatalog,
-    node: PushNode,
+    node: "PushNode",
     scopes: Callable[[], Awaitable[Sequence[Scope]]],
     metrics: Metrics,
     *,
@@ -44,24 +93,81 @@ def deduplication(
     """The job that makes chunks of files and looks after packs; one process of all that share the catalog runs it.
 
     Args:
-        catalog: of the caches.
-        node: has the files.
+        node: has the catalog and the files.
         scopes: gives the caches.
         metrics: the counters of this process.
         packs: of the files; made here when None.
         collecting: makes this process the one that collects; that of the catalog when None.
         clock: seconds since the epoch.
     """
+    catalog = node.catalog
     generation = catalog.database.watch(Topic.ACCESS)
     return Deduplication(
         catalog.chunks,
         catalog.chunk_work,
         scopes,
         make_chunks=chunk_maker(node.chunking, node.open_blob),
-        collect_packs=(packs or pushed_packs(catalog, node, metrics)).run,
+        collect_packs=(packs or pushed_packs(node, metrics)).run,
         uses=node.uses,
         collecting=collecting or catalog.database.collecting,
-        counters=DeduplicationCounters.on(metrics, _NAME),
+        counters=DeduplicationCounters.on(metrics, _PUSHED),
         state=lambda: generation[0],
+        clock=clock,
+    )
+
+
+class MirrorChunks(Struct, frozen=True):
+    """What becomes chunks of what a mirror keeps.
+
+    Attributes:
+        deduplicate: "chunks" for files that were not asked for lately, "files" for none.
+        deduplicate_after: how long, in seconds.
+    """
+
+    deduplicate: str = "files"
+    deduplicate_after: int = 0
+
+
+NO_CHUNKS: Final = MirrorChunks()
+
+
+def mirror_deduplication(
+    catalog: SqlCatalog,
+    chunking: Chunking,
+    packs: PackRoom,
+    *,
+    uses: LastUses,
+    wanted: MirrorChunks,
+    metrics: Metrics,
+    name: str,
+    clock: Callable[[], float] = time.time,
+) -> Deduplication:
+    """As `deduplication`, of the files of upstreams in a directory.
+
+    Args:
+        catalog: of the directory.
+        chunking: of its files.
+        packs: in the directory.
+        uses: last uses that this process has not written to the catalog yet.
+        wanted: says what becomes chunks.
+        metrics: the counters of this process.
+        name: of the directory, there.
+        clock: seconds since the epoch.
+    """
+    settings = CacheSettings(deduplicate=wanted.deduplicate, deduplicate_after=wanted.deduplicate_after)
+
+    async def scopes() -> Sequence[Scope]:
+        return [Scope(cache=MIRROR, settings=settings, deleted=False)]
+
+    return Deduplication(
+        catalog.chunks,
+        catalog.chunk_work,
+        scopes,
+        make_chunks=chunk_maker(chunking, chunking.open_whole),
+        collect_packs=packs.run,
+        uses=uses,
+        collecting=catalog.database.collecting,
+        counters=DeduplicationCounters.on(metrics, name),
+        state=lambda: None,
         clock=clock,
     )

@@ -11,10 +11,8 @@ from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.rooms import Room, Rooms
 from harmonia_py.chunks.pack_room import PackRoom
-from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Database
 from harmonia_py.errors import StorageError
-from harmonia_py.metrics.board import Metrics
 from harmonia_py.runtime.lasting import lasting
 from harmonia_py.wiring.cache_keys import CacheKeys
 from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit, pushed_collector, static_renewal
@@ -30,10 +28,8 @@ _LOOK_SECONDS: Final = 5.0
 
 
 async def look_after(
-    catalog: SqlCatalog,
     node: PushNode,
     keys: CacheKeys,
-    metrics: Metrics,
     *,
     rooms: Rooms | None,
     scrub_period: float | None,
@@ -42,21 +38,19 @@ async def look_after(
     """Look after pushed files, while this process is the one that does; until `resources` close.
 
     Args:
-        catalog: of the files.
-        node: has the files.
+        node: has the catalog and the files.
         keys: sign the static narinfos.
-        metrics: the counters of this process.
         rooms: hold all storage to the limits of `[storage]`.
         scrub_period: seconds in which each file is read once more; None for never.
         resources: end the housekeeping when they close.
     """
-    collector = pushed_collector(catalog, node, keys)
-    collecting, packs = catalog_fit(catalog, node).collecting, pushed_packs(catalog, node, metrics)
+    collector, metrics = pushed_collector(node, keys), node.metrics
+    collecting, packs = catalog_fit(node).collecting, pushed_packs(node, metrics)
 
     async def check() -> None:
         await scrub(
-            node.digests,
-            catalog,
+            node.chunking.digests,
+            node.catalog,
             node.quarantine.note,
             metrics,
             name="pushed",
@@ -65,17 +59,17 @@ async def look_after(
         )
 
     works = [
-        caches_housekeeping(catalog, node, keys, metrics, collector=collector, collecting=collecting).run,
-        static_renewal(catalog, node, keys).run,
-        deduplication(catalog, node, collector.scopes, metrics, packs=packs, collecting=collecting).run,
+        caches_housekeeping(node, keys, metrics, collector=collector, collecting=collecting).run,
+        static_renewal(node, keys).run,
+        deduplication(node, collector.scopes, metrics, packs=packs, collecting=collecting).run,
         check,
     ]
     if rooms is not None:
-        resources.callback(rooms.add(_room(catalog, node, collector, packs, collecting)))
-    await running(partial(keep_house, catalog.database, works))(resources)
+        resources.callback(rooms.add(_room(node, collector, packs, collecting)))
+    await running(partial(keep_house, node.catalog.database, works))(resources)
 
 
-def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, packs: PackRoom, collecting: Collecting) -> Room:
+def _room(node: PushNode, collector: Collector, packs: PackRoom, collecting: Collecting) -> Room:
     return Room(
         collector=collector,
         scopes=collector.scopes,
@@ -85,7 +79,7 @@ def _room(catalog: SqlCatalog, node: PushNode, collector: Collector, packs: Pack
         free_bytes=node.space.free_bytes,
         device=node.space.device,
         packs=packs,
-        wanted=catalog.room_wanted,
+        wanted=node.catalog.room_wanted,
     )
 
 

@@ -31,8 +31,8 @@ from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.catalog import OWN_DIRECTORY, hand_over
 from harmonia_py.wiring.chunking import Chunking
+from harmonia_py.wiring.deduplicating import NO_CHUNKS, MirrorChunks
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
-from harmonia_py.wiring.mirror_chunks import NO_CHUNKS, MirrorChunks
 from harmonia_py.wiring.pools import Selection, entered, running
 from harmonia_py.wiring.upkeep import Upkeep, name_of, quarantine_of
 

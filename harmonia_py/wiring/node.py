@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from harmonia_py.mirror.upstreams import Upstreams
     from harmonia_py.oidc.tokens import IdTokens
     from harmonia_py.push.store_import import StoreImport
+    from harmonia_py.wiring.deduplicating import MirrorChunks
     from harmonia_py.wiring.keeping import Keeping
-    from harmonia_py.wiring.mirror_chunks import MirrorChunks
 
 
 class Node:
@@ -218,7 +218,7 @@ def _mirror_chunks(config: Config, directory: Path) -> "MirrorChunks":
     Raises:
         ConfigError: the library that cuts files is not installed.
     """
-    from harmonia_py.wiring.mirror_chunks import NO_CHUNKS, MirrorChunks  # noqa: PLC0415
+    from harmonia_py.wiring.deduplicating import NO_CHUNKS, MirrorChunks  # noqa: PLC0415
 
     mirror = config.mirror
     if not config.upstream or directory != Path(mirror.directory or config.cache.directory or "."):

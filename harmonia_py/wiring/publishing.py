@@ -2,92 +2,50 @@
 
 import logging
 from collections.abc import Callable
-
-from msgspec import Struct, field
+from typing import TYPE_CHECKING
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CHUNKS, CacheRow
-from harmonia_py.catalog.objects import Sizes
-from harmonia_py.catalog.quarantine import Quarantine
-from harmonia_py.catalog.stored import OpenBlob
-from harmonia_py.contents.blobs import BlobStore
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.nix.signing import PublicKey
-from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
-from harmonia_py.push.listings import LongListings
 from harmonia_py.push.making import Making
-from harmonia_py.push.multipart_pushes import MultipartPushes
-from harmonia_py.push.parts import PartUploads
-from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.publishing import FindElsewhere, Publisher, PushPorts
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.rebuilding import Rebuild
 from harmonia_py.push.rebuilt_files import RebuiltFiles
-from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.recipes import RecipeUploads
 from harmonia_py.push.room import RoomForPushes
 from harmonia_py.push.sessions import PushSessions
 from harmonia_py.push.static_listings import StaticListings
 from harmonia_py.push.static_side import StaticSide
-from harmonia_py.push.static_writer import StaticWriter
 from harmonia_py.push.store_import import StoreImport
 from harmonia_py.push.texts import TextKeeper
-from harmonia_py.runtime.threads import Threads
 from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.storage.slices import read_slice
-from harmonia_py.wiring.chunking import Chunking
+
+if TYPE_CHECKING:
+    from harmonia_py.wiring.pushing import PushNode
 
 
-class Publishing(Struct, frozen=True, eq=False):
+class Publishing:
     """Makes the pushes to caches.
 
-    Attributes:
-        sql: the catalog.
-        store_dir: of all caches.
-        blobs: the files.
-        open_blob: opens a file, whole or made of chunks.
-        chunking: makes files of chunks.
-        quarantine: is told of files that are missing.
-        receiver: takes files in.
-        texts: keeps logs.
-        listings: keeps those of NARs that are long.
-        parts: files that come in parts.
-        sizes: of caches, with these.
-        pending: files that clients send to the bucket; None where they send all to this server.
-        in_parts: those of them that come in parts; None where they cannot.
-        static_writer: writes static narinfos in the background.
-        static_listings: writes the listings beside them.
-        threads: read files once more for content addresses.
-        counters: of pushes, of this process.
-        max_size: bytes that the files of all caches may take together; None for no limit.
-        static_errors: says errors of ours that static sides meet.
-        making: the recipes that this process has in hand.
+    Args:
+        node: has the things that they need.
     """
 
-    sql: SqlCatalog
-    store_dir: StoreDir
-    blobs: BlobStore
-    open_blob: OpenBlob
-    chunking: Chunking
-    quarantine: Quarantine
-    receiver: Receiver
-    texts: TextKeeper
-    listings: LongListings
-    parts: PartUploads
-    sizes: Sizes
-    pending: PendingUploads | None
-    in_parts: MultipartPushes | None
-    static_writer: StaticWriter
-    static_listings: StaticListings
-    threads: Threads
-    counters: PushCounters
-    max_size: Callable[[], int | None]
-    making: Making
-    static_errors: RareWarning = field(default_factory=lambda: RareWarning(logging.getLogger(StaticSide.__module__)))
+    def __init__(self, node: "PushNode") -> None:
+        self.making = Making(node.metrics.board.texts)
+        self._node = node
+        self._texts = TextKeeper(spool=node.spool, blobs=node.blobs, threads=node.threads)
+        self._static_listings = StaticListings(node.blobs, read_slice, node.threads)
+        self._static_errors = RareWarning(logging.getLogger(StaticSide.__module__))
+        self._counters = PushCounters.on(node.metrics)
 
     def pushes_to(
         self,
@@ -107,7 +65,7 @@ class Publishing(Struct, frozen=True, eq=False):
             looks_elsewhere: whether it has paths that were not pushed to it.
             usage: counts what is pushed to it.
         """
-        catalog = self._ports()
+        node, catalog = self._node, _ports(self._node.catalog)
 
         async def find_elsewhere(hash_part: HashPart) -> StorePath | None:
             found = await view.narinfo(hash_part)
@@ -121,9 +79,9 @@ class Publishing(Struct, frozen=True, eq=False):
         sessions = PushSessions(
             row,
             catalog=catalog,
-            sessions=self.sql.sessions,
-            receiver=self.receiver,
-            quarantine=self.quarantine,
+            sessions=node.catalog.sessions,
+            receiver=node.receiver,
+            quarantine=node.quarantine,
             find_elsewhere=find_to_leave_out if looks_elsewhere else None,
         )
         publisher = self._publisher(catalog, row, find_elsewhere)
@@ -132,17 +90,17 @@ class Publishing(Struct, frozen=True, eq=False):
             objects=catalog.objects,
             uploads=catalog.uploads,
             nars=catalog.nars,
-            texts=self.texts,
-            now=self.receiver.now,
+            texts=self._texts,
+            now=node.now,
             into_store=store_import is not None,
         )
         room = RoomForPushes(
             row,
-            sizes=self.sizes,
+            sizes=node.sizes,
             wanted=catalog.room_wanted,
             arrivals=catalog.arrivals,
-            max_size_of_all=self.max_size,
-            now=self.receiver.now,
+            max_size_of_all=lambda: node.max_size,
+            now=node.now,
         )
         into_store = None
         if store_import is not None:
@@ -151,30 +109,30 @@ class Publishing(Struct, frozen=True, eq=False):
                 view=view,
                 catalog=catalog,
                 publish=publisher.publish,
-                blobs=self.blobs,
-                quarantine=self.quarantine,
+                blobs=node.blobs,
+                quarantine=node.quarantine,
                 store_import=store_import,
-                now=self.receiver.now,
+                now=node.now,
             )
         return Pushes(
             row,
             view=view,
             catalog=catalog,
-            receiver=self.receiver,
+            receiver=node.receiver,
             publisher=publisher,
             documents=documents,
             sessions=sessions,
-            parts=self.parts,
+            parts=node.parts,
             static_side=self.static_side(row, view),
-            static_writer=self.static_writer,
-            open_blob=self.open_blob,
-            quarantine=self.quarantine,
-            counters=self.counters,
+            static_writer=node.static_writer,
+            open_blob=node.open_blob,
+            quarantine=node.quarantine,
+            counters=self._counters,
             usage=usage,
             room=room,
             into_store=into_store,
-            pending=self.pending,
-            in_parts=self.in_parts,
+            pending=node.pending,
+            in_parts=node.in_parts,
             recipes=self._recipes(row, view, room, usage) if into_store is None else None,
         )
 
@@ -186,18 +144,18 @@ class Publishing(Struct, frozen=True, eq=False):
             return None
         return RecipeUploads(
             row,
-            bases=self.sql.bases,
-            sessions=self.sql.sessions,
-            chunks=self.sql.chunks,
-            files=self.chunking.files,
-            spool=self.chunking.spool,
-            receiver=self.receiver,
+            bases=self._node.catalog.bases,
+            sessions=self._node.catalog.sessions,
+            chunks=self._node.catalog.chunks,
+            files=self._node.chunking.files,
+            spool=self._node.spool,
+            receiver=self._node.receiver,
             room=room,
-            counters=self.counters,
+            counters=self._counters,
             usage=usage,
             making=self.making,
             read=read_slice,
-            threads=self.threads,
+            threads=self._node.threads,
         )
 
     def static_side(self, row: CacheRow, view: BinaryCache) -> StaticSide:
@@ -206,10 +164,10 @@ class Publishing(Struct, frozen=True, eq=False):
             row.id,
             row.name,
             view,
-            objects=self.sql.static_objects,
-            blobs=self.blobs,
-            listings=self.static_listings,
-            errors=self.static_errors,
+            objects=self._node.catalog.static_objects,
+            blobs=self._node.blobs,
+            listings=self._static_listings,
+            errors=self._static_errors,
         )
 
     def _publisher(
@@ -218,53 +176,53 @@ class Publishing(Struct, frozen=True, eq=False):
         keys = () if trusts_all else row.settings.signed_by
         return Publisher(
             catalog=catalog,
-            open_blob=self.open_blob,
+            open_blob=self._node.open_blob,
             read=read_slice,
-            threads=self.threads,
-            store_dir=self.store_dir,
+            threads=self._node.threads,
+            store_dir=self._node.store_dir,
             trusted_keys=[PublicKey.parse(key) for key in keys],
-            quarantine=self.quarantine,
+            quarantine=self._node.quarantine,
             find_elsewhere=find_elsewhere,
-            now=self.receiver.now,
+            now=self._node.now,
         )
 
     def rebuild(self, report: Callable[[int], object] = lambda _: None) -> Rebuild:
         """The rebuild of the catalog from the files."""
-        catalog, chunks = self._ports(), self.chunking.rebuilt(report)
+        catalog, chunks = _ports(self._node.catalog), self._node.chunking.rebuilt(report)
         files = RebuiltFiles(
             catalog,
-            blobs=self.blobs,
-            listings=self.listings,
+            blobs=self._node.blobs,
+            listings=self._node.listings,
             chunks=chunks,
             read=read_slice,
-            threads=self.threads,
-            now=self.receiver.now,
+            threads=self._node.threads,
+            now=self._node.now,
             report=report,
         )
         # No signature is required: the paths were accepted when they were pushed.
         return Rebuild(
             catalog=catalog,
-            caches=self.sql.caches,
-            blobs=self.blobs,
+            caches=self._node.catalog.caches,
+            blobs=self._node.blobs,
             files=files,
             chunks=chunks,
             read=read_slice,
-            threads=self.threads,
-            store_dir=self.store_dir,
+            threads=self._node.threads,
+            store_dir=self._node.store_dir,
             publisher_of=lambda row, find: self._publisher(catalog, row, find, trusts_all=True),
-            now=self.receiver.now,
+            now=self._node.now,
         )
 
-    def _ports(self) -> PushPorts:
-        return PushPorts(
-            objects=self.sql.objects,
-            index=self.sql.objects,
-            nars=self.sql.nars,
-            uploads=self.sql.uploads,
-            adoption=self.sql.adoption,
-            awaiting=self.sql.awaiting,
-            evidence=self.sql.evidence,
-            audit=self.sql.audit,
-            room_wanted=self.sql.room_wanted,
-            arrivals=self.sql.arrivals,
-        )
+
+def _ports(catalog: SqlCatalog) -> PushPorts:
+    return PushPorts(
+        objects=catalog.objects,
+        nars=catalog.nars,
+        uploads=catalog.uploads,
+        adoption=catalog.adoption,
+        awaiting=catalog.awaiting,
+        evidence=catalog.evidence,
+        audit=catalog.audit,
+        room_wanted=catalog.room_wanted,
+        arrivals=catalog.arrivals,
+    )

@@ -1,7 +1,7 @@
 """The caches of the catalog put together, over the things that a process has open for them."""
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from harmonia_py.cache.binary_cache import BinaryCache, Elsewhere
@@ -10,18 +10,17 @@ from harmonia_py.cache.source import Source
 from harmonia_py.cache.tree import DebugFiles, DebugFilesInOrder
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.administration import CacheAdministration
-from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.standing import Standings
-from harmonia_py.catalog.stored import StoredObjects
-from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.signing import PublicKey
-from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.store_import import StoreImport
 from harmonia_py.wiring.cache_keys import SigningKey
-from harmonia_py.wiring.publishing import Publishing
+
+if TYPE_CHECKING:
+    from harmonia_py.wiring.pushing import PushNode
 
 # Paths that a search for a reason looks at, for a client that waits: some tenths of a second.
 _MOST_LOOKED_AT: Final = 1000
@@ -31,28 +30,12 @@ class PushedCaches:
     """Makes caches that can be pushed to.
 
     Args:
-        catalog: of the caches.
-        store_dir: of all caches.
-        publishing: makes the pushes to a cache.
-        stored: makes the source of the paths that were pushed to a cache.
-        now: the time as the catalog has it.
+        node: has the things that they need.
     """
 
-    def __init__(
-        self,
-        catalog: SqlCatalog,
-        *,
-        store_dir: StoreDir,
-        publishing: Publishing,
-        stored: Callable[[CacheRow], StoredObjects],
-        now: Callable[[], Timestamp],
-    ) -> None:
-        self._catalog = catalog
-        self._store_dir = store_dir
-        self._publishing = publishing
-        self._stored = stored
-        self._now = now
-        self._standings = Standings(catalog.objects, catalog.objects, most=_MOST_LOOKED_AT)
+    def __init__(self, node: "PushNode") -> None:
+        self._node = node
+        self._standings = Standings(node.catalog.objects, node.catalog.objects, most=_MOST_LOOKED_AT)
         self._pushes: WeakKeyDictionary[NamedCache, Pushes] = WeakKeyDictionary()
         self._administrations: WeakKeyDictionary[NamedCache, CacheAdministration] = WeakKeyDictionary()
 
@@ -86,7 +69,7 @@ class PushedCaches:
             other_keys: the keys of upstreams and other caches that it has paths from.
             usage: counts what is asked of it and pushed to it; by itself when None.
         """
-        stored = self._stored(row)
+        stored = self._node.stored(row)
         debug = stored if debug_files is None else DebugFilesInOrder(stored, debug_files)
         view = self._view(row, keys, [stored, *others], debug, elsewhere)
         key_ends = {key.secret_key.name: float(key.until) for key in keys if key.until is not None}
@@ -112,25 +95,25 @@ class PushedCaches:
             store_import: adds pushed paths to the local store, instead of publishing them.
             looks_elsewhere: whether it has paths that were not pushed to it.
         """
-        self._pushes[cache] = self._publishing.pushes_to(
+        self._pushes[cache] = self._node.publishing.pushes_to(
             row, cache.cache, store_import, looks_elsewhere=looks_elsewhere, usage=cache.usage
         )
         if store_import is None:
             self._administrations[cache] = CacheAdministration(
                 row=row,
-                pins=self._catalog.pins,
-                deletions=self._catalog.deletions,
+                pins=self._node.catalog.pins,
+                deletions=self._node.catalog.deletions,
                 standings=self._standings,
-                now=self._now,
+                now=self._node.now,
             )
 
     def static_side(self, row: CacheRow, keys: Sequence[SigningKey]) -> StaticSide:
         """The static side of a cache of the catalog."""
-        return self._publishing.static_side(row, self.view_of(row, keys))
+        return self._node.publishing.static_side(row, self.view_of(row, keys))
 
     def view_of(self, row: CacheRow, keys: Sequence[SigningKey]) -> BinaryCache:
         """The view of a cache that has only the paths that were pushed to it."""
-        stored = self._stored(row)
+        stored = self._node.stored(row)
         return self._view(row, keys, [stored], stored)
 
     def _view(
@@ -142,7 +125,7 @@ class PushedCaches:
         elsewhere: Sequence[Elsewhere] = (),
     ) -> BinaryCache:
         return BinaryCache(
-            cache_info=CacheInfo(self._store_dir, row.settings.want_mass_query, row.settings.priority),
+            cache_info=CacheInfo(self._node.store_dir, row.settings.want_mass_query, row.settings.priority),
             sources=sources,
             secret_keys=[key.secret_key for key in keys],
             debug_files=debug_files,

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,20 +19,17 @@ from harmonia_py.catalog.stored import RemovalWatch, StoredObjects
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.blobs import BlobKey, BlobStore, OpensAtOnce
 from harmonia_py.contents.encoders import Zstd
-from harmonia_py.contents.fsck import Digests
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.push.listing_renewal import ListingRenewal
 from harmonia_py.push.listings import LongListings
-from harmonia_py.push.making import Making
+from harmonia_py.push.multipart_pushes import MultipartPushes
 from harmonia_py.push.parts import PartUploads, SizesWithParts
-from harmonia_py.push.push_metrics import PushCounters
+from harmonia_py.push.pending import PendingUploads
 from harmonia_py.push.receiving import Receiver
-from harmonia_py.push.static_listings import StaticListings
 from harmonia_py.push.static_writer import StaticWriter
-from harmonia_py.push.texts import TextKeeper
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.partial_files import DiskPartialFiles
 from harmonia_py.storage.slices import read_slice
@@ -41,7 +38,7 @@ from harmonia_py.wiring.bucket import hot_settings, s3_settings
 from harmonia_py.wiring.catalog import pushed_directory
 from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
-from harmonia_py.wiring.past_server import past_server
+from harmonia_py.wiring.past_server import open_past_server
 from harmonia_py.wiring.pools import running
 from harmonia_py.wiring.publishing import Publishing
 from harmonia_py.wiring.pushed_caches import PushedCaches
@@ -63,31 +60,45 @@ class PushNode:
         s3: the bucket that the files are kept in; None for the directory.
         hot: the copies of the bucket's files on this machine; None for none.
         zstd: compresses NARs that clients send bare.
-        clock: seconds since the epoch, for when paths were last asked for.
+        clock: seconds since the epoch.
 
     Attributes:
-        static_writer: writes static narinfos.
+        catalog, store_dir, metrics: as given.
         uses: notes when paths were last asked for.
-        blobs: the files.
-        space: in which the files take room.
-        sizes: of caches, with files that come in parts.
-        max_size: bytes that the files of all caches may take together; None for no limit. A reload changes it.
         quarantine: is told of files that are missing.
+        max_size: bytes that the files of all caches may take together; None for no limit. A reload changes it.
+        files: the files, in the directory or the bucket.
+        spool: for files that are arriving.
+        space: in which the files take room.
+        threads: check and read what is pushed.
+        static_writer: writes static narinfos.
+        receiver: takes files in.
+        listings: keeps those of NARs that are long.
+        parts: files that come in parts.
+        sizes: of caches, with these.
         chunking: of files that are kept as chunks.
         listing_renewal: makes listings again that were lost.
+        pending: files that clients send to the bucket; None where they send all to this server.
+        in_parts: those of them that come in parts; None where they cannot.
         publishing: makes the pushes to caches.
         caches: makes the caches.
     """
 
-    blobs: BlobStore
-    _files: OpenFiles
+    files: OpenFiles
+    spool: DiskSpool
+    space: Space
+    threads: Threads
+    static_writer: StaticWriter
+    receiver: Receiver
+    listings: LongListings
+    parts: PartUploads
+    sizes: SizesWithParts
     chunking: Chunking
     listing_renewal: ListingRenewal
+    pending: PendingUploads | None
+    in_parts: MultipartPushes | None
     publishing: Publishing
     caches: PushedCaches
-    space: Space
-    sizes: SizesWithParts
-    static_writer: StaticWriter
 
     def __init__(
         self,
@@ -101,18 +112,17 @@ class PushNode:
         zstd: Zstd | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._directory = directory
-        self._s3 = s3
-        self._hot = hot
-        self._metrics = metrics
-        self._catalog = catalog
-        self._store_dir = store_dir
-        self._zstd = zstd
-        self._counters = PushCounters.on(metrics)
+        self.catalog = catalog
+        self.store_dir = store_dir
+        self.metrics = metrics
         self.uses = LastUses(catalog.objects, clock)
         self.quarantine = Quarantine(catalog.nars, self._is_here, QuarantineCounters.on(metrics, "pushed"), clock=clock)
         self.max_size: int | None = None
-        self._probe: Callable[[], Awaitable[object]] | None = None
+        self._directory = directory
+        self._s3 = s3
+        self._hot = hot
+        self._zstd = zstd
+        self._watch = RemovalWatch(lambda: catalog.database.generation(Topic.REMOVALS))
         self._resources = AsyncExitStack()
 
     @classmethod
@@ -133,16 +143,16 @@ class PushNode:
         )
 
     @property
+    def blobs(self) -> BlobStore:
+        """The files."""
+        return self.files.blobs
+
+    @property
     def checks(self) -> Sequence[Check]:
         """The checks of `/ready`, beside that of the catalog."""
+        bucket = self.files.bucket
         # Everybody may read the name: it says nothing of the bucket's place.
-        return [Check("bucket", self._probe)] if self._probe is not None else []
-
-    @asynccontextmanager
-    async def digests(self) -> AsyncIterator[Digests]:
-        """The digests of the files, also of those that are made of chunks."""
-        async with self._files.digests(1) as digests:
-            yield self.chunking.digests(digests)
+        return [] if bucket is None else [Check("bucket", bucket.objects.probe)]
 
     async def __aenter__(self) -> Self:
         """Open it.
@@ -150,103 +160,78 @@ class PushNode:
         Raises:
             StorageError: the directory cannot be used.
         """
-        try:
-            opening = open_files(self._directory, self._s3, self._hot, self._metrics)
-            self._files = files = await self._resources.enter_async_context(opening)
-            self.blobs = files.blobs
-            spool = await self._resources.enter_async_context(DiskSpool(self._directory))
-            self.space = await files.space(self._directory, spool)
-            await running(self.uses.run)(self._resources)
-        except BaseException:
-            await self._resources.aclose()
-            raise
-        cores = len(os.sched_getaffinity(0))
-        self._threads = Threads(Pool.PUSH, cores)
-        self._resources.push_async_callback(self._threads.aclose)
-        # Behind the threads, so that it ends before them: what is wanted at the end is still written.
-        self.static_writer = await self._resources.enter_async_context(StaticWriter(self._write_later))
-        self._watch = RemovalWatch(lambda: self._catalog.database.generation(Topic.REMOVALS))
-        listings = LongListings(self.blobs, self._catalog.nars.reserve, self._threads)
-        self._receiver = Receiver(
-            spool=spool,
+        async with AsyncExitStack() as resources:
+            await self._open(resources)
+            self._resources = resources.pop_all()
+        self.publishing = Publishing(self)
+        self.caches = PushedCaches(self)
+        return self
+
+    async def _open(self, resources: AsyncExitStack) -> None:
+        """Open the things, each before those that are made of it; they end in the opposite order."""
+        catalog, cores = self.catalog, len(os.sched_getaffinity(0))
+        self.files = await resources.enter_async_context(open_files(self._directory, self._s3, self._hot, self.metrics))
+        self.spool = await resources.enter_async_context(DiskSpool(self._directory))
+        self.space = await self.files.space(self._directory, self.spool)
+        await running(self.uses.run)(resources)
+        self.threads = Threads(Pool.PUSH, cores)
+        resources.push_async_callback(self.threads.aclose)
+        # It reads listings with the threads also when it ends.
+        self.static_writer = await resources.enter_async_context(StaticWriter(self._write_later))
+        self.listings = LongListings(self.blobs, catalog.nars.reserve, self.threads)
+        self.receiver = Receiver(
+            spool=self.spool,
             blobs=self.blobs,
-            uploads=self._catalog.uploads,
-            listings=listings,
-            threads=self._threads,
+            uploads=catalog.uploads,
+            listings=self.listings,
+            threads=self.threads,
             checked_at_once=cores,
             zstd=self._zstd,
         )
         partial_files = DiskPartialFiles(self._directory)
-        self._resources.push_async_callback(partial_files.aclose)
-        self._parts = PartUploads(partial_files, self._receiver, self._threads)
-        self.sizes = SizesWithParts(self._catalog.objects, partial_files)
-        await running(self._parts.sweep)(self._resources)
+        resources.push_async_callback(partial_files.aclose)
+        self.parts = PartUploads(partial_files, self.receiver, self.threads)
+        self.sizes = SizesWithParts(catalog.objects, partial_files)
+        await running(self.parts.sweep)(resources)
         self.chunking = Chunking(
-            self._catalog.chunks,
-            self._catalog.chunk_rebuilding,
-            files=files,
-            spool=spool,
-            threads=self._threads,
+            catalog.chunks,
+            catalog.chunk_rebuilding,
+            files=self.files,
+            spool=self.spool,
+            threads=self.threads,
             quarantine=self.quarantine,
             now=self.now,
         )
-        self._resources.push_async_callback(self.chunking.aclose)
+        resources.push_async_callback(self.chunking.aclose)
         self.listing_renewal = ListingRenewal(
-            objects=self._catalog.objects,
-            uploads=self._catalog.uploads,
-            listings=listings,
+            objects=catalog.objects,
+            uploads=catalog.uploads,
+            listings=self.listings,
             open_blob=self.open_blob,
             read=read_slice,
-            threads=self._threads,
+            threads=self.threads,
             renew_static=self._write_later,
             now=self.now,
         )
-        await running(self.listing_renewal.run)(self._resources)
-        past = None
-        if self._s3 is not None and files.bucket is not None:
-            self._probe = files.bucket.objects.probe
-            find_session = self._catalog.sessions.find
-            past = await self._resources.enter_async_context(
-                past_server(self._s3, files.bucket, self._receiver, find_session)
-            )
-        self.publishing = Publishing(
-            self._catalog,
-            store_dir=self._store_dir,
-            blobs=self.blobs,
-            open_blob=self.open_blob,
-            chunking=self.chunking,
-            quarantine=self.quarantine,
-            receiver=self._receiver,
-            texts=TextKeeper(spool=spool, blobs=self.blobs, threads=self._threads),
-            listings=listings,
-            parts=self._parts,
-            sizes=self.sizes,
-            pending=None if past is None else past.pending,
-            in_parts=None if past is None else past.in_parts,
-            static_writer=self.static_writer,
-            static_listings=StaticListings(self.blobs, read_slice, self._threads),
-            threads=self._threads,
-            counters=self._counters,
-            max_size=lambda: self.max_size,
-            making=Making(self._metrics.board.texts),
-        )
-        self.caches = PushedCaches(
-            self._catalog, store_dir=self._store_dir, publishing=self.publishing, stored=self.stored, now=self.now
-        )
-        return self
+        await running(self.listing_renewal.run)(resources)
+        self.pending = self.in_parts = None
+        if self._s3 is not None and self.files.bucket is not None:
+            find_session = catalog.sessions.find
+            opening = open_past_server(self._s3, self.files.bucket, self.receiver, find_session, resources)
+            self.pending, self.in_parts = await opening
 
     async def __aexit__(self, *_: object) -> None:
         await self._resources.aclose()
 
     def now(self) -> Timestamp:
         """The time as the catalog has it."""
-        return self._receiver.now()
+        return self.receiver.now()
 
     def stored(self, row: CacheRow) -> StoredObjects:
         """The source of paths that were pushed to a cache, which also finds the debug information in them."""
         return StoredObjects(
             row.id,
-            objects=self._catalog.objects,
+            objects=self.catalog.objects,
             quarantine=self.quarantine,
             uses=self.uses,
             open_blob=self.open_blob if row.settings.redirect else self._open_here,
@@ -258,7 +243,7 @@ class PushNode:
 
     async def _write_later(self, cache: CacheId, hash_part: HashPart) -> None:
         """Have the collector write the static narinfo of a path, and its listing."""
-        await self._catalog.repairs.renew_static(cache, [hash_part], now=self.now())
+        await self.catalog.repairs.renew_static(cache, [hash_part], now=self.now())
 
     async def _is_here(self, key: str) -> bool:
         return await self.blobs.metadata(BlobKey(key)) is not None

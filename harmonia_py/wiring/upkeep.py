@@ -5,8 +5,8 @@ The longest unused files are evicted, garbage is deleted, and every file is read
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
@@ -25,15 +25,14 @@ from harmonia_py.catalog.takeover import Ports, Takeover
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.deletion import delete_all
-from harmonia_py.contents.fsck import Digests
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.wiring.chunking import Chunking
+from harmonia_py.wiring.deduplicating import MirrorChunks, mirror_deduplication, mirror_packs
 from harmonia_py.wiring.files import OpenFiles, Space
-from harmonia_py.wiring.mirror_chunks import MirrorChunks, mirror_deduplication, pack_room
 from harmonia_py.wiring.pools import Selection, owned, running
 from harmonia_py.wiring.scrubbing import scrub
 
@@ -100,7 +99,7 @@ class Upkeep(Struct, frozen=True, eq=False):
         return name_of(self.key)
 
     def _pack_room(self) -> PackRoom:
-        return pack_room(self.catalog, self.chunking, self.metrics, self._name)
+        return mirror_packs(self.catalog, self.chunking, self.metrics, self._name)
 
     @property
     def _collector(self) -> Collector:
@@ -157,12 +156,8 @@ class Upkeep(Struct, frozen=True, eq=False):
     async def _check(self, period: float | None) -> None:
         note_fault = isolating(self.files.blobs, self.catalog, self.metrics, self._name)
         discard, name = self.files.blobs.delete, self._name
-        await scrub(self._digests, self.catalog, note_fault, self.metrics, name=name, period=period, discard=discard)
-
-    @asynccontextmanager
-    async def _digests(self) -> AsyncIterator[Digests]:
-        async with self.files.digests(1) as digests:
-            yield self.chunking.digests(digests)
+        digests = self.chunking.digests
+        await scrub(digests, self.catalog, note_fault, self.metrics, name=name, period=period, discard=discard)
 
 
 def name_of(key: str) -> str:

@@ -103,7 +103,7 @@ async def test_after_a_rotation_the_narinfos_of_chunks_are_signed_by_the_keys_of
     assert b"Sig: first-1:" in kept.read_bytes()
     await add_key(house, "second-1")
     lost.unlink()
-    await static_renewal(catalog, node, CacheKeys(catalog.keys)).look()
+    await static_renewal(node, CacheKeys(catalog.keys)).look()
     for narinfo in (kept, lost):
         assert b"Sig: second-1:" in narinfo.read_bytes()
         assert b"Sig: first-1:" not in narinfo.read_bytes()
@@ -136,7 +136,7 @@ async def test_a_cache_whose_first_path_is_in_chunks_is_not_written_anew_at_each
     catalog, node = house.server.catalog, house.server.node
     narinfo = house.server.directory / static(OTHER)
     before = narinfo.stat()
-    await static_renewal(catalog, node, CacheKeys(catalog.keys)).look()
+    await static_renewal(node, CacheKeys(catalog.keys)).look()
     after = narinfo.stat()
     assert (after.st_ino, after.st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
 

@@ -132,7 +132,7 @@ async def test_a_pack_that_the_bucket_does_not_give_for_now_is_written_anew_late
     assert set(packs(double)) - {before}
     assert await status(house, REFERENCE) == 200
     rows = await house.server.catalog.file_checks.page(None, 10)
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         for row in rows:
             digest = await digests.digest(BlobKey(row.blob_key))
             assert digest is not None
@@ -148,7 +148,7 @@ async def test_what_the_bucket_does_not_give_for_now_is_no_fault_of_a_file(
     monkeypatch.setattr("harmonia_py.storage.s3.blobs.HEAD_BYTES", 16)
     await house.published(LIBRARY, HELLO)
     await make_chunks(house)
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         for row in await house.server.catalog.file_checks.page(None, 10):
             if what == RECIPES:
                 double.fault("GET", what, Fault.SLOW)

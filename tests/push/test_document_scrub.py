@@ -64,7 +64,7 @@ class Reading:
 
 @pytest.fixture
 async def reading(house: House) -> AsyncIterator[Reading]:
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         yield Reading(house, digests)
 
 
@@ -135,7 +135,7 @@ async def test_a_log_that_was_collected_while_its_turn_came_is_no_fault(house: H
     checks = house.server.catalog.document_checks
     [one, *_] = await checks.due(1)
 
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
 
         class Collecting:
             async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
@@ -171,7 +171,7 @@ async def test_each_document_is_read_once_in_a_period_and_a_restart_goes_on(hous
     assert reading.counters.files.value == 2, "not all at once"
     assert all(_PERIOD / 4 < rest < _PERIOD / 3 for rest in rests)
     rot(house.server.directory / f"team/{log('zlib')}")
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         after_restart = Reading(house, digests)
         await after_restart.scrub.step()
     assert (after_restart.counters.files.value, after_restart.counters.faults.value) == (1, 1)
@@ -179,7 +179,7 @@ async def test_each_document_is_read_once_in_a_period_and_a_restart_goes_on(hous
 
 
 async def test_documents_whose_turn_comes_within_a_minute_are_read_together(house: House) -> None:
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         counters = ScrubCounters.on(Metrics.alone(), "pushed")
         checks = house.server.catalog.document_checks
         scrub = DocumentScrub(checks, digests, counters=counters, period=60.0, clock=house.clock)

@@ -49,7 +49,7 @@ async def fsck(house: House, *, hashes: bool = False, repair: bool = False) -> l
         await house.server.node.quarantine.note(file, fault)
         return "hidden"
 
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         looking = Fsck(
             ports,
             house.server.node.blobs,

@@ -84,7 +84,6 @@ class Release:
 def ports(catalog: SqlCatalog) -> PushPorts:
     return PushPorts(
         objects=catalog.objects,
-        index=catalog.objects,
         nars=catalog.nars,
         uploads=catalog.uploads,
         adoption=catalog.adoption,

@@ -58,7 +58,7 @@ async def whole_round(house: House) -> int:
     """
     checks = house.server.catalog.document_checks
     counters = ScrubCounters.on(Metrics.alone(), "pushed")
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         scrub = DocumentScrub(
             checks,
             digests,

@@ -351,7 +351,7 @@ async def test_the_scrub_reads_files_that_are_made_of_chunks(house: House) -> No
     await house.published(LIBRARY, HELLO)
     await make_chunks(house)
     rows = await house.server.catalog.file_checks.page(None, 10)
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         for row in rows:
             digest = await digests.digest(BlobKey(row.blob_key))
             assert digest is not None
@@ -374,7 +374,7 @@ async def test_what_cannot_be_told_for_now_is_no_fault_of_a_file(
     async def fail(*_: object) -> None:
         raise StorageError("not now")
 
-    async with node.digests() as digests:
+    async with node.chunking.digests() as digests:
         for row in await house.server.catalog.file_checks.page(None, 10):
             with monkeypatch.context() as patch:
                 patch.setattr(chunks if what == "places" else node.blobs, what, fail)
@@ -435,7 +435,7 @@ async def test_the_job_goes_on_after_any_error_of_ours(house: House, monkeypatch
         raise StorePathChanged("a file has become shorter")
 
     monkeypatch.setattr("harmonia_py.chunks.deduplication._SECONDS", 0.0)
-    job = asyncio.create_task(deduplication(house.server.catalog, house.server.node, scopes, house.metrics).run())
+    job = asyncio.create_task(deduplication(house.server.node, scopes, house.metrics).run())
     waiting = asyncio.create_task(second.wait())
     await asyncio.wait({job, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
     assert (job.done(), waiting.done()) == (False, True)
@@ -470,7 +470,7 @@ async def test_a_change_that_the_catalog_could_not_tell_ends_the_pause_once_it_c
         return []
 
     monkeypatch.setattr("harmonia_py.chunks.deduplication._CHANGE_SECONDS", 0.01)
-    job = deduplication(house.server.catalog, house.server.node, scopes, house.metrics)
+    job = deduplication(house.server.node, scopes, house.metrics)
     async with asyncio.timeout(TIME_LIMIT):
         await job._pause(2 * TIME_LIMIT, "before the change")
     assert looks == 2
@@ -557,7 +557,7 @@ async def job_of(house: House) -> Deduplication:
         settings = replace(row.settings, deduplicate=CHUNKS, deduplicate_after=0)
         return [Scope(cache=row.id, settings=settings, deleted=False)]
 
-    return deduplication(house.server.catalog, house.server.node, scopes, house.metrics, clock=house.clock)
+    return deduplication(house.server.node, scopes, house.metrics, clock=house.clock)
 
 
 @pytest.mark.skipif(backing.IN_BUCKET, reason="a read of the disk fails")

@@ -451,7 +451,7 @@ async def test_a_rebuild_that_is_cut_off_beside_a_server_loses_nothing(
         before = await answers(server, PATH, REFERENCE)
     backing.lose_catalog(tmp_path)
     async with pushed_to(tmp_path, STORE) as server:
-        list_in_order(server.node.publishing.blobs, monkeypatch, [PATH, REFERENCE], backwards=not referrer_first)
+        list_in_order(server.node.blobs, monkeypatch, [PATH, REFERENCE], backwards=not referrer_first)
         house, read = House(server, Clock()), list[int]()
 
         def cut_off(size: int) -> None:

@@ -65,7 +65,7 @@ class Scrubbing:
 
 @pytest.fixture
 async def scrubbing(house: House) -> AsyncIterator[Scrubbing]:
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         yield Scrubbing(house, digests)
 
 
@@ -127,7 +127,7 @@ async def test_a_restart_goes_on_with_the_file_that_waits_the_longest(house: Hou
     await scrubbing.scrub.step()
     (unread, read) = await house.server.catalog.file_checks.due(2)
     assert read.checked - unread.checked > 3500
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         await Scrubbing(house, digests).scrub.step()
     due = await house.server.catalog.file_checks.due(2)
     assert all(one.checked - unread.checked > 3500 for one in due), "the other one was read"
@@ -146,7 +146,7 @@ async def test_what_has_waited_for_too_long_is_read_faster(house: House, scrubbi
 
 
 async def test_without_a_period_nothing_is_read(house: House) -> None:
-    async with house.server.node.digests() as digests:
+    async with house.server.node.chunking.digests() as digests:
         scrubbing = Scrubbing(house, digests, None)
         await scrubbing.scrub.step()
     assert scrubbing.read == 0

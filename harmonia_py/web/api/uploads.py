@@ -8,7 +8,7 @@ from aiohttp import web
 
 from harmonia_py.errors import FormatError, PushConflict, StorageError
 from harmonia_py.push.multipart_pushes import MAX_ETAG, MAX_PARTS, SentParts
-from harmonia_py.push.past_server import PastServer
+from harmonia_py.push.past_server import UploadsPastServer
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
 from harmonia_py.web.api.capabilities import json_response
@@ -106,7 +106,7 @@ async def give_up_parts(request: web.Request) -> web.StreamResponse:
     return json_response({})
 
 
-def _past_server_of(pushes: Pushes) -> PastServer:
+def _past_server_of(pushes: Pushes) -> UploadsPastServer:
     if pushes.past_server is None:
         raise PushConflict("files of this cache are sent to this server")
     return pushes.past_server
