@@ -30,12 +30,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it."""
-    _, config = load(options)
+    config = load(options)
 
     async def show(catalog: "SqlCatalog") -> None:
         async for one in rows_of(catalog.audit.page, lambda one: (one.at_ns, one.id)):
             if options.cache in (None, one.cache):
-                print(_line(one))  # noqa: T201
+                print(_line(one))
 
     in_catalog(config, show)
     return 0

@@ -12,7 +12,7 @@ from harmonia_py.catalog.paging import all_of
 from harmonia_py.chunks.installed import check_installed
 from harmonia_py.commands.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
 from harmonia_py.commands.elsewhere import check_elsewhere
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.config.units import parse_size
@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py cache configure team --max-size 200G", "change what is given, leave the rest"),
         ("harmonia-py cache list", "which there are"),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     create = verbs.add_parser("create", help="make a cache, private unless --public is given")
     configure = verbs.add_parser("configure", help="change a cache: what is given, and nothing else")
     for verb in (create, configure):
@@ -44,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     delete = verbs.add_parser("delete", help="free the name, and remove what nothing else keeps")
     delete.add_argument("--yes", action="store_true", help="really")
     for verb in (listing, show):
-        verb.add_argument("--json", action="store_true", help="one object a line")
+        add_json_lines(verb)
     for verb in (create, configure, show, delete):
         verb.add_argument("name", metavar="NAME", help="1 to 50 letters, digits, _, + and -")
     for verb in (create, configure, listing, show, delete):
@@ -98,7 +98,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it."""
     actions = {"create": _create, "configure": _configure, "list": _list, "show": _show, "delete": _delete}
-    _, config = load(options)
+    config = load(options)
     return actions[options.action](options, config)
 
 
@@ -133,9 +133,9 @@ def _list(options: argparse.Namespace, config: Config) -> int:
     rows = in_catalog(config, lambda catalog: all_of(catalog.caches.page, lambda row: row.name))
     for row in [row for row in rows if row.name != DEFAULT]:
         if options.json:
-            print(json.dumps(_fields(row)))  # noqa: T201
+            print(json.dumps(_fields(row)))
         else:
-            print(f"{row.name}: {'public' if row.settings.public else 'private'}, priority {row.settings.priority}")  # noqa: T201
+            print(f"{row.name}: {'public' if row.settings.public else 'private'}, priority {row.settings.priority}")
     return 0
 
 
@@ -150,10 +150,10 @@ def _show(options: argparse.Namespace, config: Config) -> int:
 
     fields = in_catalog(config, show)
     if options.json:
-        print(json.dumps(fields))  # noqa: T201
+        print(json.dumps(fields))
         return 0
     for key, value in fields.items():
-        print(f"{key} = {json.dumps(value)}")  # noqa: T201
+        print(f"{key} = {json.dumps(value)}")
     return 0
 
 

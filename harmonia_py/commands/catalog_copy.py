@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import add_json, count, messages, print_json, progress_bar, results
+from harmonia_py.commands.progress import add_json, count, messages, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.errors import ConfigError
 
@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
             "change the setting first: nothing is written to FROM between the copy and the restart",
         ),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     copying = verbs.add_parser("copy", help="copy a catalog into a new one")
     copying.add_argument("source", metavar="FROM", help="a file, or postgresql://user@host/name")
     copying.add_argument("target", metavar="TO", help="a file that is not there, or the URL of an empty database")
@@ -53,16 +53,15 @@ def run(options: argparse.Namespace) -> int:
         if options.then is not None:
             status = subprocess.run(options.then, shell=True, check=False).returncode  # noqa: S602  # as was asked
 
-    password = key_files.read_database_password(load(options)[1], os.environ)
-    with progress_bar(messages()) as progress:
-        task = progress.add_task("rows", total=None)
+    password = key_files.read_database_password(load(options), os.environ)
+    with progress_of(messages(), "rows") as report:
         done = asyncio.run(
             copy_catalog(
                 options.source,
                 options.target,
                 password=password,
                 before_release=then,
-                report=lambda rows: progress.advance(task, rows),
+                report=report,
             )
         )
     if options.as_json:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.chunks.installed import check_installed
-from harmonia_py.commands.options import add_settings, load
+from harmonia_py.commands.options import add_settings, load_file
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import file as config_file
 from harmonia_py.config import key_files, token_file
@@ -49,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it as TOML."""
-    file, settings = load(options)
+    file, settings = load_file(options)
     place = str(file or "configuration")
     steps = [
         *_addresses(settings, "command line" if options.bind else place),
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("\n".join(problems))
     if not options.no_files:
         for warning in _directories_not_ours(settings):
-            print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+            print(f"warning: {warning}", file=sys.stderr)
     if not options.quiet:
-        print(f"# {file or 'no configuration file: these are the defaults'}")  # noqa: T201
-        print(config_file.format_toml(settings), end="")  # noqa: T201
+        print(f"# {file or 'no configuration file: these are the defaults'}")
+        print(config_file.format_toml(settings), end="")
     return 0
 
 

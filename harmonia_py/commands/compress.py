@@ -10,12 +10,13 @@ from harmonia_py.commands.node import open_node
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
-from harmonia_py.commands.progress import add_json, count, messages, print_failures, print_json, progress_bar
+from harmonia_py.commands.progress import add_json, count, messages, print_failures, print_json, progress_of
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.compressed import CompressedNars
 from harmonia_py.errors import ConfigError, HarmoniaError
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.runtime.side_by_side import side_by_side
 from harmonia_py.wiring.node import Node
 
 # Path infos are asked for with so many questions at once; the daemon answers one per connection.
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Make and keep the files that are missing; exit status 1 when one could not be made."""
     if bool(options.paths) == options.everything:
         options.usage("name store paths, or --all")
-    return asyncio.run(_compress(load(options)[1], options))
+    return asyncio.run(_compress(load(options), options))
 
 
 async def _compress(config: Config, options: argparse.Namespace) -> int:
@@ -66,23 +67,19 @@ async def _compress(config: Config, options: argparse.Namespace) -> int:
 
 async def _keep_all(compressed: CompressedNars, missing: list[NarInfo], jobs: int, console: Console) -> list[str]:
     failures: list[str] = []
-    turns = asyncio.Semaphore(jobs)
-    with progress_bar(console) as progress:
-        task = progress.add_task("compressing", total=sum(narinfo.path_info.nar_size for narinfo in missing))
+    total = sum(narinfo.path_info.nar_size for narinfo in missing)
+    with progress_of(console, "compressing", total) as report:
 
         async def keep(narinfo: NarInfo) -> None:
             info = narinfo.path_info
-            async with turns:
-                try:
-                    if not await compressed.keep(NarUrl(info.store_path.hash_part, info.nar_hash, "zstd")):
-                        failures.append(f"{info.store_path}: has left the store")
-                except HarmoniaError as error:
-                    failures.append(f"{info.store_path}: {error}")
-                progress.advance(task, info.nar_size)
+            try:
+                if not await compressed.keep(NarUrl(info.store_path.hash_part, info.nar_hash, "zstd")):
+                    failures.append(f"{info.store_path}: has left the store")
+            except HarmoniaError as error:
+                failures.append(f"{info.store_path}: {error}")
+            report(info.nar_size)
 
-        async with asyncio.TaskGroup() as group:
-            for narinfo in missing:
-                group.create_task(keep(narinfo))
+        await side_by_side(keep, missing, at_once=jobs)
     return failures
 
 
@@ -97,22 +94,18 @@ async def _narinfos(
         pending = {parse_store_path(path, store_dir) for path in options.paths}
     named = set(pending)
     found: dict[StorePath, NarInfo] = {}
-    turns = asyncio.Semaphore(_QUESTIONS)
+    asked: set[StorePath] = set()
 
-    async def ask(store_path: StorePath) -> NarInfo | None:
-        async with turns:
-            found = await compressed.narinfo(store_path.hash_part)
-            return None if found is None else found.narinfo
+    async def ask(store_path: StorePath) -> None:
+        answer = await compressed.narinfo(store_path.hash_part)
+        if answer is not None and answer.narinfo.path_info.store_path == store_path:
+            found[store_path] = answer.narinfo
+        elif store_path in named and not options.everything:
+            raise ConfigError(f"{store_dir}/{store_path}: is not valid in this store")
 
     while pending:
-        asked = sorted(pending)
-        answers = await asyncio.gather(*map(ask, asked))
-        for store_path, narinfo in zip(asked, answers, strict=True):
-            if narinfo is None or narinfo.path_info.store_path != store_path:
-                if store_path in named and not options.everything:
-                    raise ConfigError(f"{store_dir}/{store_path}: is not valid in this store")
-                continue
-            found[store_path] = narinfo
-        references = {one for narinfo in answers if narinfo is not None for one in narinfo.path_info.references}
-        pending = (references if options.closure else set()) - found.keys() - set(asked)
+        await side_by_side(ask, sorted(pending), at_once=_QUESTIONS)
+        asked |= pending
+        references = {one for path in pending & found.keys() for one in found[path].path_info.references}
+        pending = (references if options.closure else set()) - asked
     return list(found.values())

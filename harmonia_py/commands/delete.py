@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from harmonia_py.catalog.deletion import Deleted, delete_closure
 from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now, user
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_hash_part
 from harmonia_py.commands.progress import count
@@ -38,13 +38,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--despite-pushes", action="store_true", help="also what a push was told is here: it has to bring it again"
     )
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    add_json_lines(parser)
     add_config(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    _, config = load(options)
+    config = load(options)
     cache, hash_part = any_cache(options.cache), parse_hash_part(options.path, config.store_dir)
 
     async def delete(catalog: "SqlCatalog") -> Deleted:
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if not gone.paths:
         raise ConfigError(f"the cache {cache} does not have {hash_part}")
     for path in gone.paths:
-        print(json.dumps({"cache": cache, "path": path}) if options.json else path)  # noqa: T201
+        print(json.dumps({"cache": cache, "path": path}) if options.json else path)
     if not options.json:
-        print(f"{count(len(gone.paths), 'path')} deleted, {decimal(gone.size)}")  # noqa: T201
+        print(f"{count(len(gone.paths), 'path')} deleted, {decimal(gone.size)}")
     return 0

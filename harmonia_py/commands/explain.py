@@ -15,7 +15,7 @@ from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.commands.doctor import signing_keys
 from harmonia_py.commands.explain_cache import explain_cache
 from harmonia_py.commands.node import open_node
-from harmonia_py.commands.options import add_config, add_upstream, load
+from harmonia_py.commands.options import add_config, add_upstream, load_file
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_hash_part, parse_url
 from harmonia_py.commands.progress import hanging, results
@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Say in plain words which source has it; exit status 1 when it would not be served."""
-    file, config = load(options)
+    file, config = load_file(options)
     cache: str | None = options.cache
     if "://" in options.path:
         named, hash_part = parse_url(options.path, config.base_url)

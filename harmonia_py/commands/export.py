@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import add_json, count, messages, print_json, progress_bar, results
+from harmonia_py.commands.progress import add_json, count, messages, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Write it; exit status 1 when paths were left out."""
     if "://" in options.directory:
         raise ConfigError(f"{options.directory}: a cache is exported to a directory; copy that to where it shall be")
-    config = load(options)[1]
+    config = load(options)
 
     async def export(catalog: "SqlCatalog") -> "Exported":
         return await _export(catalog, config, options)
@@ -78,8 +78,7 @@ async def _export(catalog: "SqlCatalog", config: Config, options: argparse.Names
     keys.default = key_files.read_signing_keys(config, os.environ)
     size = (await catalog.objects.size(row.id)).size
     async with PushNode.of(config, catalog, Metrics.alone()) as node:
-        with progress_bar(messages()) as progress:
-            task = progress.add_task("exporting", total=size)
+        with progress_of(messages(), "exporting", size) as report:
             target = Path(options.directory)
             export = export_of(
                 node,
@@ -88,6 +87,6 @@ async def _export(catalog: "SqlCatalog", config: Config, options: argparse.Names
                 await keys.of(row),
                 target,
                 link=options.link,
-                report=lambda size: progress.advance(task, size),
+                report=report,
             )
             return await export.run()

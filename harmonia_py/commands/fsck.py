@@ -14,7 +14,7 @@ from harmonia_py.catalog.fsck_findings import Fault, Finding
 from harmonia_py.catalog.strays import unknown_path
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import count, hanging, messages, progress_bar, results
+from harmonia_py.commands.progress import count, hanging, messages, progress_of, results
 from harmonia_py.commands.rebuilding import rebuild
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import StorageError
@@ -60,7 +60,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look; exit status 1 when something is left that is not as it should be."""
-    config = load(options)[1]
+    config = load(options)
     if options.rebuild:
         return asyncio.run(rebuild(config, as_json=options.json))
     return asyncio.run(_fsck(config, hashes=options.hashes, repair=options.repair, as_json=options.json))
@@ -88,8 +88,8 @@ async def _look_at(storage: "OpenStorage", report: "_Report", *, hashes: bool, r
     if repair and storage.is_pushed:
         await _check_catalog(storage)
     health = await storage.catalog.file_checks.health()
-    with progress_bar(messages()) as progress:
-        task = progress.add_task(f"reading {storage.name}" if hashes else storage.name, total=health.size)
+    work = f"reading {storage.name}" if hashes else storage.name
+    with progress_of(messages(), work, health.size) as advance:
         fsck = Fsck(
             storage.fsck_ports,
             storage.blobs,
@@ -97,7 +97,7 @@ async def _look_at(storage: "OpenStorage", report: "_Report", *, hashes: bool, r
             storage.isolate if repair else None,
             hashes=hashes,
             names_later=not storage.is_pushed,
-            report=lambda size: progress.advance(task, size),
+            report=advance,
         )
         async with aclosing(fsck.run()) as findings:
             async for finding in findings:
@@ -181,4 +181,4 @@ class _Report:
             self._out.print("`harmonia-py fsck --repair` puts right what can be; what is lost has to be pushed again.")
 
     def _line(self, **values: Any) -> None:
-        print(json.dumps(values))  # noqa: T201  # what a script reads
+        print(json.dumps(values))  # what a script reads

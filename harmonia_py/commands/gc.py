@@ -17,7 +17,7 @@ from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.paging import all_of, rows_of
 from harmonia_py.catalog.pins import DAY
 from harmonia_py.commands.catalog import in_catalog, in_copied_catalog
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.progress import count
 from harmonia_py.config import key_files
@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py gc --dry-run --json", "one object a line: paths, caches, and the sums last"),
     )
     parser.add_argument("--dry-run", action="store_true", help="change nothing: collect in a copy of the catalog")
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    add_json_lines(parser)
     add_config(parser)
 
 
@@ -90,7 +90,7 @@ class Going(Struct, frozen=True, kw_only=True):
 
 def run(options: argparse.Namespace) -> int:
     """Do it, or say what it would do."""
-    _, config = load(options)
+    config = load(options)
 
     async def collect_in_copy(catalog: "SqlCatalog") -> None:
         await _report(options, catalog, *(await _collect_rows(catalog)))
@@ -177,11 +177,11 @@ async def _gone(catalog: "SqlCatalog", begun: Timestamp) -> AsyncIterator[Going]
 
 def _say(options: argparse.Namespace, going: Going) -> None:
     if options.json:
-        print(json.dumps(going.to_json()))  # noqa: T201
+        print(json.dumps(going.to_json()))
         return
     when = "goes now" if going.goes is None else f"goes at {iso(going.goes)} unless something asks for it"
     why = f"{_WORDS[going.why]}, last used {iso(going.used)}"
-    print(f"{going.cache}: {going.path}, {decimal(going.size)}, {when}: {why}")  # noqa: T201
+    print(f"{going.cache}: {going.path}, {decimal(going.size)}, {when}: {why}")
 
 
 async def _say_what_stays(options: argparse.Namespace, catalog: "SqlCatalog", cache: CacheRow) -> None:
@@ -196,15 +196,15 @@ async def _say_what_stays(options: argparse.Namespace, catalog: "SqlCatalog", ca
     unused = cache.settings.keep_unused
     if options.json:
         fields = {"cache": cache.name, "paths": objects, "size": total, "pins": pins, "keep_unused": unused}
-        print(json.dumps({"stays": fields}))  # noqa: T201
+        print(json.dumps({"stays": fields}))
         return
     if not objects:
         return
-    print(f"{cache.name}: {count(objects, 'path')} {'stays' if objects == 1 else 'stay'}, {decimal(total)}")  # noqa: T201
+    print(f"{cache.name}: {count(objects, 'path')} {'stays' if objects == 1 else 'stay'}, {decimal(total)}")
     for kept in pins:
-        print(f"  the pin {kept['name']} keeps {count(kept['paths'], 'path')}, {decimal(kept['size'])}")  # noqa: T201
+        print(f"  the pin {kept['name']} keeps {count(kept['paths'], 'path')}, {decimal(kept['size'])}")
     rest = "however long unused" if unused is None else f"while it was used within {unused / DAY:g} days"
-    print(f"  what no pin keeps stays {rest}")  # noqa: T201
+    print(f"  what no pin keeps stays {rest}")
 
 
 def _say_sums(options: argparse.Namespace, done: Collected, condemned: int, condemned_size: int) -> None:
@@ -219,9 +219,9 @@ def _say_sums(options: argparse.Namespace, done: Collected, condemned: int, cond
             "waited_in_vain": done.waited,
             "files_deleted": done.deleted,
         }
-        print(json.dumps({"sums": sums, "dry_run": options.dry_run}))  # noqa: T201
+        print(json.dumps({"sums": sums, "dry_run": options.dry_run}))
         return
     would = "would go" if options.dry_run else "went"
-    print(f"{count(done.removed, 'path')} {would}, {decimal(done.removed_size)}; {count(done.deleted, 'file')}")  # noqa: T201
+    print(f"{count(done.removed, 'path')} {would}, {decimal(done.removed_size)}; {count(done.deleted, 'file')}")
     what = f"{count(condemned, 'path')}, {decimal(condemned_size)}"
-    print(f"{what}, condemned: to go after their grace unless something asks for them")  # noqa: T201
+    print(f"{what}, condemned: to go after their grace unless something asks for them")

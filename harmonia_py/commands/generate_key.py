@@ -33,6 +33,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.name!r}: say with --output where the key goes")
     file = options.output or Path(f"{options.name}.secret")
     key_files.write_secret_key(file, key)
-    print(f"{file}: secret key, for sign_key_paths", file=sys.stderr)  # noqa: T201
-    print(key.public_key)  # noqa: T201
+    print(f"{file}: secret key, for sign_key_paths", file=sys.stderr)
+    print(key.public_key)
     return 0

@@ -31,9 +31,9 @@ def run(options: argparse.Namespace) -> int:
         token, token_hash = TokenHash.generate(options.name)
     if options.output is not None:
         token_file.add_token(options.output, token_hash)
-        print(f"{options.output}: has its hash; this is the only time that the token is shown", file=sys.stderr)  # noqa: T201
-        print(token)  # noqa: T201
+        print(f"{options.output}: has its hash; this is the only time that the token is shown", file=sys.stderr)
+        print(token)
         return 0
-    print("the token, shown this one time, and the line for token_file:", file=sys.stderr)  # noqa: T201
-    print(f"{token}\n{token_hash}")  # noqa: T201
+    print("the token, shown this one time, and the line for token_file:", file=sys.stderr)
+    print(f"{token}\n{token_hash}")
     return 0

@@ -12,6 +12,7 @@ from typing import Final
 
 from harmonia_py.client.push_queue import PushQueue
 from harmonia_py.client.queue_entry import queue_directory
+from harmonia_py.commands.options import add_cache
 from harmonia_py.commands.parser import Parser, add_deadline
 from harmonia_py.errors import ConfigError
 
@@ -32,11 +33,11 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py hook run team", "the service: push what was written down, until SIGTERM, and then the rest"),
         ("harmonia-py hook status", "what waits, and what was set aside"),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     add = verbs.add_parser("add", help="write down store paths; unless some are named, those that Nix tells its hook")
     add.add_argument("paths", metavar="PATH", nargs="*", help="a store path in full")
     run_ = verbs.add_parser("run", help="push what is written down")
-    run_.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+    add_cache(run_)
     run_.add_argument("--drain", action="store_true", help="end when nothing is left")
     add_deadline(run_, _DEADLINE_SECONDS, "after SIGTERM, or with --drain")
     status = verbs.add_parser("status", help="say what waits, and what was set aside")

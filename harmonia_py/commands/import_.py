@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from harmonia_py.commands.catalog import opened_catalog
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import add_json, count, hanging, messages, print_json, progress_bar, results
+from harmonia_py.commands.progress import add_json, count, hanging, messages, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """Take it over; exit status 1 when something could not be."""
     if options.server_config is None and options.database is None:
         options.usage("name --server-config, or --database and --storage")
-    return asyncio.run(_import(load(options)[1], options))
+    return asyncio.run(_import(load(options), options))
 
 
 async def _import(config: Config, options: argparse.Namespace) -> int:
@@ -134,8 +134,8 @@ async def _take(
     async with opened_catalog(config, make=True) as catalog:
         changes = CacheChanges(catalog.caches, catalog.keys, catalog.audit, encryption=encryption)
         async with PushNode.of(config, catalog, Metrics.alone()) as node:
-            with progress_bar(messages()) as progress:
-                task = progress.add_task("importing", total=sum([(await source.size(cache))[1] for cache, _ in caches]))
+            total = sum([(await source.size(cache))[1] for cache, _ in caches])
+            with progress_of(messages(), "importing", total) as report:
                 work = AtticImport(
                     source,
                     ChunkFiles(server.directory, server.bucket),
@@ -144,7 +144,7 @@ async def _take(
                     changes=changes,
                     store_dir=config.store_dir,
                     retention_seconds=server.retention_seconds,
-                    report=lambda size: progress.advance(task, size),
+                    report=report,
                 )
                 return {name: await work.run(cache, name) for cache, name in caches}
 

@@ -14,7 +14,7 @@ from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of, secret_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
 from harmonia_py.commands.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py key rotate team --overlap 60d", "make a successor; for 60 days both keys sign"),
         ("harmonia-py key retire team cache.example.org-team-1", "let a key sign no more, from now on"),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     create = verbs.add_parser("create", help="make the key of a cache that has none, and print its public half")
     listing = verbs.add_parser("list", help="show the keys of a cache, and until when clients must trust each")
     rotate = verbs.add_parser("rotate", help="make a successor of the present key, and print its public half")
@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
         verb.add_argument("cache", metavar="CACHE", help="whose keys they are")
     for verb in (create, rotate):
         verb.add_argument("--name", metavar="KEY", help="what clients call the key, by custom HOST-CACHE-1")
-    listing.add_argument("--json", action="store_true", help="one object a line")
+    add_json_lines(listing)
     rotate.add_argument(
         "--overlap",
         metavar="TIME",
@@ -61,7 +61,7 @@ def add_arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it."""
     actions = {"create": _create, "list": _list, "rotate": _rotate, "retire": _retire}
-    _, config = load(options)
+    config = load(options)
     return actions[options.action](options, config)
 
 
@@ -77,7 +77,7 @@ def _create(options: argparse.Namespace, config: Config) -> int:
         await catalog.keys.add(_row(cache, key, encryption), noted)
         return key.public_key
 
-    print(in_catalog(config, create))  # noqa: T201
+    print(in_catalog(config, create))
     return 0
 
 
@@ -97,8 +97,8 @@ def _rotate(options: argparse.Namespace, config: Config) -> int:
 
     public_key, others = in_catalog(config, rotate)
     for other in others:
-        print(f"{other} signs as well until {iso(until)}; give every client the new key before that", file=sys.stderr)  # noqa: T201
-    print(public_key)  # noqa: T201
+        print(f"{other} signs as well until {iso(until)}; give every client the new key before that", file=sys.stderr)
+    print(public_key)
     return 0
 
 
@@ -116,7 +116,7 @@ def _retire(options: argparse.Namespace, config: Config) -> int:
         return len(signing) == 1
 
     if in_catalog(config, retire):
-        print(f"the cache {name} signs nothing now; `key create {name}` makes another key", file=sys.stderr)  # noqa: T201
+        print(f"the cache {name} signs nothing now; `key create {name}` makes another key", file=sys.stderr)
     return 0
 
 
@@ -127,7 +127,7 @@ def _list(options: argparse.Namespace, config: Config) -> int:
         return (await _keys_of(catalog, name))[1]
 
     for row in in_catalog(config, keys):
-        print(json.dumps(_fields(row)) if options.json else f"{row.public_key}  {_words(row)}")  # noqa: T201
+        print(json.dumps(_fields(row)) if options.json else f"{row.public_key}  {_words(row)}")
     return 0
 
 

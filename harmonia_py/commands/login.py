@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     Logins.read(file).with_(url, token).write(file)
     console.print(f"logged in to {url} as {told}")
     if options.netrc and token:
-        print(netrc.entry(urlsplit(url).hostname or "", token))  # noqa: T201  # what it was asked for
+        print(netrc.entry(urlsplit(url).hostname or "", token))  # what it was asked for
     return 0
 
 

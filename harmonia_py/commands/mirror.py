@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Fetch and keep them; exit status 1 when one could not be had."""
     if not options.paths and options.store_paths is None:
         options.usage("name store paths, or --store-paths FILE")
-    return asyncio.run(_mirror(load(options)[1], options))
+    return asyncio.run(_mirror(load(options), options))
 
 
 async def _mirror(config: Config, options: argparse.Namespace) -> int:

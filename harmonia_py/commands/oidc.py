@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py oidc check job.token", "a token in a file"),
         ("harmonia-py oidc check - --config harmonia.toml", "from standard input, by another configuration"),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     check = verbs.add_parser("check", help="say what a token would be allowed")
     check.add_argument("token", metavar="FROM", help="where the token is: env:NAME, a file, or - for standard input")
     check.add_argument("--json", action="store_true", help="one object, for scripts")
@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look at it; exit status 1 when it opens nothing."""
-    _, config = load(options)
+    config = load(options)
     if not config.oidc:
         raise ConfigError("there is no [oidc.NAME] in the configuration: no token of a CI is taken")
     from harmonia_py.client.id_token import read_token  # noqa: PLC0415  # it makes requests
@@ -44,10 +44,10 @@ def run(options: argparse.Namespace) -> int:
 
     found = asyncio.run(examine(config, read_token(options.token, os.environ)))
     if options.json:
-        print(json.dumps(_fields(found), indent=2))  # noqa: T201
+        print(json.dumps(_fields(found), indent=2))
     else:
         for line in _lines(found):
-            print(line)  # noqa: T201
+            print(line)
     return 0 if found.fault is None and found.grants else 1
 
 

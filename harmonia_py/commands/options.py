@@ -45,6 +45,16 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="the configuration file")
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """The cache that a client pushes to or substitutes from."""
+    parser.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+
+
+def add_json_lines(parser: argparse.ArgumentParser) -> None:
+    """`--json`: `options.json`."""
+    parser.add_argument("--json", action="store_true", help="one object a line")
+
+
 def add_upstream(parser: argparse.ArgumentParser) -> None:
     """`--upstream`."""
     parser.add_argument(
@@ -55,7 +65,16 @@ def add_upstream(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(options: argparse.Namespace) -> tuple[Path | None, Config]:
+def load(options: argparse.Namespace) -> Config:
+    """The settings in effect.
+
+    Raises:
+        ConfigError: there is an error in them.
+    """
+    return load_file(options)[1]
+
+
+def load_file(options: argparse.Namespace) -> tuple[Path | None, Config]:
     """The configuration file, if there is one, and the settings in effect.
 
     Raises:

@@ -45,6 +45,10 @@ class Parser(argparse.ArgumentParser):
         lines = [f"{_EXAMPLE_INDENT}{command}\n{_PURPOSE_INDENT}{purpose}" for command, purpose in examples]
         self.epilog = "\n".join(["examples:", *lines])
 
+    def add_actions(self) -> "argparse._SubParsersAction[Parser]":
+        """The parsers of the actions of this verb, of which the command line names one: `options.action`."""
+        return self.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+
     def error(self, message: str) -> NoReturn:
         """End with status 2, and with a suggestion for a typing error."""
         found = _NO_CHOICE.fullmatch(message)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.pins import DAY, Pin, PinName, PinRevision, PinRuleChange
 from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now, user
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
 from harmonia_py.config.settings import Config
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py pin show team nightly", "all revisions, and which of them keep"),
         ("harmonia-py pin remove team nightly", "let its closures go, as their last use says"),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     setting = verbs.add_parser("set", help="let a pin name a path")
     listing = verbs.add_parser("list", help="show the pins of a cache")
     show = verbs.add_parser("show", help="show the revisions of a pin")
@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     setting.add_argument("path", metavar="PATH", help="a store path, its base name, or a link to one such as ./result")
     _add_rule(setting)
     for verb in (setting, listing, show, remove):
-        verb.add_argument("--json", action="store_true", help="one object a line")
+        add_json_lines(verb)
         add_config(verb)
 
 
@@ -73,7 +73,7 @@ def _whole(least: int, most: int) -> Any:
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    _, config = load(options)
+    config = load(options)
     return {"set": _set, "list": _list, "show": _show, "remove": _remove}[options.action](options, config)
 
 
@@ -93,11 +93,11 @@ def _set(options: argparse.Namespace, config: Config) -> int:
 
     revision = in_catalog(config, set_pin)
     if options.json:
-        print(json.dumps({"name": name, **revision.to_json()}))  # noqa: T201
+        print(json.dumps({"name": name, **revision.to_json()}))
     elif revision.set_at is None:
-        print(f"{name}: revision {revision.revision} waits: {path} is not published in {cache} yet")  # noqa: T201
+        print(f"{name}: revision {revision.revision} waits: {path} is not published in {cache} yet")
     else:
-        print(f"{name}: revision {revision.revision} is {path}")  # noqa: T201
+        print(f"{name}: revision {revision.revision} is {path}")
     return 0
 
 
@@ -109,7 +109,7 @@ def _list(options: argparse.Namespace, config: Config) -> int:
         return await all_of(partial(catalog.pins.page, row.id), lambda pin: pin.name)
 
     for pin in in_catalog(config, pins):
-        print(json.dumps(pin.to_json()) if options.json else _line(pin))  # noqa: T201
+        print(json.dumps(pin.to_json()) if options.json else _line(pin))
     return 0
 
 
@@ -130,11 +130,11 @@ def _show(options: argparse.Namespace, config: Config) -> int:
 
     for one, keeps in in_catalog(config, revisions):
         if options.json:
-            print(json.dumps({**one.to_json(), "keeps": keeps}))  # noqa: T201
+            print(json.dumps({**one.to_json(), "keeps": keeps}))
         else:
             state = "waits" if one.set_at is None else "keeps" if keeps else "keeps nothing any more"
             at = "" if one.set_at is None else f", set {one.to_json()['set']}"
-            print(f"{one.revision}: {one.path}, {state}{at} by {one.set_by}")  # noqa: T201
+            print(f"{one.revision}: {one.path}, {state}{at} by {one.set_by}")
     return 0
 
 
@@ -148,7 +148,7 @@ def _remove(options: argparse.Namespace, config: Config) -> int:
 
     in_catalog(config, remove)
     if options.json:
-        print(json.dumps({"name": name}))  # noqa: T201
+        print(json.dumps({"name": name}))
     return 0
 
 

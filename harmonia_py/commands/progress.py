@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from rich.console import Console
@@ -30,7 +32,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def print_json(report: Mapping[str, Any]) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(report, indent=2))  # noqa: T201  # what a script reads
+    print(json.dumps(report, indent=2))  # what a script reads
 
 
 def messages() -> Console:
@@ -93,3 +95,10 @@ def progress_bar(console: Console) -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+@contextmanager
+def progress_of(console: Console, work: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar of one work, which is told of bytes, or other units, that are done; `total` is None for not known."""
+    with progress_bar(console) as progress:
+        yield partial(progress.advance, progress.add_task(work, total=total))

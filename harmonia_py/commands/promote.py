@@ -12,7 +12,7 @@ from harmonia_py.client.promotion import promote
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
 from harmonia_py.commands.progress import count, messages
-from harmonia_py.config.logins import CacheUrl, Logins, logins_file
+from harmonia_py.config.logins import CacheUrl, find_cache
 
 _PATIENCE_SECONDS: Final = 60.0
 
@@ -36,13 +36,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    cache = Logins.read(logins_file(os.environ)).find(options.target, os.environ)
+    cache = find_cache(options.target, os.environ)
     # Paths of any store directory: the server knows its own.
     paths = [str(parse_store_path(text, None)) for text in options.paths]
     promoted = asyncio.run(_promote(cache, options.source, paths))
     if options.json:
         fields = {"published": promoted.published, "present": promoted.present, "kept_first": promoted.kept_first}
-        print(json.dumps(fields))  # noqa: T201
+        print(json.dumps(fields))
         return 0
     console = messages()
     for path in promoted.kept_first:

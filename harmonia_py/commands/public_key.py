@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from harmonia_py.commands.doctor import signing_keys
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, load_file
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.errors import ConfigError
@@ -29,12 +29,12 @@ def run(options: argparse.Namespace) -> int:
     """Print them; exit status 1 when there is none."""
     keys = key_files.read_secret_keys(options.files, os.environ) if options.files else _configured(options)
     for key in keys:
-        print(key.public_key)  # noqa: T201
+        print(key.public_key)
     return 0
 
 
 def _configured(options: argparse.Namespace) -> list[SecretKey]:
-    file, settings = load(options)
+    file, settings = load_file(options)
     keys = signing_keys.keys_of(settings, signing_keys.service_of(file, os.environ), os.environ)
     if not keys:
         made = settings.generated_key_file

@@ -14,10 +14,11 @@ from rich.filesize import decimal
 
 from harmonia_py.client.http import PATIENCE_SECONDS
 from harmonia_py.client.outcomes import Outcome, State, Summary
+from harmonia_py.commands.options import add_cache
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_store_path
 from harmonia_py.commands.progress import count, messages, print_failures, progress_bar
-from harmonia_py.config.logins import Logins, logins_file
+from harmonia_py.config.logins import find_cache
 from harmonia_py.wiring.local_paths import store_config
 from harmonia_py.wiring.push_client import push
 
@@ -37,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
         ),
         ("harmonia-py push team ./result --pin release", "and keep it, until another path has that name"),
     )
-    parser.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+    add_cache(parser)
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a store path, or a link to one such as ./result")
     parser.add_argument("--stdin", action="store_true", help="read more paths from standard input, separated by space")
     parser.add_argument("-j", "--jobs", metavar="N", type=int, default=8, help="paths sent at a time; 8 unless given")
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         options.usage("name store paths, or --stdin")
     if not 1 <= options.jobs <= 64 or not 1 <= options.level <= 19:  # noqa: PLR2004  # as the help says
         options.usage("--jobs is from 1 to 64, --level from 1 to 19")
-    cache = Logins.read(logins_file(os.environ)).find(options.cache, os.environ)
+    cache = find_cache(options.cache, os.environ)
     store_dir = store_config(os.environ).store_dir
     texts = [*options.paths, *(sys.stdin.read().split() if options.stdin else ())]
     roots = list(dict.fromkeys(parse_store_path(text, store_dir) for text in texts))
@@ -126,7 +127,7 @@ def print_lines(summary: Summary) -> None:
         "aborted": summary.aborted or None,
         "unpinned": summary.unpinned or None,
     }
-    print(*lines, json.dumps({"summary": counts | told}), sep="\n")  # noqa: T201  # what a script reads
+    print(*lines, json.dumps({"summary": counts | told}), sep="\n")  # what a script reads
 
 
 def _fields(outcome: Outcome) -> dict[str, object]:

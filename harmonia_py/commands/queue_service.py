@@ -11,7 +11,7 @@ from harmonia_py.client.draining import Drained, Draining
 from harmonia_py.client.outcomes import Summary
 from harmonia_py.client.push_queue import PushQueue
 from harmonia_py.client.watching import Watching
-from harmonia_py.config.logins import Logins, logins_file
+from harmonia_py.config.logins import find_cache
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.runtime.side_by_side import first_of
@@ -29,7 +29,7 @@ class QueueService:
 
     def __init__(self, queue: PushQueue, cache: str) -> None:
         self._queue = queue
-        self._cache = Logins.read(logins_file(os.environ)).find(cache, os.environ)
+        self._cache = find_cache(cache, os.environ)
         self._config = store_config(os.environ)
         self.ending = asyncio.Event()
         self._draining: asyncio.Task[Drained] | None = None

@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheExists
-from harmonia_py.commands.progress import count, hanging, messages, progress_bar, results
+from harmonia_py.commands.progress import count, hanging, messages, progress_of, results
 from harmonia_py.config.settings import Config
 from harmonia_py.metrics.board import Metrics
 
@@ -59,14 +59,13 @@ async def _pushed(storage: "OpenStorage", config: Config) -> "Rebuilt":
             await storage.catalog.caches.create(name, table.settings, declared=True, now=now)
     total = sum([info.size async for info in storage.blobs.list()])
     async with PushNode.of(config, storage.catalog, Metrics.alone()) as node:
-        with progress_bar(messages()) as progress:
-            task = progress.add_task("reading", total=total)
-            return await node.publishing.rebuild(lambda size: progress.advance(task, size)).run()
+        with progress_of(messages(), "reading", total) as report:
+            return await node.publishing.rebuild(report).run()
 
 
 def _say(report: dict[str, Any], faults: dict[str, str], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**report, "lost": _LOST}, indent=2))  # noqa: T201  # what a script reads
+        print(json.dumps({**report, "lost": _LOST}, indent=2))  # what a script reads
         return
     out = results()
     for name, done in report.items():

@@ -4,7 +4,7 @@ import argparse
 import gc
 import os
 
-from harmonia_py.commands.options import add_settings, load, naming_the_place
+from harmonia_py.commands.options import add_settings, load, load_file, naming_the_place
 from harmonia_py.commands.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.server import listen, log
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     # Generating the reference needs every parser, and not the web framework.
     from harmonia_py.server import serve  # noqa: PLC0415  # as said
 
-    file, settings = load(options)
+    file, settings = load_file(options)
     _set_up_log(settings)
     with naming_the_place("bind", options, file):
         scheme = "http" if settings.tls_cert_path is None else "https"
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> Config:
-    settings = load(options)[1]
+    settings = load(options)
     _set_up_log(settings)
     return settings
 

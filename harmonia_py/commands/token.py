@@ -11,7 +11,7 @@ from harmonia_py.catalog.caches import Timestamp, iso
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.tokens import new_token
 from harmonia_py.commands.catalog import entry, in_catalog, now, seconds_of
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.errors import ConfigError, FormatError
 
@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
             "all that an issuer's identity was given for its own tokens",
         ),
     )
-    verbs = parser.add_subparsers(title="what to do", metavar="ACTION", dest="action", required=True)
+    verbs = parser.add_actions()
     create = verbs.add_parser("create", help="make a token and print it, this one time")
     create.add_argument("name", metavar="NAME", help="whose it is, for people: laptop")
     create.add_argument(
@@ -54,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
         "--expires", metavar="TIME", default="90d", help="how long it lasts: 90d unless given; 12h, 2w, 1y, never"
     )
     listing = verbs.add_parser("list", help="show the tokens: never their secrets, which are not kept")
-    listing.add_argument("--json", action="store_true", help="one object a line")
+    add_json_lines(listing)
     revoke = verbs.add_parser("revoke", help="let a token open nothing any more")
     which = revoke.add_mutually_exclusive_group(required=True)
     which.add_argument("name", metavar="NAME", nargs="?", help="whose it is")
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _create(options: argparse.Namespace) -> int:
-    _, config = load(options)
+    config = load(options)
     actions = [Action.parse(word) for word in options.allow.split(",")]
     patterns = [CachePattern.parse(pattern) for pattern in options.cache]
     token, row = new_token(options.name, actions, patterns, now=now(), expires=_end(options.expires))
@@ -84,25 +84,25 @@ def _create(options: argparse.Namespace) -> int:
         await catalog.audit.note([told])
 
     in_catalog(config, create, make=True)
-    print("the token; this is the only time that it is shown:", file=sys.stderr)  # noqa: T201
-    print(token)  # noqa: T201
+    print("the token; this is the only time that it is shown:", file=sys.stderr)
+    print(token)
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
-    _, config = load(options)
+    config = load(options)
     rows = in_catalog(config, lambda catalog: all_of(catalog.access.page, lambda row: row.id))
     rows.sort(key=lambda row: (row.name, row.created))
     if options.json:
         for row in rows:
-            print(json.dumps(_fields(row)))  # noqa: T201
+            print(json.dumps(_fields(row)))
         return 0
     for row in rows:
         fields = _fields(row)
         state = f"revoked {fields['revoked']}" if row.revoked else f"until {fields['expires'] or 'it is revoked'}"
         used = fields["used"] or "never"
         whose = "" if row.holder is None else f", of {row.holder}"
-        print(f"{row.name}: {_allowed(row)}, {state}, last used {used}{whose}")  # noqa: T201
+        print(f"{row.name}: {_allowed(row)}, {state}, last used {used}{whose}")
     return 0
 
 
@@ -115,7 +115,7 @@ def _allowed(row: TokenRow) -> str:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    _, config = load(options)
+    config = load(options)
 
     async def revoke(catalog: "SqlCatalog") -> int:
         if options.holder is None:
@@ -133,7 +133,7 @@ def _revoke(options: argparse.Namespace) -> int:
         what = f"token {options.name}" if options.holder is None else f"token of {options.holder}"
         raise ConfigError(f"there is no {what} that could be revoked; `token list` shows which there are")
     if options.holder is not None:
-        print(f"revoked {count}", file=sys.stderr)  # noqa: T201
+        print(f"revoked {count}", file=sys.stderr)
     return 0
 
 

@@ -14,9 +14,10 @@ from rich.console import Console
 from harmonia_py.client.answers import CacheInfo
 from harmonia_py.client.api import PushApi
 from harmonia_py.client.http import HttpServer
+from harmonia_py.commands.options import add_cache
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.progress import messages, results
-from harmonia_py.config.logins import CacheUrl, Logins, logins_file
+from harmonia_py.config.logins import CacheUrl, find_cache
 from harmonia_py.config.netrc import add_entry, remove_entry
 from harmonia_py.config.nix_conf import Block, add_block, has_block, remove_block, settings_of, without_blocks
 from harmonia_py.config.private_file import read_private, write_private
@@ -36,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py use team --dry-run", "only show what would be written"),
         ("harmonia-py use team --remove", "take exactly that out again"),
     )
-    parser.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+    add_cache(parser)
     parser.add_argument("--remove", action="store_true", help="undo it")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
@@ -59,7 +60,7 @@ class _Files(Struct, frozen=True):
 
 def run(options: argparse.Namespace) -> int:
     """Change the files, or say what to put into a configuration of NixOS."""
-    cache = Logins.read(logins_file(os.environ)).find(options.cache, os.environ)
+    cache = find_cache(options.cache, os.environ)
     files = _files(os.environ)
     console = messages()
     if options.remove:

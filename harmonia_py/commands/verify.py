@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ from rich.console import Console
 from harmonia_py.commands.node import open_node
 from harmonia_py.commands.options import add_config, load
 from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import add_json, hanging, messages, print_json, progress_bar, results
+from harmonia_py.commands.progress import add_json, hanging, messages, print_json, progress_of, results
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Rotten, check_file
 from harmonia_py.contents.kept_files import unit_of
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.store_path import HashPart
+from harmonia_py.runtime.side_by_side import side_by_side
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.node import Node
@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Remove rotten files, list NARs that did not match; exit status 1 when there is any."""
-    return asyncio.run(_verify(load(options)[1], as_json=options.as_json))
+    return asyncio.run(_verify(load(options), as_json=options.as_json))
 
 
 async def _verify(config: Config, *, as_json: bool) -> int:
@@ -104,27 +104,21 @@ async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list
     infos = [info async for info in blobs.list() if "/" not in info.key]
     rotten: list[Rotten] = []
     unopened: set[BlobKey] = set()
-    turns = asyncio.Semaphore(jobs)
-    with progress_bar(console) as progress:
-        task = progress.add_task("reading", total=sum(info.size for info in infos))
+    with progress_of(console, "reading", sum(info.size for info in infos)) as report:
 
         async def check(key: BlobKey) -> None:
-            async with turns:
-                blob = await blobs.open(key)
-                if blob is None:
-                    unopened.add(key)
-                    return
-                with blob:
-                    report = partial(progress.advance, task)
-                    pieces = blob.pieces(0, None)
-                    found = await asyncio.to_thread(check_file, key, blob.metadata, pieces, read_slice, report)
+            blob = await blobs.open(key)
+            if blob is None:
+                unopened.add(key)
+                return
+            with blob:
+                pieces = blob.pieces(0, None)
+                found = await asyncio.to_thread(check_file, key, blob.metadata, pieces, read_slice, report)
             if found is not None:
                 rotten.append(found)
                 await blobs.delete(found.key)
 
-        async with asyncio.TaskGroup() as group:
-            for info in infos:
-                group.create_task(check(info.key))
+        await side_by_side(check, [info.key for info in infos], at_once=jobs)
     if unopened:
         # A file that is still there was not evicted: its time shows that it was changed, so it is not opened.
         for key in unopened & {info.key async for info in blobs.list()}:

@@ -12,6 +12,7 @@ from typing import Final
 
 from harmonia_py.client.draining import Drained
 from harmonia_py.client.push_queue import PushQueue
+from harmonia_py.commands.options import add_cache
 from harmonia_py.commands.parser import Parser, add_deadline
 from harmonia_py.commands.progress import messages, print_failures
 from harmonia_py.commands.queue_service import QueueService
@@ -35,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py watch-exec team -- make test", "and so is what anything below this builds"),
     )
     add_deadline(parser, _DEADLINE_SECONDS, "when the command has ended")
-    parser.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+    add_cache(parser)
     parser.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="and its arguments, behind --")
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from harmonia_py.client.push_queue import PushQueue
 from harmonia_py.client.queue_entry import queue_directory
+from harmonia_py.commands.options import add_cache
 from harmonia_py.commands.parser import Parser, add_deadline
 from harmonia_py.commands.queue_service import QueueService
 
@@ -23,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
         pushed is set aside with its reason, and `harmonia-py hook status --queue DIRECTORY` shows it.""",
         ("harmonia-py watch-store team", "until SIGTERM, and then the rest"),
     )
-    parser.add_argument("cache", metavar="CACHE", help="the cache: team, host/team, or a whole URL")
+    add_cache(parser)
     parser.add_argument("--queue", metavar="DIRECTORY", type=Path, help="where the queue is; see the manual")
     add_deadline(parser, _DEADLINE_SECONDS, "after SIGTERM")
 

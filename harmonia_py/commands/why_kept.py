@@ -11,7 +11,7 @@ from harmonia_py.catalog.pins import DAY
 from harmonia_py.catalog.reachability import KeptBy, WhyKept
 from harmonia_py.catalog.standing import PathState, Standing, Standings
 from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, add_json_lines, load
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_hash_part
 from harmonia_py.errors import ConfigError
@@ -36,13 +36,13 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("path", metavar="PATH", help="a store path, its hash part, or a link to it")
     parser.add_argument("--cache", metavar="NAME", help="only in this cache")
-    parser.add_argument("--json", action="store_true", help="one object a line")
+    add_json_lines(parser)
     add_config(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Say it."""
-    _, config = load(options)
+    config = load(options)
     hash_part = parse_hash_part(options.path, config.store_dir)
 
     async def look(catalog: "SqlCatalog") -> list[Standing]:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     for one in found:
         if not one.is_known:
             raise ConfigError(f"{one.cache.name}: more than {_MOST} paths lead to it; none that was looked at says why")
-        print(json.dumps(one.to_json()) if options.json else _words(one))  # noqa: T201
+        print(json.dumps(one.to_json()) if options.json else _words(one))
     return 0
 
 

@@ -129,6 +129,15 @@ def logins_file(environment: Mapping[str, str]) -> Path:
     return (Path(home) if home else Path("~/.config").expanduser()) / _NAME
 
 
+def find_cache(text: str, environment: Mapping[str, str]) -> CacheUrl:
+    """The cache that a user names, by the logins of this user: as `Logins.find`.
+
+    Raises:
+        ConfigError: as `Logins.find`, or the file of the logins cannot be read.
+    """
+    return Logins.read(logins_file(environment)).find(text, environment)
+
+
 def parse_server(text: str) -> str:
     """The URL of a server as logins have it.
 

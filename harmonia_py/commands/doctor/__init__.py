@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from harmonia_py.commands.doctor import examine
-from harmonia_py.commands.options import add_config, load
+from harmonia_py.commands.options import add_config, load_file
 from harmonia_py.commands.parser import Parser
 from harmonia_py.commands.path_arguments import parse_hash_part
 from harmonia_py.commands.progress import add_json
@@ -49,4 +49,4 @@ def run(options: argparse.Namespace) -> int:
     examination = examine.Options(
         url=options.url, keys=public_keys, path=path, token_file=options.token_file, as_json=options.as_json
     )
-    return examine.examine(examination, lambda: load(options))
+    return examine.examine(examination, lambda: load_file(options))

@@ -79,7 +79,7 @@ async def _this_machine(options: Options, report: Report, load: Load) -> None:
         report.add([Finding.failure("configuration", line, remedy) for line in str(error).splitlines()])
         return
     report.add([Finding.ok("configuration", str(file or "no file: the defaults"))])
-    view = LocalView(file, config, os.environ, signing_keys.service_of(file, os.environ))
+    view = LocalView(config, os.environ, signing_keys.service_of(file, os.environ))
     for section in view.sections():
         report.section(section.title)
         await _run(section.checks, report)

@@ -1,7 +1,7 @@
 """This machine as its configuration describes it: sections of checks, in the order in which an administrator looks."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ from harmonia_py.commands.doctor.finding import Check, Finding, in_thread
 from harmonia_py.config.settings import Config
 from harmonia_py.config.upstream_tables import Upstream
 from harmonia_py.nix.signing import PublicKey
-from harmonia_py.nix.store_path import HashPart, StorePath
+from harmonia_py.nix.store_path import HashPart
 from harmonia_py.store.daemon.store import DaemonStore
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.sqlite import SqliteStore
@@ -54,7 +54,6 @@ class LocalView:
     """The checks of this machine.
 
     Args:
-        file: the configuration file; None for none.
         config: what is in effect.
         environment: of the process.
         service: the directory of the credentials of the service; None where it is no service that is looked at.
@@ -63,19 +62,11 @@ class LocalView:
         url: where a server of ours answers; None until it was looked for, and where there is none.
     """
 
-    def __init__(
-        self,
-        file: Path | None,
-        config: Config,
-        environment: Mapping[str, str],
-        service: Path | None = None,
-    ) -> None:
+    def __init__(self, config: Config, environment: Mapping[str, str], service: Path | None = None) -> None:
         self.url: str | None = None
-        self._file = file
         self._config = config
         self._environment = environment
         self._service = service
-        self._names: Sequence[StorePath] | None = None
 
     def sections(self) -> list[Section]:
         """All checks, in sections."""
@@ -84,33 +75,42 @@ class LocalView:
             Check("nix-daemon", partial(daemon.look_at, config), _SECONDS, "its log says what it waits for"),
             Check("store", self._look_at_store, _SECONDS, _DISK_HANGS),
         ]
-        serving = [
-            Check("signing key", self._look_at_keys, _SECONDS, _DISK_HANGS),
-            Check("token_file", self._look_at_tokens, _SECONDS, _DISK_HANGS),
-            Check("catalog", self._look_at_catalog, _SECONDS, _DISK_HANGS),
-            *(Check(key, partial(_look_at_directory, key, path, room), _SECONDS, _DISK_HANGS)
-              for key, path, room in _directories(config)),
-            Check("kept files", partial(kept.look_at, config), _SECONDS, _DISK_HANGS),
-            Check("address", self._look_at_addresses, _SECONDS, "name resolution hangs: use numbers in `bind`"),
-            Check("certificate", self._look_at_certificate, _SECONDS, _DISK_HANGS),
-            Check("priority", self._look_at_priority, _SECONDS, ""),
-            Check("limits", self._look_at_limits, _SECONDS, ""),
-            Check("policy", self._look_at_policy, _SECONDS, _DISK_HANGS),
-            Check("import", self._look_at_import, _SECONDS, _DISK_HANGS),
-        ]  # fmt: skip
-        of_machine = [Check("machine", self._look_at_machine, _SECONDS, _DISK_HANGS)]
         upstreams = [
-            Section(f"upstream {one.label}", [Check("connection", partial(self._look_at_upstream, one),
-                                                    _UPSTREAM_SECONDS, "it hangs, or is far too slow")])
+            Section(f"upstream {one.label}", [_of_another("connection", partial(self._look_at_upstream, one))])
             for one in (() if config.mirror.offline else config.upstream)
-        ]  # fmt: skip
+        ]
         of_issuers = [
-            Section(f"issuer {name}", [Check("keys", partial(issuers.look_at, config, name),
-                                             _SECONDS, "it hangs, or is far too slow")])
+            Section(f"issuer {name}", [_of_another("keys", partial(issuers.look_at, config, name), _SECONDS)])
             for name in config.oidc
-        ]  # fmt: skip
-        others = [*upstreams, *of_issuers]
-        return [Section("store", store), Section("serving", serving), *others, Section("machine", of_machine)]
+        ]
+        return [
+            Section("store", store),
+            Section("serving", list(self._serving())),
+            *upstreams,
+            *of_issuers,
+            Section("machine", [_in_thread("machine", partial(machine.look_at, config))]),
+        ]
+
+    def _serving(self) -> Iterator[Check]:
+        config, environment = self._config, self._environment
+        yield _in_thread("signing key", partial(signing_keys.look_at, config, environment, self._service))
+        if config.token_file is not None:
+            yield _in_thread("token_file", partial(token_file.look_at, Path(config.token_file), environment))
+        yield Check("catalog", partial(caches.look_at, config, environment), _SECONDS, _DISK_HANGS)
+        for key, path, room in _directories(config):
+            yield _in_thread(key, partial(_look_at_directory, key, path, room))
+        yield Check("kept files", partial(kept.look_at, config), _SECONDS, _DISK_HANGS)
+        yield Check("address", self._look_at_addresses, _SECONDS, "name resolution hangs: use numbers in `bind`")
+        if config.tls_cert_path is not None and config.tls_key_path is not None:
+            chain, key_file = Path(config.tls_cert_path), Path(config.tls_key_path)
+            host = urlsplit(config.base_url or "").hostname
+            yield _in_thread("certificate", partial(certificate.look_at, chain, key_file, host))
+        yield _in_thread("priority", lambda: [cache_info.judge_priority(config.priority)])
+        yield _in_thread("limits", partial(limits.judge, config))
+        if config.policy.serve != "everything":
+            yield Check("policy", self._look_at_policy, _SECONDS, _DISK_HANGS)
+        look_at_import = partial(importing.look_at, config, self.public_keys, environment)
+        yield Check("import", look_at_import, _SECONDS, _DISK_HANGS)
 
     def public_keys(self) -> list[PublicKey]:
         """The public keys of the secret keys that sign here; none where they are credentials that we may not see."""
@@ -139,38 +139,13 @@ class LocalView:
         finally:
             await metadata.aclose()
 
-    async def _look_at_keys(self) -> Sequence[Finding]:
-        return await in_thread(lambda: signing_keys.look_at(self._config, self._environment, self._service))
-
-    async def _look_at_tokens(self) -> Sequence[Finding]:
-        file = self._config.token_file
-        return () if file is None else await in_thread(lambda: token_file.look_at(Path(file), self._environment))
-
-    async def _look_at_catalog(self) -> Sequence[Finding]:
-        return await caches.look_at(self._config, self._environment)
-
     async def _look_at_addresses(self) -> Sequence[Finding]:
         served = await listening.look_at(self._config)
         self.url = served.url
         return served.findings
 
-    async def _look_at_certificate(self) -> Sequence[Finding]:
-        chain, key = self._config.tls_cert_path, self._config.tls_key_path
-        if chain is None or key is None:
-            return ()
-        host = urlsplit(self._config.base_url or "").hostname
-        return await in_thread(lambda: certificate.look_at(Path(chain), Path(key), host))
-
-    async def _look_at_priority(self) -> Sequence[Finding]:
-        return [cache_info.judge_priority(self._config.priority)]
-
-    async def _look_at_limits(self) -> Sequence[Finding]:
-        return limits.judge(self._config)
-
     async def _look_at_policy(self) -> Sequence[Finding]:
         config = self._config
-        if config.policy.serve == "everything":
-            return ()
         findings = policy.judge(config, await in_thread(self.public_keys))
         if config.policy.serve == "roots":
             return [*findings, *await policy.look_at_roots(config)]
@@ -187,11 +162,17 @@ class LocalView:
     async def _look_at_upstream(self, upstream: Upstream) -> Sequence[Finding]:
         return await mirrored.look_at(upstream, self._config.store_dir, self.candidates)
 
-    async def _look_at_import(self) -> Sequence[Finding]:
-        return await importing.look_at(self._config, self.public_keys, self._environment)
 
-    async def _look_at_machine(self) -> Sequence[Finding]:
-        return await in_thread(lambda: machine.look_at(self._config))
+def _in_thread(name: str, look_at: Callable[[], Sequence[Finding]]) -> Check:
+    """A check by a function that may block."""
+    return Check(name, partial(in_thread, look_at), _SECONDS, _DISK_HANGS)
+
+
+def _of_another(
+    name: str, look_at: Callable[[], Awaitable[Sequence[Finding]]], seconds: float = _UPSTREAM_SECONDS
+) -> Check:
+    """A check of another machine."""
+    return Check(name, look_at, seconds, "it hangs, or is far too slow")
 
 
 def _metadata(config: Config, way: Way) -> StoreMetadata:
@@ -225,9 +206,9 @@ def _directories(config: Config) -> list[tuple[str, Path, Limits]]:
     return found
 
 
-async def _look_at_directory(key: str, path: Path, room: Limits) -> Sequence[Finding]:
+def _look_at_directory(key: str, path: Path, room: Limits) -> Sequence[Finding]:
     try:
-        facts = await in_thread(lambda: directories.facts_of(key, path))
+        facts = directories.facts_of(key, path)
     except OSError as error:
         what = f"{path}: {(error.strerror or os.strerror(error.errno or 0)).lower()}"
         return [Finding.failure(key.replace(".", " "), what, f"name a directory that can be written as {key}")]

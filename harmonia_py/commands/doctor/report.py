@@ -57,7 +57,7 @@ class Report:
         findings = [finding for _, group in self._sections for finding in group]
         counts = Counter(finding.verdict for finding in findings)
         if self._as_json:
-            print(json.dumps(_as_json(self._sections, counts), indent=2, ensure_ascii=False))  # noqa: T201
+            print(json.dumps(_as_json(self._sections, counts), indent=2, ensure_ascii=False))
         else:
             self._console.print()
             self._console.print(_sum(counts))

@@ -39,7 +39,7 @@ def top(url: str, *, token_file: Path | None, interval: float, once: bool, as_js
     if once or as_json or not console.is_terminal:
         for view in _views(url, interval, authorization, sleep):
             if as_json:
-                print(json.dumps(msgspec.to_builtins(view)), flush=True)  # noqa: T201  # what a script reads
+                print(json.dumps(msgspec.to_builtins(view)), flush=True)  # what a script reads
             else:
                 console.print(_draw(view, url))
             if once or not as_json:

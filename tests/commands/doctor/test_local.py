@@ -175,7 +175,7 @@ def daemon_of(daemon: Lab) -> Config:
 
 class TestStore:
     async def look(self, settings: Config) -> list[tuple[str, str, str]]:
-        view = LocalView(Path("x"), settings, {})
+        view = LocalView(settings, {})
         check = next(one for section in view.sections() for one in section.checks if one.name == "store")
         return bad(await findings_of(check))
 
@@ -266,7 +266,7 @@ class TestKeys:
         named = config(sign_key_paths=[str(tmp_path / "secret-key"), str(key)])
         assert signing_keys.files_of(named, service) == named.key_files
         assert signing_keys.files_of(config(sign=False), service) == []
-        view = LocalView(None, settings, {}, service)
+        view = LocalView(settings, {}, service)
         assert view.public_keys() == [SecretKey.parse(key.read_text()).public_key]
         # `explain` named the key of the first start, which does not sign beside these.
         assert [one.name for one in signing_keys.keys_of(settings, service, {})] == ["cache.example.org-2"]
@@ -295,7 +295,7 @@ class TestKeys:
         self.key(service / "sign-key")
         with as_nobody():
             ((_, verdict, what),) = bad(signing_keys.look_at(settings, {}, service))
-            assert LocalView(None, settings, {}, service).public_keys() == []
+            assert LocalView(settings, {}, service).public_keys() == []
         assert (verdict, what) == ("warning", f"{service}: only root sees which keys the service signs with")
 
     def test_a_configuration_that_signs_nothing(self) -> None:
@@ -397,7 +397,7 @@ class TestDirectories:
 
         async def look(name: str) -> Sequence[Finding]:
             storage = {"url": "s3://nix-cache", "hot_max_size": "900000 TiB", "hot_directory": f"{tmp_path}/{name}"}
-            view = LocalView(None, config(storage=storage), {})
+            view = LocalView(config(storage=storage), {})
             checks = [check for section in view.sections() for check in section.checks]
             return await findings_of(next(check for check in checks if check.name == "storage.hot_directory"))
 

@@ -82,7 +82,7 @@ class TestLimits:
 
 class TestPolicy:
     async def look(self, settings: Config) -> list[Finding]:
-        view = LocalView(Path("x"), settings, {})
+        view = LocalView(settings, {})
         (check,) = [one for section in view.sections() for one in section.checks if one.name == "policy"]
         return list(await check.run())
 
