@@ -2,7 +2,7 @@
 
 In which order to read:
 
-    a push             push (rounds, and the proof at the end), round, publishing (in which order), outcomes
+    a push             push (rounds, and the proof at the end), round (in which order), outcomes
     one path           sending, compress, made_file; past_server (to the bucket); recipe_sending, cut_nar (chunks alone)
     the server         http, api, upload_api, chunk_api, answers; asking_again (while it checks), bodies, backoff
     what is to go      local_paths (a port), watching, queue_entry, push_queue, draining

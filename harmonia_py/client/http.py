@@ -1,9 +1,10 @@
 """Requests to one server, made again where that helps; the result is an answer or one of our errors."""
 
 import asyncio
+import random
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 from urllib.request import getproxies
@@ -15,7 +16,6 @@ from msgspec import Struct
 from yarl import URL
 
 from harmonia_py import __version__, json_text
-from harmonia_py.client.backoff import delays, wait_before_next
 from harmonia_py.client.bodies import Body, payload_of
 from harmonia_py.errors import (
     FormatError,
@@ -52,6 +52,29 @@ _REFUSALS: Final[Mapping[int, tuple[type[HarmoniaError], str]]] = {
 }
 _MAX_ANSWER: Final = 64 * 1024 * 1024
 _MAX_MESSAGE: Final = 500
+_FIRST_SECONDS: Final = 0.25
+_LONGEST_SECONDS: Final = 15.0
+# A server that asks for more is not coming back for this push.
+MAX_RETRY_AFTER_SECONDS: Final = 120.0
+
+
+def delays() -> Iterator[float]:
+    """Seconds to wait before the second, third … attempt: anything up to a bound that doubles up to 15 s.
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    bound = _FIRST_SECONDS
+    while True:
+        yield random.uniform(0, bound)  # noqa: S311  # spreads clients, hides nothing
+        bound = min(2 * bound, _LONGEST_SECONDS)
+
+
+def wait_before_next(delay: float, retry_after: float | None) -> float:
+    """The seconds to wait before the next attempt: `delay`, or, if the server gave it, the time of `Retry-After`.
+
+    A little of the jitter is kept: all clients were told the same.
+    """
+    return delay if retry_after is None else min(retry_after, MAX_RETRY_AFTER_SECONDS) + min(delay, 1.0)
 
 
 class Answer(Struct, frozen=True):

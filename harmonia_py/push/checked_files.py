@@ -1,19 +1,31 @@
 """Files that were checked: bytes first, then the row; from then on the push URLs of their cache serve them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted
+from harmonia_py.catalog.nars import once_deleted as written_once_deleted
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey, BlobStore, SpooledFile
 from harmonia_py.errors import PushConflict
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings, listing_key_of
 from harmonia_py.push.upload_check import CheckedUpload, blob_key_of
+
+
+async def once_deleted(write: Callable[[], Awaitable[object]]) -> None:
+    """Call `write` as `catalog.nars.once_deleted` does.
+
+    Raises:
+        PushConflict: the deletion takes too long.
+    """
+    try:
+        await written_once_deleted(write)
+    except BeingDeleted:
+        raise PushConflict("what was there before is still being deleted: run the same command again") from None
 
 
 class CheckedFiles:

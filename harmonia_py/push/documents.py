@@ -19,8 +19,8 @@ from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import StorePath
+from harmonia_py.push.checked_files import once_deleted
 from harmonia_py.push.claims import MAX_SIGNATURES
-from harmonia_py.push.deletion import once_deleted
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.texts import TextKeeper
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE
 from harmonia_py.catalog.collection import Reason
-from harmonia_py.commands.explain_cache import explain_cache
+from harmonia_py.commands.explain import explain_cache
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
 from harmonia_py.wiring.catalog import open_catalog

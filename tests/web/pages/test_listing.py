@@ -10,7 +10,7 @@ from trees import File, Folder, Link, Tree, events
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.listing import format_listing
-from harmonia_py.web.pages.listing import Listed, ListedDirectory, ListedFile, ListedLink, parse_listing
+from harmonia_py.web.pages.directory import Listed, ListedDirectory, ListedFile, ListedLink, parse_listing
 
 
 @pytest.mark.parametrize(
