@@ -3,24 +3,27 @@
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
+from typing import Final
+
+from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.nars import RECIPES, NarFile
+from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.chunks.rebuilding import RebuiltChunks
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.nar_check import NarBounds, NarCheck
-from harmonia_py.contents.nar_facts import NarFacts, NarReader
 from harmonia_py.contents.pieces import SliceReader, whole_portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import PushConflict
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.findings import Findings
 from harmonia_py.push.listings import LongListings
 from harmonia_py.push.publishing import PushPorts
 from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession
-from harmonia_py.push.upload_check import blob_key_of
+from harmonia_py.push.upload_check import CheckedUpload, NarObserver, blob_key_of
 from harmonia_py.runtime.threads import in_thread
+
+_BOUNDS: Final = NarBounds(nar_size=MAX_NAR_SIZE)
 
 
 class RebuiltFiles:
@@ -87,62 +90,34 @@ class RebuiltFiles:
         blob = await self._blobs.open(key)
         if blob is None:
             raise PushConflict(f"{key}: {NOT_WHOLE}")
-        reader = _Facts()
+        observer = NarObserver()
         with blob:
-            bounds = NarBounds(nar_size=MAX_NAR_SIZE)
-            check = NarCheck(None, file.compression, file.file_hash, blob.size, observers=[reader], bounds=bounds)
+            check = NarCheck(None, file.compression, file.file_hash, blob.size, observers=[observer], bounds=_BOUNDS)
             await in_thread(self._threads, partial(self._feed, check, blob))
         self._report(blob.size)
-        row = _row(file, key, check)
-        findings = await self._findings(row, reader)
-        await self._catalog.uploads.received(session.cache, session.id, row, findings=findings, now=self._now())
+        upload = observer.upload(file.compression, check)
+        await self._keep_listing(upload)
+        await self._catalog.uploads.received(
+            session.cache, session.id, upload.file, findings=upload.findings, now=self._now()
+        )
 
     async def _receive_chunked(self, session: PushSession, file: PushedFile) -> None:
-        key, reader = BlobKey(f"{RECIPES}{file.file_hash.nix32}"), _Facts()
-        bounds = NarBounds(nar_size=MAX_NAR_SIZE)
-        check = NarCheck(None, file.compression, file.file_hash, observers=[reader], bounds=bounds)
+        key, observer = BlobKey(f"{RECIPES}{file.file_hash.nix32}"), NarObserver()
+        check = NarCheck(None, file.compression, file.file_hash, observers=[observer], bounds=_BOUNDS)
         chunks: dict[ChunkHash, int] | None = await self._chunks.read_file(key, check)
         if chunks is None:
             raise PushConflict(f"{key}: {NOT_WHOLE}")
-        row = _row(file, key, check)
-        await self._chunks.received(session.cache, session.id, row, chunks, await self._findings(row, reader))
+        upload = observer.upload(file.compression, check)
+        await self._keep_listing(upload)
+        row = replace(upload.file, blob_key=key)
+        await self._chunks.received(session.cache, session.id, row, chunks, upload.findings)
 
     def _feed(self, check: NarCheck, blob: Blob) -> None:
         for portion in whole_portions(blob.pieces(0, None), self._read, blob.size):
             check.feed(portion)
         check.finish()
 
-    async def _findings(self, row: NarFile, reader: "_Facts") -> str:
-        assert row.nar_hash is not None
-        assert reader.facts is not None
-        findings = Findings.of(reader.facts)
-        if findings.listing is None:
-            listing = b"".join(reader.facts.listing.portions())
-            await self._listings.keep(row.nar_hash, listing)
-        return findings.format()
-
-
-def _row(file: PushedFile, key: BlobKey, check: NarCheck) -> NarFile:
-    checked = check.checked
-    return NarFile(
-        file_hash=file.file_hash,
-        file_size=checked.file_size,
-        compression=file.compression,
-        blob_key=key,
-        nar_hash=checked.nar_hash,
-        nar_size=checked.nar_size,
-    )
-
-
-class _Facts:
-    """Learns the facts of a NAR."""
-
-    def __init__(self) -> None:
-        self.facts: NarFacts | None = None
-        self._reader = NarReader()
-
-    def update(self, data: bytes) -> None:
-        self._reader.update(data)
-
-    def finish(self) -> None:
-        self.facts = self._reader.finish()
+    async def _keep_listing(self, upload: CheckedUpload) -> None:
+        if upload.long_listing is not None:
+            assert upload.file.nar_hash is not None
+            await self._listings.keep(upload.file.nar_hash, upload.long_listing)

@@ -7,8 +7,9 @@ and read while it arrives; a file that is already here, put together from parts 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -30,7 +31,7 @@ from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings
 from harmonia_py.push.partial_files import PartialFile
 from harmonia_py.push.steps import SteppingThreads, Steps
-from harmonia_py.push.upload_check import MadeUpload, NarUpload, UploadCheck
+from harmonia_py.push.upload_check import MadeUpload, NarUpload, Upload, UploadCheck
 from harmonia_py.runtime.threads import in_thread
 
 T = TypeVar("T")
@@ -75,7 +76,6 @@ class Receiver:
         threads: check files, and write to the spool.
         checked_at_once: number of files that are checked at once: that of the threads.
         zstd: compresses NARs that clients send bare.
-        clock: seconds since the epoch.
     """
 
     def __init__(
@@ -88,18 +88,16 @@ class Receiver:
         threads: Executor,
         checked_at_once: int,
         zstd: Zstd | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._zstd = zstd or Zstd()
         self._spool = spool
         self._files = CheckedFiles(blobs, uploads, listings, self.now)
         self._threads = threads
         self._stepping = SteppingThreads(threads, checked_at_once)
-        self._clock = clock
 
     def now(self) -> Timestamp:
         """The time as the catalog has it."""
-        return Timestamp(int(self._clock()))
+        return Timestamp(int(time.time()))
 
     async def receive(
         self,
@@ -124,8 +122,7 @@ class Receiver:
             PushConflict: what was there before is still being deleted.
             StorageError: it cannot be kept.
         """
-        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
-        upload = UploadCheck(file, file_size, bounds)
+        upload = UploadCheck(file, file_size, _bounds(max_nar_size))
         if file_size <= _SMALL_BYTES:
             await self._receive_small(session, upload, portions)
         else:
@@ -149,21 +146,15 @@ class Receiver:
 
     async def _receive_large(self, session: PushSession, upload: UploadCheck, portions: AsyncIterator[bytes]) -> None:
         await self._files.expect(session.cache, session.id, upload.file)
-        writer = await self._begin(upload.file_size)
-        try:
+        async with self._written(upload.file_size) as writer:
             await self._pour(session, upload, writer, portions)
-            finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
-            checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            await self._files.keep(session.cache, session.id, checked, spooled)
-        finally:
-            await in_thread(self._threads, writer.close)
+            await self._finish(session, upload, writer)
 
     async def receive_whole(
         self, session: PushSession, file: PushedFile, whole: PartialFile, *, max_nar_size: int | None = None
     ) -> None:
         """Take in, as `receive` does, a file that is on the disk already, where the blobs are: nothing is copied."""
-        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
-        upload = UploadCheck(file, whole.size, bounds)
+        upload = UploadCheck(file, whole.size, _bounds(max_nar_size))
         await self._files.expect(session.cache, session.id, file)
         checked = await self._in_turns(session, upload, upload.take_all(whole.read()))
         await self._files.keep(session.cache, session.id, checked, await in_thread(self._threads, whole.spooled))
@@ -172,8 +163,7 @@ class Receiver:
         self, session: PushSession, file: PushedFile, seized: SeizedUpload, *, max_nar_size: int | None = None
     ) -> None:
         """Take in, as `receive` does, a file that is in the bucket under another name: it is read back."""
-        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
-        upload = UploadCheck(file, seized.blob.size, bounds)
+        upload = UploadCheck(file, seized.blob.size, _bounds(max_nar_size))
         pieces = seized.blob.pieces(0, None)
         await self._files.expect(session.cache, session.id, file)
         try:
@@ -196,17 +186,10 @@ class Receiver:
             PushConflict: what was there before is still being deleted.
             StorageError: it cannot be kept.
         """
-        bounds = NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
-        upload = NarUpload(claim, self._zstd.compressor(claim.nar_size), "zstd", bounds)
-        writer = await self._begin(0)
-        try:
+        upload = NarUpload(claim, self._zstd.compressor(claim.nar_size), "zstd", _bounds(max_nar_size))
+        async with self._written(0) as writer:
             await self._pour(session, upload, writer, portions)
-            finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
-            checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            await self._files.keep(session.cache, session.id, checked, spooled)
-        finally:
-            await in_thread(self._threads, writer.close)
-        return checked.file
+            return await self._finish(session, upload, writer)
 
     async def receive_made(
         self, session: PushSession, upload: MadeUpload, file_size: int, portions: Iterator[bytes | memoryview | Pause]
@@ -218,28 +201,34 @@ class Receiver:
             PushConflict: what was there before is still being deleted.
             StorageError: it cannot be made, or not be kept.
         """
-        writer = await self._begin(file_size)
-        try:
+        async with self._written(file_size) as writer:
             await self._in_turns(session, upload, upload.take(portions, writer.write))
-            finish = lambda: (upload.finish(), writer.finish())  # noqa: E731
-            checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
-            await self._files.keep(session.cache, session.id, checked, spooled)
-        finally:
-            await in_thread(self._threads, writer.close)
-        return checked.file
+            return await self._finish(session, upload, writer)
 
-    async def _in_turns(self, session: PushSession, upload: UploadCheck | NarUpload | MadeUpload, steps: Steps[T]) -> T:
+    async def _in_turns(self, session: PushSession, upload: Upload, steps: Steps[T]) -> T:
         return await self._stepping.run(session.principal, steps, upload.give_up)
 
-    async def _begin(self, file_size: int) -> SpoolWriter:
+    @asynccontextmanager
+    async def _written(self, file_size: int) -> AsyncIterator[SpoolWriter]:
+        """A file in the spool that is being written, while the context lasts."""
         writer = await self._spool.begin(passing_key(), file_size)
         assert writer is not None
-        return writer
+        try:
+            yield writer
+        finally:
+            await in_thread(self._threads, writer.close)
+
+    async def _finish(self, session: PushSession, upload: Upload, writer: SpoolWriter) -> NarFile:
+        """Keep a file all of whose bytes were taken."""
+        finish = lambda: (upload.finish(writer.write), writer.finish())  # noqa: E731
+        checked, spooled = await in_thread(self._threads, finish, give_up=upload.give_up)
+        await self._files.keep(session.cache, session.id, checked, spooled)
+        return checked.file
 
     async def _pour(
         self,
         session: PushSession,
-        upload: UploadCheck | NarUpload,
+        upload: Upload,
         writer: SpoolWriter,
         portions: AsyncIterator[bytes],
     ) -> None:
@@ -255,25 +244,34 @@ class Receiver:
                     if not taking.done() and size < _AHEAD_BYTES:
                         continue
                     await taking
-                steps = upload.take(waiting, writer.write)
+                steps = upload.take(_joined(waiting), writer.write)
                 taking = asyncio.create_task(self._in_turns(session, upload, steps))
                 waiting, size = [], 0
             if taking is not None:
                 await taking
             if waiting:
-                await self._in_turns(session, upload, upload.take(waiting, writer.write))
+                await self._in_turns(session, upload, upload.take(_joined(waiting), writer.write))
         except BaseException:
             await _end(upload, taking)
             raise
 
 
-async def _end(upload: UploadCheck | NarUpload, taking: "asyncio.Task[Any] | None") -> None:
+async def _end(upload: Upload, taking: "asyncio.Task[Any] | None") -> None:
     """Have the thread that checks an upload stop, and wait: until it has, it uses files that the caller has open."""
     upload.give_up()
     if taking is not None:
         await asyncio.wait([taking])
         if not taking.cancelled():
             taking.exception()  # retrieved, so that asyncio does not report it; the caller raises the first error
+
+
+def _bounds(max_nar_size: int | None) -> NarBounds:
+    return NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
+
+
+def _joined(portions: list[bytes]) -> list[bytes]:
+    """The bytes in one piece: a call of a codec or a hash may hand over to another thread, which costs more."""
+    return portions if len(portions) == 1 else [b"".join(portions)]
 
 
 def check_compression(file: PushedFile) -> None:
