@@ -22,13 +22,17 @@ from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.recipe_body import MAX_RECIPE_BYTES, MAX_SENT_BYTES
 from harmonia_py.push.recipes import MAX_ASKED_CHUNKS, MAX_ASKED_NAMES, RecipeUploads
 from harmonia_py.web.api.capabilities import json_response
-from harmonia_py.web.api.session_request import number_in, push_of, read_json
+from harmonia_py.web.api.session_request import no_longer_than, number_in, push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.state import CACHE, principal_of, pushes_of
 
 # A hash takes 67 bytes of JSON, a name up to 214.
 _MAX_QUESTION: Final = 1024 * 1024
 _MAX_NAMES: Final = 64 * 1024
+
+# Checks of headers, before the client is told to send the body.
+check_names = no_longer_than(_MAX_NAMES)
+check_question = no_longer_than(_MAX_QUESTION)
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -56,18 +60,6 @@ def describe(request: web.Request) -> dict[str, Any] | None:
         "max_recipe_size": MAX_RECIPE_BYTES,
         "max_sent_size": MAX_SENT_BYTES,
     }
-
-
-async def check_names(request: web.Request) -> None:
-    """Check that there are not too many names, by the header."""
-    pushes_of(request)
-    upload.announced_bytes(request, _MAX_NAMES)
-
-
-async def check_question(request: web.Request) -> None:
-    """Check that there are not too many chunks, by the header."""
-    pushes_of(request)
-    upload.announced_bytes(request, _MAX_QUESTION)
 
 
 async def check_recipe(request: web.Request) -> None:

@@ -9,12 +9,15 @@ from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.parts import MAX_PART_BYTES, PartName
 from harmonia_py.push.receiving import MAX_FILE_SIZE, check_compression
 from harmonia_py.web.api.capabilities import json_response
-from harmonia_py.web.api.session_request import number_in, push_of, read_json
+from harmonia_py.web.api.session_request import no_longer_than, number_in, push_of, read_json
 from harmonia_py.web.http import upload
 from harmonia_py.web.state import principal_of, pushes_of
 
 MAX_SMALL: Final = 4096
 """Bytes of a body that describes one file."""
+
+# Checks of headers, before the client is told to send the body.
+check_whole = no_longer_than(MAX_SMALL)
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -35,12 +38,6 @@ async def check_nar_header(request: web.Request) -> None:
     file = file_of(request)
     check_compression(file)
     await pushes_of(request).check_room(upload.announced_bytes(request, MAX_FILE_SIZE), file)
-
-
-async def check_whole(request: web.Request) -> None:
-    """Check by the header that the body, the description of a whole file, is not too long."""
-    pushes_of(request)
-    upload.announced_bytes(request, MAX_SMALL)
 
 
 async def put_nar(request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from harmonia_py import json_text
 from harmonia_py.errors import FormatError, naming
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import PushSession
+from harmonia_py.web.admission.gate import CheckBody
 from harmonia_py.web.http import upload
 from harmonia_py.web.state import principal_of, pushes_of
 
@@ -26,6 +27,16 @@ async def push_of(request: web.Request) -> tuple[Pushes, PushSession]:
     """
     pushes = pushes_of(request)
     return pushes, await pushes.sessions.resume(principal_of(request), request.match_info["session"])
+
+
+def no_longer_than(most: int) -> CheckBody:
+    """A check by the header that a body has at most so many bytes, for a cache that takes pushes."""
+
+    async def check(request: web.Request) -> None:
+        pushes_of(request)
+        upload.announced_bytes(request, most)
+
+    return check
 
 
 async def read_json(request: web.Request, kind: type[T], most: int) -> T:

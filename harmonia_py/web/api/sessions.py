@@ -21,8 +21,7 @@ from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession
 from harmonia_py.push.sessions import MAX_ASKED
 from harmonia_py.web.api.capabilities import PUSH_VERSION, describe_cache, json_response
 from harmonia_py.web.api.chunks import describe as describe_chunks
-from harmonia_py.web.api.session_request import push_of, read_json
-from harmonia_py.web.http import upload
+from harmonia_py.web.api.session_request import no_longer_than, push_of, read_json
 from harmonia_py.web.state import CACHE, administration_of, principal_of, pushes_of
 
 MAX_PUBLISHED: Final = 1000
@@ -32,6 +31,10 @@ MAX_PINS: Final = 100
 # Hash parts and NarHashes, `MAX_ASKED` of each; narinfos, of which the longest have a thousand references.
 _MAX_QUESTION: Final = 8 * 1024 * 1024
 _MAX_CLAIMS: Final = 16 * 1024 * 1024
+
+# Checks of headers, before the client is told to send the body.
+check_question = no_longer_than(_MAX_QUESTION)
+check_claims = no_longer_than(_MAX_CLAIMS)
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -59,18 +62,6 @@ class End(msgspec.Struct, frozen=True):
 
     roots: list[str] = []
     pins: list[PinAtEnd] = []
-
-
-async def check_question(request: web.Request) -> None:
-    """Check that a question is not too long, by its header."""
-    pushes_of(request)
-    upload.announced_bytes(request, _MAX_QUESTION)
-
-
-async def check_claims(request: web.Request) -> None:
-    """Check that claims are not too long, by their header."""
-    pushes_of(request)
-    upload.announced_bytes(request, _MAX_CLAIMS)
 
 
 async def post(request: web.Request) -> web.StreamResponse:

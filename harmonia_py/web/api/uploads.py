@@ -13,13 +13,14 @@ from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.files import MAX_SMALL, file_of, state
-from harmonia_py.web.api.session_request import number_in, push_of, read_json
-from harmonia_py.web.http import upload
+from harmonia_py.web.api.session_request import no_longer_than, number_in, push_of, read_json
 from harmonia_py.web.http.redirects import is_elsewhere
-from harmonia_py.web.state import pushes_of
 
 # The tag of each part, in quotes and with a comma, and what names the upload.
 _MAX_TAGS: Final = MAX_PARTS * (MAX_ETAG + 8) + MAX_SMALL
+
+# Checks of headers, before the client is told to send the body.
+check_parts = no_longer_than(_MAX_TAGS)
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -33,12 +34,6 @@ class Sent(msgspec.Struct, frozen=True):
 
     upload: str
     etags: list[str]
-
-
-async def check_parts(request: web.Request) -> None:
-    """Check by the header that what is said of the parts of a file is not too long."""
-    pushes_of(request)
-    upload.announced_bytes(request, _MAX_TAGS)
 
 
 async def get(request: web.Request) -> web.StreamResponse:
