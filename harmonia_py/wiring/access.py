@@ -12,6 +12,8 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from harmonia_py.cache.access import Authenticator, Generation
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.cache.caches import Caches, NamedCache
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from harmonia_py.catalog.administration import CacheAdministration
     from harmonia_py.catalog.cache_changes import CacheChanges
     from harmonia_py.catalog.exchange import TokenExchange
-    from harmonia_py.database.catalog import SqlCatalog
     from harmonia_py.oidc.tokens import IdTokens
     from harmonia_py.push.pushes import Pushes
     from harmonia_py.wiring.pushing import PushNode
@@ -47,6 +48,13 @@ _log = logging.getLogger(__name__)
 # A minute is exact enough for the last uses of tokens that `token list` shows, which are written together, and for the
 # end of a key's overlap with its successor, which lasts days.
 _CHORE_SECONDS: Final = 60.0
+
+
+class _Opened(Struct, frozen=True):
+    """The things that are open once there is a catalog: what is pushed is kept by it, and signed with its keys."""
+
+    pushing: "PushNode"
+    keys: CacheKeys
 
 
 class AccessControl:
@@ -78,27 +86,25 @@ class AccessControl:
         self._rooms = rooms
         self._clock = clock
         self._resources = AsyncExitStack()
-        self._catalog: SqlCatalog | None = None
-        self._keys: CacheKeys | None = None
-        self._pushing: PushNode | None = None
+        self._opened: _Opened | None = None
         self._to_default: Pushes | None = None
 
     @property
     def checks(self) -> Sequence[Check]:
         """The checks of `/ready`: the catalog answers, and the bucket, if there is one, takes files."""
-        catalog, pushing = self._catalog, self._pushing
-        if catalog is None or pushing is None:
+        if self._opened is None:
             return []
-        return [Check("catalog", lambda: catalog.caches.find(DEFAULT)), *pushing.checks]
+        pushing = self._opened.pushing
+        return [Check("catalog", lambda: pushing.catalog.caches.find(DEFAULT)), *pushing.checks]
 
     @property
     def has_catalog(self) -> bool:
         """Whether a catalog is open."""
-        return self._catalog is not None
+        return self._opened is not None
 
     async def has_come(self, config: Config) -> bool:
         """Whether a command has made a catalog that is not open here yet."""
-        return self._catalog is None and await asyncio.to_thread(has_catalog, config)
+        return self._opened is None and await asyncio.to_thread(has_catalog, config)
 
     async def open(self, config: Config, key_encryption: KeyEncryption | None = None) -> None:
         """Open the catalog, if there is one by now or `config` needs one, and enter the caches that `config` declares.
@@ -115,13 +121,12 @@ class AccessControl:
         """
         if any(table.deduplicate == CHUNKS for table in config.caches.values()):
             check_installed()
-        catalog = self._catalog
-        if catalog is None:
+        if self._opened is None:
             if not wants_catalog(config) and not await self.has_come(config):
                 return
-            catalog = await self._open(config, key_encryption)
+            self._opened = await self._open(config, key_encryption)
         if self._housekeeping:
-            await declare(catalog.caches, config)
+            await declare(self._opened.pushing.catalog.caches, config)
 
     def use(self, config: Config, key_encryption: KeyEncryption | None, secret_keys: Sequence[SecretKey]) -> None:
         """Use these settings from now on; this cannot fail.
@@ -129,12 +134,12 @@ class AccessControl:
         `secret_keys` sign for the cache at `/`, and `key_encryption` decrypts the keys of the others. A cache with a
         key that cannot be read is not served at all, rather than without its signature.
         """
-        if self._keys is not None:
-            self._keys.encryption, self._keys.default = key_encryption, secret_keys
-        if self._pushing is not None:
-            self._pushing.max_size = config.storage.max_bytes
+        if self._opened is not None:
+            keys = self._opened.keys
+            keys.encryption, keys.default = key_encryption, secret_keys
+            self._opened.pushing.max_size = config.storage.max_bytes
 
-    async def _open(self, config: Config, key_encryption: KeyEncryption | None) -> "SqlCatalog":
+    async def _open(self, config: Config, key_encryption: KeyEncryption | None) -> "_Opened":
         from harmonia_py.database.transaction import Topic  # noqa: PLC0415
         from harmonia_py.wiring.housekeeper import look_after  # noqa: PLC0415
         from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415
@@ -143,15 +148,14 @@ class AccessControl:
             catalog = await open_catalog(config)
             resources.push_async_callback(catalog.aclose)
             pushing = await asyncio.to_thread(PushNode.of, config, catalog, self._metrics)
-            self._pushing = await resources.enter_async_context(pushing)
+            await resources.enter_async_context(pushing)
             keys = CacheKeys(catalog.keys, key_encryption, clock=self._clock)
             if self._housekeeping:
                 period = config.storage.scrub_seconds
-                await look_after(self._pushing, keys, rooms=self._rooms, scrub_period=period, resources=resources)
+                await look_after(pushing, keys, rooms=self._rooms, scrub_period=period, resources=resources)
             self._resources = resources.pop_all()
         self.generation = Generation(catalog.database.watch(Topic.ACCESS))
-        self._catalog, self._keys = catalog, keys
-        return catalog
+        return _Opened(pushing, keys)
 
     async def aclose(self) -> None:
         """Close the catalog."""
@@ -162,28 +166,37 @@ class AccessControl:
     ) -> list[Authenticator]:
         """The authenticators: of the catalog, of issuers, of Attic's tokens, and of the file with `tokens`."""
         # In this order: any JWT may be one of Attic, and any text may be a token of the file.
-        known = [None if self._catalog is None else CatalogTokens(self._catalog.access), id_tokens, attic, tokens]
+        known = [
+            None if self._opened is None else CatalogTokens(self._opened.pushing.catalog.access),
+            id_tokens,
+            attic,
+            tokens,
+        ]
         return [authenticator for authenticator in known if authenticator is not None]
 
     def exchange(self, id_tokens: "IdTokens | None") -> "TokenExchange | None":
         """The exchange of issuers' tokens for tokens of the catalog; None where there are no issuers or no catalog."""
-        if self._catalog is None or id_tokens is None:
+        if self._opened is None or id_tokens is None:
             return None
         from harmonia_py.catalog.exchange import TokenExchange  # noqa: PLC0415  # where there are issuers
 
-        access, audit = self._catalog.access, self._catalog.audit
-        return TokenExchange(id_tokens.identity, id_tokens.audiences, access=access, audit=audit, clock=self._clock)
+        catalog = self._opened.pushing.catalog
+        return TokenExchange(
+            id_tokens.identity,
+            id_tokens.audiences,
+            access=catalog.access,
+            audit=catalog.audit,
+            clock=self._clock,
+        )
 
     def changes(self) -> "CacheChanges | None":
         """The changes of caches by the API; None where there is no catalog."""
-        if self._catalog is None or self._keys is None:
+        if self._opened is None:
             return None
         from harmonia_py.catalog.cache_changes import CacheChanges  # noqa: PLC0415  # by the first request for it
 
-        catalog = self._catalog
-        return CacheChanges(
-            catalog.caches, catalog.keys, catalog.audit, encryption=self._keys.encryption, clock=self._clock
-        )
+        catalog, encryption = self._opened.pushing.catalog, self._opened.keys.encryption
+        return CacheChanges(catalog.caches, catalog.keys, catalog.audit, encryption=encryption, clock=self._clock)
 
     def caches(self, node: Node, config: Config) -> Caches:
         """The cache at `/`, and those of the catalog."""
@@ -197,9 +210,10 @@ class AccessControl:
             upstream_keys=keys,
             usage=self._usages.default,
         )
-        catalog, keys_of, pushing = self._catalog, self._keys, self._pushing
-        if catalog is None or keys_of is None or pushing is None:
+        if self._opened is None:
             return make(node.cache)
+        pushing, keys_of = self._opened.pushing, self._opened.keys
+        catalog = pushing.catalog
 
         async def find(name: CacheName) -> NamedCache | None:
             row = await catalog.caches.find(name)
@@ -234,11 +248,11 @@ class AccessControl:
 
     def pushes_of(self, cache: NamedCache) -> "Pushes | None":
         """The pushes to `cache`; None where it takes none."""
-        return None if self._pushing is None else self._pushing.caches.pushes_of(cache)
+        return None if self._opened is None else self._opened.pushing.caches.pushes_of(cache)
 
     def administration_of(self, cache: NamedCache) -> "CacheAdministration | None":
         """The administration of `cache`; None where it takes no pushes."""
-        return None if self._pushing is None else self._pushing.caches.administration_of(cache)
+        return None if self._opened is None else self._opened.pushing.caches.administration_of(cache)
 
     async def do_chores(self, take_last_uses: Callable[[], Mapping[str, int]]) -> None:
         """Every minute and at the end, write the last uses of tokens, and end the time of keys that are retiring."""
@@ -269,17 +283,17 @@ class AccessControl:
 
     async def end_overlaps(self) -> None:
         """Retire keys whose time beside their successor is over, in every worker."""
-        if self._keys is None or not self._housekeeping:
+        if self._opened is None or not self._housekeeping:
             return
         try:
-            await self._keys.end_overlaps()
+            await self._opened.keys.end_overlaps()
         except HarmoniaError as error:
             _log.warning("keys that are to sign no more still do: %s", error)
 
     async def _note(self, uses: Mapping[str, int]) -> None:
-        if self._catalog is None or not uses:
+        if self._opened is None or not uses:
             return
         try:
-            await self._catalog.access.used({token_id: Timestamp(at) for token_id, at in uses.items()})
+            await self._opened.pushing.catalog.access.used({token_id: Timestamp(at) for token_id, at in uses.items()})
         except HarmoniaError as error:
             _log.warning("the last uses of %d tokens are not noted: %s", len(uses), error)

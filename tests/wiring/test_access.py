@@ -175,10 +175,10 @@ async def test_a_reload_that_fails_after_the_catalog_leaves_the_keys(tmp_path: P
         await access.open(settings)
         access.use(settings, None, [old])
         await access.open(settings)  # the store of the new configuration cannot be opened, and it ends here
-        assert access._keys is not None
-        assert access._keys.default == [old]
+        assert access._opened is not None
+        assert access._opened.keys.default == [old]
         access.use(settings, None, [new])
-        assert access._keys.default == [new]
+        assert access._opened.keys.default == [new]
     finally:
         await access.aclose()
 

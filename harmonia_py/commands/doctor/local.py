@@ -107,8 +107,7 @@ class LocalView:
             yield _in_thread("certificate", partial(certificate.look_at, chain, key_file, host))
         yield _in_thread("priority", lambda: [cache_info.judge_priority(config.priority)])
         yield _in_thread("limits", partial(limits.judge, config))
-        if config.policy.serve != "everything":
-            yield Check("policy", self._look_at_policy, _SECONDS, _DISK_HANGS)
+        yield Check("policy", self._look_at_policy, _SECONDS, _DISK_HANGS)
         look_at_import = partial(importing.look_at, config, self.public_keys, environment)
         yield Check("import", look_at_import, _SECONDS, _DISK_HANGS)
 
@@ -146,6 +145,8 @@ class LocalView:
 
     async def _look_at_policy(self) -> Sequence[Finding]:
         config = self._config
+        if config.policy.serve == "everything":
+            return ()
         findings = policy.judge(config, await in_thread(self.public_keys))
         if config.policy.serve == "roots":
             return [*findings, *await policy.look_at_roots(config)]
