@@ -3,7 +3,7 @@
 In which order to read:
 
     all of it          pushes, for one cache; urls and sessions, which requests belong to
-    files              receiving, in turns by steps; upload_check, checked_files; room; deletion (of earlier bytes)
+    files              receiving, in turns by steps; upload_check, checked_files; room
     large files        parts (to this server), past_server, pending and multipart_pushes (to the bucket itself)
     missing chunks     recipes, in a recipe_body; making (how many at a time)
     narinfos           claims, findings (of the NAR), evidence_check, publishing
