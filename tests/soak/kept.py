@@ -66,9 +66,13 @@ FOUND_SECONDS: Final = 4 * SCRUB_SECONDS
 # So long after it was told of a path the oracle expects to find what that promised.
 PROMISE_SECONDS: Final = 3.0
 RESTART_SECONDS: Final = 10.0
+# A machine that is suspended, or a run that is stopped, shows no fault of the server; no time limit holds then.
+BEAT_SECONDS: Final = 0.5
+STOOD_STILL_SECONDS: Final = 5.0
 TEAM: Final = CacheName("team")
 # The cache is full all the time, and by collecting has room again for the next push; a busy machine does little in it.
 IDLE_SECONDS: Final = 300.0
+FROM_THE_BUCKET: Final = "answers of the bucket itself"
 HELD: Final = "narinfos that were held to their promise"
 
 _CLOSURES: Final = """
@@ -95,6 +99,8 @@ class World:
         # When the service was not there, or had no room.
         self.troubles: list[list[float]] = []
         self.damages = Damages()
+        self.beat = time.monotonic()
+        self.stood_still = 0.0
         self.largest = 0
         self.last_push = time.monotonic()
         self.lock = threading.Lock()
@@ -154,7 +160,7 @@ class World:
     def note(self, what: str, detail: str = "") -> None:
         with self.lock:
             self.counts[what] += 1
-            if what != HELD:  # there are too many
+            if what not in (HELD, FROM_THE_BUCKET):  # there are too many
                 self.recent = [*self.recent[-80:], f"{time.time():.2f} {what} {detail}"]
 
     def fail(self, words: str) -> None:
@@ -165,8 +171,20 @@ class World:
 
     def in_trouble(self, since: float) -> bool:
         """Whether anything that explains a failure has happened since then."""
+        self.look_at_the_clock()
         with self.lock:
             return any(end >= since for _, end in self.troubles)
+
+    def look_at_the_clock(self) -> None:
+        """Note when nothing here has run for a while: until shortly after it, failures have a reason."""
+        with self.lock:
+            now = time.monotonic()
+            gap, self.beat = now - self.beat, now
+            if gap <= STOOD_STILL_SECONDS:
+                return
+            self.stood_still += gap
+            self.troubles.append([time.time() - gap, time.time() + RESTART_SECONDS])
+        self.note("times that the machine stood still", f"{gap:.0f} s")
 
     @contextmanager
     def trouble(self, recovery: float = RESTART_SECONDS) -> Iterator[None]:
@@ -191,7 +209,7 @@ class World:
             return None
 
     def _sent_on(self, url: str) -> Answer:
-        self.note("answers of the bucket itself")
+        self.note(FROM_THE_BUCKET)
         parts = urlsplit(url)
         connection = http.client.HTTPConnection(parts.netloc, timeout=START_LIMIT)
         with closing(connection):
@@ -205,11 +223,15 @@ def forever(world: World, pause: tuple[float, float], act: Callable[[World, rand
     chance = random.Random(world.chance.random())
 
     def run() -> None:
-        try:
-            while not world.stop.wait(chance.uniform(*pause)):
+        while not world.stop.wait(chance.uniform(*pause)):
+            still = world.stood_still
+            try:
                 act(world, chance)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it ends the run
-            world.fail(f"{act.__name__}: {type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001  # whatever it is, it ends the run
+                world.look_at_the_clock()
+                if world.stood_still == still:
+                    world.fail(f"{act.__name__}: {type(error).__name__}: {error}")
+                world.note("acts that standing still ended", act.__name__)
 
     thread = threading.Thread(target=run, name=act.__name__)
     thread.start()
@@ -457,7 +479,14 @@ def kill_a_worker(world: World, chance: random.Random) -> None:
 def kill_the_service(world: World, _chance: random.Random) -> None:
     with world.serving, world.trouble():
         world.server.kill()
-        world.server.__enter__()
+        still = world.stood_still
+        try:
+            world.server.__enter__()
+        except AssertionError:
+            world.look_at_the_clock()
+            if world.stood_still == still:
+                raise
+            world.server.__enter__()
         world.note("services killed")
 
 
@@ -509,11 +538,16 @@ def let_the_bucket_fail(world: World, chance: random.Random) -> None:
         world.note("buckets that failed")
 
 
+def look_at_the_clock(world: World, _chance: random.Random) -> None:
+    world.look_at_the_clock()
+
+
 def measure(world: World, _chance: random.Random) -> None:
     world.largest = max(world.largest, world.places.size())
 
 
 def soak(world: World, seconds: float) -> None:
+    world.beat = time.monotonic()
     pushers = [Pusher(version, number) for number, version in enumerate(world.versions)]
     threads = [
         *(forever(world, (0.2, 1.0), pusher) for pusher in pushers),
@@ -526,16 +560,17 @@ def soak(world: World, seconds: float) -> None:
         forever(world, (25.0, 45.0), fill_the_disk),
         forever(world, (12.0, 25.0), damage),
         forever(world, (0.3, 0.6), measure),
+        forever(world, (BEAT_SECONDS, BEAT_SECONDS), look_at_the_clock),
     ]
     if backing.IN_POSTGRESQL:
         threads.append(forever(world, (30.0, 60.0), restart_the_database))
     if backing.IN_BUCKET:
         threads.append(forever(world, (30.0, 60.0), let_the_bucket_fail))
-    end, idle = time.monotonic() + seconds, min(IDLE_SECONDS, seconds / 2)
-    while time.monotonic() < end and not world.stop.wait(min(10.0, max(0.0, end - time.monotonic()))):
+    begun, idle = time.monotonic(), min(IDLE_SECONDS, seconds / 2)
+    while (left := begun + seconds + world.stood_still - time.monotonic()) > 0 and not world.stop.wait(min(10.0, left)):
         counts = ", ".join(f"{what} {count}" for what, count in sorted(world.counts.items()))
-        print(f"{end - time.monotonic():5.0f} s left; {world.largest / MAX_SIZE:.3f} of max_size; {counts}", flush=True)
-        if time.monotonic() - world.last_push > idle:
+        print(f"{left:5.0f} s left; {world.largest / MAX_SIZE:.3f} of max_size; {counts}", flush=True)
+        if time.monotonic() - world.last_push > idle + world.stood_still:
             world.fail(f"no push went well for {idle:.0f} s; {world.evidence.told([])}")
     world.stop.set()
     for thread in threads:
@@ -563,6 +598,7 @@ def main() -> int:
     summary: dict[str, Any] = {
         "good": world.wrong is None,
         "seconds": options.seconds,
+        "stood still": round(world.stood_still),
         "seed": options.seed,
         "backing": os.environ.get("HARMONIA_PY_BACKING", ""),
         "versions": [version.name for version in world.versions],
