@@ -64,7 +64,7 @@ test-replicas: $(TOOLS) ## Kill three replicas, restart PostgreSQL, let the buck
 test-nix-versions: $(TOOLS) ## Run every pair of Nix 2.8, 2.26 and 2.34, as daemon and client, as who pushes and who substitutes (as root, on Debian)
 	@scripts/install-test-tools
 	@scripts/make-nix-versions
-	@$(PYTEST) $(EVERYTHING) tests/e2e/test_nix_versions.py tests/e2e/test_push_versions.py
+	@HARMONIA_PY_BACKING="$(BACKING)" $(PYTEST) $(EVERYTHING) tests/e2e/test_nix_versions.py tests/e2e/test_push_versions.py
 
 .PHONY: test-s3
 test-s3: $(TOOLS) ## What is kept in a bucket, against a real server of S3 and one that answers wrongly
