@@ -27,7 +27,7 @@ from typing import Any, Final, Self, TypeVar
 import asyncpg
 from ports import free_port
 
-from harmonia_py.database.postgresql.connections import Address
+from harmonia_py.database.postgresql.connections import FAILURES, Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class PostgreSQL:
     def _answers(self) -> bool:
         try:
             self.execute("select 1")
-        except (OSError, asyncpg.PostgresError):
+        except FAILURES:
             return False
         return True
 

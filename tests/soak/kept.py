@@ -231,7 +231,8 @@ def forever(world: World, pause: tuple[float, float], act: Callable[[World, rand
                 world.look_at_the_clock()
                 if world.stood_still == still:
                     world.fail(f"{act.__name__}: {type(error).__name__}: {error}")
-                world.note("acts that standing still ended", act.__name__)
+                else:
+                    world.note("acts that standing still ended", act.__name__)
 
     thread = threading.Thread(target=run, name=act.__name__)
     thread.start()

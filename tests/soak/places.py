@@ -25,7 +25,7 @@ from postgresql import shared
 from s3_double import Weather
 
 from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.database.postgresql.connections import Address
+from harmonia_py.database.postgresql.connections import FAILURES, Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.database.transaction import Database
@@ -61,7 +61,7 @@ class Places:
         while True:
             try:
                 return asyncio.run(self._fetch(statement, *parameters))
-            except (OSError, asyncpg.PostgresError):
+            except FAILURES:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.2)
