@@ -7,25 +7,33 @@ the folder of a test's server, has a database and a prefix in a bucket of its ow
 there uses them as well.
 """
 
+import asyncio
 import atexit
 import os
 import shutil
+import sqlite3
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, cast
 
+import asyncpg
 from bucket_files import BucketPath
 from postgresql import shared
 from s3_double import S3Double, credentials_file
 
+from harmonia_py.database.postgresql.connections import FAILURES
 from harmonia_py.storage.s3.settings import S3Settings
 
 _WORDS: Final = frozenset(os.environ.get("HARMONIA_PY_BACKING", "").split())
 _NUMBERS: Final = count(1)
 _DATABASES: Final[dict[Path, str]] = {}
+_PREFIXES: Final[dict[Path, str]] = {}
+# Of a database that is being restarted.
+_PATIENCE_SECONDS: Final = 30.0
 
 IN_POSTGRESQL: Final = "postgresql" in _WORDS
 IN_BUCKET: Final = "s3" in _WORDS
@@ -54,6 +62,32 @@ def database(root: Path) -> str:
     return _DATABASES[root]
 
 
+def ask(root: Path, sqlite: Path, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Rows of the catalog of what is run in `root`, which is in the file `sqlite` where it is not in PostgreSQL.
+
+    `$1` and so on in the statement stand for the parameters.
+    """
+    if not IN_POSTGRESQL:
+        with closing(sqlite3.connect(f"file:{sqlite}?mode=ro", uri=True, timeout=10.0)) as catalog:
+            return catalog.execute(statement.replace("$", "?"), parameters).fetchall()
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return asyncio.run(_fetch(database(root), statement, *parameters))
+        except FAILURES:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+async def _fetch(url: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement, *parameters)]
+    finally:
+        connection.terminate()
+
+
 def lose_catalog(root: Path) -> None:
     """What is run in `root` from now on finds no catalog."""
     _DATABASES.pop(root, None)
@@ -80,6 +114,28 @@ def back_up_catalog(root: Path) -> Callable[[], None]:
     return restore
 
 
+def copied(root: Path) -> Callable[[Path], None]:
+    """What returns lets what is run in another folder begin with what is kept outside of `root` now.
+
+    That is its database and its bucket, where it has them. Nothing may have the database open.
+    """
+    url = shared().copy(database(root)) if IN_POSTGRESQL else None
+    objects = {}
+    if IN_BUCKET:
+        before = f"{_prefix(root)}/"
+        kept = list(double().objects.items())
+        objects = {key.removeprefix(before): value for key, value in kept if key.startswith(before)}
+
+    def begin(other: Path) -> None:
+        if url is not None:
+            _DATABASES[other] = shared().copy(url)
+        if IN_BUCKET:
+            _PREFIXES.pop(other, None)
+            double().objects.update({f"{_prefix(other)}/{key}": value for key, value in objects.items()})
+
+    return begin
+
+
 def bucket(root: Path) -> S3Settings:
     """The bucket of what is run in `root`."""
     return double().settings(_prefix(root))
@@ -93,9 +149,10 @@ def directory(root: Path, on_disk: str = "pushed") -> Path:
     return cast("Path", BucketPath(_prefix(root)))
 
 
-@cache
-def _prefix(_root: Path) -> str:
-    return f"kept-{next(_NUMBERS)}"
+def _prefix(root: Path) -> str:
+    if root not in _PREFIXES:
+        _PREFIXES[root] = f"kept-{next(_NUMBERS)}"
+    return _PREFIXES[root]
 
 
 @cache

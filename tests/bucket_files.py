@@ -10,6 +10,7 @@ What only a disk has (times, descriptors, a bit that flips without a sign) skips
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import ClassVar, Final, NoReturn
 
 import pytest
@@ -36,12 +37,15 @@ class BucketPath(PurePosixPath):
         return self.double.objects
 
     def is_file(self) -> bool:
-        return str(self) in self._objects
+        return normpath(str(self)) in self._objects
 
     exists = is_file
 
     def read_bytes(self) -> bytes:
         return self._object().data
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
 
     def write_bytes(self, data: bytes) -> None:
         before = self._objects.get(str(self))

@@ -1,16 +1,19 @@
 """What must hold of the catalog and the files of pushes, whatever happened to the processes: looked at directly.
 
-    violations(state_directory, whole=True)    # a line for each rule that does not hold; [] is what a test wants
+    violations(root, whole=True)    # a line for each rule that does not hold; [] is what a test wants
 
-`whole`: all clients have ended well, so that nothing may wait or be left over.
+`root` is the folder that the test's server was made with: where that keeps things says tests/backing.py. `whole`: all
+clients have ended well, so that nothing may wait or be left over.
 """
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+import backing
 
 from harmonia_py.nix.hashes import Hash
 
@@ -46,29 +49,31 @@ _NAMED = """
 """
 
 
-def violations(state_directory: Path, *, whole: bool) -> list[str]:
+def violations(root: Path, *, whole: bool) -> list[str]:
     """See the module's docstring."""
-    with closing(sqlite3.connect(state_directory / "catalog.sqlite")) as catalog:
-        return list(_violations(catalog, state_directory / "pushed", whole=whole))
+    return list(_violations(_Catalog(root), backing.directory(root, "server/state/pushed"), root, whole=whole))
 
 
-def published(state_directory: Path, cache: str) -> dict[str, str]:
+def published(root: Path, cache: str) -> dict[str, str]:
     """The NAR hash of every object that readers of the cache see, by hash part."""
     query = """
         select o.hash_part, o.nar_hash from objects o join caches c on c.id = o.cache_id
             join nar_files f on f.file_hash = o.file_hash
-        where c.name = ? and o.state <> 'waiting' and f.quarantined_s is null
+        where c.name = $1 and o.state <> 'waiting' and f.quarantined_s is null
     """
-    with closing(sqlite3.connect(state_directory / "catalog.sqlite")) as catalog:
-        return dict(catalog.execute(query, (cache,)))
+    return dict(_Catalog(root).execute(query, cache))
 
 
-def _violations(catalog: sqlite3.Connection, pushed: Path, *, whole: bool) -> Iterator[str]:
-    for (said,) in catalog.execute("pragma integrity_check"):
-        if said != "ok":
-            yield f"the catalog is damaged: {said}"
-    for row in catalog.execute("pragma foreign_key_check"):
-        yield f"a row refers to one that is not there: {row}"
+class _Catalog:
+    """The rows of what a server in `root` keeps."""
+
+    def __init__(self, root: Path) -> None:
+        self.execute = partial(backing.ask, root, root / "server" / "state" / "catalog.sqlite")
+
+
+def _violations(catalog: _Catalog, pushed: Path, root: Path, *, whole: bool) -> Iterator[str]:
+    if not backing.IN_POSTGRESQL:
+        yield from _damaged(catalog)
     for row in catalog.execute(_BROKEN_CLOSURES):
         yield f"a published object refers to one that is not: {row}"
     for row in catalog.execute(_WITHOUT_LISTING):
@@ -83,9 +88,20 @@ def _violations(catalog: sqlite3.Connection, pushed: Path, *, whole: bool) -> It
     yield from _wrong_static_side(pushed)
     if whole:
         yield from _left_over(catalog, pushed)
+        # On their way in files are on the disk, wherever they go.
+        for path in (root / "server" / "state" / "pushed" / "growing").glob("*"):
+            yield f"{path.name} is left in the directory of growing files"
 
 
-def _wrong_files(catalog: sqlite3.Connection, pushed: Path) -> Iterator[str]:
+def _damaged(catalog: _Catalog) -> Iterator[str]:
+    for (said,) in catalog.execute("pragma integrity_check"):
+        if said != "ok":
+            yield f"the catalog is damaged: {said}"
+    for row in catalog.execute("pragma foreign_key_check"):
+        yield f"a row refers to one that is not there: {row}"
+
+
+def _wrong_files(catalog: _Catalog, pushed: Path) -> Iterator[str]:
     """What a row names is there, whole, and what it says."""
     files = catalog.execute("select file_hash, file_size, blob_key, quarantined_for from nar_files")
     for file_hash, file_size, blob_key, quarantined_for in files:
@@ -134,12 +150,10 @@ def _is_listing(data: bytes) -> bool:
     return isinstance(value, dict) and value.get("version") == 1 and "root" in value
 
 
-def _left_over(catalog: sqlite3.Connection, pushed: Path) -> Iterator[str]:
+def _left_over(catalog: _Catalog, pushed: Path) -> Iterator[str]:
     for (hash_part,) in catalog.execute("select hash_part from objects where state = 'waiting'"):
         yield f"{hash_part} still waits"
     named = {key for (key,) in catalog.execute(_NAMED)}
     for path in (pushed / "nar").glob("*"):
         if str(path.relative_to(pushed)) not in named and not path.name.startswith("."):
             yield f"nothing names {path.relative_to(pushed)}"
-    for path in (pushed / "growing").glob("*"):
-        yield f"{path.name} is left in the directory of growing files"

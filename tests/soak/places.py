@@ -8,30 +8,24 @@ places.size()                                               # of all NARs, in by
 places.restart_database(how), places.storm(weather)
 """
 
-import asyncio
 import os
 import random
-import sqlite3
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from signal import Signals
 from typing import Any, Final
 
-import asyncpg
 import backing
 from postgresql import shared
 from s3_double import Weather
 
 from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.database.postgresql.connections import FAILURES, Address
+from harmonia_py.database.postgresql.connections import Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.database.transaction import Database
 
-# Of a database that is being restarted.
-_PATIENCE_SECONDS: Final = 30.0
 _NOISE: Final = b"harmonia"
 
 
@@ -54,24 +48,7 @@ class Places:
 
     def ask(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Rows of the catalog; `$1` and so on in the statement stand for the parameters."""
-        if not backing.IN_POSTGRESQL:
-            with closing(sqlite3.connect(f"file:{self._sqlite}?mode=ro", uri=True, timeout=10.0)) as catalog:
-                return catalog.execute(statement.replace("$", "?"), parameters).fetchall()
-        end = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return asyncio.run(self._fetch(statement, *parameters))
-            except FAILURES:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
-
-    async def _fetch(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(backing.database(self._root))
-        try:
-            return [tuple(row) for row in await connection.fetch(statement, *parameters)]
-        finally:
-            connection.terminate()
+        return backing.ask(self._root, self._sqlite, statement, *parameters)
 
     @asynccontextmanager
     async def catalog(self) -> AsyncIterator[SqlCatalog]:
