@@ -395,8 +395,8 @@ if not backing.IN_BUCKET:
     STEPS["a name goes"] = ("?unlink,?unlinkat", MAX_TIMES)
 if backing.IN_POSTGRESQL or backing.IN_BUCKET:
     # To the database, the bucket, or the client.
-    STEPS["Python sends something"] = ("sendto,sendmsg", MAX_TIMES // 2)
-    STEPS["Rust sends something"] = ("write,writev", MAX_TIMES // 2)
+    STEPS["Python sends something"] = ("sendto,sendmsg", 2 * OFTEN)
+    STEPS["Rust sends something"] = ("write,writev", 2 * OFTEN)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
