@@ -61,8 +61,8 @@ DISK: Final = 96 * MIB
 GRACE: Final = 6
 SCRUB_SECONDS: Final = 30
 # Within so long the scrub finds a file of a bucket that another program has replaced. Until then it is sent, and
-# refused by who gets it; where killed workers and a bucket that fails hold the scrub up, it begins anew.
-FOUND_SECONDS: Final = 4 * SCRUB_SECONDS
+# refused by who gets it. When the bucket or the database fails under it, the scrub rests for a minute.
+FOUND_SECONDS: Final = 10 * SCRUB_SECONDS
 # So long after it was told of a path the oracle expects to find what that promised.
 PROMISE_SECONDS: Final = 3.0
 RESTART_SECONDS: Final = 10.0
@@ -567,9 +567,9 @@ def soak(world: World, seconds: float) -> None:
         forever(world, (BEAT_SECONDS, BEAT_SECONDS), look_at_the_clock),
     ]
     if backing.IN_POSTGRESQL:
-        threads.append(forever(world, (30.0, 60.0), restart_the_database))
+        threads.append(forever(world, (60.0, 120.0), restart_the_database))
     if backing.IN_BUCKET:
-        threads.append(forever(world, (30.0, 60.0), let_the_bucket_fail))
+        threads.append(forever(world, (60.0, 120.0), let_the_bucket_fail))
     begun, idle = time.monotonic(), min(IDLE_SECONDS, seconds / 2)
     while (left := begun + seconds + world.stood_still - time.monotonic()) > 0 and not world.stop.wait(min(10.0, left)):
         counts = ", ".join(f"{what} {count}" for what, count in sorted(world.counts.items()))
