@@ -79,7 +79,7 @@ test-slow: $(TOOLS) ## Run the other slow tests: gigabytes, a hundred thousand f
 .PHONY: test-power-cuts
 test-power-cuts: $(TOOLS) ## Kill workers and cut the power 200 times while clients push (as root; ROUNDS=, SEED=)
 	@scripts/install-test-tools
-	@HARMONIA_PY_POWER_CUTS=$(or $(ROUNDS),200) HARMONIA_PY_SEED=$(or $(SEED),0) .venv/bin/pytest $(EVERYTHING) tests/faults/test_push_kills.py $(ARGS)
+	@HARMONIA_PY_BACKING="$(BACKING)" HARMONIA_PY_POWER_CUTS=$(or $(ROUNDS),200) HARMONIA_PY_SEED=$(or $(SEED),0) .venv/bin/pytest $(EVERYTHING) tests/faults/test_push_kills.py $(ARGS)
 
 .PHONY: model
 model: $(TOOLS) ## Take a million steps of the model of what is kept (ARGS="--steps 20000 --processes 2 --seed 1")
