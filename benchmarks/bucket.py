@@ -2,12 +2,14 @@
 
     PYTHONPATH=.:tests python -m benchmarks.bucket [--mebibytes 1024] [--rounds 3]
 
-It is read through the server and by obstore alone, by redirect and by curl alone; and pushed through the server, and by
-redirect. The medians of several rounds, as JSON. The server has one worker; what it costs is the processor time of all
-its processes.
+It is read through the server and by obstore alone, by redirect and by curl alone; pushed through the server, and by
+redirect; and sent to the bucket in parts, by our client and by obstore alone: both send four parts of 8 MiB at once and
+sign no hash of them. The medians of several rounds and what they are of each other, as JSON. The server has one worker;
+what it costs is the processor time of all its processes.
 """
 
 import argparse
+import asyncio
 import hashlib
 import http.client
 import json
@@ -17,21 +19,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from administering import Machine
+from obstore.store import S3Store
 from seaweed import Bucket, Seaweed, environment
 from server import INTERPRETER, Server
 
+from harmonia_py.client.answers import SessionInfo, UploadInParts
+from harmonia_py.client.api import PushApi
+from harmonia_py.client.http import HttpServer
+from harmonia_py.client.made_file import StoredFile
+from harmonia_py.client.past_server import PastServer
+from harmonia_py.client.upload_api import UploadApi
+from harmonia_py.errors import PushRefused
 from harmonia_py.nix.base32 import encode
+from harmonia_py.runtime.threads import Pool, Threads
 
 _MIB: Final = 1024 * 1024
 _HASH_PART: Final = "26xbg1ndr7hbcncrlf9nhx5is2b25d1{}"
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PART: Final = 8 * _MIB
+_AT_ONCE: Final = 4
+# What is measured, and beside what.
+_RATIOS: Final = (
+    ("read through the server", "read by obstore alone"),
+    ("read by redirect", "read by curl alone"),
+    ("send in parts", "send in parts by obstore alone"),
+    ("send in parts", "push by redirect"),
+)
 
 
 class Nar:
@@ -60,11 +80,43 @@ class Nar:
         ).encode()
 
 
+class NarOnDisk(StoredFile):
+    """A NAR as the client has it once it is made."""
+
+    def __init__(self, nar: Nar, threads: Threads) -> None:
+        super().__init__(threads)
+        self._file.close()
+        self._file = nar.path.open("r+b")
+        self.name, self.size = nar.url.removeprefix("nar/"), nar.size
+
+
+class Uploads(UploadApi):
+    """Notes when the parts of a file have all been sent; then the server forgets them, or takes them in.
+
+    Attributes:
+        sent: when, by `time.perf_counter`.
+    """
+
+    sent: float | None = None
+
+    def __init__(self, server: HttpServer, *, forget: bool) -> None:
+        super().__init__(server, "team/")
+        self._forget = forget
+
+    async def finish_parts(self, session: SessionInfo, file: str, upload: UploadInParts, etags: Sequence[str]) -> bool:
+        self.sent = self.sent or time.perf_counter()
+        if not self._forget:
+            return await super().finish_parts(session, file, upload, etags)
+        await self.give_up_parts(session, file, upload)
+        raise PushRefused("it was only sent")
+
+
 class Bench:
     """A running server, and what its clients do."""
 
     def __init__(self, server: Server, token: str) -> None:
         self.server = server
+        self._token = token
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def cpu(self) -> float:
@@ -101,6 +153,25 @@ class Bench:
             location = answer.headers["Location"]
         with nar.path.open("rb") as stream:
             self.put(location, stream, nar.size, {})
+
+    def send_in_parts(self, nar: Nar, *, forget: bool) -> tuple[float, float]:
+        """Push the file in parts, as our client does; seconds until the parts are sent, and all that follows."""
+
+        async def send() -> tuple[float, float]:
+            with Threads(Pool.SEND, 2) as threads, NarOnDisk(nar, threads) as file:
+                async with (
+                    HttpServer(self.server.url, self._token) as server,
+                    HttpServer(self.server.url, None) as there,
+                ):
+                    session = await PushApi(server, "team/").begin()
+                    uploads = Uploads(server, forget=forget)
+                    began = time.perf_counter()
+                    is_taken = await PastServer(uploads, there).send(session, file)
+                    assert is_taken is not forget, "the file was not sent in parts"
+                    assert uploads.sent is not None
+                    return uploads.sent - began, time.perf_counter() - uploads.sent
+
+        return asyncio.run(send())
 
     def publish(self, nar: Nar) -> None:
         url = f"{self.server.url}/team/push/{nar.hash_part}.narinfo"
@@ -148,7 +219,7 @@ def timed(work: Callable[[], object], bench: Bench | None = None) -> tuple[float
 
 
 def measure(root: Path, bucket: Bucket, mebibytes: int, rounds: int) -> dict[str, Any]:
-    nars = [Nar(root, number, mebibytes) for number in (0, 1)]
+    nars = [Nar(root, number, mebibytes) for number in (0, 1, 2)]
     found: dict[str, list[tuple[float, float]]] = {}
 
     def note(name: str, result: tuple[float, float]) -> None:
@@ -158,11 +229,34 @@ def measure(root: Path, bucket: Bucket, mebibytes: int, rounds: int) -> dict[str
         for _ in bucket.store("kept").get(nars[0].url).stream(min_chunk_size=_MIB):
             pass
 
+    def parts_by_obstore() -> None:
+        store.put("alone.nar", nars[2].path, use_multipart=True, chunk_size=_PART, max_concurrency=_AT_ONCE)
+
+    key_id, secret = environment().values()
+    store = S3Store(
+        bucket.name,
+        prefix="alone",
+        endpoint=bucket.endpoint,
+        region="us-east-1",
+        access_key_id=key_id,
+        secret_access_key=secret,
+        unsigned_payload=True,
+        client_options={"allow_http": True},
+    )
     with serving(root, bucket, redirect_from="never", redirect_uploads_from=0) as bench:
         note("push through the server", timed(lambda: bench.send(nars[0]), bench))
         note("publish", timed(lambda: bench.publish(nars[0]), bench))
         note("push by redirect", timed(lambda: bench.send_past(nars[1]), bench))
         note("publish after a redirect, which reads it back", timed(lambda: bench.publish(nars[1]), bench))
+        for _ in range(rounds):
+            note("send in parts by obstore alone", timed(parts_by_obstore))
+            store.delete("alone.nar")
+            cpu = bench.cpu()
+            seconds, _ = bench.send_in_parts(nars[2], forget=True)
+            note("send in parts", (seconds, bench.cpu() - cpu))
+        cpu = bench.cpu()
+        _, seconds = bench.send_in_parts(nars[2], forget=False)
+        note("take in what was sent in parts, which reads it back", (seconds, bench.cpu() - cpu))
         url = bench.nar_url(nars[0])
         for _ in range(rounds):
             note("read by obstore alone", timed(obstore_alone))
@@ -173,14 +267,17 @@ def measure(root: Path, bucket: Bucket, mebibytes: int, rounds: int) -> dict[str
         for _ in range(rounds):
             note("read by curl alone", timed(lambda: curl(location)))
             note("read by redirect", timed(lambda: curl(url, "--location"), bench))
-    return {
+    medians = {name: statistics.median(seconds for seconds, _ in results) for name, results in found.items()}
+    rows = {
         name: {
-            "MiB/s": round(mebibytes / statistics.median(seconds for seconds, _ in results)),
-            "seconds": round(statistics.median(seconds for seconds, _ in results), 3),
+            "MiB/s": round(mebibytes / medians[name]),
+            "seconds": round(medians[name], 3),
             "cpu of the server": round(statistics.median(cpu for _, cpu in results), 2),
         }
         for name, results in found.items()
     }
+    ratios = {f"{name} : {other}": round(medians[other] / medians[name], 2) for name, other in _RATIOS}
+    return {**rows, "ratios": ratios}
 
 
 def main() -> None:
