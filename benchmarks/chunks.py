@@ -30,7 +30,7 @@ from benchmarks.processes import ProcessTree
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.chunks.frames import compress_chunk
-from harmonia_py.chunks.packed import Packed
+from harmonia_py.chunks.work import Packed
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.metrics.board import Metrics

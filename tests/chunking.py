@@ -9,7 +9,7 @@ from trees import File, Folder, Tree
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.chunks.packed import Packed
+from harmonia_py.chunks.work import Packed
 from harmonia_py.nix.store_path import StorePath
 
 # Of each byte: what compresses a little, as programs do.

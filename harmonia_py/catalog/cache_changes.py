@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 from harmonia_py.cache.access import Principal
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.audit import Audit, AuditEntry, entry_now
-from harmonia_py.catalog.caches import CacheExists, CacheRow, Caches, CacheSettings, Timestamp
+from harmonia_py.catalog.caches import CacheExists, CacheRow, Caches, CacheSettings, time_by
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_of
 from harmonia_py.catalog.keys import KeyExists, KeyRow, Keys, KeyState
 from harmonia_py.errors import PushRefused
@@ -51,13 +51,13 @@ class CacheChanges:
         """
         if name == DEFAULT:
             raise CacheExists(f"there is a cache {name} already")
-        row = await self._caches.create(name, settings, declared=False, now=self._now())
+        row = await self._caches.create(name, settings, declared=False, now=time_by(self._clock))
         try:
             detail = asdict(settings) | {"public_key": str(key.public_key)}
             await self._keys.add(self._key_row(row, key), self._entry(by, "cache.create", name, name, detail))
         except BaseException:
             # Without a key it would serve paths that no client trusts.
-            await self._caches.delete(name, now=self._now())
+            await self._caches.delete(name, now=time_by(self._clock))
             raise
 
     async def configure(self, name: CacheName, changes: Mapping[str, Any], by: Principal) -> bool:
@@ -87,7 +87,7 @@ class CacheChanges:
             return False
         entry = self._entry(by, "key.rotate", name, key.name, {"public_key": str(key.public_key)})
         try:
-            await self._keys.add(self._key_row(row, key), entry, retire_others=self._now())
+            await self._keys.add(self._key_row(row, key), entry, retire_others=time_by(self._clock))
         except KeyExists:
             raise PushRefused(f"the cache {name} had a key {key.name} before: give the new one another name") from None
         return True
@@ -116,7 +116,7 @@ class CacheChanges:
             PushRefused: `harmonia.toml` declares it.
             StorageError: it cannot be deleted.
         """
-        if await self._own(name) is None or not await self._caches.delete(name, now=self._now()):
+        if await self._own(name) is None or not await self._caches.delete(name, now=time_by(self._clock)):
             return False
         await self._note(by, "cache.delete", name, name, {})
         return True
@@ -138,7 +138,7 @@ class CacheChanges:
             secret=secret,
             encryption=scheme,
             state=KeyState.ACTIVE,
-            created=self._now(),
+            created=time_by(self._clock),
         )
 
     async def _note(
@@ -149,6 +149,3 @@ class CacheChanges:
     @staticmethod
     def _entry(by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
         return entry_now(by.name, action, cache=cache, subject=subject, detail=detail)
-
-    def _now(self) -> Timestamp:
-        return Timestamp(int(self._clock()))

@@ -1,6 +1,6 @@
 """The port `Caches`: the named caches with their settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, NewType, Protocol
 
@@ -11,6 +11,12 @@ from harmonia_py.errors import HarmoniaError
 
 Timestamp = NewType("Timestamp", int)
 """Whole seconds since the epoch. Every method that depends on the time takes it: the catalog reads no clock."""
+
+
+def time_by(clock: Callable[[], float]) -> Timestamp:
+    """What a clock shows now, in whole seconds."""
+    return Timestamp(int(clock()))
+
 
 CacheId = NewType("CacheId", int)
 """Stands for a cache in every other row. A cache that is made anew under an old name has another one."""

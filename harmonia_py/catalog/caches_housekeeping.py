@@ -13,9 +13,8 @@ from typing import Final
 from harmonia_py.catalog.arrivals import LeftBehind
 from harmonia_py.catalog.audit import Audit
 from harmonia_py.catalog.cache_gauges import CacheGauges
-from harmonia_py.catalog.caches import Caches, Timestamp
-from harmonia_py.catalog.collected import Collected
-from harmonia_py.catalog.collection import Collecting, Survey
+from harmonia_py.catalog.caches import Caches, Timestamp, time_by
+from harmonia_py.catalog.collection import Collected, Collecting, Survey
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
@@ -162,7 +161,7 @@ class CachesHousekeeping:
         async with self._collecting(wait_seconds) as is_ours:
             if not is_ours:
                 return None
-            now = Timestamp(int(self._clock()))
+            now = time_by(self._clock)
             await self._left_behind.count(now)
             done = await self._collector.run(now)
             self._note(done)

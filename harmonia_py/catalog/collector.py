@@ -11,8 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.collected import Collected
-from harmonia_py.catalog.collection import Candidate, Condemned, Garbage, Reason, Scope
+from harmonia_py.catalog.collection import Candidate, Collected, Condemned, Garbage, Reason, Scope
 from harmonia_py.catalog.collection import Collection as CollectionPort
 from harmonia_py.catalog.objects import Sizes
 from harmonia_py.catalog.paging import rows_of
@@ -133,10 +132,6 @@ class Collector:
                 page = gone.next
         return condemned
 
-    async def make_room(self, scopes: Sequence[Scope], too_much: int, now: Timestamp) -> tuple[int, int]:
-        """As the function `make_room`, of caches of this catalog."""
-        return await make_room([(self, scope) for scope in scopes], too_much, now)
-
     def pages(self, scope: Scope, now: Timestamp) -> _Pages:
         """The candidates of a cache, the longest unused first."""
         return _Pages(self, self._collection, scope, self._batch, now)
@@ -237,7 +232,7 @@ class Collector:
         wanted = 0 if self._wanted is None else await self._wanted.wanted(scope.cache, now=now)
         too_much = excess(stays, limits, 0, wanted=wanted)
         if too_much > 0:
-            await self.make_room([scope], too_much + int(_ROOM * limits.max_size), now)
+            await make_room([(self, scope)], too_much + int(_ROOM * limits.max_size), now)
 
     async def _carry_out(
         self, scope: Scope, decision: Decision, reason: Reason, unused_since: Timestamp, now: Timestamp

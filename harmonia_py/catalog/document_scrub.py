@@ -13,10 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.document_checks import DocumentChecks
+from harmonia_py.catalog.caches import CacheId, time_by
+from harmonia_py.catalog.documents import CacheDocument, DocumentChecks
 from harmonia_py.catalog.objects import DocumentKind
-from harmonia_py.catalog.repairs import CacheDocument
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Digests, fault_of
@@ -135,7 +134,7 @@ class DocumentScrub:
             return None
         if fault == MISSING:
             return fault
-        if await self._checks.drop(one, fault, now=Timestamp(int(self._clock()))):
+        if await self._checks.drop(one, fault, now=time_by(self._clock)):
             await self._discard(key)
             self._counters.faults.add()
             _log.error("%s: %s; it is not shown until it is pushed or fetched again", key, fault)

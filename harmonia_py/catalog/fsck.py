@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import time_by
+from harmonia_py.catalog.documents import CacheDocument
 from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.catalog.paging import pages_of, rows_of
-from harmonia_py.catalog.repairs import CacheDocument
+from harmonia_py.catalog.paging import batches_of, pages_of, rows_of
 from harmonia_py.catalog.static_check import StaticCheck, is_of_path, key_in_catalog
-from harmonia_py.contents.blobs import BlobInfo, BlobKey, BlobStore
+from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.fsck import MISSING, Digests, fault_of
 
 _PAGE: Final = 256
@@ -108,7 +108,7 @@ class Fsck:
         faults = list(await asyncio.gather(*map(self._look, files)))
         if self._hashes:
             right = [file.file_hash for file, fault in zip(files, faults, strict=True) if fault is None]
-            await self._ports.checks.passed(right, now=self._now())
+            await self._ports.checks.passed(right, now=time_by(self._clock))
         return faults
 
     async def _look(self, file: NarFile) -> str | None:
@@ -136,12 +136,12 @@ class Fsck:
                 continue
             done = None
             if self._isolate is not None:
-                await self._ports.repairs.restore(one.file.file_hash, now=self._now())
+                await self._ports.repairs.restore(one.file.file_hash, now=time_by(self._clock))
                 done = "its paths are seen again"
             yield Finding(Fault.RIGHT_AGAIN, one.file.blob_key, _told(one.objects), done)
 
     async def _check_documents(self) -> AsyncIterator[Finding]:
-        async for one in rows_of(self._ports.repairs.documents, lambda one: one):
+        async for one in rows_of(self._ports.documents.in_blobs, lambda one: one):
             self.files += 1
             fault = await self._document_fault(one)
             if fault is None:
@@ -149,7 +149,7 @@ class Fsck:
             assert one.document.blob_key is not None
             done = None
             if self._isolate is not None:
-                if not await self._ports.document_checks.drop(one, fault, now=self._now()):
+                if not await self._ports.documents.drop(one, fault, now=time_by(self._clock)):
                     continue  # it went, or came again, in the meantime
                 done = "the catalog does not have it any more"
             yield Finding(Fault.DOCUMENT, one.document.blob_key, f"{one.document.name}: {fault}", done)
@@ -163,22 +163,16 @@ class Fsck:
         return MISSING if await self._blobs.metadata(key) is None else None
 
     async def _check_blobs(self) -> AsyncIterator[Finding]:
-        batch: list[BlobInfo] = []
-        async for info in self._blobs.list():
-            if info.last_used < self._clock() - _YOUNG_SECONDS:
-                batch.append(info)
-            if len(batch) >= _PAGE:
-                async for finding in self._check_named(batch):
-                    yield finding
-                batch = []
-        async for finding in self._check_named(batch):
-            yield finding
+        async for batch in batches_of(self._blobs.list(), _PAGE):
+            old = self._clock() - _YOUNG_SECONDS
+            async for finding in self._check_named([info.key for info in batch if info.last_used < old]):
+                yield finding
 
-    async def _check_named(self, batch: Sequence[BlobInfo]) -> AsyncIterator[Finding]:
+    async def _check_named(self, keys: Sequence[BlobKey]) -> AsyncIterator[Finding]:
         # Narinfos that the collector is about to look at are on its list.
-        unnamed = await self._ports.repairs.unnamed({key_in_catalog(info.key) for info in batch})
+        unnamed = await self._ports.repairs.unnamed({key_in_catalog(key) for key in keys})
         strays = []
-        for key in sorted(info.key for info in batch if key_in_catalog(info.key) in unnamed):
+        for key in sorted(key for key in keys if key_in_catalog(key) in unnamed):
             if is_of_path(key):
                 if (finding := await self._static.stale(key)) is not None:
                     yield finding
@@ -186,13 +180,10 @@ class Fsck:
                 strays.append(key)
         done = "the server names it when it starts" if self._names_later else None
         if strays and self._isolate is not None and not self._names_later:
-            await self._ports.repairs.discard(strays, garbage_from=self._now())
+            await self._ports.repairs.discard(strays, garbage_from=time_by(self._clock))
             done = "the server deletes it"
         for key in strays:
             yield Finding(Fault.UNNAMED, key, "", done)
-
-    def _now(self) -> Timestamp:
-        return Timestamp(int(self._clock()))
 
 
 def _fault_in(file: NarFile, metadata: Mapping[str, str]) -> str | None:

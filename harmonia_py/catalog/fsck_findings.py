@@ -5,7 +5,7 @@ from enum import Enum
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import Caches
-from harmonia_py.catalog.document_checks import DocumentChecks
+from harmonia_py.catalog.documents import DocumentChecks
 from harmonia_py.catalog.file_checks import FileChecks
 from harmonia_py.catalog.objects import ObjectIndex, Objects
 from harmonia_py.catalog.repairs import Repairs
@@ -48,5 +48,5 @@ class FsckPorts(Struct, frozen=True, kw_only=True):
     objects: Objects
     index: ObjectIndex
     checks: FileChecks
-    document_checks: DocumentChecks
+    documents: DocumentChecks
     repairs: Repairs

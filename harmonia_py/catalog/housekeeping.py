@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import Timestamp, time_by
 from harmonia_py.catalog.collection import Collecting
-from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
 from harmonia_py.catalog.packs import KeptPacks, PackedSize
@@ -115,7 +115,7 @@ class Housekeeping:
                 await self._look()
 
     async def _look(self) -> None:
-        now, generation = Timestamp(int(self._clock())), self._generation()
+        now, generation = time_by(self._clock), self._generation()
         # First: packs that were emptied at the last look are on the disk until this deletes them.
         await self._empty_garbage()
         packed = await self._packs.size()
@@ -137,7 +137,7 @@ class Housekeeping:
         await self._empty_garbage()
 
     async def _empty_garbage(self) -> None:
-        now = Timestamp(int(self._clock()))
+        now = time_by(self._clock)
         await self._collector.empty_garbage(now)
         self._packs.note_deleted(now)
 
@@ -176,7 +176,7 @@ class Housekeeping:
         """Evict so many bytes of files as they are sent; returns whether anything went."""
         # Objects that were asked for just now must not be among the longest unused.
         await self._uses.flush()
-        await self._collector.make_room(REPLACEABLE, too_much, now)
+        await make_room([(self._collector, scope) for scope in REPLACEABLE], too_much, now)
         has_evicted = False
         for scope in REPLACEABLE:
             removed = await self._collector.remove(scope, now, now)

@@ -1,4 +1,4 @@
-"""What the catalog knows of one storage: of NARs that were compressed here, and of files of upstreams.
+"""What the catalog knows of the files of one storage, and of NARs that were compressed here in particular.
 
 Files are served from the storage also while the catalog fails. What is kept in that time is entered once the catalog
 answers again, or, when the process ends before, at the next start.
@@ -7,7 +7,7 @@ answers again, or, when the process ends before, at the next start.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
 from typing import Final
@@ -17,20 +17,17 @@ from msgspec.structs import replace
 
 from harmonia_py.cache.source import Download
 from harmonia_py.cache.validity import Epoch, Validity
-from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
+from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp, time_by
 from harmonia_py.catalog.changes import Changes
-from harmonia_py.catalog.kept_objects import is_kept_at, is_made_at, is_of, nar_file, stays_offered, whole_file
+from harmonia_py.catalog.kept_objects import is_kept_at, is_of, nar_file
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.mirrored import (
     Mirrored,
-    MirroredObject,
     Mismatches,
     Realisations,
-    UpstreamNarInfo,
-    UpstreamRealisation,
 )
 from harmonia_py.catalog.nars import BeingDeleted, Nars, once_deleted
-from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication, StoredObject
+from harmonia_py.catalog.objects import Objects, Publication, StoredObject
 from harmonia_py.catalog.outages import Outages
 from harmonia_py.catalog.owed import Owed
 from harmonia_py.catalog.repairs import Repairs
@@ -50,9 +47,6 @@ _log = logging.getLogger(__name__)
 # Facts of so many files, of some 300 bytes each: a miss costs a look into the catalog.
 _MAX_FACTS: Final = 16_384
 _MAX_MISMATCHES: Final = 10_000
-# How long a file stays in a compression that no narinfo names any more: clients that remember an old narinfo often come
-# together, after an upgrade, and it is fetched once for them.
-_OLD_SECONDS: Final = 3600
 
 
 class KeptPorts(Struct, frozen=True, kw_only=True):
@@ -80,7 +74,7 @@ OpenRecipe = Callable[[str, str], Awaitable[Download | None]]
 
 
 class Kept:
-    """`KeptFiles`, and what mirrors keep.
+    """`KeptFiles`, of files of upstreams as well (`KeptMirrored` says what else is known of those).
 
     While the catalog fails, answers are "unknown" and what is written is lost or owed; only `reserve` raises.
 
@@ -88,18 +82,22 @@ class Kept:
         storage: has the bytes.
         ports: the catalog; None when there is none: then nothing is known and nothing is written.
         open_recipe: opens the file that a recipe makes, given its key and an ETag; None when there is no such recipe.
+
+    Attributes:
+        storage: as given.
+        catalog: is asked, where it is not left alone after a failure.
+        entering: held while a NAR is entered: a second file of it must see the row of the first one to replace it.
     """
 
     def __init__(self, storage: Storage, ports: KeptPorts | None, open_recipe: OpenRecipe | None = None) -> None:
-        self._storage = storage
+        self.storage = storage
         self._ports = ports
         self._open_recipe = open_recipe
         self._warning = RareWarning(_log)
-        self._catalog = Outages(ports)
+        self.catalog = Outages(ports)
         self._facts: Bounded[BlobKey, KeptFacts] = Bounded(_MAX_FACTS)
-        # Two files of one NAR may come at once: the second must see the first one's row to replace it.
-        self._entry_lock = asyncio.Lock()
-        self._owed = Owed(storage, self._catalog, self._write)
+        self.entering = asyncio.Lock()
+        self._owed = Owed(storage, self.catalog, self.write)
 
     async def enter_owed(self) -> None:
         """Enter the files that came while the catalog failed, as soon as it answers. Runs until it is cancelled."""
@@ -112,7 +110,7 @@ class Kept:
             StorageError: that takes too long.
         """
         try:
-            await once_deleted(lambda: self._catalog.tell(lambda ports: ports.nars.reserve(key)))
+            await once_deleted(lambda: self.catalog.tell(lambda ports: ports.nars.reserve(key)))
         except BeingDeleted as error:
             raise StorageError(f"{key}: {error}, which takes too long") from error
 
@@ -124,12 +122,12 @@ class Kept:
         if known is not None:
             return known
         try:
-            stored = await self._catalog.ask(lambda ports: _find(ports.mirrored, key), insists=insists)
+            stored = await self.catalog.ask(lambda ports: _find(ports.mirrored, key), insists=insists)
         except NotKept:
             return UNKNOWN
         if stored is None:
             return self._remember(key, KeptFacts(None, _validity(additions)))
-        return self._remember(key, _facts_of(stored, removals))
+        return self.remember(key, stored, removals)
 
     def remembered(self, key: BlobKey) -> KeptFacts | None:
         """What `find` says without asking the catalog; None where it would ask."""
@@ -151,8 +149,6 @@ class Kept:
             self._warning.say("%s: not made for now: %s", known.recipe, error)
             return None
 
-    # Files that were compressed here
-
     async def keep(self, key: BlobKey, path_info: PathInfo, facts: FileFacts) -> None:
         """As in `KeptFiles`."""
         file = nar_file(key, path_info, facts)
@@ -161,104 +157,23 @@ class Kept:
         publication = Publication(cache=STORE, path_info=info, file=file, pushed_by="store")
 
         async def publish(ports: KeptPorts) -> None:
-            async with self._entry_lock:
-                await ports.objects.publish(await _replacing(ports.objects, publication), now=_now())
+            async with self.entering:
+                await ports.objects.publish(await _replacing(ports.objects, publication), now=now())
 
-        await self._owed.enter(key, publish)
-        await self._write(lambda ports: ports.mismatches.clear(path_info.store_path))
+        await self.enter(key, publish)
+        await self.write(lambda ports: ports.mismatches.clear(path_info.store_path))
 
     async def mark(self, path_info: PathInfo, nar_hash: Hash | None) -> None:
         """As in `KeptFiles`."""
-        mismatch = Mismatch(path_info.store_path, path_info.nar_hash, nar_hash, _now())
-        await self._write(lambda ports: ports.mismatches.note(mismatch))
+        mismatch = Mismatch(path_info.store_path, path_info.nar_hash, nar_hash, now())
+        await self.write(lambda ports: ports.mismatches.note(mismatch))
 
     async def mismatches(self) -> Sequence[Mismatch]:
         """As in `KeptFiles`."""
         try:
-            return await self._catalog.ask(lambda ports: ports.mismatches.all(_MAX_MISMATCHES))
+            return await self.catalog.ask(lambda ports: ports.mismatches.all(_MAX_MISMATCHES))
         except NotKept:
             return []
-
-    # Files of upstreams
-
-    async def mirrored(self, hash_part: HashPart) -> MirroredObject | None:
-        """The upstream's narinfo of a path that is kept, with what is known of its file; None also for unknown."""
-        try:
-            return await self._catalog.ask(lambda ports: ports.mirrored.find(hash_part))
-        except NotKept:
-            return None
-
-    async def keep_mirrored(
-        self, key: BlobKey, upstream_narinfo: UpstreamNarInfo, metadata: Mapping[str, str] | None = None
-    ) -> None:
-        """Enter the NAR under this key, which was verified against this narinfo of an upstream.
-
-        Args:
-            key: of the file.
-            upstream_narinfo: of its path.
-            metadata: that the file has just been kept with; None to look at the file.
-        """
-        await self._owed.enter(key, partial(self._keep_mirrored, key, upstream_narinfo, metadata))
-
-    async def _keep_mirrored(
-        self,
-        key: BlobKey,
-        upstream_narinfo: UpstreamNarInfo,
-        metadata: Mapping[str, str] | None,
-        ports: KeptPorts,
-    ) -> None:
-        info = upstream_narinfo.narinfo.path_info
-        whole = whole_file(key, info, metadata or await self._storage.metadata(key))
-        async with self._entry_lock:
-            stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
-            # The narinfo of a file in chunks may have changed.
-            there = whole or (
-                None if stored is None or not is_made_at(stored, key) else (stored.file, stored.verified_ca)
-            )
-            if there is None:
-                return
-            if stored is not None and stays_offered(stored.file, there[0], upstream_narinfo):
-                await ports.repairs.discard([key], garbage_from=Timestamp(_now() + _OLD_SECONDS))
-                return
-            publication = Publication(
-                cache=MIRROR,
-                path_info=info,
-                file=there[0],
-                verified_ca=there[1],
-                elsewhere=frozenset(path.hash_part for path in info.references),
-                pushed_by=upstream_narinfo.upstream,
-                replace=stored is not None,
-            )
-            removals, _ = self.epochs()
-            published = await ports.mirrored.keep(publication, upstream_narinfo, now=_now())
-            # Another process may have entered another file of the path since the look at it.
-            if published is not None and is_of(published, key):
-                # The next request finds it without a look into the catalog.
-                self._remember(key, _facts_of(published, removals))
-
-    async def refresh(self, upstream_narinfo: UpstreamNarInfo) -> None:
-        """Renew the upstream's narinfo of a path that is kept."""
-        await self._write(lambda ports: ports.mirrored.refresh(upstream_narinfo))
-
-    async def keep_document(self, key: BlobKey, name: str, size: int, *, is_listing: bool) -> None:
-        """Enter the file of a listing, whose `name` is a hash part, or of a log, whose `name` is a derivation."""
-        kind = DocumentKind.LISTING if is_listing else DocumentKind.LOG
-        document = Document(kind=kind, name=name, size=size, blob_key=key)
-        keepers = [HashPart(name)] if is_listing else []
-        await self._owed.enter(key, lambda ports: ports.uploads.attach(MIRROR, None, document, keepers, now=_now()))
-
-    async def realisation(self, output: str) -> UpstreamRealisation | None:
-        """The remembered answer of an upstream for an output; None also when the catalog does not answer."""
-        try:
-            return await self._catalog.ask(lambda ports: ports.realisations.realisation(output))
-        except NotKept:
-            return None
-
-    async def keep_realisation(self, realisation: UpstreamRealisation) -> None:
-        """Remember what an upstream said of an output."""
-        await self._write(lambda ports: ports.realisations.keep_realisation(realisation, now=_now()))
-
-    # Files of both kinds
 
     def epochs(self) -> tuple[Epoch | None, Epoch | None]:
         """The present epochs of removals and of additions; None without a catalog.
@@ -275,10 +190,10 @@ class Kept:
         Of a file in chunks it has the recipe.
         """
         try:
-            if await self._storage.metadata(key) is not None:
+            if await self.storage.metadata(key) is not None:
                 return True
             recipe = (await self.find(key)).recipe
-            return recipe is not None and await self._storage.metadata(recipe) is not None
+            return recipe is not None and await self.storage.metadata(recipe) is not None
         except NotKept:
             return False
 
@@ -286,11 +201,11 @@ class Kept:
         """Remove a file whose bytes are of no use, and the objects that have it."""
         self._facts.pop(key, None)
         try:
-            await self._storage.delete(key)
+            await self.storage.delete(key)
         except NotKept:
             return
         for cache in (STORE, MIRROR):
-            await self._write(partial(_forget, cache, key))
+            await self.write(partial(_forget, cache, key))
 
     def used(self, hash_part: HashPart) -> None:
         """Note that a path was asked for."""
@@ -302,10 +217,24 @@ class Kept:
         self._facts[key] = known
         return known
 
-    async def _write(self, write: Callable[[KeptPorts], Awaitable[object]]) -> bool:
+    def remember(self, key: BlobKey, stored: StoredObject, removals: Epoch | None) -> KeptFacts:
+        """Remember which file an object has: the next request finds it without a look into the catalog.
+
+        Args:
+            key: of the file.
+            stored: has it.
+            removals: the epoch of removals in which that was found out.
+        """
+        return self._remember(key, _facts_of(stored, removals))
+
+    async def enter(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:
+        """Enter a file in the catalog, now, or when that and the storage answer again."""
+        await self._owed.enter(key, entry)
+
+    async def write(self, write: Callable[[KeptPorts], Awaitable[object]]) -> bool:
         """Write to the catalog; False when it takes nothing now."""
         try:
-            return await self._catalog.tell(write)
+            return await self.catalog.tell(write)
         except BeingDeleted as error:
             # The file was evicted and came again at once: the next request shows whether its bytes stay.
             _log.debug("a file is not entered: %s", error)
@@ -338,12 +267,13 @@ async def _forget(cache: CacheId, key: BlobKey, ports: KeptPorts) -> None:
     hash_part = url_of(key).hash_part
     stored = await ports.objects.find(cache, hash_part)
     if stored is not None and is_kept_at(stored, key):
-        await ports.mirrored.forget(cache, hash_part, now=_now())
+        await ports.mirrored.forget(cache, hash_part, now=now())
 
 
 def _validity(epoch: Epoch | None) -> Validity | None:
     return None if epoch is None else Validity(inf, (epoch,))
 
 
-def _now() -> Timestamp:
-    return Timestamp(int(time.time()))
+def now() -> Timestamp:
+    """The time as the catalog has it."""
+    return time_by(time.time)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.caches import CacheId, Timestamp, time_by
 from harmonia_py.catalog.objects import Objects
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.store_path import HashPart
@@ -34,7 +34,7 @@ class LastUses:
     def note(self, cache: CacheId, hash_part: HashPart) -> None:
         """Note that an object was asked for just now."""
         if len(self._uses) < _MOST or (cache, hash_part) in self._uses:
-            self._uses[cache, hash_part] = Timestamp(int(self._clock()))
+            self._uses[cache, hash_part] = time_by(self._clock)
 
     async def flush(self) -> None:
         """Write the noted uses to the catalog. Those that it cannot take now are written the next time.

@@ -62,7 +62,6 @@ class StoredObject(Struct, frozen=True, kw_only=True):
 
     Attributes:
         path_info: with the signatures that came with it.
-        pushed_by: the principal, or the upstream.
         file: of its NAR.
         verified_ca: the content address that the NAR was held against, as text; None when it was held against none.
         state: published or condemned.
@@ -252,3 +251,16 @@ class ObjectIndex(Sizes, Protocol):
         self, cache: CacheId, hash_parts: Collection[HashPart], limit: int, *, now: Timestamp
     ) -> Mapping[HashPart, Keepers]:
         """For each path that is an object, everything that keeps it, with up to `limit` of its referrers."""
+
+
+class StaticObjects(Protocol):
+    """Objects that readers see, for static narinfos: such a look is no use of an object, and revives none.
+
+    Each method raises `StorageError` when the catalog cannot tell.
+    """
+
+    async def objects(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Sequence[StoredObject]:
+        """The objects that readers of the cache see, of those asked for."""
+
+    async def listings(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Mapping[HashPart, Document]:
+        """The listings of those of these objects that have one."""

@@ -1,6 +1,6 @@
 """Rows that the catalog gives a page at a time, one after the other."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 Row = TypeVar("Row")
@@ -28,6 +28,18 @@ async def rows_of(
     async for rows in pages_of(page, place, size=size, after=after):
         for row in rows:
             yield row
+
+
+async def batches_of(rows: AsyncIterable[Row], size: int) -> AsyncIterator[list[Row]]:
+    """All rows, so many at a time; the last batch may be shorter, and none is empty."""
+    batch: list[Row] = []
+    async for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 async def all_of(page: Page[Place, Row], place: Callable[[Row], Place]) -> list[Row]:

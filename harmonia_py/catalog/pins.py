@@ -10,9 +10,9 @@ from harmonia_py.catalog.caches import CacheId, Timestamp, iso
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.store_path import HashPart, StorePath
 
-# One segment of a URL, and none that a browser would take for a directory.
 DAY: Final = 86_400
 
+# One segment of a URL, and none that a browser would take for a directory.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", re.ASCII)
 
 
@@ -75,7 +75,6 @@ class PinRevision(Struct, frozen=True, kw_only=True):
     """A path that a pin names, or named.
 
     Attributes:
-        name: of the pin.
         cache: of the pin.
         name: of the pin.
         revision: its number, from 1.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.nars import NarFile, Nars
 from harmonia_py.contents.fsck import MISSING
 from harmonia_py.metrics import families
@@ -93,7 +93,7 @@ class Quarantine:
         Raises:
             StorageError: it cannot be noted.
         """
-        hidden = await self._nars.quarantine(file.file_hash, reason, now=Timestamp(int(self._clock())))
+        hidden = await self._nars.quarantine(file.file_hash, reason, now=time_by(self._clock))
         if hidden is None:
             return
         self._counters.files.add()

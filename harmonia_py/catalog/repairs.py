@@ -7,23 +7,8 @@ from msgspec import Struct
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.objects import Document
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
-
-
-class CacheDocument(Struct, frozen=True):
-    """A document of a cache whose bytes are in a blob.
-
-    Attributes:
-        cache: that has it.
-        document: its name, size and key.
-        received: when it came; another one of this name came at another time.
-    """
-
-    cache: CacheId
-    document: Document
-    received: Timestamp
 
 
 class WrongTotal(Struct, frozen=True):
@@ -59,9 +44,6 @@ class Repairs(Protocol):
 
     async def renew_static(self, cache: CacheId, hash_parts: Collection[HashPart], *, now: Timestamp) -> None:
         """List the narinfos that other programs read to be written anew, or deleted where readers see no object."""
-
-    async def documents(self, after: CacheDocument | None, limit: int) -> Sequence[CacheDocument]:
-        """Up to `limit` documents in blobs, in one order, those that follow `after`."""
 
     async def wrong_totals(self) -> Sequence[WrongTotal]:
         """The running totals that are wrong.

@@ -5,7 +5,6 @@ from typing import Final, Protocol
 from harmonia_py.catalog.caches import CacheId, Timestamp
 
 WANTED_SECONDS: Final = 2 * 86_400
-
 """How long room is made and held for a file that was refused: within two days the leases of yesterday's pushes end, and
 a build that runs each night has pushed the file again."""
 

@@ -14,9 +14,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import MIRROR, STORE, CacheSettings, Timestamp
-from harmonia_py.catalog.collected import Collected
-from harmonia_py.catalog.collection import Collecting, Scope
+from harmonia_py.catalog.caches import MIRROR, STORE, CacheSettings, Timestamp, time_by
+from harmonia_py.catalog.collection import Collected, Collecting, Scope
 from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import Size, Sizes
@@ -116,7 +115,7 @@ class Rooms:
         Raises:
             StorageError: a catalog or a file system cannot tell.
         """
-        if not await self._is_too_much(self._now()):
+        if not await self._is_too_much(time_by(self._clock)):
             return Collected()
         rooms = tuple(self._rooms)
         async with AsyncExitStack() as locks:
@@ -124,14 +123,11 @@ class Rooms:
                 if not await locks.enter_async_context(room.collecting(wait_seconds)):
                     return Collected()
             # A room that left while the others were waited for is looked after by nothing here any more.
-            ours, now = [room for room in rooms if room in self._rooms], self._now()
+            ours, now = [room for room in rooms if room in self._rooms], time_by(self._clock)
             done = Collected()
             for limited, limits in self._limited(ours):
                 done += await self._hold(limited, limits, now)
             return done
-
-    def _now(self) -> Timestamp:
-        return Timestamp(int(self._clock()))
 
     def _limited(self, rooms: Sequence[Room]) -> list[tuple[Sequence[Room], Limits]]:
         """The limits, each with the rooms that it holds for: all of them, or those on one file system."""
@@ -177,7 +173,7 @@ class Rooms:
                     may_have_more |= await room.packs.collect()
                 except StorageError as error:
                     self._warning.say("cannot write packs anew: %s", error)
-                await _empty_garbage(room, self._now())
+                await _empty_garbage(room, time_by(self._clock))
         return may_have_more
 
     async def _evict(self, rooms: Sequence[Room], too_much: int, now: Timestamp) -> int:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.file_checks import DueFile, FileChecks, Health
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import BlobKey
@@ -134,7 +134,7 @@ class Scrub:
             read += one.file.file_size
             if read > pace * _LOOK_SECONDS:
                 break
-        await self._checks.passed(right, now=Timestamp(int(self._clock())))
+        await self._checks.passed(right, now=time_by(self._clock))
         return max(0.0, read / pace - (time.monotonic() - began))
 
     def _pace(self, health: Health, oldest: DueFile) -> float:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheId, CacheRow, time_by
 from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
 from harmonia_py.catalog.objects import DocumentKind, StoredObject
 from harmonia_py.catalog.paging import pages_of, rows_of
@@ -86,7 +86,7 @@ class StaticCheck:
     async def _renew(self, cache: CacheId, hash_parts: Sequence[HashPart]) -> str | None:
         if not self._repairs:
             return None
-        await self._ports.repairs.renew_static(cache, hash_parts, now=Timestamp(int(self._clock())))
+        await self._ports.repairs.renew_static(cache, hash_parts, now=time_by(self._clock))
         return "the server puts it right"
 
     async def _row(self, name: CacheName) -> CacheRow | None:

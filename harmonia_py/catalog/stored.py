@@ -11,7 +11,7 @@ from harmonia_py.cache.found import Found, Origin
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, NotAtOnce
 from harmonia_py.cache.tree import BuildId, DebugFile
 from harmonia_py.cache.validity import ChangeDetector, Validity
-from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.caches import CacheId, time_by
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import Document, Objects, ObjectState, StoredObject
 from harmonia_py.catalog.objects import DocumentKind as StoredKind
@@ -167,7 +167,7 @@ class StoredObjects:
         stored = await self._objects.find(self._cache, hash_part)
         if stored is not None and stored.state is ObjectState.CONDEMNED:
             # A client that is shown a path counts on it: so the object is revived, unless it has been removed.
-            await self._objects.used({(self._cache, hash_part): self._now()})
+            await self._objects.used({(self._cache, hash_part): time_by(self._clock)})
             return await self._objects.find(self._cache, hash_part)
         if stored is not None:
             self._uses.note(self._cache, hash_part)
@@ -178,9 +178,6 @@ class StoredObjects:
             return Download.of_bytes(document.body, Hash.of(document.body).nix32)
         assert document.blob_key is not None
         return await self._open_blob(document.blob_key)
-
-    def _now(self) -> Timestamp:
-        return Timestamp(int(self._clock()))
 
 
 _KINDS: Final = {DocumentKind.LISTING: StoredKind.LISTING, DocumentKind.LOG: StoredKind.LOG}

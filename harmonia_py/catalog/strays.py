@@ -14,6 +14,7 @@ from msgspec import Struct
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import PACKS, RECIPES
+from harmonia_py.catalog.paging import batches_of
 from harmonia_py.catalog.repairs import Repairs
 from harmonia_py.catalog.static_check import chunked_key, key_in_catalog, path_of_narinfo
 from harmonia_py.contents.blobs import BlobKey, BlobStore
@@ -111,11 +112,5 @@ def _narinfos_of(cache: CacheName, path: HashPart, is_chunked: bool) -> Iterator
 
 
 async def _batches(blobs: BlobStore) -> AsyncIterator[list[BlobKey]]:
-    batch: list[BlobKey] = []
-    async for info in blobs.list():
-        batch.append(info.key)
-        if len(batch) == _TOGETHER:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    async for batch in batches_of(blobs.list(), _TOGETHER):
+        yield [info.key for info in batch]

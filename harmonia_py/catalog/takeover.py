@@ -9,15 +9,16 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import MIRROR, STORE, Timestamp
+from harmonia_py.catalog.caches import MIRROR, STORE, Timestamp, time_by
 from harmonia_py.catalog.mirrored import Mirrored, Mismatches, Realisations, UpstreamNarInfo, UpstreamRealisation
 from harmonia_py.catalog.nars import PACKS, RECIPES, NarFile, Nars
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication
+from harmonia_py.catalog.paging import batches_of
 from harmonia_py.catalog.repairs import Repairs
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, BlobStore
@@ -84,22 +85,13 @@ class Takeover:
             StorageError: files or catalog cannot be read or written.
         """
         named = 0
-        async for batch in self._batches():
+        async for batch in batches_of(self._blobs.list(), _BATCH):
             known = await self._ports.known.known([info.key for info in batch])
             await self._discard_chunks([info.key for info in batch if info.key not in known])
             named += sum(await asyncio.gather(*[self._take(info) for info in batch if info.key not in known]))
         if named:
             _log.info("%d files were taken into the catalog", named)
         return named
-
-    async def _batches(self) -> AsyncIterator[list[BlobInfo]]:
-        batch: list[BlobInfo] = []
-        async for info in self._blobs.list():
-            batch.append(info)
-            if len(batch) >= _BATCH:
-                yield batch
-                batch = []
-        yield batch
 
     async def _discard_chunks(self, keys: Sequence[BlobKey]) -> None:
         """Have packs and recipes deleted that no row names: of what is in them, upstreams have the rest of the facts.
@@ -108,7 +100,7 @@ class Takeover:
         """
         lonely = await self._ports.repairs.unnamed([key for key in keys if key.startswith((PACKS, RECIPES))])
         if lonely:
-            await self._ports.repairs.discard(lonely, garbage_from=Timestamp(int(self._clock())))
+            await self._ports.repairs.discard(lonely, garbage_from=time_by(self._clock))
 
     async def _take(self, info: BlobInfo) -> bool:
         """Enter one file, or log why not; returns whether it was entered."""
@@ -212,7 +204,7 @@ class Takeover:
                 text=metadata["realisation"].encode(),
                 upstream=metadata["upstream"],
             )
-            await self._ports.realisations.keep_realisation(realisation, now=Timestamp(int(self._clock())))
+            await self._ports.realisations.keep_realisation(realisation, now=time_by(self._clock))
             await self._blobs.delete(info.key)
         return metadata is not None
 

@@ -1,4 +1,4 @@
-"""The port `Uploads`: pushes under way, what they have brought so far, and what they were told is here."""
+"""The ports `Uploads`, of pushes under way with what they have brought, and `Adoption`, of files of other caches."""
 
 from collections.abc import Collection
 from typing import Final, Protocol
@@ -109,4 +109,26 @@ class Uploads(Protocol):
 
         Nothing shows it before one of them is published. Without a session it stays, whether they come or not, until
         room is needed.
+        """
+
+
+class Adoption(Protocol):
+    """Takes files that another cache has. Raises `StorageError` when the catalog cannot tell."""
+
+    async def adopt(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> NarFile | None:
+        """Have a cache receive a file that another one has, as by `Uploads.received`.
+
+        One step looks for the file and takes it: the collector may have removed it since it was seen.
+
+        Args:
+            cache: that takes it.
+            session: that the file becomes part of.
+            file_hash: of the file.
+            now: the time.
+
+        Returns:
+            The file, with the key of its bytes; None when it is gone or quarantined.
+
+        Raises:
+            BeingDeleted: its bytes are being deleted.
         """

@@ -1,4 +1,4 @@
-"""The ports `Chunks`, `Packs` and `ChunkRebuilding`: rows of the catalog for NARs that are kept as chunks.
+"""The ports `Chunks` and `Packs`: rows of the catalog for NARs that are kept as chunks.
 
 Bytes come first, rows second: a pack is put, then its chunks are entered; a recipe is put, then its file takes the
 place of the file that was cut. Removal goes the other way round. Only the process that holds the lock of the collector
@@ -95,6 +95,18 @@ class Chunks(Protocol):
             BeingDeleted: an earlier recipe under that key is on its way out.
         """
 
+    async def received(
+        self,
+        cache: CacheId,
+        session: str,
+        file: NarFile,
+        chunks: Collection[ChunkHash],
+        *,
+        findings: str,
+        now: Timestamp,
+    ) -> bool:
+        """As `Uploads.received`, of a file that is made of these chunks; False when one of them is not there."""
+
     async def lose(self, chunk: ChunkHash, *, with_pack: bool, now: Timestamp) -> Sequence[NarFile]:
         """Note that the bytes of a chunk, or of all chunks in its pack, are missing or wrong, until they come again.
 
@@ -137,6 +149,9 @@ class Pack(Struct, frozen=True):
 class Packs(Protocol):
     """Packs, and the uses of their chunks. Each method raises `StorageError` when the catalog cannot tell."""
 
+    async def unknown(self, keys: Collection[str]) -> Collection[str]:
+        """Those of some keys under which the catalog knows no pack."""
+
     async def add(self, key: str, size: int, chunks: Sequence[PackedChunk], *, now: Timestamp) -> None:
         """Enter a pack that is whole and durable, with those of its chunks that no other pack has."""
 
@@ -154,22 +169,3 @@ class Packs(Protocol):
 
         The bytes are garbage from `garbage_from` on: until then readers that have looked up a place find them.
         """
-
-
-class ChunkRebuilding(Protocol):
-    """Enters packs and recipes that are there in a catalog that was lost. Each method raises `StorageError`."""
-
-    async def unnamed_packs(self, keys: Collection[str]) -> Collection[str]:
-        """The keys that are not of a known pack."""
-
-    async def received(
-        self,
-        cache: CacheId,
-        session: str,
-        file: NarFile,
-        chunks: Collection[ChunkHash],
-        *,
-        findings: str,
-        now: Timestamp,
-    ) -> bool:
-        """As `Uploads.received`, of a file that is made of these chunks; False when one of them is not there."""

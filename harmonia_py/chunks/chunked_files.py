@@ -1,5 +1,6 @@
 """Files that are made of chunks when they are asked for: a recipe opened as a `Download`."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -11,12 +12,13 @@ from harmonia_py.chunks.catalog import Chunks, PackedChunk, Place
 from harmonia_py.chunks.pack_frames import wrong_chunks
 from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
-from harmonia_py.chunks.sending import Sending
+from harmonia_py.chunks.sending import NoteLost, Sending
 from harmonia_py.chunks.sent_chunks import SentChunks
-from harmonia_py.chunks.windows import ChunksUnknown, LostChunk, OpenPack, Span, Window, WindowSizes
+from harmonia_py.chunks.windows import ChunksUnknown, FindPlaces, LostChunk, OpenPack, WindowSizes
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.nix.hashes import Hash
 from harmonia_py.runtime.bounded import Bounded
 from harmonia_py.runtime.threads import Threads, in_thread
 
@@ -38,6 +40,8 @@ _MAX_RECIPES: Final = 32
 
 # Chunks whose places are looked up together where whole recipes are checked: those of one pack, some milliseconds.
 _LOOKED_UP: Final = 1024
+# How long such a check goes on: the collector of paths waits meanwhile.
+_LOOKING_SECONDS: Final = 15.0
 
 NoteLostChunk = Callable[[ChunkHash, str, bool], Awaitable[object]]
 """Notes that a chunk is lost, for a reason in words; True: with all chunks of its pack."""
@@ -76,6 +80,8 @@ class ChunkedFiles:
         self._note_lost = note_lost
         self._recipes: Bounded[str, Recipe] = Bounded(_MAX_RECIPES)
         self._downloads: set[Sending] = set()
+        # The first chunk of a recipe at which `lose_wrong` has not looked yet, by its NAR.
+        self._looked_to: Bounded[Hash, int] = Bounded(_MAX_RECIPES)
 
     async def open(self, key: str, etag: str) -> Download | None:
         """The file whose recipe is under a key, as zstd; None when there is none.
@@ -91,14 +97,14 @@ class ChunkedFiles:
         recipe = await self.recipe(key)
         if recipe is None:
             return None
-        sending = self._sending(recipe)
+        sending = self._kept(recipe)
         return Download(
             size=recipe.nar_size, etag=recipe.nar_hash.nix32, pieces=sending.nar_pieces, release=sending.release
         )
 
     def file_of(self, recipe: Recipe, etag: str) -> Download:
         """The file that a recipe makes, as zstd."""
-        sending = self._sending(recipe)
+        sending = self._kept(recipe)
         return Download(size=recipe.file_size, etag=etag, pieces=sending.file_pieces, release=sending.release)
 
     def made_with(self, recipe: Recipe, sent: SentChunks) -> Download:
@@ -106,15 +112,8 @@ class ChunkedFiles:
 
         No chunk is noted as lost by it: not the chunk may be wrong but the recipe.
         """
-
-        def window(recipe: Recipe, span: Span, windows: set[Window]) -> Window:
-            return Window(
-                sent.found_beside(self._chunks.places), sent.opened_beside(self._open_pack), recipe, span, windows
-            )
-
-        sending = Sending(
-            recipe, window=window, sizes=self._sizes, downloads=self._downloads, read=self._read, note_lost=_leave
-        )
+        find, open_pack = sent.found_beside(self._chunks.places), sent.opened_beside(self._open_pack)
+        sending = self._sending(recipe, find, open_pack, _leave)
         return Download(size=recipe.file_size, etag="", pieces=sending.file_pieces, release=sending.release)
 
     async def recipe(self, key: str) -> Recipe | None:
@@ -141,16 +140,21 @@ class ChunkedFiles:
 
         A reader does not find all of them, because most frames are sent as they are kept. Those that the disk cannot
         read are not lost by that, which hides each path that needs them: the error may pass. Use it under the
-        collector's lock.
+        collector's lock: it goes on for a limited time, and the next call for the same NAR goes on where it has ended.
 
         Raises:
             StorageError: that cannot be told for now.
         """
         chunks = await in_thread(self._threads, lambda: list(recipe.chunks()))
-        for start in range(0, len(chunks), _LOOKED_UP):
+        end = time.monotonic() + _LOOKING_SECONDS
+        for start in range(self._looked_to.pop(recipe.nar_hash, 0), len(chunks), _LOOKED_UP):
             places = await self._chunks.scan_places(chunks[start : start + _LOOKED_UP])
             for pack, packed in (await in_thread(self._threads, partial(_by_pack, places))).items():
                 await self._lose_wrong_in(BlobKey(pack), packed)
+            following = start + _LOOKED_UP
+            if following < len(chunks) and time.monotonic() >= end:
+                self._looked_to[recipe.nar_hash] = following
+                return
 
     async def _lose_wrong_in(self, pack: BlobKey, chunks: Sequence[PackedChunk]) -> None:
         blob = await self._blobs.open(pack)
@@ -172,18 +176,19 @@ class ChunkedFiles:
         except StorageError as error:
             raise ChunksUnknown(str(error)) from error
 
-    def _sending(self, recipe: Recipe) -> Sending:
+    def _kept(self, recipe: Recipe) -> Sending:
+        return self._sending(recipe, self._chunks.places, self._open_pack, self._note)
+
+    def _sending(self, recipe: Recipe, find: FindPlaces, open_pack: OpenPack, note_lost: NoteLost) -> Sending:
         return Sending(
             recipe,
-            window=self._window,
+            find=find,
+            open_pack=open_pack,
             sizes=self._sizes,
             downloads=self._downloads,
             read=self._read,
-            note_lost=self._note,
+            note_lost=note_lost,
         )
-
-    def _window(self, recipe: Recipe, span: Span, windows: set[Window]) -> Window:
-        return Window(self._chunks.places, self._open_pack, recipe, span, windows)
 
     async def _note(self, lost: LostChunk) -> None:
         with suppress(StorageError):

@@ -9,13 +9,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from harmonia_py.catalog.caches import CHUNKS, CacheId, Timestamp
+from harmonia_py.catalog.caches import CHUNKS, CacheId, Timestamp, time_by
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.catalog import Chunks, DueFile, DuePlace
 from harmonia_py.chunks.pack_collector import PacksCollected
-from harmonia_py.chunks.packed import Packed
-from harmonia_py.chunks.work import ChunkWork, LastLook
+from harmonia_py.chunks.work import ChunkWork, LastLook, Packed
 from harmonia_py.errors import HarmoniaError, StorageError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
@@ -136,7 +135,7 @@ class Deduplication:
                     self._counters.errors.add()
                     with suppress(StorageError):
                         last = await self._work.last() or LastLook()
-                        await self._work.note(replace(last, failed=self._now(), error=str(error)))
+                        await self._work.note(replace(last, failed=time_by(self._clock), error=str(error)))
                 await self._pause(wait, state)
 
     async def _pause(self, seconds: float, state: object) -> None:
@@ -160,6 +159,9 @@ class Deduplication:
             StorageError: the catalog cannot tell, or nothing can be written; what was done before stays done.
         """
         await self._uses.flush()
+        if not await self._has_work():
+            await self._count(Packed(), 0)
+            return 0
         async with self._collecting(_WAIT_SECONDS) as is_ours:
             if not is_ours:
                 return 0
@@ -179,9 +181,17 @@ class Deduplication:
             await self._count(done, await self._waiting(scopes))
             return done.nar_bytes
 
+    async def _has_work(self) -> bool:
+        """Whether a cache wants chunks, or there are packs; otherwise the storage need not be there for this job."""
+        scopes = await self._scopes()
+        if any(scope.settings.deduplicate == CHUNKS for scope in scopes) or (await self._work.figures()).packs:
+            return True
+        self._wanted = _wanted(scopes)
+        return False
+
     async def _count(self, done: Packed, waiting: int) -> None:
         """Bring the figures up to date after a pass."""
-        counters, figures, now = self._counters, await self._work.figures(), self._now()
+        counters, figures, now = self._counters, await self._work.figures(), time_by(self._clock)
         counters.made.add(done.files)
         counters.nar_bytes.add(done.nar_bytes)
         counters.left.add(done.left)
@@ -205,11 +215,8 @@ class Deduplication:
                 waiting += await self._work.waiting(scope.cache, *place, _MOST_WAITING - waiting)
         return waiting
 
-    def _now(self) -> Timestamp:
-        return Timestamp(int(self._clock()))
-
     def _unused_since(self, scope: Scope) -> Timestamp:
-        return Timestamp(self._now() - scope.settings.deduplicate_after)
+        return Timestamp(time_by(self._clock) - scope.settings.deduplicate_after)
 
     async def _pack(self, scopes: Sequence[Scope]) -> Packed:
         wanted, self._wanted = self._wanted, _wanted(scopes)

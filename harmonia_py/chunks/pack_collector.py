@@ -5,7 +5,6 @@ place in it.
 """
 
 import logging
-import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Final
@@ -13,14 +12,14 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.nars import PACKS
 from harmonia_py.chunks.catalog import PACK_BYTES, Pack, PackedChunk, Packs
 from harmonia_py.chunks.chunked_files import NoteLostChunk
-from harmonia_py.chunks.pack_frames import end_of, frames_of, is_right
+from harmonia_py.chunks.growing_pack import GrowingPack
+from harmonia_py.chunks.pack_frames import frames_of, is_right
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.pieces import SliceReader
-from harmonia_py.contents.spool import Spool, SpoolWriter
+from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.threads import Threads, in_thread
 
@@ -168,36 +167,24 @@ class PackCollector:
 
         Returns its length, the packs that it replaces, and how many were set aside.
         """
-        name = secrets.token_hex(16)
-        writer = await self._spool.begin(BlobKey(name), self._pack_bytes)
-        if writer is None:
-            raise StorageError("a pack of this name is being written already")
+        new = await GrowingPack.begin(self._spool, self._pack_bytes, self._threads)
         try:
-            moved: list[PackedChunk] = []
             emptied: list[Pack] = []
             lossy: list[Pack] = []
             set_aside: list[Pack] = []
             for pack in packs:
-                size = end_of(moved)
-                if (emptied and size + _used(pack) > self._pack_bytes) or len(set_aside) == _MOST_SET_ASIDE:
+                if (emptied and new.size + _used(pack) > self._pack_bytes) or len(set_aside) == _MOST_SET_ASIDE:
                     break
                 try:
-                    if await self._copy(pack, writer, moved):
-                        emptied.append(pack)
-                    else:
-                        lossy.append(pack)
+                    (emptied if await self._copy(pack, new) else lossy).append(pack)
                 except _CannotBeRead as error:
                     _log.warning("%s cannot be written anew for now, and is set aside: %s", pack.key, error)
                     set_aside.append(pack)
-            if moved:
-                content = await in_thread(self._threads, writer.finish)
-                key = BlobKey(f"{PACKS}{name}")
-                await self._blobs.put(key, content, {}, durable=True)
-                await self._packs.add(key, end_of(moved), moved, now=self._now())
-            await self._keep(lossy, set_aside, {chunk.chunk for chunk in moved})
-            return end_of(moved), emptied, len(set_aside)
+            await new.put(self._blobs, self._packs, now=self._now())
+            await self._keep(lossy, set_aside, new.chunks)
+            return new.size, emptied, len(set_aside)
         finally:
-            await in_thread(self._threads, writer.close)
+            await new.close()
 
     async def _keep(self, lossy: Sequence[Pack], set_aside: Sequence[Pack], moved: Collection[ChunkHash]) -> None:
         """Leave packs as they are without the chunks that were moved, until lost chunks come again, or for a while."""
@@ -207,7 +194,7 @@ class PackCollector:
                 used = sum(chunk.size for chunk in pack.chunks if chunk.is_used and chunk.chunk not in moved)
                 await self._packs.keep(pack.key, used, look_at=look_at)
 
-    async def _copy(self, pack: Pack, writer: SpoolWriter, moved: list[PackedChunk]) -> bool:
+    async def _copy(self, pack: Pack, new: GrowingPack) -> bool:
         """Copy the used chunks of a pack that are right; returns whether all of them were.
 
         Raises:
@@ -223,7 +210,7 @@ class PackCollector:
             await self._note_lost(one.chunk, "its pack is missing", True)
             return False
         with blob:
-            wrong = await in_thread(self._threads, partial(_copy, blob, pack, writer, moved, self._read))
+            wrong = await in_thread(self._threads, partial(_copy, blob, pack, new, self._read))
         for chunk in wrong:
             await self._note_lost(chunk.chunk, "its bytes are missing or wrong", False)
         return not wrong
@@ -233,18 +220,14 @@ def _used(pack: Pack) -> int:
     return sum(chunk.size for chunk in pack.chunks if chunk.is_used)
 
 
-def _copy(
-    blob: Blob, pack: Pack, writer: SpoolWriter, moved: list[PackedChunk], read: SliceReader
-) -> list[PackedChunk]:
-    """Copy the used frames behind those that were moved already; returns the chunks that are wrong."""
+def _copy(blob: Blob, pack: Pack, new: GrowingPack, read: SliceReader) -> list[PackedChunk]:
+    """Copy the used frames of a pack into a new one; returns the chunks that are wrong."""
     wrong = []
     for chunk, frame in _frames_of(blob, [chunk for chunk in pack.chunks if chunk.is_used], read):
         if frame is None or not is_right(frame, chunk):
             wrong.append(chunk)
-            continue
-        offset = end_of(moved)
-        writer.write(frame)
-        moved.append(PackedChunk(chunk.chunk, offset, chunk.size))
+        else:
+            new.add(chunk.chunk, frame)
     return wrong
 
 

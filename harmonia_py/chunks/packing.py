@@ -8,31 +8,31 @@ it never loses a file.
 
 import hashlib
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from harmonia_py.cache.source import Download
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.nars import PACKS, RECIPES, BeingDeleted, NarFile
-from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, DueFile, PackedChunk, Packs
+from harmonia_py.catalog.nars import RECIPES, BeingDeleted, NarFile
+from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, DueFile, Packs
 from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.cutting import Cutter
 from harmonia_py.chunks.frames import compress_chunk
-from harmonia_py.chunks.packed import Packed
+from harmonia_py.chunks.growing_pack import GrowingPack
 from harmonia_py.chunks.recipe import MAX_REFERENCES, ChunkHash, Recipe
 from harmonia_py.chunks.recipe_writer import RecipeWriter
 from harmonia_py.chunks.sizes import SIZES, CutSizes
 from harmonia_py.chunks.windows import ChunksUnknown
+from harmonia_py.chunks.work import Packed
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.codecs import MAX_WINDOW_BYTES, Unpacker
 from harmonia_py.contents.nar_check import NarBounds, NarCheck
 from harmonia_py.contents.pieces import SliceReader, feed_all, portions, whole_portions
-from harmonia_py.contents.spool import Spool, SpoolWriter
+from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError, StorePathChanged
 from harmonia_py.runtime.threads import Threads, in_thread
 
@@ -102,7 +102,7 @@ class Packer:
         self._now = now
         self._sizes = sizes
         self._pack_bytes = pack_bytes
-        self._pack: _GrowingPack | None = None
+        self._pack: GrowingPack | None = None
         self._cut: list[_Cut] = []
         self._done = Packed()
 
@@ -147,7 +147,7 @@ class Packer:
         pack, self._pack = self._pack, None
         self._cut = []
         if pack is not None:
-            await in_thread(self._threads, pack.writer.close)
+            await pack.close()
 
     async def _opened(self, file: NarFile) -> Download | None:
         try:
@@ -162,7 +162,7 @@ class Packer:
             hashes = {chunk for _, chunk in batch if chunk is not None}
             known = dict(await self._chunks.known(hashes))
             if self._pack is None and len(known) < len(hashes):
-                self._pack = await self._begin_pack()
+                self._pack = await GrowingPack.begin(self._spool, self._pack_bytes, self._threads)
             await in_thread(self._threads, partial(_keep, batch, known, self._pack, writer))
             if self._pack is not None and self._pack.size >= self._pack_bytes:
                 await self._put_pack()
@@ -179,27 +179,14 @@ class Packer:
                     raise FormatError("its NAR is longer than its NarSize")
         yield from cutter.finish()
 
-    async def _begin_pack(self) -> "_GrowingPack":
-        name = secrets.token_hex(16)
-        key = BlobKey(f"{PACKS}{name}")
-        writer = await self._spool.begin(BlobKey(name), self._pack_bytes)
-        if writer is None:
-            raise StorageError("a pack of this name is being written already")
-        return _GrowingPack(key, writer)
-
     async def _put_pack(self) -> None:
         pack, self._pack = self._pack, None
-        if pack is None:
-            return
-        try:
-            if not pack.chunks:
-                return
-            content = await in_thread(self._threads, pack.writer.finish)
-            await self._blobs.put(pack.key, content, {}, durable=True)
-            await self._packs.add(pack.key, pack.size, pack.packed(), now=self._now())
-            self._done += Packed(new_bytes=pack.size)
-        finally:
-            await in_thread(self._threads, pack.writer.close)
+        if pack is not None:
+            try:
+                await pack.put(self._blobs, self._packs, now=self._now())
+                self._done += Packed(new_bytes=pack.size)
+            finally:
+                await pack.close()
 
     async def _replace(self, cut: _Cut) -> None:
         """Make the file of a recipe as a client would get it; if its NAR is right, the recipe replaces the file."""
@@ -244,25 +231,6 @@ class Packer:
         )
 
 
-class _GrowingPack(Struct):
-    """A pack that is being written; `chunks` has the offset and size of each frame in it."""
-
-    key: BlobKey
-    writer: SpoolWriter
-    size: int = 0
-    chunks: dict[ChunkHash, tuple[int, int]] = field(default_factory=dict)
-
-    def add(self, chunk: ChunkHash, frame: bytes) -> None:
-        """Write the frame of a chunk."""
-        self.writer.write(frame)
-        self.chunks[chunk] = self.size, len(frame)
-        self.size += len(frame)
-
-    def packed(self) -> list[PackedChunk]:
-        """The chunks of the pack, and where each is in it."""
-        return [PackedChunk(chunk, offset, size) for chunk, (offset, size) in self.chunks.items()]
-
-
 def _readable(data: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     try:
         yield from data
@@ -283,7 +251,7 @@ def _batch(pieces: Iterator[bytes], literal: int) -> list[tuple[bytes, ChunkHash
 def _keep(
     batch: Sequence[tuple[bytes, ChunkHash | None]],
     known: dict[ChunkHash, int],
-    pack: _GrowingPack | None,
+    pack: GrowingPack | None,
     writer: RecipeWriter,
 ) -> None:
     """Write the pieces into the recipe, and new chunks into the pack."""
@@ -296,5 +264,5 @@ def _keep(
             assert pack is not None
             if chunk not in pack.chunks:
                 pack.add(chunk, compress_chunk(piece, LEVEL))
-            size = pack.chunks[chunk][1]
+            size = pack.chunks[chunk].size
         writer.add_chunk(chunk, len(piece), size)

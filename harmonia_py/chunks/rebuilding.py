@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.chunks.catalog import PACK_BYTES, ChunkRebuilding, PackedChunk, Packs
+from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, PackedChunk, Packs
 from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.frames import decompress_frame, frame_size
 from harmonia_py.chunks.reading import Unreadable, bytes_of
@@ -49,8 +49,8 @@ class RebuiltChunks:
     """Enters packs, and reads files that are made of chunks.
 
     Args:
-        rows: tells which packs are unknown, and takes files.
-        packs: takes packs.
+        chunks: takes files.
+        packs: tells which packs are unknown, and takes them.
         blobs: all files.
         files: makes files of chunks.
         read: reads slices of files.
@@ -61,7 +61,7 @@ class RebuiltChunks:
 
     def __init__(
         self,
-        rows: ChunkRebuilding,
+        chunks: Chunks,
         packs: Packs,
         *,
         blobs: BlobStore,
@@ -71,7 +71,7 @@ class RebuiltChunks:
         now: Callable[[], Timestamp],
         report: Callable[[int], object],
     ) -> None:
-        self._rows = rows
+        self._chunks = chunks
         self._packs = packs
         self._blobs = blobs
         self._files = files
@@ -88,7 +88,7 @@ class RebuiltChunks:
         """
         named, faults = 0, dict[str, str]()
         for start in range(0, len(keys), _TOGETHER):
-            for key in sorted(await self._rows.unnamed_packs(keys[start : start + _TOGETHER])):
+            for key in sorted(await self._packs.unknown(keys[start : start + _TOGETHER])):
                 try:
                     await self._name(BlobKey(key))
                 except (FormatError, Unreadable) as error:
@@ -138,7 +138,7 @@ class RebuiltChunks:
         Raises:
             FormatError: a chunk of it was lost meanwhile.
         """
-        if not await self._rows.received(cache, session, file, chunks, findings=findings, now=self._now()):
+        if not await self._chunks.received(cache, session, file, chunks, findings=findings, now=self._now()):
             raise FormatError("a chunk of it is not there any more")
 
 

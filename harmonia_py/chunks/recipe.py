@@ -10,14 +10,14 @@ chunks, and keeps its length and its hash.
 """
 
 import struct
-import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, compress
 from operator import not_, or_
 from typing import Final, NewType
 
+from harmonia_py.chunks.columns import format_column, read_column
 from harmonia_py.chunks.frames import compress_chunk, decompress_chunk, stored_frame_size
 from harmonia_py.chunks.references import ZEROS
 from harmonia_py.errors import FormatError
@@ -40,10 +40,10 @@ _LEVEL: Final = 3
 # The columns of a NAR of a terabyte that is cut into chunks of 64 KiB.
 _MAX_BYTES: Final = 2**30
 
-_SIZE: Final = array("I").itemsize
-_PLACE: Final = array("Q").itemsize
-_NUMBER: Final = array("H").itemsize
-assert (_SIZE, _PLACE, _NUMBER) == (4, 8, 2)
+# Bytes of a value in a column.
+_SIZE: Final = 4
+_PLACE: Final = 8
+_NUMBER: Final = 2
 
 
 class Recipe:
@@ -136,10 +136,14 @@ class Recipe:
     def _chunks_before(self, segment: int) -> int:
         return segment - bisect_left(self._literals_at, segment)
 
+    def _chunks_from(self, number: int) -> Iterator[ChunkHash]:
+        """The chunks of all segments in their order, from that of this number on."""
+        for start in range(number * HASH_BYTES, len(self._hashes), HASH_BYTES):
+            yield ChunkHash(self._hashes[start : start + HASH_BYTES])
+
     def chunks_in(self, first: int, last: int) -> list[ChunkHash | None]:
         """The chunks of the segments from `first` to `last`, None for literals."""
-        behind, end = (self._chunks_before(segment) * HASH_BYTES for segment in (first, last + 1))
-        hashes = (ChunkHash(self._hashes[start : start + HASH_BYTES]) for start in range(behind, end, HASH_BYTES))
+        hashes = self._chunks_from(self._chunks_before(first))
         return [next(hashes) if size else None for size in self._frame_sizes[first : last + 1]]
 
     def chunk(self, segment: int) -> ChunkHash | None:
@@ -152,11 +156,7 @@ class Recipe:
 
     def chunks(self) -> dict[ChunkHash, int]:
         """Every chunk once, with the length of its frame."""
-        frame_sizes = (size for size in self._frame_sizes if size)
-        return {
-            ChunkHash(self._hashes[start : start + HASH_BYTES]): size
-            for start, size in zip(range(0, len(self._hashes), HASH_BYTES), frame_sizes, strict=True)
-        }
+        return dict(zip(self._chunks_from(0), filter(None, self._frame_sizes), strict=True))
 
     def chunk_sizes(self) -> dict[ChunkHash, int]:
         """Every chunk once, in the order of their first segments, with the number of its bytes in the NAR.
@@ -164,21 +164,20 @@ class Recipe:
         Raises:
             FormatError: a chunk is said to have two lengths.
         """
-        sizes = compress(self._sizes, self._frame_sizes)
         found: dict[ChunkHash, int] = {}
-        for start, size in zip(range(0, len(self._hashes), HASH_BYTES), sizes, strict=True):
-            if found.setdefault(ChunkHash(self._hashes[start : start + HASH_BYTES]), size) != size:
+        for chunk, size in zip(self._chunks_from(0), compress(self._sizes, self._frame_sizes), strict=True):
+            if found.setdefault(chunk, size) != size:
                 raise FormatError("a chunk of a recipe has two lengths")
         return found
 
     def with_frames(self, frame_sizes: Mapping[ChunkHash, int]) -> "Recipe":
         """This recipe with other lengths of frames: of all of its chunks, and none of them 0."""
-        hashes = (ChunkHash(self._hashes[at : at + HASH_BYTES]) for at in range(0, len(self._hashes), HASH_BYTES))
+        chunks = self._chunks_from(0)
         return Recipe(
             self.nar_hash,
             self.references,
             sizes=self._sizes,
-            frame_sizes=array("I", (size and frame_sizes[next(hashes)] for size in self._frame_sizes)),
+            frame_sizes=array("I", (size and frame_sizes[next(chunks)] for size in self._frame_sizes)),
             hashes=self._hashes,
             literals=self._literals,
             places=self._places,
@@ -246,10 +245,10 @@ class Recipe:
         """The recipe as it is kept."""
         columns = [
             b"".join(base32.decode(reference) for reference in self.references),
-            *map(_little_endian, (self._sizes, self._frame_sizes)),
+            *map(format_column, (self._sizes, self._frame_sizes)),
             self._hashes,
             self._literals,
-            *map(_little_endian, (self._places, self._numbers)),
+            *map(format_column, (self._places, self._numbers)),
         ]
         body = b"".join(columns)
         head = _HEAD.pack(
@@ -280,12 +279,12 @@ class Recipe:
         recipe = cls(
             Hash("sha256", digest),
             _references(columns[0]),
-            sizes=_column("I", columns[1]),
-            frame_sizes=_column("I", columns[2]),
+            sizes=read_column("I", columns[1]),
+            frame_sizes=read_column("I", columns[2]),
             hashes=columns[3],
             literals=columns[4],
-            places=_column("Q", columns[5]),
-            numbers=_column("H", columns[6]),
+            places=read_column("Q", columns[5]),
+            numbers=read_column("H", columns[6]),
         )
         if recipe.nar_size != nar_size:
             raise FormatError("the segments of a recipe are not as long as the archive")
@@ -297,18 +296,3 @@ def _references(data: bytes) -> list[HashPart]:
         HashPart(base32.encode(data[start : start + _REFERENCE_BYTES]))
         for start in range(0, len(data), _REFERENCE_BYTES)
     ]
-
-
-def _column(code: str, data: bytes) -> "array[int]":
-    column = array(code)
-    column.frombytes(data)
-    if sys.byteorder == "big":
-        column.byteswap()
-    return column
-
-
-def _little_endian(column: "array[int]") -> bytes:
-    if sys.byteorder == "big":
-        column = array(column.typecode, column)
-        column.byteswap()
-    return column.tobytes()

@@ -13,7 +13,16 @@ from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.chunks.frames import decompress_chunk, stored_frame
 from harmonia_py.chunks.reading import bytes_of
 from harmonia_py.chunks.recipe import Recipe
-from harmonia_py.chunks.windows import ChunksUnknown, LostChunk, Segment, Span, Window, WindowSizes, next_span
+from harmonia_py.chunks.windows import (
+    ChunksUnknown,
+    FindPlaces,
+    LostChunk,
+    OpenPack,
+    Segment,
+    Window,
+    WindowSizes,
+    next_span,
+)
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError
@@ -25,8 +34,8 @@ _GATHERED_BYTES: Final = 128 * 1024
 # because a window that misses a chunk is looked up once more.
 _WAIT_SECONDS: Final = 140.0
 
-Open = Callable[[Recipe, Span, set[Window]], Window]
-"""Makes a window of a span, and adds it to the windows of its download."""
+
+NoteLost = Callable[[LostChunk], Coroutine[Any, Any, None]]
 
 
 class Sending:
@@ -34,7 +43,8 @@ class Sending:
 
     Args:
         recipe: of the file.
-        window: makes windows.
+        find: tells the places of chunks.
+        open_pack: opens packs.
         sizes: of windows.
         downloads: all downloads under way; this one is among them until it is released.
         read: reads slices of files.
@@ -45,14 +55,16 @@ class Sending:
         self,
         recipe: Recipe,
         *,
-        window: Open,
+        find: FindPlaces,
+        open_pack: OpenPack,
         sizes: WindowSizes,
         downloads: "set[Sending]",
         read: SliceReader,
-        note_lost: Callable[[LostChunk], Coroutine[Any, Any, None]],
+        note_lost: NoteLost,
     ) -> None:
         self._recipe = recipe
-        self._window = window
+        self._find = find
+        self._open_pack = open_pack
         self._sizes = sizes
         self._downloads = downloads
         self._read = read
@@ -96,7 +108,7 @@ class Sending:
             while len(windows) <= self._sizes.ahead and start < stop:
                 span = next_span(ends, start, stop, size)
                 start += span.size
-                windows.append(self._window(self._recipe, span, self._windows))
+                windows.append(Window(self._find, self._open_pack, self._recipe, span, self._windows))
                 # Threads of other downloads add windows meanwhile.
                 size = self._sizes.of(sum(download.held for download in list(self._downloads)))
             if not windows:
@@ -111,8 +123,17 @@ class Sending:
             previous = window
 
     def _pause(self, call: Callable[[], Coroutine[Any, Any, None]]) -> Pause:
-        late = ChunksUnknown("the catalog, the disk or the bucket does not answer in time")
-        return Pause.until_done(call, self._loop, _WAIT_SECONDS, late)
+        """A pause until the event loop has run `call`; a waiting thread gets a `StorageError` when that takes long."""
+
+        def wait() -> None:
+            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+            try:
+                future.result(_WAIT_SECONDS)
+            except TimeoutError:
+                future.cancel()
+                raise ChunksUnknown("the catalog, the disk or the bucket does not answer in time") from None
+
+        return Pause(0.0, call, wait)
 
     def _frames(self, segments: Iterator[Segment]) -> Iterator[Piece]:
         """Frames as they are kept, neighbours together, and between them frames that are made here."""

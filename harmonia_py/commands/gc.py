@@ -12,7 +12,7 @@ from msgspec import Struct
 from rich.filesize import decimal
 
 from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
-from harmonia_py.catalog.collected import Collected
+from harmonia_py.catalog.collection import Collected
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.paging import all_of, rows_of
 from harmonia_py.catalog.pins import DAY

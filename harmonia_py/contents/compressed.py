@@ -81,7 +81,7 @@ class CompressedNars:
         self._kept = kept
         self._compressing = compressing
         mismatches = _Mismatches(kept, self.counters, damaged or _log_damage)
-        self._parts = _Parts(inner, compressing, kept, mismatches, self.counters)
+        self._shared = _Shared(inner, compressing, kept, mismatches, self.counters)
 
     async def __aenter__(self) -> Self:
         return self
@@ -171,8 +171,8 @@ class CompressedNars:
         if found is None or found.narinfo.path_info.nar_hash != url.nar_hash:
             return None
         info = found.narinfo.path_info
-        self._parts.mismatches.check(key_of(url), info)
-        return _CompressedNar(self._parts, url, info, is_kept=is_kept)
+        self._shared.mismatches.check(key_of(url), info)
+        return _CompressedNar(self._shared, url, info, is_kept=is_kept)
 
 
 class _Mismatches:
@@ -215,7 +215,7 @@ async def _log_damage(path_info: PathInfo, words: str) -> None:
     _log.critical("%s is damaged: %s; `nix-store --repair-path` may help", path_info.store_path, words)
 
 
-class _Parts(Struct, frozen=True):
+class _Shared(Struct, frozen=True):
     """The things that all compressions of a source share."""
 
     inner: Source
@@ -230,10 +230,10 @@ class _CompressedNar:
 
     size = None
 
-    def __init__(self, parts: _Parts, url: NarUrl, path_info: PathInfo, *, is_kept: bool) -> None:
+    def __init__(self, shared: _Shared, url: NarUrl, path_info: PathInfo, *, is_kept: bool) -> None:
         self.room = path_info.nar_size
-        self.lane = parts.compressing.lane(path_info.nar_size) if is_kept else parts.compressing.streams
-        self._parts = parts
+        self.lane = shared.compressing.lane(path_info.nar_size) if is_kept else shared.compressing.streams
+        self._shared = shared
         self._url = url
         self._path_info = path_info
         self._is_kept = is_kept
@@ -242,36 +242,36 @@ class _CompressedNar:
 
     async def open(self) -> ReadPieces | None:
         """The NAR, protected from the garbage collector."""
-        nar = await self._parts.inner.nar(replace(self._url, compression="none"))
+        nar = await self._shared.inner.nar(replace(self._url, compression="none"))
         if nar is None:
             return None
-        counters = self._parts.counters
+        counters = self._shared.counters
         (counters.misses if self._is_kept else counters.unkept).add()
-        return self._parts.compressing.dump(nar, self.lane)
+        return self._shared.compressing.dump(nar, self.lane)
 
     def check(self) -> NarCheck:
         """Verifies it, and compresses it."""
-        self._check = self._parts.compressing.check(self._path_info, is_kept=self._is_kept)
+        self._check = self._shared.compressing.check(self._path_info, is_kept=self._is_kept)
         return self._check
 
     def fault(self, error: FormatError) -> HarmoniaError:
         """The store's: its files are not what its database says."""
         mismatch = NarMismatch(self._path_info, error.nar_hash if isinstance(error, WrongNar) else None)
         if not self._is_kept:  # then a thread calls this, and `failed` is not called
-            asyncio.run_coroutine_threadsafe(self._parts.mismatches.say(key_of(self._url), mismatch), self._loop)
+            asyncio.run_coroutine_threadsafe(self._shared.mismatches.say(key_of(self._url), mismatch), self._loop)
         return mismatch
 
     async def failed(self, error: HarmoniaError) -> None:
         """Nothing is kept, and a wrong NAR is remembered."""
         if isinstance(error, NarMismatch):
-            await self._parts.mismatches.note(key_of(self._url), error)
+            await self._shared.mismatches.note(key_of(self._url), error)
         else:
-            self._parts.counters.failures.add()
+            self._shared.counters.failures.add()
             _log.warning("%s: not compressed: %s", self._path_info.store_path, error)
 
     async def kept(self) -> None:
         """The NAR was right this time."""
         checked, key = self._check.checked, key_of(self._url)
-        self._parts.counters.nar_bytes.add(checked.nar_size)
-        self._parts.counters.file_bytes.add(checked.file_size)
-        await self._parts.kept.keep(key, self._path_info, FileFacts(checked.file_hash, checked.file_size))
+        self._shared.counters.nar_bytes.add(checked.nar_size)
+        self._shared.counters.file_bytes.add(checked.file_size)
+        await self._shared.kept.keep(key, self._path_info, FileFacts(checked.file_hash, checked.file_size))

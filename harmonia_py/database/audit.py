@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_many, reads, writes
+from harmonia_py.database.transaction import Statement, Transaction, Transactions, ask, ask_many, reads, writes
 
 _COLUMNS: Final = "at_ns, id, principal, action, cache, subject, detail"
 _NOTE: Final = f"insert into audit ({_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing"
@@ -18,12 +18,12 @@ _PRUNE: Final = """
     returning id
 """
 _NOTE_IN_CACHE: Final = f"""
-    insert into audit ({_COLUMNS}) select $1, $2, $3, $4, name, $5, $6 from caches where id = $7
+    insert into audit ({_COLUMNS}) select $1, $2, $3, $4, name, $5, $6 from caches where id = $7 on conflict do nothing
 """
 _ID_BYTES: Final = 8
-_NANOSECONDS: Final = 1_000_000_000
+NANOSECONDS: Final = 1_000_000_000
 # Longer than a transaction waits.
-_SAME_CLOCK_NS: Final = 60 * _NANOSECONDS
+_SAME_CLOCK_NS: Final = 60 * NANOSECONDS
 
 
 class SqlAudit(Transactions):
@@ -56,7 +56,7 @@ def _identity(now: Timestamp) -> tuple[int, str]:
     `now` has whole seconds, and entries of commands, which stand between these, have nanoseconds. So the finer clock
     says the time, unless the two are different clocks.
     """
-    at_ns, exact_ns = now * _NANOSECONDS, time.time_ns()
+    at_ns, exact_ns = now * NANOSECONDS, time.time_ns()
     if 0 <= exact_ns - at_ns < _SAME_CLOCK_NS:
         at_ns = exact_ns
     return at_ns, f"{exact_ns:020d}-{secrets.token_hex(_ID_BYTES)}"
@@ -75,5 +75,30 @@ def note_in_cache(
     cache: CacheId, principal: str, action: str, subject: str, *, now: Timestamp, **detail: Any
 ) -> Transaction[None]:
     """Note what a transaction does, as part of it: neither is there without the other."""
-    identity = _identity(now)
-    yield from ask(_NOTE_IN_CACHE, *identity, principal, action, subject, json.dumps(detail), cache)
+    at_ns, entry_id = _identity(now)
+    text = json.dumps(detail)
+    yield noting_in_cache(
+        cache,
+        AuditEntry(
+            at_ns=at_ns, id=entry_id, principal=principal, action=action, cache="", subject=subject, detail=text
+        ),
+    )
+
+
+def quarantined(name: str, blob_key: str, now: Timestamp, **detail: Any) -> AuditEntry:
+    """The entry of the quarantine of bytes, which is noted once under this name."""
+    return AuditEntry(
+        at_ns=now * NANOSECONDS,
+        id=f"quarantine {name}",
+        principal="server",
+        action="quarantine",
+        cache="",
+        subject=blob_key,
+        detail=json.dumps(detail),
+    )
+
+
+def noting_in_cache(cache: CacheId, entry: AuditEntry) -> Statement:
+    """The statement that adds an entry, unless it is there, with the name of this cache."""
+    values = (entry.at_ns, entry.id, entry.principal, entry.action, entry.subject, entry.detail)
+    return Statement(_NOTE_IN_CACHE, (*values, cache))

@@ -5,7 +5,7 @@ from typing import Final
 
 from harmonia_py.catalog.bases import MAX_BASES, Base, OtherVersions
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.database.object_rows import LEASE
+from harmonia_py.database.object_rows import IN_CHUNKS, LEASE
 from harmonia_py.database.transaction import (
     Row,
     Transaction,
@@ -20,15 +20,15 @@ from harmonia_py.nix.store_path import HashPart
 
 _SEEN: Final = "state = 'published' and broken_s is null"
 _COLUMNS: Final = "select hash_part, name, pushed_s, file_hash from objects"
-_IN_CHUNKS: Final = """
+_RECIPES: Final = f"""
     join nar_files f on f.file_hash = found.file_hash
-    where f.blob_key >= 'recipes/' and f.blob_key < 'recipes0' and f.quarantined_s is null
+    where {IN_CHUNKS} and f.quarantined_s is null
 """
 
 
 def _first_of(objects: str) -> str:
     columns = "found.hash_part, f.blob_key, found.name, found.pushed_s"
-    return f"select {columns} from ({_COLUMNS} where {objects}) found {_IN_CHUNKS}"
+    return f"select {columns} from ({_COLUMNS} where {objects}) found {_RECIPES}"
 
 
 # Builds of the last day are whole files in most caches, however many there are: they are passed over.
@@ -48,7 +48,7 @@ _FIND: Final = f"""
     select found.hash_part, f.blob_key from (
         select hash_part, file_hash from objects where cache_id = $1 and hash_part in ($list)
             and state <> 'waiting' and broken_s is null
-    ) found {_IN_CHUNKS}
+    ) found {_RECIPES}
 """
 
 

@@ -9,18 +9,15 @@ from harmonia_py.database.transaction import Database
 
 if TYPE_CHECKING:
     from harmonia_py.database.access import SqlAccess
-    from harmonia_py.database.adoption import SqlAdoption
     from harmonia_py.database.arrivals import SqlArrivals
     from harmonia_py.database.audit import SqlAudit
     from harmonia_py.database.awaiting import SqlAwaiting
     from harmonia_py.database.bases import SqlBases
     from harmonia_py.database.caches import SqlCaches
-    from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
     from harmonia_py.database.chunk_work import SqlChunkWork
     from harmonia_py.database.chunks import SqlChunks
     from harmonia_py.database.collection import SqlCollection
     from harmonia_py.database.deleting import SqlDeletions
-    from harmonia_py.database.document_checks import SqlDocumentChecks
     from harmonia_py.database.documents import SqlDocuments
     from harmonia_py.database.evidence import SqlEvidence
     from harmonia_py.database.file_checks import SqlFileChecks
@@ -29,12 +26,12 @@ if TYPE_CHECKING:
     from harmonia_py.database.mirrored import SqlMirrored, SqlMismatches
     from harmonia_py.database.nars import SqlNars
     from harmonia_py.database.objects import SqlObjects
+    from harmonia_py.database.packs import SqlPacks
     from harmonia_py.database.passes import SqlPasses
     from harmonia_py.database.pins import SqlPins
     from harmonia_py.database.repairs import SqlRepairs
     from harmonia_py.database.room_wanted import SqlRoomWanted
     from harmonia_py.database.sessions import SqlSessions
-    from harmonia_py.database.static_objects import SqlStaticObjects
     from harmonia_py.database.uploads import SqlUploads
 
 # Where the class of a port is not in the module of its name.
@@ -52,11 +49,9 @@ class SqlCatalog:
     Attributes:
         database: that they ask.
         caches: `Caches`.
-        objects: `Objects` and `ObjectIndex`.
-        static_objects: `StaticObjects`.
+        objects: `Objects`, `ObjectIndex` and `StaticObjects`.
         nars: `Nars`.
-        uploads: `Uploads`.
-        adoption: `Adoption`.
+        uploads: `Uploads` and `Adoption`.
         arrivals: `Arrivals`.
         awaiting: `Awaiting`.
         evidence: `EvidenceOf`.
@@ -74,20 +69,17 @@ class SqlCatalog:
         deletions: `Deletions`.
         file_checks: `FileChecks`.
         repairs: `Repairs`.
-        documents: `DocumentIndex`.
-        document_checks: `DocumentChecks`.
+        documents: `DocumentIndex` and `DocumentChecks`.
         bases: `Bases`.
-        chunks: `Chunks` and `Packs`.
-        chunk_rebuilding: `ChunkRebuilding`.
+        chunks: `Chunks`.
+        packs: `Packs`.
         chunk_work: `ChunkWork`.
     """
 
     caches: "SqlCaches"
     objects: "SqlObjects"
-    static_objects: "SqlStaticObjects"
     nars: "SqlNars"
     uploads: "SqlUploads"
-    adoption: "SqlAdoption"
     arrivals: "SqlArrivals"
     awaiting: "SqlAwaiting"
     evidence: "SqlEvidence"
@@ -106,10 +98,9 @@ class SqlCatalog:
     file_checks: "SqlFileChecks"
     repairs: "SqlRepairs"
     documents: "SqlDocuments"
-    document_checks: "SqlDocumentChecks"
     bases: "SqlBases"
     chunks: "SqlChunks"
-    chunk_rebuilding: "SqlChunkRebuilding"
+    packs: "SqlPacks"
     chunk_work: "SqlChunkWork"
 
     def __init__(self, database: Database) -> None:

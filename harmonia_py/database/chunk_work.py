@@ -3,9 +3,9 @@
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.chunks.catalog import DuePlace
 from harmonia_py.chunks.work import ChunkFigures, LastLook
+from harmonia_py.database.object_rows import IN_CHUNKS
 from harmonia_py.database.progress import note, noted
 from harmonia_py.database.totals import chunk_figures, correct_chunk_totals, wrong_chunk_totals
 from harmonia_py.database.transaction import Transaction, Transactions, ask_number, ask_row, reads, scans, writes
@@ -17,15 +17,14 @@ _WAITING: Final = """
         order by aged_from_s, hash_part limit $5
     ) waiting
 """
-_IN_CHUNKS: Final = f"f.blob_key >= '{RECIPES}' and f.blob_key < '{RECIPES[:-1]}0'"
 _CHUNKED: Final = f"""
     select count(*) from objects o join nar_files f on f.file_hash = o.file_hash
-    where o.cache_id = $1 and {_IN_CHUNKS}
+    where o.cache_id = $1 and {IN_CHUNKS}
 """
 # `cross join`: without statistics SQLite would read all files in chunks, and look for the objects of each.
 _CONDEMNED: Final = f"""
     select coalesce(sum(o.file_size), 0) from objects o cross join nar_files f
-    where o.state = 'condemned' and f.file_hash = o.file_hash and {_IN_CHUNKS}
+    where o.state = 'condemned' and f.file_hash = o.file_hash and {IN_CHUNKS}
 """
 _SET_ASIDE: Final = "select coalesce(sum(size), 0), coalesce(sum(used_size), 0) from packs where look_s > $1"
 _JOB: Final = "deduplication"

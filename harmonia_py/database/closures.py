@@ -4,12 +4,13 @@ When a file is quarantined, the objects that have it are broken, with all that r
 do not see a path of which something cannot be had. When the file comes again, they are whole again, from below.
 """
 
-import json
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
 from harmonia_py.catalog.objects import ObjectState
+from harmonia_py.database.audit import NANOSECONDS, note, noting_in_cache, quarantined
 from harmonia_py.database.object_rows import READABLE, digits, revive
 from harmonia_py.database.totals import move_objects
 from harmonia_py.database.transaction import Statement, Transaction, ask, ask_for_each, ask_many, ask_number, ask_one
@@ -19,10 +20,6 @@ from harmonia_py.nix.store_path import HashPart
 _QUARANTINE: Final = """
     update nar_files set quarantined_s = $2, quarantined_for = $3 where file_hash = $1 and quarantined_s is null
     returning blob_key
-"""
-_NOTE_QUARANTINE: Final = """
-    insert into audit (at_ns, id, principal, action, cache, subject, detail) values ($1, $2, $3, $4, '', $5, $6)
-    on conflict do nothing
 """
 # Waiting objects are not seen anyway.
 _BREAK: Final = """
@@ -82,13 +79,6 @@ _AUDIT: Final = """
     from objects o join caches c on c.id = o.cache_id
     where o.cache_id = $1 and o.hash_part = $2 and o.session_id is not null on conflict do nothing
 """
-# The row of `_AUDIT`, from values: a statement does not see the object that another one of its question inserts.
-_NOTE_PUSH: Final = """
-    insert into audit (at_ns, id, principal, action, cache, subject, detail)
-    select $3, 'push ' || $1 || ' ' || $2, $4, 'push', c.name, $5, $6 from caches c where c.id = $1
-    on conflict do nothing
-"""
-_NANOSECONDS: Final = 1_000_000_000
 
 # A deletion that is under way ends by forgetting what it was told to delete; this has to be looked at after that.
 # Static narinfos go before the bytes that they name, which are listed in this second at the earliest.
@@ -106,9 +96,7 @@ def quarantine(file_hash: str, reason: str, now: Timestamp) -> Transaction[int |
         return None
     broken = yield from ask(_BREAK_FILE, file_hash, now)
     yield from renew_static(broken, now)
-    detail = json.dumps({"reason": reason, "hidden": len(broken)})
-    entry = (now * _NANOSECONDS, f"quarantine {file_hash}", "server", "quarantine", row[0], detail)
-    yield from ask(_NOTE_QUARANTINE, *entry)
+    yield from note([quarantined(file_hash, row[0], now, reason=reason, hidden=len(broken))])
     return len(broken)
 
 
@@ -155,13 +143,25 @@ def _restore(cache: CacheId, candidates: Collection[str], now: Timestamp) -> Tra
 def settle_published(cache: CacheId, hash_part: HashPart, now: Timestamp) -> Transaction[None]:
     """Set the pins that waited for an object, and note that it was published."""
     yield setting_pins(cache, hash_part, now)
-    yield from ask(_AUDIT, cache, hash_part, now * _NANOSECONDS)
+    yield from ask(_AUDIT, cache, hash_part, now * NANOSECONDS)
 
 
 def noting_push(cache: CacheId, path_info: PathInfo, pushed_by: str, now: Timestamp) -> Statement:
-    """Notes that a session published an object."""
+    """Notes that a session published an object, as `_AUDIT` does.
+
+    From values: a statement does not see the object that another one of its question inserts.
+    """
     path, nar_hash = path_info.store_path, f'{{"nar_hash": "sha256:{digits(path_info.nar_hash)}"}}'
-    return Statement(_NOTE_PUSH, (cache, path.hash_part, now * _NANOSECONDS, pushed_by, str(path), nar_hash))
+    entry = AuditEntry(
+        at_ns=now * NANOSECONDS,
+        id=f"push {cache} {path.hash_part}",
+        principal=pushed_by,
+        action="push",
+        cache="",
+        subject=str(path),
+        detail=nar_hash,
+    )
+    return noting_in_cache(cache, entry)
 
 
 def setting_pins(cache: CacheId, hash_part: HashPart, now: Timestamp) -> Statement:

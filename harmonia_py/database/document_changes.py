@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.objects import Document, DocumentKind, Publication
-from harmonia_py.database.object_rows import list_as_garbage, take_from_garbage
+from harmonia_py.database.blob_keys import list_as_garbage, take_from_garbage
 from harmonia_py.database.transaction import Statement, Transaction, ask_for_each, do_together
 
 _FORMER_DOCUMENTS: Final = """

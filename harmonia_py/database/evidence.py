@@ -7,8 +7,8 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.evidence import Evidence, Judge
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Published
-from harmonia_py.database.nars import FILES, FINDINGS
-from harmonia_py.database.object_rows import READABLE, digits, nar_file
+from harmonia_py.database.nars import FINDINGS
+from harmonia_py.database.object_rows import FILES, READABLE, digits, nar_file
 from harmonia_py.database.objects import paths
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask_one, reads, writes

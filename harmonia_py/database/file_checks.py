@@ -6,7 +6,7 @@ from typing import Final
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.file_checks import DueFile, Health, QuarantinedFile
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.database.object_rows import digits, nar_file
+from harmonia_py.database.object_rows import FILE, FILES, OF_FILES, digits, nar_file
 from harmonia_py.database.transaction import (
     Row,
     Transaction,
@@ -23,17 +23,13 @@ from harmonia_py.nix.hashes import Hash
 # Enough to know what it is about.
 _OBJECTS_TOLD: Final = 3
 
-_COLUMNS: Final = "f.file_hash, f.file_size, f.compression, f.blob_key, f.nar_hash, n.nar_size"
-_FROM: Final = "from nar_files f left join nars n on n.nar_hash = f.nar_hash"
 _DUE: Final = f"""
-    select {_COLUMNS}, f.checked_s {_FROM} where f.quarantined_s is null order by f.checked_s, f.file_hash limit $1
+    select {FILE}, f.checked_s {OF_FILES} where f.quarantined_s is null order by f.checked_s, f.file_hash limit $1
 """
 _PASSED: Final = "update nar_files set checked_s = $2 where file_hash = $1"
-_PAGE: Final = f"""
-    select {_COLUMNS} {_FROM} where f.file_hash > $1 and f.quarantined_s is null order by f.file_hash limit $2
-"""
+_PAGE: Final = f"{FILES} where f.file_hash > $1 and f.quarantined_s is null order by f.file_hash limit $2"
 _QUARANTINED: Final = f"""
-    select {_COLUMNS}, f.quarantined_s, f.quarantined_for {_FROM}
+    select {FILE}, f.quarantined_s, f.quarantined_for {OF_FILES}
     where f.file_hash > $1 and f.quarantined_s is not null order by f.file_hash limit $2
 """
 _OBJECTS: Final = """

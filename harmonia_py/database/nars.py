@@ -6,8 +6,9 @@ from typing import Final
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState
+from harmonia_py.database.blob_keys import is_garbage, list_as_garbage, named_in, take_from_garbage
 from harmonia_py.database.closures import heal, quarantine
-from harmonia_py.database.object_rows import digits, is_garbage, list_as_garbage, nar_file, take_from_garbage
+from harmonia_py.database.object_rows import FILES, digits, nar_file
 from harmonia_py.database.totals import add_files, resize_objects
 from harmonia_py.database.transaction import (
     Statement,
@@ -15,7 +16,6 @@ from harmonia_py.database.transaction import (
     Transaction,
     Transactions,
     ask,
-    ask_for_each,
     ask_one,
     ask_row,
     reads,
@@ -24,18 +24,11 @@ from harmonia_py.database.transaction import (
 )
 from harmonia_py.nix.hashes import Hash
 
-FILES: Final = """
-    select f.file_hash, f.file_size, f.compression, f.blob_key, f.nar_hash, n.nar_size
-    from nar_files f left join nars n on n.nar_hash = f.nar_hash
-"""
 _FILE: Final = f"{FILES} where f.file_hash = $1 and f.quarantined_s is null"
 _FILE_AT: Final = f"{FILES} where f.blob_key = $1 and f.quarantined_s is null"
 _NAR: Final = "insert into nars (nar_hash, nar_size) values ($1, $2) on conflict do nothing"
 _NOTE_FINDINGS: Final = "update nars set findings = $2 where nar_hash = $1"
 FINDINGS: Final = "select findings from nars where nar_hash = $1"
-_KNOWN: Final = tuple(
-    f"select blob_key from {table} where blob_key in ($list)" for table in ("nar_files", "documents", "garbage")
-)
 # A file that is quarantined comes back with its bytes, wherever they are now.
 _KEEP: Final = """
     insert into nar_files (file_hash, file_size, compression, blob_key, nar_hash, checked_s)
@@ -82,10 +75,7 @@ class SqlNars(Transactions):
     @scans
     def known(self, blob_keys: Collection[str]) -> Transaction[Collection[str]]:
         """As in `KnownKeys` of the takeover."""
-        found: set[str] = set()
-        for statement in _KNOWN:
-            found |= {row[0] for row in (yield from ask_for_each(statement, sorted(blob_keys)))}
-        return found
+        return named_in(blob_keys, "nar_files", "documents", "garbage")
 
     @writes(Topic.OBJECTS, Topic.REMOVALS)
     def quarantine(self, file_hash: Hash, reason: str, *, now: Timestamp) -> Transaction[int | None]:

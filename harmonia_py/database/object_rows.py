@@ -1,13 +1,14 @@
-"""The common parts of several ports over the tables of objects and files: parsing of rows, and revival of objects."""
+"""The tables of objects and files, as several ports use them: columns, rows as values, revival, what nothing needs."""
 
 from collections.abc import Collection, Iterable
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.nars import BeingDeleted, NarFile
-from harmonia_py.catalog.objects import ObjectState, StoredObject
+from harmonia_py.catalog.nars import RECIPES, NarFile
+from harmonia_py.catalog.objects import Document, DocumentKind, ObjectState, StoredObject
+from harmonia_py.database.blob_keys import list_as_garbage
 from harmonia_py.database.totals import add_chunked, add_files, move_objects
-from harmonia_py.database.transaction import Row, Transaction, ask, ask_for_each, ask_many, ask_one
+from harmonia_py.database.transaction import Row, Transaction, ask_for_each
 from harmonia_py.nix import base32
 from harmonia_py.nix.content_address import parse_content_address
 from harmonia_py.nix.hashes import Hash
@@ -22,6 +23,21 @@ OBJECTS: Final = """
     from objects o join nars n on n.nar_hash = o.nar_hash join nar_files f on f.file_hash = o.file_hash
 """
 READABLE: Final = "o.state <> 'waiting' and o.broken_s is null"
+FILE: Final = "f.file_hash, f.file_size, f.compression, f.blob_key, f.nar_hash, n.nar_size"
+"""The columns of `nar_file`, of the tables of `OF_FILES`."""
+OF_FILES: Final = "from nar_files f left join nars n on n.nar_hash = f.nar_hash"
+FILES: Final = f"select {FILE} {OF_FILES}"
+IN_CHUNKS: Final = f"(f.blob_key >= '{RECIPES}' and f.blob_key < '{RECIPES[:-1]}0')"
+"""Whether a file is made of chunks."""
+KEEPERS: Final = """
+    select 1 from object_documents e where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
+"""
+"""The objects, here or to come, that keep the document `d`."""
+OBJECTS_OF_DOCUMENT: Final = """
+    select 1 from object_documents e join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
+    where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
+"""
+"""Those that are here, each of them `o`."""
 OF_STORE: Final = "store"
 """Stands among the references of an object that waits for the local store to take it. No object has this hash part, so
 that nothing publishes the object here, where readers have none of its references."""
@@ -44,17 +60,6 @@ _REVIVE: Final = """
 
 LEASE: Final = "insert into leases (session_id, cache_id, hash_part) values ($1, $2, $3) on conflict do nothing"
 
-_KEY_IS_GARBAGE: Final = "select claimed from garbage where blob_key = $1"
-_NO_GARBAGE: Final = "delete from garbage where blob_key = $1"
-_NAMED: Final = tuple(
-    f"select blob_key from {table} where blob_key in ($list)"
-    for table in ("nar_files", "received", "documents", "packs")
-)
-# Claimed once more (2): what is being deleted may have been written after it was deleted, and is to be looked at again.
-_GARBAGE: Final = """
-    insert into garbage (blob_key, since_s, not_before_s, claimed) values ($1, $2, $2, 0)
-    on conflict (blob_key) do update set claimed = 2 where garbage.claimed = 1
-"""
 _DROP_FILES: Final = """
     delete from nar_files where file_hash in ($list)
         and not exists (select 1 from objects o where o.file_hash = nar_files.file_hash)
@@ -83,7 +88,7 @@ def sha256(text: str) -> Hash:
 
 
 def nar_file(row: Row) -> NarFile:
-    """A file from `file_hash, file_size, compression, blob_key, nar_hash, nar_size`."""
+    """A file from the columns `FILE`."""
     file_hash, file_size, compression, blob_key, nar_hash, nar_size = row
     return NarFile(
         file_hash=sha256(file_hash),
@@ -93,6 +98,12 @@ def nar_file(row: Row) -> NarFile:
         nar_hash=None if nar_hash is None else sha256(nar_hash),
         nar_size=nar_size,
     )
+
+
+def document_of(kind: DocumentKind, row: Row) -> Document:
+    """A document from `name, size, blob_key, body`."""
+    name, size, blob_key, body = row
+    return Document(kind=kind, name=name, size=size, blob_key=blob_key, body=None if body is None else bytes(body))
 
 
 def stored_object(row: Row) -> StoredObject:
@@ -124,32 +135,6 @@ def revive(cache: CacheId, hash_parts: Collection[str], now: Timestamp) -> Trans
     rows = yield from ask_for_each(_REVIVE, sorted(hash_parts), cache, now)
     yield from move_objects(cache, ObjectState.CONDEMNED, ObjectState.PUBLISHED, [size for _, size in rows])
     return tuple(HashPart(hash_part) for hash_part, _ in rows)
-
-
-def is_garbage(blob_key: str) -> Transaction[bool]:
-    """Whether the bytes under this key are to be deleted."""
-    return (yield from ask_one(_KEY_IS_GARBAGE, blob_key)) is not None
-
-
-def take_from_garbage(blob_key: str) -> Transaction[None]:
-    """Make sure that the bytes under this key stay.
-
-    Raises:
-        BeingDeleted: it is too late.
-    """
-    row = yield from ask_one(_KEY_IS_GARBAGE, blob_key)
-    if row is not None:
-        if row[0]:
-            raise BeingDeleted("what was kept under this key is being deleted")
-        yield from ask(_NO_GARBAGE, blob_key)
-
-
-def list_as_garbage(blob_keys: Iterable[str | None], now: Timestamp) -> Transaction[None]:
-    """Have the bytes under these keys deleted, unless a row names them."""
-    unnamed = {key for key in blob_keys if key is not None}
-    for statement in _NAMED:
-        unnamed -= {row[0] for row in (yield from ask_for_each(statement, sorted(unnamed)))}
-    yield from ask_many(_GARBAGE, [(key, now) for key in sorted(unnamed)])
 
 
 def drop_unused_files(file_hashes: Iterable[str], now: Timestamp) -> Transaction[None]:

@@ -1,4 +1,4 @@
-"""`Objects` and `ObjectIndex` over a database."""
+"""`Objects`, `ObjectIndex` and `StaticObjects` over a database."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
@@ -14,7 +14,15 @@ from harmonia_py.catalog.objects import (
     StoredObject,
 )
 from harmonia_py.database.keeping import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
-from harmonia_py.database.object_rows import OBJECTS, OF_STORE, READABLE, revive, stored_object
+from harmonia_py.database.object_rows import (
+    OBJECTS,
+    OBJECTS_OF_DOCUMENT,
+    OF_STORE,
+    READABLE,
+    document_of,
+    revive,
+    stored_object,
+)
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.totals import size_of
 from harmonia_py.database.transaction import (
@@ -51,14 +59,10 @@ _USED: Final = """
         aged_from_s = case when aged_from_s < $3 then $3 else aged_from_s end
     where cache_id = $1 and hash_part = $2
 """
-_DOCUMENT: Final = "select size, blob_key, body from documents d where d.cache_id = $1 and d.kind = $2 and d.name = $3"
-_PUBLISHED_DOCUMENT: Final = f"""
-    {_DOCUMENT} and exists (
-        select 1 from object_documents e
-            join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
-        where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name and {READABLE}
-    )
-"""
+_DOCUMENT: Final = (
+    "select name, size, blob_key, body from documents d where d.cache_id = $1 and d.kind = $2 and d.name = $3"
+)
+_PUBLISHED_DOCUMENT: Final = f"{_DOCUMENT} and exists ({OBJECTS_OF_DOCUMENT} and {READABLE})"
 _PAGE: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part > $2 and {READABLE} order by o.hash_part limit $3"
 _NAMES: Final = "select o.hash_part, o.name from objects o where o.cache_id = $1 and o.hash_part in ($list)"
 _SHOWN_NAMES: Final = f"{_NAMES} and {READABLE}"
@@ -70,10 +74,14 @@ _WAITS_FOR: Final = f"""
         and m.reference <> '{OF_STORE}'
 """
 _USES: Final = "select hash_part, used_s, state = 'waiting' from objects where cache_id = $1 and hash_part in ($list)"
+_OBJECTS: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part in ($list) and {READABLE}"
+_LISTINGS: Final = """
+    select name, size, blob_key, body from documents where cache_id = $1 and kind = $2 and name in ($list)
+"""
 
 
 class SqlObjects(Transactions):
-    """`Objects` and `ObjectIndex` in rows of the catalog."""
+    """`Objects`, `ObjectIndex` and `StaticObjects` in rows of the catalog."""
 
     @reads
     def find(self, cache: CacheId, hash_part: HashPart) -> Transaction[StoredObject | None]:
@@ -115,11 +123,7 @@ class SqlObjects(Transactions):
     ) -> Transaction[Document | None]:
         """As in `Objects`."""
         row = yield from ask_one(_DOCUMENT if pending else _PUBLISHED_DOCUMENT, cache, kind.value, name)
-        if row is None:
-            return None
-        size, blob_key, body = row
-        body = None if body is None else bytes(body)
-        return Document(kind=kind, name=name, size=size, blob_key=blob_key, body=body)
+        return None if row is None else document_of(kind, row)
 
     @reads
     def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Transaction[Sequence[StoredObject]]:
@@ -160,6 +164,18 @@ class SqlObjects(Transactions):
                 referrers=tuple(row[0] for row in (yield from ask(LIVE_REFERRERS, cache, hash_part, limit))),
             )
         return found
+
+    @reads
+    def objects(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Sequence[StoredObject]]:
+        """As in `StaticObjects`."""
+        rows = yield from ask_for_each(_OBJECTS, sorted(hash_parts), cache)
+        return [stored_object(row) for row in rows]
+
+    @reads
+    def listings(self, cache: CacheId, hash_parts: Collection[HashPart]) -> Transaction[Mapping[HashPart, Document]]:
+        """As in `StaticObjects`."""
+        rows = yield from ask_for_each(_LISTINGS, sorted(hash_parts), cache, DocumentKind.LISTING.value)
+        return {HashPart(row[0]): document_of(DocumentKind.LISTING, row) for row in rows}
 
 
 def paths(

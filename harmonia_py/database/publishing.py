@@ -8,19 +8,11 @@ from msgspec import Struct
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import ObjectState, Publication, Published
+from harmonia_py.database.blob_keys import list_as_garbage, take_from_garbage
 from harmonia_py.database.closures import arrive, break_referrers, noting_push, setting_pins
 from harmonia_py.database.document_changes import DocumentChanges, documents_of
 from harmonia_py.database.nars import keep_file, naming
-from harmonia_py.database.object_rows import (
-    OF_STORE,
-    READABLE,
-    digits,
-    drop_unused_files,
-    list_as_garbage,
-    revive,
-    sha256,
-    take_from_garbage,
-)
+from harmonia_py.database.object_rows import OF_STORE, READABLE, digits, drop_unused_files, revive, sha256
 from harmonia_py.database.received import ending_claim
 from harmonia_py.database.totals import add_objects, one_more_file, one_more_object
 from harmonia_py.database.transaction import Statement, Transaction, Value, ask, ask_for_each, ask_row, do_together

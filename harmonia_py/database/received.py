@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.database.object_rows import drop_unused_files, forget_unused_files, list_as_garbage
+from harmonia_py.database.blob_keys import list_as_garbage
+from harmonia_py.database.object_rows import drop_unused_files, forget_unused_files
 from harmonia_py.database.transaction import Row, Statement, Transaction, ask, ask_many
 
 # The session that was the last to bring it before another one does.

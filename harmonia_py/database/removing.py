@@ -8,9 +8,11 @@ from harmonia_py.catalog.collection import Removed, Swept
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.catalog.retention import Condemnation, plan_removal
 from harmonia_py.catalog.uploads import SESSION_SECONDS, UNCLAIMED_SECONDS, WAITING_SECONDS
+from harmonia_py.database.audit import NANOSECONDS
+from harmonia_py.database.blob_keys import list_as_garbage
 from harmonia_py.database.closures import renew_static
 from harmonia_py.database.keeping import IS_LEASED, IS_PINNED
-from harmonia_py.database.object_rows import drop_unused_files, list_as_garbage, revive
+from harmonia_py.database.object_rows import KEEPERS, OBJECTS_OF_DOCUMENT, drop_unused_files, revive
 from harmonia_py.database.received import give_up_received
 from harmonia_py.database.totals import add_objects
 from harmonia_py.database.transaction import Row, Transaction, ask, ask_for_each, ask_many
@@ -28,21 +30,15 @@ _REFERRERS: Final = """
     where r.cache_id = $1 and r.reference in ($list)
 """
 _DOCUMENTS: Final = "select kind, name from object_documents where cache_id = $1 and hash_part in ($list)"
-_UNKEPT_DOCUMENT: Final = """
-    delete from documents as d where cache_id = $1 and kind = $2 and name in ($list) and not exists (
-        select 1 from object_documents e where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
-    ) returning name, blob_key
+_UNKEPT_DOCUMENT: Final = f"""
+    delete from documents as d where cache_id = $1 and kind = $2 and name in ($list) and not exists ({KEEPERS})
+    returning name, blob_key
 """
 # The log of a derivation that is not pushed itself has an edge of an object that never comes. What a push under way has
 # brought may wait for that; everything else goes with the last object that is here.
-_PUSHED_DOCUMENT: Final = """
+_PUSHED_DOCUMENT: Final = f"""
     delete from documents as d where cache_id = $1 and kind = $2 and name in ($list)
-        and (session_id is null or not exists (
-            select 1 from object_documents e where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
-        )) and not exists (
-            select 1 from object_documents e join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
-            where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
-        )
+        and (session_id is null or not exists ({KEEPERS})) and not exists ({OBJECTS_OF_DOCUMENT})
     returning name, blob_key
 """
 _FORGET_EACH: Final = (
@@ -62,16 +58,12 @@ _AUDIT: Final = """
     from objects o join caches c on c.id = o.cache_id
     where o.cache_id = $1 and o.hash_part in ($list) on conflict do nothing
 """
-_NANOSECONDS: Final = 1_000_000_000
 COLLECTOR: Final = "collector"
 """The principal of what the collector does."""
 
-LOOSE: Final = """
+LOOSE: Final = f"""
     select kind, name, blob_key from documents d
-    where cache_id = $1 and session_id is null and received_s <= $2 and not exists (
-        select 1 from object_documents e join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
-        where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
-    )
+    where cache_id = $1 and session_id is null and received_s <= $2 and not exists ({OBJECTS_OF_DOCUMENT})
 """
 """Documents that came without a push, and whose objects are not here."""
 
@@ -90,11 +82,8 @@ HAND_LISTINGS_OVER: Final = """
         where f.nar_hash = d.name and r.cache_id = d.cache_id
     )
 """
-_UNSEEN_DOCUMENTS: Final = """
-    select cache_id, kind, name, blob_key from documents d where session_id = $1 and not exists (
-        select 1 from object_documents e join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
-        where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
-    )
+_UNSEEN_DOCUMENTS: Final = f"""
+    select cache_id, kind, name, blob_key from documents d where session_id = $1 and not exists ({OBJECTS_OF_DOCUMENT})
 """
 _NO_KEEPERS: Final = "delete from object_documents where cache_id = $1 and kind = $2 and name = $3"
 _NONE_KEEPS: Final = "delete from object_documents where cache_id = $1 and kind = $2 and name in ($list)"
@@ -108,11 +97,9 @@ _UNCLAIMED_FILES: Final = """
     select cache_id, file_hash, blob_key from received where received_s <= $1 order by received_s limit $2
 """
 _NOT_RECEIVED_FILE: Final = "delete from received where cache_id = $1 and file_hash = $2"
-_OLD_DOCUMENTS: Final = """
-    select cache_id, kind, name, blob_key, exists (
-        select 1 from object_documents e join objects o on o.cache_id = e.cache_id and o.hash_part = e.hash_part
-        where e.cache_id = d.cache_id and e.kind = d.kind and e.name = d.name
-    ) from documents d where session_id is not null and received_s <= $1 order by received_s limit $2
+_OLD_DOCUMENTS: Final = f"""
+    select cache_id, kind, name, blob_key, exists ({OBJECTS_OF_DOCUMENT})
+    from documents d where session_id is not null and received_s <= $1 order by received_s limit $2
 """
 _SETTLE_DOCUMENT: Final = """
     update documents set session_id = null where cache_id = $1 and kind = $2 and name = $3
@@ -174,7 +161,7 @@ def note_removals(
     What was kept of the local store and of upstreams can be had again, and nothing is noted.
     """
     if cache not in {STORE, MIRROR}:
-        yield from ask_for_each(_AUDIT, sorted(hash_parts), cache, now * _NANOSECONDS, principal, action, why)
+        yield from ask_for_each(_AUDIT, sorted(hash_parts), cache, now * NANOSECONDS, principal, action, why)
 
 
 def forget_objects(cache: CacheId, objects: Sequence[tuple[str, str]], now: Timestamp) -> Transaction[None]:

@@ -6,10 +6,10 @@ from typing import Final
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import RECIPES
-from harmonia_py.catalog.repairs import CacheDocument, WrongTotal
+from harmonia_py.catalog.repairs import WrongTotal
+from harmonia_py.database.blob_keys import NAMED_IN, list_as_garbage, named_in
 from harmonia_py.database.closures import heal, renew_static
-from harmonia_py.database.document_checks import following, key_of
-from harmonia_py.database.object_rows import digits, list_as_garbage
+from harmonia_py.database.object_rows import digits
 from harmonia_py.database.totals import count_anew, wrong_totals
 from harmonia_py.database.transaction import (
     Topic,
@@ -23,10 +23,6 @@ from harmonia_py.database.transaction import (
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
-_NAMED: Final = tuple(
-    f"select blob_key from {table} where blob_key in ($list)"
-    for table in ("nar_files", "documents", "received", "garbage", "packs")
-)
 _KNOWN_PATHS: Final = """
     select o.hash_part, f.blob_key from caches c join objects o on o.cache_id = c.id
     join nar_files f on f.file_hash = o.file_hash where c.name = $1 and o.hash_part in ($list)
@@ -42,10 +38,7 @@ class SqlRepairs(Transactions):
     @scans
     def unnamed(self, blob_keys: Collection[str]) -> Transaction[Collection[str]]:
         """As in `Repairs`."""
-        left = set(blob_keys)
-        for statement in _NAMED:
-            left -= {row[0] for row in (yield from ask_for_each(statement, sorted(left)))}
-        return left
+        return set(blob_keys) - (yield from named_in(blob_keys, *NAMED_IN))
 
     @scans
     def known_paths(self, cache: CacheName, hash_parts: Collection[HashPart]) -> Transaction[Mapping[HashPart, bool]]:
@@ -68,12 +61,6 @@ class SqlRepairs(Transactions):
     def renew_static(self, cache: CacheId, hash_parts: Collection[HashPart], *, now: Timestamp) -> Transaction[None]:
         """As in `Repairs`."""
         yield from renew_static([(cache, hash_part) for hash_part in hash_parts], now)
-
-    @scans
-    def documents(self, after: CacheDocument | None, limit: int) -> Transaction[Sequence[CacheDocument]]:
-        """As in `Repairs`."""
-        place = (0, "", "") if after is None else key_of(after)
-        return following(place, limit)
 
     @scans
     def wrong_totals(self) -> Transaction[Sequence[WrongTotal]]:

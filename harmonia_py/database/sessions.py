@@ -7,8 +7,7 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.sessions import Progress
 from harmonia_py.catalog.uploads import Session
-from harmonia_py.database.nars import FILES
-from harmonia_py.database.object_rows import LEASE, READABLE, digits, nar_file
+from harmonia_py.database.object_rows import FILE, FILES, LEASE, READABLE, digits, nar_file
 from harmonia_py.database.received import receive
 from harmonia_py.database.transaction import (
     Transaction,
@@ -50,7 +49,7 @@ _NARS: Final = f"""
     )
 """
 _SHOWN: Final = f"""
-    select o.hash_part, f.file_hash, f.file_size, f.compression, f.blob_key, f.nar_hash, n.nar_size
+    select o.hash_part, {FILE}
     from objects o join nar_files f on f.file_hash = o.file_hash left join nars n on n.nar_hash = f.nar_hash
     where o.cache_id = $1 and o.hash_part in ($list) and {READABLE}
 """

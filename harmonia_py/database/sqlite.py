@@ -9,26 +9,24 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from re import compile as regex
 from typing import Any, Final, Self, TypeVar
 
-from harmonia_py import json_text
-from harmonia_py.catalog.caches import DEFAULT_CACHE
 from harmonia_py.database import migrations
 from harmonia_py.database.checkpoints import Checkpoints
 from harmonia_py.database.collecting_lock import CollectingLock
 from harmonia_py.database.sqlite_worker import WAIT_SECONDS, Job, Worker, storage_error, translated
 from harmonia_py.database.transaction import Row, Statement, Together, Topic, Transaction
 from harmonia_py.database.turns import Turns
-from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.errors import StorageError
 
 T = TypeVar("T")
 
-# A reader never waits for a lock, except while the log is recovered after a crash or another program has the file.
-_BUSY_SECONDS: Final = 5.0
+BUSY_SECONDS: Final = 5.0
+"""How long a reader waits for a lock: while the log is recovered after a crash, or another program has the file."""
 # Instructions of SQLite's machine between two looks at the clock: some hundred microseconds.
 _INSTRUCTIONS: Final = 10_000
 _CACHE_KIB: Final = 2048
@@ -57,12 +55,12 @@ class SqliteDatabase:
         self._turns = turns
         self._lock = CollectingLock(path.with_suffix(LOCK_SUFFIX))
         self._closed = False
-        self._reader = Worker("catalog-read", partial(_connect, path), self._run_reads)
-        self._scanner = Worker("catalog-scan", partial(_connect, path), self._run_reads)
-        self._writer = Worker("catalog-write", partial(_connect, path, _WRITER_CACHE_KIB), self._run_writes)
+        self._reader = Worker("catalog-read", partial(connect, path), self._run_reads)
+        self._scanner = Worker("catalog-scan", partial(connect, path), self._run_reads)
+        self._writer = Worker("catalog-write", partial(connect, path, _WRITER_CACHE_KIB), self._run_writes)
         # How the writer's connection is set; it begins with neither.
         self._waits_for_disk: bool | None = None
-        self._checkpoints = Checkpoints(partial(_connect, path))
+        self._checkpoints = Checkpoints(partial(connect, path))
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -196,7 +194,7 @@ def _is_current(path: Path) -> bool:
 
 
 def _migrate(path: Path) -> None:
-    connection = _connect(path)
+    connection = connect(path)
     try:
         # A migration that a power cut undoes is done again; what is committed later makes it durable.
         connection.execute("pragma synchronous = normal")
@@ -217,9 +215,10 @@ def _step(connection: sqlite3.Connection) -> bool:
     return done
 
 
-def _connect(path: Path, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
+def connect(path: Path, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
+    """A connection, which waits for a moment where another process locks the file."""
     connection = sqlite3.connect(
-        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS
     )
     try:
         connection.execute("pragma journal_mode = wal")
@@ -232,39 +231,6 @@ def _connect(path: Path, cache_kib: int = _CACHE_KIB) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """Copy a database as it stands, beside those that read and write it. Takes some seconds for each GB.
-
-    Raises:
-        StorageError: it cannot be read, or the copy written.
-    """
-    try:
-        with closing(_connect(source)) as from_, closing(sqlite3.connect(target)) as to:
-            from_.backup(to)
-    except sqlite3.Error as error:
-        raise storage_error(error) from error
-
-
-def settings_of_caches(file: Path) -> list[dict[str, object]]:
-    """The settings of the caches that have a name of their own, read beside those that write.
-
-    Raises:
-        StorageError: they cannot be read.
-    """
-    named = "select settings from caches where id > $1 and deleted_s is null"
-    try:
-        with closing(
-            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", timeout=_BUSY_SECONDS, uri=True)
-        ) as connection:
-            rows = connection.execute(numbered(named), (DEFAULT_CACHE,)).fetchall()
-    except sqlite3.Error as error:
-        raise storage_error(error) from error
-    try:
-        return [json_text.decode(text, dict[str, object]) for (text,) in rows]
-    except FormatError as error:
-        raise StorageError(f"the settings of a cache do not parse: {error}") from error
 
 
 def _is_over(end: float, job: Job[Any]) -> bool:

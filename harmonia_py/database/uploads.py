@@ -1,4 +1,4 @@
-"""`Uploads` over a database."""
+"""`Uploads` and `Adoption` over a database."""
 
 from collections.abc import Collection
 from typing import Final
@@ -9,9 +9,10 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS, Session
+from harmonia_py.database.blob_keys import list_as_garbage, take_from_garbage
 from harmonia_py.database.document_changes import put_document
-from harmonia_py.database.nars import FILES, FINDINGS, add_findings, keep_file
-from harmonia_py.database.object_rows import digits, list_as_garbage, nar_file, take_from_garbage
+from harmonia_py.database.nars import FINDINGS, add_findings, keep_file, known_file
+from harmonia_py.database.object_rows import FILES, digits, nar_file
 from harmonia_py.database.received import ending_claim, expect, forget_received, give_up_received, receive
 from harmonia_py.database.transaction import (
     Row,
@@ -65,7 +66,7 @@ _DERIVED: Final = "select hash_part from objects where cache_id = $1 and deriver
 
 
 class SqlUploads(Transactions):
-    """`Uploads` in rows of the catalog."""
+    """`Uploads` and `Adoption` in rows of the catalog."""
 
     async def session(self, session: Session, *, end: bool = False) -> Session:
         """As in `Uploads`."""
@@ -152,6 +153,17 @@ class SqlUploads(Transactions):
             keeping |= {row[0] for row in (yield from ask(_DERIVED, cache, document.name))}
         edges = [(cache, keeper, document.kind.value, document.name) for keeper in sorted(keeping)]
         yield from ask_many(_KEEPER, edges)
+
+    @writes(durable=False)
+    def adopt(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> Transaction[NarFile | None]:
+        """As in `Adoption`."""
+        file = yield from known_file(file_hash)
+        if file is None:
+            return None
+        yield from take_from_garbage(file.blob_key)
+        yield from live_on(cache, session, now)
+        yield from receive([(cache, digits(file_hash), session, file.blob_key, now)])
+        return file
 
 
 def receive_file(

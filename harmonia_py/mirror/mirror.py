@@ -16,6 +16,7 @@ from msgspec import Struct
 from harmonia_py.cache.found import STALE, Found
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, FileSlice, Pause
 from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.kept_mirrored import KeptMirrored
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.kept_files import key_of
@@ -88,7 +89,10 @@ class Mirror:
     ) -> None:
         self.counters = counters or MirrorCounters()
         self.on_kept: Callable[[HashPart], object] = lambda _: None
-        self.index = NarinfoIndex(upstreams, kept, store_dir, negative_ttl=settings.negative_ttl, texts=texts)
+        self._told = KeptMirrored(kept)
+        self.index = NarinfoIndex(
+            upstreams, kept, self._told, store_dir, negative_ttl=settings.negative_ttl, texts=texts
+        )
         self._upstreams = upstreams
         self._intake = intake
         self._kept = kept
@@ -96,7 +100,7 @@ class Mirror:
         self._downloads = Downloads(
             upstreams, intake, self.index, self.counters, downloads=settings.downloads, memory=memory
         )
-        self._realisations = MirroredRealisations(upstreams, kept, self.index)
+        self._realisations = MirroredRealisations(upstreams, self._told, self.index)
         self._questions = NarinfoQuestions(
             upstreams,
             self.index,
@@ -220,7 +224,7 @@ class Mirror:
         key = BlobKey(f"{name}.ls" if kind is DocumentKind.LISTING else f"{name}.log")
 
         async def enter(size: int) -> None:
-            await self._kept.keep_document(key, str(name), size, is_listing=kind is DocumentKind.LISTING)
+            await self._told.keep_document(key, str(name), size, is_listing=kind is DocumentKind.LISTING)
 
         async def want() -> DocumentDownload:
             return DocumentDownload(self._downloads.lane, self.counters, self._upstreams, url, enter)
@@ -234,7 +238,7 @@ class Mirror:
             return None
         realisation, told = found
         if told is not None:
-            self._in_background(self._realisations.keep(told))
+            self._in_background(self._told.keep_realisation(told))
         return realisation
 
     async def fetch(self, hash_part: HashPart, progress: Callable[[int], object]) -> NarInfo | None:

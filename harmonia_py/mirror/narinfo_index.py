@@ -6,7 +6,6 @@ only while the NAR is kept. It is verified again when it is read back, because k
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,6 +13,7 @@ import msgspec
 
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.kept_mirrored import KeptMirrored
 from harmonia_py.catalog.kept_objects import is_kept_at
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import UNKNOWN, key_of
@@ -24,7 +24,7 @@ from harmonia_py.mirror.trusted import doubt, parse_narinfo
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import HashPart, StoreDir
-from harmonia_py.runtime.bounded import TimedSet
+from harmonia_py.runtime.bounded import BoundedBytes, TimedSet
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +45,21 @@ class NarinfoIndex:
     """The narinfos of one process, and those in shared memory and in the catalog, which all processes share.
 
     They must be shared: a client that got a narinfo from one worker may ask another one for the NAR.
+
+    Args:
+        upstreams: whose narinfos they are.
+        kept: the facts of kept files.
+        told: the narinfos in the catalog.
+        store_dir: of the paths.
+        negative_ttl: seconds for which it is remembered that something is absent.
+        texts: shared memory; None for a process that shares none.
     """
 
     def __init__(
         self,
         upstreams: Upstreams,
         kept: Kept,
+        told: KeptMirrored,
         store_dir: StoreDir,
         *,
         negative_ttl: float,
@@ -58,11 +67,13 @@ class NarinfoIndex:
     ) -> None:
         self._upstreams = upstreams
         self._kept = kept
+        self._told = told
         self._store_dir = store_dir
         self._negative_ttl = negative_ttl
         self._texts = texts
-        self._present: OrderedDict[HashPart, IndexedNarInfo] = OrderedDict()
-        self._present_bytes = 0
+        self._present: BoundedBytes[HashPart, IndexedNarInfo] = BoundedBytes(
+            _MAX_PRESENT_BYTES, lambda entry: entry.memory
+        )
         self._absent: TimedSet[str] = TimedSet(_MAX_ABSENT)
 
     async def find(self, hash_part: HashPart) -> IndexedNarInfo | None:
@@ -121,20 +132,11 @@ class NarinfoIndex:
     def _put(self, entry: IndexedNarInfo) -> None:
         hash_part = entry.narinfo.path_info.store_path.hash_part
         self._absent.pop(hash_part, None)
-        self._drop(hash_part)
-        self._present[hash_part] = entry
-        self._present_bytes += entry.memory
-        while self._present_bytes > _MAX_PRESENT_BYTES:
-            self._drop(next(iter(self._present)))
-
-    def _drop(self, hash_part: HashPart) -> None:
-        dropped = self._present.pop(hash_part, None)
-        if dropped is not None:
-            self._present_bytes -= dropped.memory
+        self._present.put(hash_part, entry)
 
     def forget(self, hash_part: HashPart) -> None:
         """Drop the narinfo of a path, whose NAR cannot be had by it."""
-        self._drop(hash_part)
+        self._present.drop(hash_part)
         if self._texts is not None:
             self._texts.remove(narinfo_key(hash_part))
 
@@ -158,21 +160,21 @@ class NarinfoIndex:
             url: of the NAR.
             metadata: that the file has just been kept with; None to look at the file.
         """
-        await self._kept.keep_mirrored(key_of(url), entry.upstream_narinfo, metadata)
+        await self._told.keep(key_of(url), entry.upstream_narinfo, metadata)
         await self.look(entry)
 
     async def renew(self, entry: IndexedNarInfo) -> None:
         """Renew the narinfo of a kept NAR in the catalog, or enter the NAR anew when the narinfo has changed."""
         theirs = entry.upstream_narinfo
-        kept = await self._kept.mirrored(entry.narinfo.path_info.store_path.hash_part)
+        kept = await self._told.find(entry.narinfo.path_info.store_path.hash_part)
         if (
             kept is not None
             and is_kept_at(kept.stored, key_of(entry.url))
             and kept.upstream_narinfo.narinfo == theirs.narinfo
         ):
-            await self._kept.refresh(theirs)
+            await self._told.refresh(theirs)
         else:
-            await self._kept.keep_mirrored(key_of(entry.url), theirs)
+            await self._told.keep(key_of(entry.url), theirs)
 
     def _facts_of(self, entry: IndexedNarInfo) -> dict[str, str]:
         return {
@@ -195,7 +197,7 @@ class NarinfoIndex:
         return entry
 
     async def _load(self, hash_part: HashPart) -> IndexedNarInfo | None:
-        kept = await self._kept.mirrored(hash_part)
+        kept = await self._told.find(hash_part)
         if kept is None:
             return None
         theirs = kept.upstream_narinfo

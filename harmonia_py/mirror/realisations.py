@@ -2,7 +2,7 @@
 
 import asyncio
 
-from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.kept_mirrored import KeptMirrored
 from harmonia_py.catalog.mirrored import UpstreamRealisation
 from harmonia_py.errors import Overloaded
 from harmonia_py.mirror.narinfo_index import NarinfoIndex
@@ -19,17 +19,17 @@ class MirroredRealisations:
 
     Args:
         upstreams: the upstreams.
-        kept: remembers realisations.
+        told: remembers realisations.
         index: remembers what is absent.
     """
 
-    def __init__(self, upstreams: Upstreams, kept: Kept, index: NarinfoIndex) -> None:
+    def __init__(self, upstreams: Upstreams, told: KeptMirrored, index: NarinfoIndex) -> None:
         self._upstreams = upstreams
-        self._kept = kept
+        self._told = told
         self._index = index
 
     async def find(self, output: DrvOutput) -> tuple[Realisation, UpstreamRealisation | None] | None:
-        """The realisation of an upstream, with its text to `keep` if new, or the remembered one when none can tell.
+        """The realisation of an upstream, with its text to be kept if new, or the remembered one when none can tell.
 
         Raises:
             NoUpstreamAnswered: no upstream can tell, there is no copy, and the client had better ask again.
@@ -41,7 +41,7 @@ class MirroredRealisations:
         try:
             answer = await self._upstreams.ask(lambda upstream: _question(upstream, output), is_of_file=True)
         except (NoUpstreamAnswered, Overloaded) as error:
-            kept = await self._kept.realisation(key)
+            kept = await self._told.realisation(key)
             if kept is not None:
                 found = self._parse(kept, output)
                 return None if found is None else (found, None)
@@ -53,10 +53,6 @@ class MirroredRealisations:
             return None
         realisation, data = answer.value
         return realisation, UpstreamRealisation(output=key, text=data, upstream=answer.upstream.name)
-
-    async def keep(self, told: UpstreamRealisation) -> None:
-        """Remember a realisation for later processes."""
-        await self._kept.keep_realisation(told)
 
     def _parse(self, told: UpstreamRealisation, output: DrvOutput) -> Realisation | None:
         state = self._upstreams.find(told.upstream)

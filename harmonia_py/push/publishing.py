@@ -12,7 +12,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.trust import is_its_own_proof
-from harmonia_py.catalog.adoption import Adoption
 from harmonia_py.catalog.arrivals import Arrivals
 from harmonia_py.catalog.audit import Audit
 from harmonia_py.catalog.awaiting import Awaiting
@@ -23,7 +22,7 @@ from harmonia_py.catalog.objects import Objects, Publication, Published
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.catalog.stored import OpenBlob
-from harmonia_py.catalog.uploads import Uploads
+from harmonia_py.catalog.uploads import Adoption, Uploads
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.contents.pieces import SliceReader, feed_all, portions
 from harmonia_py.errors import PushConflict, PushRefused, naming

@@ -17,9 +17,8 @@ from msgspec.structs import replace
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId
-from harmonia_py.catalog.objects import Document, StoredObject
+from harmonia_py.catalog.objects import Document, StaticObjects, StoredObject
 from harmonia_py.catalog.static_check import chunked_key
-from harmonia_py.catalog.static_objects import StaticObjects
 from harmonia_py.catalog.stored import PUSHED, narinfo_of
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.deletion import delete_all

@@ -1,9 +1,9 @@
-"""Memory that has a bound: the entry that was put in longest ago goes first."""
+"""Memory that has a bound: the entry that was put in, or used, longest ago goes first."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -21,6 +21,39 @@ class Bounded(OrderedDict[K, V]):
         self.move_to_end(key)
         while len(self) > self._most:
             self.popitem(last=False)
+
+
+class BoundedBytes(Generic[K, V]):
+    """Values of at most `most` bytes together, as `size` tells of each; the one used least recently goes first."""
+
+    def __init__(self, most: int, size: Callable[[V], int]) -> None:
+        self.bytes = 0
+        self._most = most
+        self._size = size
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """The value of `key`, which has now been used."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Keep the value, unless it alone is too large, and no other one of `key`."""
+        self.drop(key)
+        if self._size(value) > self._most:
+            return
+        self._values[key] = value
+        self.bytes += self._size(value)
+        while self.bytes > self._most:
+            self.drop(next(iter(self._values)))
+
+    def drop(self, key: K) -> None:
+        """Forget the value of `key`."""
+        value = self._values.pop(key, None)
+        if value is not None:
+            self.bytes -= self._size(value)
 
 
 class TimedSet(Bounded[K, float]):

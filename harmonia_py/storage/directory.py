@@ -10,11 +10,11 @@ A blob gets its place by a rename, when it is whole. The access time of its file
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from msgspec import Struct
 
@@ -29,6 +29,9 @@ from harmonia_py.storage.partial_files import PARTIAL
 from harmonia_py.storage.private import make_directory
 from harmonia_py.storage.spool import GROWING
 from harmonia_py.storage.unchanged import has_cached_beginning, is_marked, is_right
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _BLOBS: Final = "blobs"
 # So many small blobs are written before the first becomes whole; each is an open file.
@@ -107,14 +110,11 @@ class BlobDirectory:
 
     def metadata_of(self, keys: Sequence[BlobKey]) -> list[Mapping[str, str] | StorageError | None]:
         """The metadata of many blobs, in the order of `keys`; for a blob that cannot be read, the error."""
-        found: list[Mapping[str, str] | StorageError | None] = []
-        for key in keys:
-            try:
-                seen = _look(self._text_of(key))
-                found.append(self.metadata(key) if seen is None else seen)
-            except StorageError as error:
-                found.append(error)
-        return found
+        return [_or_error(self._look_or_open, key) for key in keys]
+
+    def _look_or_open(self, key: BlobKey) -> Mapping[str, str] | None:
+        seen = _look(self._text_of(key))
+        return self.metadata(key) if seen is None else seen
 
     def put(
         self, key: BlobKey, content: SpooledFile | bytes, metadata: Mapping[str, str], *, durable: bool = False
@@ -138,15 +138,8 @@ class BlobDirectory:
                     )
                 errors += [None] * len(some)
             except StorageError:
-                errors += [self._put_alone(*text) for text in some]
+                errors += [_or_error(self.put, *text) for text in some]
         return errors
-
-    def _put_alone(self, key: BlobKey, content: bytes, metadata: Mapping[str, str]) -> StorageError | None:
-        try:
-            self.put(key, content, metadata)
-        except StorageError as error:
-            return error
-        return None
 
     def create(self) -> tuple[int, Path]:
         """A new file, open and locked, under a name of its own from which `put` takes it."""
@@ -163,14 +156,7 @@ class BlobDirectory:
 
     def delete_all(self, keys: Sequence[BlobKey]) -> list[StorageError | None]:
         """Remove many blobs; in the order of `keys`, for a blob that cannot be removed, the error."""
-        found: list[StorageError | None] = []
-        for key in keys:
-            try:
-                self.delete(key)
-                found.append(None)
-            except StorageError as error:
-                found.append(error)
-        return found
+        return [_or_error(self.delete, key) for key in keys]
 
     def write_last_uses(self, uses: Mapping[BlobKey, float]) -> None:
         """Write down when blobs were last used, in seconds since the epoch."""
@@ -181,7 +167,7 @@ class BlobDirectory:
                     # Not the mark: another program may have written to the file since it was used.
                     os.utime(path, ns=(int(last_used * 1e9), path.stat().st_mtime_ns))
 
-    def parts(self) -> list[Path]:
+    def directories(self) -> list[Path]:
         """The directories that `scan` takes one by one."""
         with translated("list blobs"):
             found = list(self._blobs.iterdir())
@@ -191,11 +177,11 @@ class BlobDirectory:
                     found += [Path(path) for path, _, _ in os.walk(top)]
             return found
 
-    def scan(self, part: Path) -> list[BlobInfo]:
+    def scan(self, directory: Path) -> list[BlobInfo]:
         """The blobs in one directory."""
-        prefix = "" if part.parent == self._blobs else f"{part.relative_to(self._directory)}/"
+        prefix = "" if directory.parent == self._blobs else f"{directory.relative_to(self._directory)}/"
         with translated("list blobs"):
-            fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 return list(_scan(fd, prefix))
             finally:
@@ -214,6 +200,14 @@ class BlobDirectory:
         if first in (_BLOBS, GROWING, PARTIAL):
             raise StorageError(f"no blob can be kept below {first}/")
         return f"{self._directory}/{key}"
+
+
+def _or_error(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | StorageError:
+    """What the call returns, or the error that it fails with: one of many keys does not stop the others."""
+    try:
+        return call(*args, **kwargs)
+    except StorageError as error:
+        return error
 
 
 def _scan(directory: int, prefix: str) -> Iterator[BlobInfo]:

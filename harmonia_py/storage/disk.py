@@ -183,8 +183,10 @@ class DiskBlobs:
 
     async def list(self) -> AsyncIterator[BlobInfo]:
         """Every blob, directory by directory."""
-        for part in await self._threads.in_time(self._directory.parts):
-            for number, info in enumerate(await self._threads.in_time(partial(self._directory.scan, part)), start=1):
+        for directory in await self._threads.in_time(self._directory.directories):
+            for number, info in enumerate(
+                await self._threads.in_time(partial(self._directory.scan, directory)), start=1
+            ):
                 last_used = IN_USE if info.key in self._readers else self._uses.get(info.key, info.last_used)
                 yield info if last_used == info.last_used else BlobInfo(info.key, info.size, last_used)
                 if number % _BREATH == 0:

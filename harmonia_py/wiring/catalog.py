@@ -42,7 +42,7 @@ def made_caches(config: Config) -> Sequence[Mapping[str, object]]:
     file = catalog_file(config)
     if not os.access(file, os.F_OK):
         return []
-    from harmonia_py.database.sqlite import settings_of_caches  # noqa: PLC0415
+    from harmonia_py.database.sqlite_file import settings_of_caches  # noqa: PLC0415
 
     try:
         return settings_of_caches(file)

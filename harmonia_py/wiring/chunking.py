@@ -14,14 +14,14 @@ from harmonia_py.chunks.chunked_files import IN_MEMORY, OPEN_FILES, ChunkedFiles
 from harmonia_py.chunks.deduplication import MakeChunks
 from harmonia_py.chunks.digests import ChunkedDigests
 from harmonia_py.chunks.pack_collector import GRACE_SECONDS, USED_SHARE, PackCollector
-from harmonia_py.chunks.packed import Packed
 from harmonia_py.chunks.rebuilding import RebuiltChunks
 from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.chunks.work import Packed
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import Digests
 from harmonia_py.contents.spool import Spool
-from harmonia_py.database.chunk_rebuilding import SqlChunkRebuilding
 from harmonia_py.database.chunks import SqlChunks
+from harmonia_py.database.packs import SqlPacks
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.files import OpenFiles
@@ -48,7 +48,7 @@ class Chunking:
 
     Args:
         chunks: the rows of chunks.
-        rebuilding: enters packs and recipes that the catalog does not know.
+        packs: the rows of packs.
         files: have recipes and packs among them.
         spool: for packs that are being written.
         threads: read recipes, for downloads.
@@ -63,7 +63,7 @@ class Chunking:
     def __init__(
         self,
         chunks: SqlChunks,
-        rebuilding: SqlChunkRebuilding,
+        packs: SqlPacks,
         *,
         files: OpenFiles,
         spool: Spool,
@@ -72,7 +72,7 @@ class Chunking:
         now: Callable[[], Timestamp],
     ) -> None:
         self._chunks = chunks
-        self._rebuilding = rebuilding
+        self._packs = packs
         self._opened = files
         self._blobs = files.blobs
         self.spool = spool
@@ -92,7 +92,7 @@ class Chunking:
 
         return Packer(
             self._chunks,
-            self._chunks,
+            self._packs,
             blobs=self._blobs,
             spool=self.spool,
             files=self.files,
@@ -116,7 +116,7 @@ class Chunking:
     ) -> PackCollector:
         """The collector of packs, with its settings."""
         return PackCollector(
-            self._chunks,
+            self._packs,
             blobs=self._blobs,
             spool=self.spool,
             note_lost=self._note_lost,
@@ -130,8 +130,8 @@ class Chunking:
     def rebuilt(self, report: Callable[[int], object]) -> RebuiltChunks:
         """The rebuild of chunks that the catalog has lost; `report` is told of bytes that are read."""
         return RebuiltChunks(
-            self._rebuilding,
             self._chunks,
+            self._packs,
             blobs=self._blobs,
             files=self.files,
             read=read_slice,

@@ -11,7 +11,8 @@ from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.copying.copy import Source, Target, copy
-from harmonia_py.database.sqlite import SqliteDatabase, copy_database
+from harmonia_py.database.sqlite import SqliteDatabase
+from harmonia_py.database.sqlite_file import copy_database
 from harmonia_py.wiring.catalog import catalog_file, hand_over
 
 

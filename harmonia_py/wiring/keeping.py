@@ -122,9 +122,9 @@ async def _open_files(
 ) -> tuple[OpenFiles, Space]:
     s3 = hot = None
     if place is not None:
-        from harmonia_py.storage.s3.part_name import part_of  # noqa: PLC0415  # for a bucket alone
+        from harmonia_py.storage.s3.own_prefix import own_prefix  # noqa: PLC0415  # for a bucket alone
 
-        s3, hot = await asyncio.to_thread(part_of, directory, place.s3), place.hot
+        s3, hot = await asyncio.to_thread(own_prefix, directory, place.s3), place.hot
     files = await resources.enter_async_context(open_files(directory, s3, hot, metrics))
     return files, await files.space(directory, spool)
 
@@ -165,7 +165,7 @@ async def _open(
     resources.push_async_callback(threads.aclose)
     chunking = Chunking(
         catalog.ports.chunks,
-        catalog.ports.chunk_rebuilding,
+        catalog.ports.packs,
         files=files,
         spool=spool,
         threads=threads,

@@ -16,9 +16,9 @@ from harmonia_py.wiring.store_choice import may_read_database
 _SQLITE: Final = ("database.catalog", "database.sqlite")
 _POSTGRESQL: Final = ("database.catalog", "database.postgresql.database")
 _KEEPING: Final = (
-    *(*_SQLITE, "database.chunk_rebuilding", "database.chunk_work", "database.chunks", "database.collection"),
-    *("database.document_checks", "database.file_checks", "database.garbage", "database.mirrored", "database.nars"),
-    *("database.objects", "database.repairs", "database.uploads", "storage.disk", "wiring.keeping"),
+    *(*_SQLITE, "database.chunk_work", "database.chunks", "database.collection", "database.documents"),
+    *("database.file_checks", "database.garbage", "database.mirrored", "database.nars", "database.objects"),
+    *("database.packs", "database.repairs", "database.uploads", "storage.disk", "wiring.keeping"),
 )
 _BUCKET: Final = ("storage.s3.blobs", "storage.s3.digests", "storage.s3.ranges")
 _HOT: Final = "storage.s3.hot"
@@ -45,7 +45,7 @@ def _parts_of(config: Config) -> Iterator[str]:
     if config.compression != "none" or config.upstream:
         yield from _KEEPING
         if config.storage.keep_in_bucket == "everything":
-            yield from (*_bucket(config), "storage.s3.part_name")
+            yield from (*_bucket(config), "storage.s3.own_prefix")
     if config.compression != "none":
         yield from _COMPRESSING
     if config.upstream:

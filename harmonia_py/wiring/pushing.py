@@ -195,7 +195,7 @@ class PushNode:
         await running(self.parts.sweep)(resources)
         self.chunking = Chunking(
             catalog.chunks,
-            catalog.chunk_rebuilding,
+            catalog.packs,
             files=self.files,
             spool=self.spool,
             threads=self.threads,

@@ -38,7 +38,7 @@ async def scrub(
         counters = ScrubCounters.on(metrics, name)
         group.create_task(Scrub(catalog.file_checks, opened, note_fault, counters=counters, period=period).run())
         if period is not None:
-            checks = catalog.document_checks
+            checks = catalog.documents
             documents = DocumentScrub(
                 checks, opened, counters=counters, period=period, discard=discard, make_listing=make_listing
             )

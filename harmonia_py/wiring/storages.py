@@ -74,7 +74,7 @@ class OpenStorage(Struct, frozen=True):
             objects=catalog.objects,
             index=catalog.objects,
             checks=catalog.file_checks,
-            document_checks=catalog.document_checks,
+            documents=catalog.documents,
             repairs=catalog.repairs,
         )
 
@@ -145,9 +145,9 @@ async def open_storage(config: Config, place: StoragePlace) -> AsyncIterator[Ope
 async def _bucket_of(place: StoragePlace) -> "S3Settings | None":
     if place.bucket is None or not place.has_part:
         return place.bucket
-    from harmonia_py.storage.s3.part_name import part_of  # noqa: PLC0415  # for a bucket alone
+    from harmonia_py.storage.s3.own_prefix import own_prefix  # noqa: PLC0415  # for a bucket alone
 
-    return await asyncio.to_thread(part_of, place.directory, place.bucket)
+    return await asyncio.to_thread(own_prefix, place.directory, place.bucket)
 
 
 async def _leave(_chunk: ChunkHash, _reason: str, _with_pack: bool) -> None:  # noqa: FBT001  # a port

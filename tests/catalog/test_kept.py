@@ -16,6 +16,7 @@ from serving import TIME_LIMIT
 
 from harmonia_py.catalog.caches import STORE, CacheId, Timestamp
 from harmonia_py.catalog.kept import Kept
+from harmonia_py.catalog.kept_mirrored import KeptMirrored
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.mirrored import UpstreamNarInfo
 from harmonia_py.catalog.objects import StoredObject
@@ -104,11 +105,11 @@ async def test_of_files_of_one_nar_that_come_at_once_the_one_is_named_that_narin
     keys = [key_of(NarUrl(ONE.store_path.hash_part, ONE.nar_hash, compression)) for compression in order]
     for one in keys:
         await storage.put(one, one.encode(), {"file_hash": str(Hash.of(one.encode())), "file_size": str(len(one))})
-    await asyncio.gather(*[kept.keep_mirrored(one, told) for one in keys])
-    found = await kept.mirrored(ONE.store_path.hash_part)
+    await asyncio.gather(*[KeptMirrored(kept).keep(one, told) for one in keys])
+    found = await KeptMirrored(kept).find(ONE.store_path.hash_part)
     assert found is not None
     assert found.stored.file.compression == "zstd"
-    await kept.keep_mirrored(keys[order.index("none")], told)
+    await KeptMirrored(kept).keep(keys[order.index("none")], told)
     assert (await kept.find(keys[order.index("zstd")])).facts is not None
 
 
@@ -128,7 +129,7 @@ async def test_a_nar_of_an_upstream_is_entered_with_one_wait_for_the_disk_and_th
         monkeypatch.setattr(SqliteDatabase, name, _counted(done, name, getattr(SqliteDatabase, name)))
     await kept.reserve(key())
     await storage.put(key(), b"file", metadata)
-    await kept.keep_mirrored(key(), told, metadata)
+    await KeptMirrored(kept).keep(key(), told, metadata)
     assert done == {"read": 2, "write": 1}
     found = await kept.find(key())
     assert (found.facts, found.key) == (FACTS, key())
@@ -147,9 +148,9 @@ async def test_a_file_that_another_process_has_entered_meanwhile_is_not_offered_
         await storage.put(one, one.encode(), {"file_hash": str(Hash.of(one.encode())), "file_size": str(len(one))})
     ports = kept_ports(catalog, LastUses(catalog.objects))
     other = Kept(storage, ports)
-    objects = _Overtaken(catalog.objects, lambda: other.keep_mirrored(as_xz, told))
+    objects = _Overtaken(catalog.objects, lambda: KeptMirrored(other).keep(as_xz, told))
     kept = Kept(storage, replace(ports, objects=objects))
-    await kept.keep_mirrored(key(), told)
+    await KeptMirrored(kept).keep(key(), told)
     found = await kept.find(key())
     assert (found.facts, found.key) == (None, None)
     found = await kept.find(as_xz)
@@ -296,12 +297,12 @@ async def test_a_mirrored_file_is_named_later_although_the_storage_could_not_tel
     )
     await storage.put(key(), b"file", {"file_hash": str(FACTS.file_hash), "file_size": str(FACTS.file_size)})
     storage._rests_until = inf  # it has failed
-    await kept.keep_mirrored(key(), told)
+    await KeptMirrored(kept).keep(key(), told)
     storage._rests_until = 0.0
-    assert await kept.mirrored(ONE.store_path.hash_part) is None
+    assert await KeptMirrored(kept).find(ONE.store_path.hash_part) is None
     naming = asyncio.create_task(kept.enter_owed())
     async with asyncio.timeout(TIME_LIMIT):
-        while await kept.mirrored(ONE.store_path.hash_part) is None:  # noqa: ASYNC110  # a task makes it true
+        while await KeptMirrored(kept).find(ONE.store_path.hash_part) is None:  # noqa: ASYNC110  # a task makes it true
             await asyncio.sleep(0.01)
     naming.cancel()
     assert not kept._owed

@@ -13,8 +13,7 @@ from msgspec.structs import replace
 from waiting import eventually
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, STORE, CacheId, CacheSettings, Timestamp
-from harmonia_py.catalog.collected import Collected
-from harmonia_py.catalog.collection import Scope
+from harmonia_py.catalog.collection import Collected, Scope
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.packs import PackedSize

@@ -26,7 +26,7 @@ CHUNK = ChunkHash(Hash.of(b"chunk").digest)
 @pytest.fixture(params=BACKENDS)
 async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlCatalog]:
     async with opened_catalog(request.param, tmp_path) as catalog:
-        await catalog.chunks.add("packs/a", 10, [PackedChunk(CHUNK, 0, 10)], now=NOW)
+        await catalog.packs.add("packs/a", 10, [PackedChunk(CHUNK, 0, 10)], now=NOW)
         yield catalog
 
 

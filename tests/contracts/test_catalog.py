@@ -399,7 +399,7 @@ async def test_paths_are_told_whatever_their_state(catalog: SqlCatalog) -> None:
 
 
 async def test_documents_in_files_are_due_one_after_the_other_and_go_for_a_reason(catalog: SqlCatalog) -> None:
-    checks, names = catalog.document_checks, ["a.drv", "b.drv", "c.drv"]
+    checks, names = catalog.documents, ["a.drv", "b.drv", "c.drv"]
     for name in names:
         log = Document(kind=DocumentKind.LOG, name=store_path(name), size=5, blob_key=f"cache/log/{store_path(name)}")
         await catalog.uploads.attach(CACHE, None, log, hash_parts([name]), now=NOW)
@@ -667,13 +667,13 @@ async def test_what_was_written_after_its_session_had_ended_is_deleted(catalog: 
 
 async def test_a_file_of_another_cache_is_adopted_as_it_is_named_now(catalog: SqlCatalog) -> None:
     file = nar_file("a")
-    assert await catalog.adoption.adopt(OTHER, "s", file.file_hash, now=NOW) is None
+    assert await catalog.uploads.adopt(OTHER, "s", file.file_hash, now=NOW) is None
     assert await catalog.nars.file(file.file_hash) is None, "nothing is named that nothing has"
     await catalog.objects.publish(publication(CACHE, "a"), now=NOW)
-    assert await catalog.adoption.adopt(OTHER, "s", file.file_hash, now=NOW) == file
+    assert await catalog.uploads.adopt(OTHER, "s", file.file_hash, now=NOW) == file
     assert await catalog.uploads.find(OTHER, file.file_hash) == file
     await catalog.nars.quarantine(file.file_hash, "rotten", now=NOW)
-    assert await catalog.adoption.adopt(OTHER, "t", file.file_hash, now=NOW) is None
+    assert await catalog.uploads.adopt(OTHER, "t", file.file_hash, now=NOW) is None
     assert await catalog.nars.file(file.file_hash) is None, "it has not come again"
 
 

@@ -23,9 +23,8 @@ from msgspec.structs import replace
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.source import AT_ONCE, Download, NotAtOnce
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheId, CacheSettings, Timestamp
-from harmonia_py.catalog.collected import Collected
-from harmonia_py.catalog.collection import CondemnedObject, Reason, Scope
-from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.collection import Collected, CondemnedObject, Reason, Scope
+from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.deletion import Deleted, delete_closure
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import Document, DocumentKind, Objects, ObjectState
@@ -339,10 +338,10 @@ async def test_room_is_made_from_the_roots_down_the_longest_unused_first(
 ) -> None:
     await catalog.objects.publish(publication(CACHE, "lone"), now=later(-10))
     await catalog.objects.publish(publication(CACHE, "fresh", ["bash"]), now=later(10))
-    assert await collector.make_room([SCOPE], 150, later(20)) == (2, 200)
+    assert await make_room([(collector, SCOPE)], 150, later(20)) == (2, 200)
     condemned = {name for name, state in (await here(catalog)).items() if state is ObjectState.CONDEMNED}
     assert condemned == {"lone", "app"}
-    assert await collector.make_room([SCOPE], 10_000, later(20)) == (5, 500)
+    assert await make_room([(collector, SCOPE)], 10_000, later(20)) == (5, 500)
     assert (await collector.remove(SCOPE, later(20), later(20))).removed == 7
     assert await here(catalog) == {}
 
@@ -353,7 +352,7 @@ async def test_room_is_made_in_all_caches_by_age(catalog: SqlCatalog, collector:
         cache = (CACHE, other)[number % 2]
         await catalog.objects.publish(publication(cache, f"n{number}"), now=later(number))
     scopes = [SCOPE, replace(SCOPE, cache=other)]
-    assert await collector.make_room(scopes, 250, later(20)) == (3, 300)
+    assert await make_room([(collector, scope) for scope in scopes], 250, later(20)) == (3, 300)
     states = {**await here(catalog), **await here(catalog, other)}
     assert {name for name, state in states.items() if state is ObjectState.CONDEMNED} == {"n0", "n1", "n2"}
 
@@ -443,7 +442,7 @@ async def test_documents_without_objects_go_when_room_is_made(
         await catalog.uploads.attach(CACHE, None, log, [], now=later(number * 10))
     await catalog.objects.publish(publication(CACHE, "a"), now=later(5))
     await collector.sweep(later(10 * SESSION_SECONDS))
-    await collector.make_room([SCOPE], 1, later(20))
+    await make_room([(collector, SCOPE)], 1, later(20))
     await collector.empty_garbage(later(20))
     assert deleted == ["old.log"]
 

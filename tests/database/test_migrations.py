@@ -48,11 +48,11 @@ async def test_what_older_chunks_save_is_known_once_their_packs_were_looked_at(
     catalog = SqlCatalog(await SqliteDatabase.open(path))
     assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 30, 0, 100)
     assert await catalog.repairs.wrong_totals() == []
-    (pack,) = await catalog.chunks.to_look_at(10, now=NOW)
-    await catalog.chunks.keep(pack.key, sum(chunk.size for chunk in pack.chunks if chunk.is_used))
+    (pack,) = await catalog.packs.to_look_at(10, now=NOW)
+    await catalog.packs.keep(pack.key, sum(chunk.size for chunk in pack.chunks if chunk.is_used))
     assert await catalog.chunk_work.figures() == ChunkFigures(1, 100, 1, 30, 20, 100)
     assert await catalog.repairs.wrong_totals() == []
-    assert await catalog.chunks.to_look_at(10, now=NOW) == []
+    assert await catalog.packs.to_look_at(10, now=NOW) == []
     await catalog.aclose()
 
 
@@ -94,13 +94,13 @@ async def test_the_header_of_a_database_says_that_its_schema_is_the_newest(
         patch.setattr(migrations, "versions", lambda: list(range(1, 8)))
         await (await SqliteDatabase.open(path)).aclose()
     connections: list[Path] = []
-    connect = sqlite._connect
+    connect = sqlite.connect
 
     def counting(file: Path, *more: int) -> sqlite3.Connection:
         connections.append(file)
         return connect(file, *more)
 
-    monkeypatch.setattr(sqlite, "_connect", counting)
+    monkeypatch.setattr(sqlite, "connect", counting)
     for opened in ([path], []):
         connections.clear()
         await (await SqliteDatabase.open(path)).aclose()

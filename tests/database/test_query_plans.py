@@ -15,8 +15,8 @@ from harmonia_py.database import (
     access,
     awaiting,
     bases,
+    blob_keys,
     caches,
-    chunk_rebuilding,
     chunk_work,
     chunks,
     collection,
@@ -24,13 +24,14 @@ from harmonia_py.database import (
     keeping,
     object_rows,
     objects,
+    packs,
     publishing,
     received,
     removing,
     sessions,
     uploads,
 )
-from harmonia_py.database.nars import FILES
+from harmonia_py.database.object_rows import FILES
 from harmonia_py.database.postgresql.connections import Address
 from harmonia_py.database.sqlite import SqliteDatabase, numbered
 
@@ -43,7 +44,7 @@ STATEMENTS = {
     "what is published of some": collection._PUBLISHED,
     "files that nothing needs": object_rows._DROP_FILES,
     "NARs that no file has": object_rows._DROP_NARS,
-    "keys that a file has": object_rows._NAMED[0],
+    "keys that a file has": blob_keys.NAMED_IN["nar_files"],
     "whether any is due": collection._ANY_DUE,
     "what is condemned": collection._CONDEMNED,
     "a closure": collection._CLOSURE_SIZE,
@@ -71,34 +72,34 @@ STATEMENTS = {
     "which of their files do": chunks._WHOLE.replace("$caches", "3"),
     "which chunks there are": chunks._KNOWN,
     "where they are": chunks._PLACES,
-    "their numbers": chunks.CHUNK_IDS,
-    "losing one": chunks._LOSE,
-    "losing those of its pack": chunks._LOSE_PACK,
-    "which files have one": chunks._FILES_OF,
-    "which files have those of its pack": chunks._FILES_OF_PACK,
-    "recipes that nothing has": chunks._DROPPED,
-    "uses of a recipe": chunks._USES,
-    "packs of what goes": chunks._LOOK,
-    "packs of what comes again": chunks._LOOK_AT_FORMER,
+    "their numbers": chunks._IDS,
+    "losing one": chunks._LOSE.format(chunks=chunks._ITSELF),
+    "losing those of its pack": chunks._LOSE.format(chunks=chunks._ALL_OF_ITS_PACK),
+    "which files have one": chunks._FILES_OF.format(chunks=chunks._ITSELF),
+    "which files have those of its pack": chunks._FILES_OF.format(chunks=chunks._ALL_OF_ITS_PACK),
+    "recipes that nothing has": packs._DROPPED,
+    "uses of a recipe": packs._USES,
+    "packs of what goes": packs._LOOK,
+    "packs of what comes again": packs._LOOK_AT_FORMER,
     "what files were made of": object_rows._DROP_RECIPES,
-    "dropping uses": chunks._NO_USE,
-    "packs to look at": chunks._TO_LOOK_AT,
-    "packs that were never counted": chunks._TO_COUNT,
-    "what is in a pack": chunks._CHUNKS_IN,
-    "dropping what is not used": chunks._UNUSED_IN,
+    "dropping uses": packs._NO_USE,
+    "packs to look at": packs._TO_LOOK_AT,
+    "packs that were never counted": packs._TO_COUNT,
+    "what is in a pack": packs._CHUNKS_IN,
+    "dropping what is not used": packs._UNUSED_IN,
     "whether a file is made of chunks": chunks._HAS_RECIPE,
-    "packs that are named": chunk_rebuilding._PACKS_AT,
+    "packs that are named": blob_keys.NAMED_IN["packs"],
 }
 
 # Of chunks and packs there are more than of anything else: every statement, those that are written later as well.
-_OF_CHUNKS = (chunks, chunk_rebuilding, chunk_work)
+_OF_CHUNKS = (chunks, packs, chunk_work)
 _IS_SQL = re.compile(r"\s*(with|select|insert|update|delete)\s", re.IGNORECASE)
 # `cache show` asks it, and no server.
 _COUNTED = {"_CHUNKED"}
 # `max(id)`, of which SQLite says only that it searches the table.
 _NUMBERS = {"_NEXT_RECIPE", "_NEXT_PACK", "_NEXT_CHUNK"}
 CHUNK_STATEMENTS = {
-    f"{module.__name__.rpartition('.')[2]}.{name}": sql.replace("$caches", "3")
+    f"{module.__name__.rpartition('.')[2]}.{name}": sql.replace("$caches", "3").replace("{chunks}", chunks._ITSELF)
     for module in _OF_CHUNKS
     for name, sql in vars(module).items()
     if isinstance(sql, str) and _IS_SQL.match(sql) and name not in _COUNTED and sql is not FILES
@@ -168,7 +169,7 @@ async def test_no_statement_about_chunks_and_packs_reads_all_rows(
 
 def test_the_statements_about_chunks_and_packs_are_found() -> None:
     assert len(CHUNK_STATEMENTS) >= 30
-    assert {"chunks._PLACES", "chunks._UNUSED_IN", "chunk_work._WAITING"} < set(CHUNK_STATEMENTS)
+    assert {"chunks._PLACES", "packs._UNUSED_IN", "chunk_work._WAITING"} < set(CHUNK_STATEMENTS)
 
 
 async def test_of_what_is_condemned_in_chunks_no_other_object_is_read(connection: sqlite3.Connection) -> None:

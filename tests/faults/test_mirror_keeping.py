@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope
-from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.collector import Collector, make_room
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def evict_all(directory: Path) -> None:
 
     async with opened_catalog("sqlite", directory / ".catalog") as catalog:
         collector = Collector(catalog.collection, catalog.garbage, delete)
-        await collector.make_room([scope], 2**60, now)
+        await make_room([(collector, scope)], 2**60, now)
         assert (await collector.remove(scope, now, now)).removed
         assert (await collector.empty_garbage(now)).deleted
 

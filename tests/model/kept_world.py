@@ -16,7 +16,7 @@ from postgresql import shared
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Reason, Scope
-from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.nars import PACKS, RECIPES, BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind, ObjectState, Publication, Published, StoredObject
 from harmonia_py.catalog.pins import PinName, PinRuleChange
@@ -26,7 +26,7 @@ from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.postgresql.connections import Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
-from harmonia_py.database.sqlite import _connect, _run
+from harmonia_py.database.sqlite import _run, connect
 from harmonia_py.database.transaction import Topic, Transaction
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
@@ -127,7 +127,7 @@ class Inline:
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = _connect(path)
+        self._connection = connect(path)
         self.writes_left: int | None = None
 
     @staticmethod
@@ -444,7 +444,7 @@ class World:
         self.run(self.collector.condemn_unused(SCOPE, Reason.UNUSED, unused_since, self.now))
 
     def make_room(self, too_much: int) -> None:
-        self.run(self.collector.make_room([SCOPE], too_much, self.now))
+        self.run(make_room([(self.collector, SCOPE)], too_much, self.now))
 
     def remove(self) -> None:
         self.run(self.collector.remove(SCOPE, Timestamp(self.now - GRACE), self.now))
@@ -470,16 +470,16 @@ class World:
 
     def collect_packs(self) -> None:
         """Drop what packs do not need any more: what is left of one is written into another."""
-        chunks = self.catalog.chunks
-        while self.run(chunks.drop_uses(2, now=self.now)):
+        packs = self.catalog.packs
+        while self.run(packs.drop_uses(2, now=self.now)):
             pass
-        for pack in self.run(chunks.to_look_at(10, now=self.now)):
+        for pack in self.run(packs.to_look_at(10, now=self.now)):
             used = {chunk.chunk for chunk in pack.chunks if chunk.is_used}
             if len(used) == len(pack.chunks):
-                self.run(chunks.keep(pack.key, 10 * len(used)))
+                self.run(packs.keep(pack.key, 10 * len(used)))
                 continue
             self._write_pack(used)
-            self.run(chunks.move([pack.key], now=self.now, garbage_from=Timestamp(self.now + GRACE)))
+            self.run(packs.move([pack.key], now=self.now, garbage_from=Timestamp(self.now + GRACE)))
 
     def _write_pack(self, chunks: Collection[ChunkHash]) -> None:
         if chunks:
@@ -487,7 +487,7 @@ class World:
             key = f"{PACKS}{self.packs}"
             self.disk.write(key, " ".join(chunk.hex() for chunk in sorted(chunks)))
             packed = [PackedChunk(chunk, 10 * number, 10) for number, chunk in enumerate(sorted(chunks))]
-            self.run(self.catalog.chunks.add(key, 10 * len(packed), packed, now=self.now))
+            self.run(self.catalog.packs.add(key, 10 * len(packed), packed, now=self.now))
 
     def count_left_behind(self) -> None:
         """Count the files that killed processes have written and not named."""

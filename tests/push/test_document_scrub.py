@@ -49,7 +49,7 @@ class Reading:
     def __init__(self, house: House, digests: Digests) -> None:
         self.counters = ScrubCounters.on(Metrics.alone(), "pushed")
         self.discarded: list[str] = []
-        checks = house.server.catalog.document_checks
+        checks = house.server.catalog.documents
         self.scrub = DocumentScrub(
             checks, digests, counters=self.counters, period=_PERIOD, discard=self._discard, clock=house.clock
         )
@@ -132,7 +132,7 @@ async def test_a_log_that_was_cut_is_counted_and_left(house: House, reading: Rea
 
 async def test_a_log_that_was_collected_while_its_turn_came_is_no_fault(house: House, reading: Reading) -> None:
     path = house.server.directory / f"team/{log('bash')}"
-    checks = house.server.catalog.document_checks
+    checks = house.server.catalog.documents
     [one, *_] = await checks.due(1)
 
     async with house.server.node.chunking.digests() as digests:
@@ -181,7 +181,7 @@ async def test_each_document_is_read_once_in_a_period_and_a_restart_goes_on(hous
 async def test_documents_whose_turn_comes_within_a_minute_are_read_together(house: House) -> None:
     async with house.server.node.chunking.digests() as digests:
         counters = ScrubCounters.on(Metrics.alone(), "pushed")
-        checks = house.server.catalog.document_checks
+        checks = house.server.catalog.documents
         scrub = DocumentScrub(checks, digests, counters=counters, period=60.0, clock=house.clock)
         rest = await scrub.step()
     assert counters.files.value == 3
@@ -189,7 +189,7 @@ async def test_documents_whose_turn_comes_within_a_minute_are_read_together(hous
 
 
 async def test_a_document_that_came_again_meanwhile_is_not_forgotten(house: House) -> None:
-    checks = house.server.catalog.document_checks
+    checks = house.server.catalog.documents
     [one, *_] = await checks.due(1)
     assert await checks.drop(one, "it is wrong", now=house.server.node.now())
     assert not await checks.drop(one, "it is wrong", now=house.server.node.now())
@@ -200,7 +200,7 @@ async def test_a_document_that_came_again_meanwhile_is_not_forgotten(house: Hous
 
 async def test_a_document_of_the_same_size_that_came_again_meanwhile_is_not_forgotten(house: House) -> None:
     """A log that was pushed again between the second look and the removal was deleted, when it was as long."""
-    checks = house.server.catalog.document_checks
+    checks = house.server.catalog.documents
     [one, *_] = await checks.due(1)
     assert await checks.drop(one, "it is wrong", now=house.server.node.now())
     later = Timestamp(house.server.node.now() + 2)
@@ -210,7 +210,7 @@ async def test_a_document_of_the_same_size_that_came_again_meanwhile_is_not_forg
 
 
 async def test_without_documents_it_looks_again_later(house: House, reading: Reading) -> None:
-    checks = house.server.catalog.document_checks
+    checks = house.server.catalog.documents
     for one in await checks.due(10):
         await checks.drop(one, "it is wrong", now=house.server.node.now())
     assert 60 <= await reading.scrub.step() <= 3600
@@ -222,7 +222,7 @@ async def test_a_long_listing_is_right_as_it_was_kept(house: House, reading: Rea
     await house.published(pushed(PATH, Folder(files)))
     listing = (await house.server.get(f"/{PATH.hash_part}.ls")).body
     assert len(listing) > MAX_INLINE_LISTING
-    checks = house.server.catalog.document_checks
+    checks = house.server.catalog.documents
     assert str(PATH.hash_part) in {one.document.name for one in await checks.due(10)}
     count = await checks.count()
     for _ in range(count):

@@ -41,7 +41,7 @@ async def fsck(house: House, *, hashes: bool = False, repair: bool = False) -> l
         objects=catalog.objects,
         index=catalog.objects,
         checks=catalog.file_checks,
-        document_checks=catalog.document_checks,
+        documents=catalog.documents,
         repairs=catalog.repairs,
     )
 

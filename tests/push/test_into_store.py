@@ -86,7 +86,7 @@ def ports(catalog: SqlCatalog) -> PushPorts:
         objects=catalog.objects,
         nars=catalog.nars,
         uploads=catalog.uploads,
-        adoption=catalog.adoption,
+        adoption=catalog.uploads,
         arrivals=catalog.arrivals,
         awaiting=catalog.awaiting,
         evidence=catalog.evidence,

@@ -56,7 +56,7 @@ async def whole_round(house: House) -> int:
 
     Until its push has ended there are two rows of the listing: of the path, and of the NAR.
     """
-    checks = house.server.catalog.document_checks
+    checks = house.server.catalog.documents
     counters = ScrubCounters.on(Metrics.alone(), "pushed")
     async with house.server.node.chunking.digests() as digests:
         scrub = DocumentScrub(
@@ -79,7 +79,7 @@ async def test_a_listing_that_is_lost_is_there_again_soon_after_it_was_asked_for
     """Only a push of the path brought it back, and a client that has the path pushes nothing."""
     path = house.server.directory / LISTING
     if "row" in lost:
-        checks = house.server.catalog.document_checks
+        checks = house.server.catalog.documents
         for row in await checks.due(9):
             assert await checks.drop(row, "it is wrong", now=house.server.node.now())
     if "file" in lost:
@@ -218,7 +218,7 @@ async def test_a_listing_that_was_made_again_goes_with_its_path(house: House, li
     for days in (9, 10):
         await house.look(days * 86_400)
     assert not path.exists()
-    assert await house.server.catalog.document_checks.count() == 0
+    assert await house.server.catalog.documents.count() == 0
 
 
 async def test_a_listing_is_written_once_an_earlier_one_has_been_deleted(

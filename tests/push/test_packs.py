@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from serving import TIME_LIMIT
 from waiting import eventually
 
 from harmonia_py.cache.source import Download, FileSlice
-from harmonia_py.catalog.caches import CHUNKS, Timestamp
+from harmonia_py.catalog.caches import CHUNKS, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.strays import discard_strays
 from harmonia_py.chunks.catalog import PackedChunk, Place
@@ -179,7 +180,7 @@ async def test_a_reader_that_has_begun_is_not_disturbed_by_a_pack_that_is_writte
     small, large = another(1, 400_000), another(2, 2_000_000)
     await house.published(LIBRARY, small, large)
     await make_chunks(house)
-    found = await house.server.catalog.chunks.to_look_at(10, now=house.server.node.now())
+    found = await house.server.catalog.packs.to_look_at(10, now=house.server.node.now())
     assert found
     info = await house.server.get(f"/{small.path.hash_part}.narinfo")
     key = next(
@@ -270,7 +271,7 @@ async def test_wrong_chunks_are_looked_for_in_portions_for_which_no_reader_waits
     await house.published(LIBRARY, HELLO)
     await make_chunks(house)
     catalog, files = house.server.catalog, house.server.node.chunking.files
-    (pack,) = await catalog.chunks.to_look_at(10, now=house.server.node.now())
+    (pack,) = await catalog.packs.to_look_at(10, now=house.server.node.now())
     every = [one.chunk for one in pack.chunks]
     await rot(house)
     asked: list[int] = []
@@ -297,6 +298,34 @@ async def test_wrong_chunks_are_looked_for_in_portions_for_which_no_reader_waits
     assert len(await catalog.chunks.known(every)) == len(every) - 1
 
 
+async def test_wrong_chunks_are_looked_for_a_while_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunks of a NAR of terabytes were all read in one go, and meanwhile nothing was collected."""
+    await house.published(LIBRARY, HELLO)
+    await make_chunks(house)
+    catalog, files = house.server.catalog, house.server.node.chunking.files
+    (pack,) = await catalog.packs.to_look_at(10, now=house.server.node.now())
+    every = [one.chunk for one in pack.chunks]
+    await rot(house)
+    recipes = [await files.recipe(key) for key in house.files() if key.startswith("recipes/")]
+    monkeypatch.setattr("harmonia_py.chunks.chunked_files._LOOKED_UP", 1)
+    monkeypatch.setattr("harmonia_py.chunks.chunked_files._LOOKING_SECONDS", 0.0)
+    read: list[int] = []
+    scan_places = catalog.chunks.scan_places
+
+    async def note(chunks: Sequence[ChunkHash]) -> Mapping[ChunkHash, Place]:
+        read[-1] += 1
+        return await scan_places(chunks)
+
+    monkeypatch.setattr(catalog.chunks, "scan_places", note)
+    for _ in every:
+        for recipe in recipes:
+            assert recipe is not None
+            read.append(0)
+            await files.lose_wrong(recipe)
+    assert set(read) == {1}
+    assert len(await catalog.chunks.known(every)) == len(every) - 1
+
+
 @pytest.mark.skipif(backing.IN_BUCKET, reason="a read of the disk fails")
 async def test_a_chunk_that_cannot_be_read_for_a_moment_hides_no_path(
     house: House, monkeypatch: pytest.MonkeyPatch
@@ -305,7 +334,7 @@ async def test_a_chunk_that_cannot_be_read_for_a_moment_hides_no_path(
     await house.published(LIBRARY, HELLO)
     await make_chunks(house)
     catalog, node = house.server.catalog, house.server.node
-    (pack,) = await catalog.chunks.to_look_at(10, now=node.now())
+    (pack,) = await catalog.packs.to_look_at(10, now=node.now())
     every = [one.chunk for one in pack.chunks]
     await house.published(pushed(OTHER, program(OTHER), REFERENCE, compression="zstd"))
 
@@ -329,13 +358,13 @@ async def test_a_chunk_that_was_compressed_in_another_way_since_is_not_lost(hous
     """The first reader of an old file marked it lost, and hid all files that were made of it as it is now."""
     await house.published(LIBRARY, HELLO)
     await make_chunks(house)
-    node, chunks = house.server.node, house.server.catalog.chunks
-    (pack,) = await chunks.to_look_at(10, now=node.now())
+    node, catalog = house.server.node, house.server.catalog
+    (pack,) = await catalog.packs.to_look_at(10, now=node.now())
     longer = PackedChunk(pack.chunks[0].chunk, 0, pack.chunks[0].size + 1)
     await node.blobs.put(BlobKey("packs/longer"), bytes(longer.size), {})
-    await chunks.add("packs/longer", longer.size, [longer], now=node.now())
+    await catalog.packs.add("packs/longer", longer.size, [longer], now=node.now())
     assert not all([await is_whole(house, what, "zstd") for what in (LIBRARY, HELLO)])
-    assert await chunks.known([longer.chunk]) == {longer.chunk: longer.size}
+    assert await catalog.chunks.known([longer.chunk]) == {longer.chunk: longer.size}
 
 
 async def is_whole(house: House, what: Pushed, compression: str) -> bool:
@@ -444,6 +473,25 @@ async def test_the_job_goes_on_after_any_error_of_ours(house: House, monkeypatch
     last = await house.server.catalog.chunk_work.last()
     assert last is not None
     assert (last.error, last.ended) == ("a file has become shorter", None)
+
+
+async def test_the_job_does_not_ask_the_storage_for_caches_that_want_no_chunks(house: House) -> None:
+    """While a bucket was away, the log said each minute that nothing is made into chunks, which no cache wanted."""
+
+    def collecting(_: float) -> AbstractAsyncContextManager[bool]:
+        raise StorageError("the bucket cannot be reached")
+
+    row, settings = await team(house), CacheSettings()
+
+    async def scopes() -> list[Scope]:
+        return [Scope(cache=row.id, settings=settings, deleted=False)]
+
+    job = deduplication(house.server.node, scopes, house.metrics, collecting=collecting)
+    assert await job.look() == 0
+    assert house.shown(families.chunks.DEDUPLICATION_TIME, "pushed") > 0
+    settings = CacheSettings(deduplicate=CHUNKS)
+    with pytest.raises(StorageError, match="the bucket cannot be reached"):
+        await job.look()
 
 
 async def test_the_job_counts_anew_what_a_release_before_the_totals_has_left_wrong(house: House) -> None:
@@ -594,7 +642,7 @@ async def test_a_pack_that_cannot_be_read_for_now_is_set_aside_and_the_others_ar
     for seed in (1, 3):
         await house.published(another(seed, 100_000), another(seed + 1, 900_000), another(seed + 4, 50_000))
         await make_chunks(house)
-    bad, good = (pack.key for pack in await house.server.catalog.chunks.to_look_at(16, now=house.server.node.now()))
+    bad, good = (pack.key for pack in await house.server.catalog.packs.to_look_at(16, now=house.server.node.now()))
     await delete(house, another(2, 900_000), another(4, 900_000))
     await house.look(7 * DAY)
     blobs = house.server.node.blobs
@@ -702,7 +750,7 @@ class Axe:
         return called
 
 
-STEPS = ("add", "replace", "move", "drop_uses", "keep")
+STEPS_OF_PACKS = ("add", "move", "drop_uses", "keep")
 
 
 @pytest.mark.parametrize("number", range(1, 13))
@@ -753,9 +801,10 @@ async def test_a_process_that_ends_at_any_step_of_collecting_packs_loses_nothing
 
 def _cut_short(patch: pytest.MonkeyPatch, house: House, axe: Axe) -> None:
     """Let `axe` count the writes that making chunks and collecting them consist of."""
-    chunks, blobs = house.server.catalog.chunks, house.server.node.blobs
-    for name in STEPS:
-        patch.setattr(chunks, name, axe.around(getattr(chunks, name)))
+    catalog, blobs = house.server.catalog, house.server.node.blobs
+    for name in STEPS_OF_PACKS:
+        patch.setattr(catalog.packs, name, axe.around(getattr(catalog.packs, name)))
+    patch.setattr(catalog.chunks, "replace", axe.around(catalog.chunks.replace))
     patch.setattr(blobs, "put", axe.around(blobs.put))
 
 

@@ -10,7 +10,6 @@ are counted anew when a process starts, and by each eviction.
 """
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from harmonia_py.storage.directory import BlobDirectory
 from harmonia_py.storage.errors import translated
 from harmonia_py.storage.growing import WHOLE_MTIME_NS
 from harmonia_py.storage.private import open_new
+from harmonia_py.storage.s3.unfinished_copy import UnfinishedCopy
 from harmonia_py.storage.spool import GROWING, remove_if_dead
 
 _BYTES: Final = ".bytes"
@@ -47,48 +47,6 @@ class Evicted(Struct, frozen=True):
 
     files: int = 0
     size: int = 0
-
-
-class Copy:
-    """A copy on its way. One thread at a time uses it; `Copies.keep` or `Copies.give_up` ends it.
-
-    Args:
-        fd: of its file, locked by this copy.
-        path: of that file, as long as it has no other name.
-        size: bytes that it will have.
-        sha256: of all of them.
-    """
-
-    def __init__(self, fd: int, path: Path, size: int, sha256: bytes) -> None:
-        self.fd = fd
-        self.path = path
-        self.size = size
-        self._sha256 = sha256
-        self._left = size
-        self._digest = hashlib.sha256()
-
-    def add(self, data: bytes) -> None:
-        """Take the next bytes.
-
-        Raises:
-            StorageError: they cannot be written.
-        """
-        view = memoryview(data)
-        self._digest.update(view)
-        self._left -= len(view)
-        with translated("write a copy"):
-            while view:
-                view = view[os.write(self.fd, view) :]
-
-    @property
-    def has_all(self) -> bool:
-        """Whether all bytes have come."""
-        return self._left <= 0
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the bytes that have come are those of the file, by its hash."""
-        return self._left == 0 and self._digest.digest() == self._sha256
 
 
 class Copies:
@@ -131,7 +89,7 @@ class Copies:
             except FileNotFoundError:  # an administrator has emptied the directory
                 return 0
 
-    def begin(self, size: int, sha256: bytes) -> Copy | None:
+    def begin(self, size: int, sha256: bytes) -> UnfinishedCopy | None:
         """Begin a copy of so many bytes, which have this hash; None while another thread counts.
 
         Raises:
@@ -147,7 +105,7 @@ class Copies:
             except BlockingIOError:
                 return None
 
-    def keep(self, key: BlobKey, copy: Copy, metadata: Mapping[str, str]) -> None:
+    def keep(self, key: BlobKey, copy: UnfinishedCopy, metadata: Mapping[str, str]) -> None:
         """Make a right copy visible, in the place of one that was there.
 
         Raises:
@@ -166,7 +124,7 @@ class Copies:
             raise
         os.close(copy.fd)
 
-    def give_up(self, copy: Copy) -> None:
+    def give_up(self, copy: UnfinishedCopy) -> None:
         """Remove an unfinished copy."""
         with suppress(OSError), self._counting() as counter:
             with suppress(FileNotFoundError):
@@ -235,12 +193,12 @@ class Copies:
         """The bytes of all copies, noted as the count, and the whole copies. None begins or ends meanwhile."""
         with self._counting() as counter:
             total = sum(size for path, size in self._growing() if not remove_if_dead(path))
-            infos = [info for part in self._files.parts() for info in self._files.scan(part)]
+            infos = [info for each in self._files.directories() for info in self._files.scan(each)]
             total += sum(info.size for info in infos)
             _write(counter, total)
         return total, infos
 
-    def _create(self, counter: int, size: int, sha256: bytes) -> Copy:
+    def _create(self, counter: int, size: int, sha256: bytes) -> UnfinishedCopy:
         _add(counter, size)
         try:
             fd, path = self._files.create()
@@ -253,7 +211,7 @@ class Copies:
         except BaseException:
             _add(counter, -size)
             raise
-        return Copy(fd, path, size, sha256)
+        return UnfinishedCopy(fd, path, size, sha256)
 
     def _growing(self) -> Iterator[tuple[Path, int]]:
         """The unfinished copies, with the bytes that they will have."""

@@ -16,8 +16,9 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.runtime.bounded import TimedSet
 from harmonia_py.runtime.threads import Threads
 from harmonia_py.runtime.warnings import RareWarning
-from harmonia_py.storage.s3.copies import Copies, Copy
+from harmonia_py.storage.s3.copies import Copies
 from harmonia_py.storage.s3.hot_metrics import HotCounters
+from harmonia_py.storage.s3.unfinished_copy import UnfinishedCopy
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Copying:
             self._failed(error)
         self._make_room(0)
 
-    def _begin(self, origin: Origin, size: int) -> Copy | None:
+    def _begin(self, origin: Origin, size: int) -> UnfinishedCopy | None:
         key = origin.key
         with self._lock:
             is_one_too_many = key in self._keys or len(self._keys) >= _MOST_AT_ONCE
@@ -132,7 +133,9 @@ class Copying:
                 self._end(key)
         return copy
 
-    def _take(self, origin: Origin, copy: Copy, piece: Piece, metadata: Mapping[str, str]) -> Copy | None:
+    def _take(
+        self, origin: Origin, copy: UnfinishedCopy, piece: Piece, metadata: Mapping[str, str]
+    ) -> UnfinishedCopy | None:
         """Add a piece; None when the copy has ended."""
         if isinstance(piece, Pause):
             return copy
@@ -154,11 +157,11 @@ class Copying:
             self._give_up(origin.key, copy)
         return None
 
-    def _give_up(self, key: BlobKey, copy: Copy) -> None:
+    def _give_up(self, key: BlobKey, copy: UnfinishedCopy) -> None:
         self._end(key)
         self._threads.later(partial(self._copies.give_up, copy))
 
-    def _keep(self, origin: Origin, copy: Copy, metadata: Mapping[str, str]) -> None:
+    def _keep(self, origin: Origin, copy: UnfinishedCopy, metadata: Mapping[str, str]) -> None:
         try:
             self._copies.keep(origin.name, copy, _with_hash(metadata, origin.sha256))
             self._counters.copied_bytes.add(copy.size)

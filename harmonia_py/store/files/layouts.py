@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from harmonia_py.cache.source import Piece
 from harmonia_py.errors import StorageError, StorePathChanged
 from harmonia_py.nix.layout import Layout
+from harmonia_py.runtime.bounded import BoundedBytes
 from harmonia_py.store.files.dump import dump, layout_of, read_error
 
 # A scan of a huge tree on a cold disk takes a minute; requests shall not queue for ever behind a dead one.
@@ -42,10 +42,8 @@ class Layouts:
     """
 
     def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[Identity, Layout]] = OrderedDict()
+        self._kept: BoundedBytes[str, tuple[Identity, Layout]] = BoundedBytes(max_bytes, lambda kept: kept[1].memory)
         self._scans: dict[str, Future[Layout]] = {}
 
     def get(self, path: str) -> Layout:
@@ -59,7 +57,6 @@ class Layouts:
         with self._lock:
             kept = self._kept.get(path)
             if kept is not None and kept[0] == identity:
-                self._kept.move_to_end(path)
                 return kept[1]
             scan_ = self._scans.get(path)
             if scan_ is None:
@@ -78,14 +75,14 @@ class Layouts:
             raise
         with self._lock:
             del self._scans[path]
-            self._keep(path, identity, layout)
+            self._kept.put(path, (identity, layout))
         mine.set_result(layout)
         return layout
 
     def drop(self, path: str) -> None:
         """Forget the layout of `path`."""
         with self._lock:
-            self._drop(path)
+            self._kept.drop(path)
 
     def dump(self, path: str, layout: Layout, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
         """`dump` with the `layout` that `get` gave; it is forgotten when it turns out to be wrong."""
@@ -94,17 +91,3 @@ class Layouts:
         except StorePathChanged:
             self.drop(path)
             raise
-
-    def _keep(self, path: str, identity: Identity, layout: Layout) -> None:
-        self._drop(path)
-        if layout.memory > self._max_bytes:
-            return
-        self._kept[path] = identity, layout
-        self._bytes += layout.memory
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, path: str) -> None:
-        kept = self._kept.pop(path, None)
-        if kept is not None:
-            self._bytes -= kept[1].memory

@@ -1,9 +1,9 @@
 """The listings that were made last, in bounded memory: making one takes ten milliseconds for every thousand files."""
 
-from collections import OrderedDict
 from typing import Final
 
 from harmonia_py.nix.listing import format_listing
+from harmonia_py.runtime.bounded import BoundedBytes
 from harmonia_py.store.files.dump import scan
 from harmonia_py.store.files.layouts import Identity
 from harmonia_py.store.files.scans import Scans
@@ -17,17 +17,12 @@ class Listings:
 
     def __init__(self, scans: Scans, max_bytes: int = MAX_BYTES) -> None:
         self._scans = scans
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[str, tuple[Identity, bytes]] = OrderedDict()
+        self._kept: BoundedBytes[str, tuple[Identity, bytes]] = BoundedBytes(max_bytes, lambda kept: len(kept[1]))
 
     def kept(self, path: str, identity: Identity) -> bytes | None:
         """The listing of the tree at `path`, which `identity` is of now, where it is kept."""
         kept = self._kept.get(path)
-        if kept is None or kept[0] != identity:
-            return None
-        self._kept.move_to_end(path)
-        return kept[1]
+        return kept[1] if kept is not None and kept[0] == identity else None
 
     async def get(self, path: str, identity: Identity) -> bytes:
         """The listing of the tree at `path`, made unless it is kept.
@@ -41,15 +36,5 @@ class Listings:
         if kept is not None:
             return kept
         listing = await self._scans.run(f"listing {path} {identity}", lambda: format_listing(scan(path)))
-        self._keep(path, identity, listing)
+        self._kept.put(path, (identity, listing))
         return listing
-
-    def _keep(self, path: str, identity: Identity, listing: bytes) -> None:
-        before = self._kept.pop(path, None)
-        if before is not None:
-            self._bytes -= len(before[1])
-        self._kept[path] = identity, listing
-        self._bytes += len(listing)
-        while self._bytes > self._max_bytes:
-            _, (_, oldest) = self._kept.popitem(last=False)
-            self._bytes -= len(oldest)

@@ -62,7 +62,7 @@ def test_one_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
     path = _write(tmp_path / "tree", Folder({b"a": File()}))
     layouts = Layouts(max_bytes=10)
     assert layouts.get(path) is not layouts.get(path)
-    assert layouts._bytes == 0
+    assert layouts._kept.bytes == 0
 
 
 def test_forgetting_gives_the_memory_back(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_forgetting_gives_the_memory_back(tmp_path: Path) -> None:
     layouts.get(path)
     layouts.drop(path)
     layouts.drop(path)
-    assert layouts._bytes == 0
+    assert layouts._kept.bytes == 0
 
 
 def test_a_path_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harmonia_py.errors import StorageError
-from harmonia_py.storage.s3.part_name import part_of
+from harmonia_py.storage.s3.own_prefix import own_prefix
 from harmonia_py.storage.s3.settings import S3Settings
 
 SETTINGS = S3Settings(bucket="bucket", prefix="kept")
@@ -15,7 +15,7 @@ SETTINGS = S3Settings(bucket="bucket", prefix="kept")
 
 def test_of_several_processes_that_name_a_part_the_first_has_its_way_and_nothing_else_is_left(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
-        parts = set(threads.map(lambda _: part_of(tmp_path, SETTINGS), range(32)))
+        parts = set(threads.map(lambda _: own_prefix(tmp_path, SETTINGS), range(32)))
     (part,) = parts
     assert part.prefix.startswith("kept/.parts/")
     assert [file.name for file in tmp_path.iterdir()] == ["part"]
@@ -33,12 +33,12 @@ def test_a_name_is_used_when_no_power_cut_can_take_it_any_more(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", fsync)
     directory = tmp_path / "young"
     directory.mkdir()
-    first = part_of(directory, SETTINGS)
+    first = own_prefix(directory, SETTINGS)
     assert synced[0].startswith("part.")
     assert synced[1:] == ["young", tmp_path.name]
     # Another process that finds the name cannot know whether the one that made it has come as far.
     synced.clear()
-    assert part_of(directory, SETTINGS) == first
+    assert own_prefix(directory, SETTINGS) == first
     assert synced == ["young", tmp_path.name]
 
 
@@ -46,4 +46,4 @@ def test_a_name_is_used_when_no_power_cut_can_take_it_any_more(tmp_path: Path, m
 def test_a_file_that_names_no_part_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "part").write_text(text)
     with pytest.raises(StorageError, match="does not name a part"):
-        part_of(tmp_path, SETTINGS)
+        own_prefix(tmp_path, SETTINGS)

@@ -1,4 +1,4 @@
-"""The part of a bucket that is one directory's alone, under a name that is drawn once and noted in a file."""
+"""The prefix below which a bucket is one directory's alone: its name is drawn once, and noted in a file."""
 
 import os
 import re
@@ -16,20 +16,20 @@ from harmonia_py.storage.private import open_new
 from harmonia_py.storage.s3.settings import S3Settings
 
 # In the directory, and in the bucket; keys of blobs do not begin with a dot.
-_PART: Final = "part"
-_PARTS: Final = ".parts"
+_FILE: Final = "part"
+_PREFIXES: Final = ".parts"
 _NAME: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
-def part_of(directory: Path, s3: S3Settings) -> S3Settings:
-    """The part of a bucket that belongs to a directory, from the first call on, also after a power cut. It may block.
+def own_prefix(directory: Path, s3: S3Settings) -> S3Settings:
+    """The settings with a prefix of this directory alone, the same from the first call on. It may block.
 
     Raises:
         StorageError: the directory cannot be read or written.
     """
     with translated("name a part of the bucket"):
-        name = _name_in(directory / _PART)
-    return replace(s3, prefix=f"{s3.prefix}/{_PARTS}/{name}".lstrip("/"))
+        name = _name_in(directory / _FILE)
+    return replace(s3, prefix=f"{s3.prefix}/{_PREFIXES}/{name}".lstrip("/"))
 
 
 def _name_in(file: Path) -> str:
