@@ -1,7 +1,7 @@
 """All ports of the catalog over one database."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.database import migrations
@@ -106,14 +106,16 @@ class SqlCatalog:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    # A port is imported and made when it is first asked for: what keeps files, and takes no pushes, needs half of them.
-    def __getattr__(self, name: str) -> Any:
-        if name not in type(self).__annotations__:
-            raise AttributeError(name)
-        module = import_module(f"{__package__}.{_MODULES.get(name, name)}")
-        port = getattr(module, type(self).__annotations__[name])(self.database)
-        setattr(self, name, port)
-        return port
+    if not TYPE_CHECKING:  # for the type checker the attributes are those above, and no others
+
+        def __getattr__(self, name: str) -> object:
+            """Import and make a port that is asked for: what keeps files, and takes no pushes, needs half of them."""
+            if name not in type(self).__annotations__:
+                raise AttributeError(name)
+            module = import_module(f"{__package__}.{_MODULES.get(name, name)}")
+            port = getattr(module, type(self).__annotations__[name])(self.database)
+            setattr(self, name, port)
+            return port
 
     async def made(self) -> Timestamp:
         """When the catalog was made.

@@ -201,6 +201,8 @@ def _migrate(path: Path) -> None:
         while _step(connection):
             pass
         connection.execute(f"pragma user_version = {migrations.versions()[-1]}")
+        # The header in the file says it only then, also to processes of an older release.
+        connection.execute("pragma wal_checkpoint(truncate)")
     finally:
         connection.close()
 
