@@ -81,6 +81,12 @@ class Fault(Enum):
     """400, because the key that has signed it is good no longer, and nothing is done."""
     SLOW = auto()
     """It is done, and the answer comes after half a second, its body in parts over another half."""
+    STALL = auto()
+    """After half of the body nothing more is sent, until the client has gone."""
+    OTHER_RANGE = auto()
+    """206 with as many bytes as were asked for, but from the first byte of the object on, as the answer says."""
+    NO_CONDITION = auto()
+    """It is done, and `If-Match` is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +275,15 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.ERROR_IN_200:
             return 200, {}, _error("InternalError")
         self._check(body)
+        if fault is Fault.OTHER_RANGE:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.headers.replace_header("Range", f"bytes=0-{last - first}")
+        if fault is Fault.NO_CONDITION:
+            del self.headers["If-Match"]
         return self._do(body)
 
     def _send(self, status: int, headers: Mapping[str, str], data: bytes, fault: Fault | None) -> None:
-        cut, is_slow = fault is Fault.CUT, fault is Fault.SLOW
+        is_slow, is_half = fault is Fault.SLOW, fault in (Fault.CUT, Fault.STALL)
         if is_slow:
             time.sleep(_SLOW_SECONDS)
         if data.startswith(b"<") and "gzip" in self.headers.get("Accept-Encoding", ""):
@@ -284,10 +295,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self._write(data[: len(data) // 2] if cut else data, slowly=is_slow)
+            self._write(data[: len(data) // 2] if is_half else data, slowly=is_slow)
         self.wfile.flush()
-        if cut:
+        if is_half:
             self.close_connection = True
+            if fault is Fault.STALL:
+                self.owner.wait_until_gone(self.connection)
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _write(self, data: bytes, *, slowly: bool) -> None:

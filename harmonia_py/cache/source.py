@@ -6,14 +6,16 @@ cannot tell raises a `HarmoniaError`.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from enum import StrEnum
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from msgspec import Struct
 
 from harmonia_py.cache.found import Found
 from harmonia_py.cache.validity import Validity
+from harmonia_py.errors import StorageError
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -45,6 +47,35 @@ class Pause(Struct, frozen=True):
     seconds: float
     woken: Callable[[], Awaitable[object]] | None = None
     woken_in_thread: Callable[[], object] | None = None
+
+    @classmethod
+    def until_done(
+        cls,
+        call: Callable[[], Coroutine[Any, Any, object]],
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        error: StorageError,
+    ) -> Self:
+        """A pause until `call` has run in the event loop.
+
+        A thread waits for it as well, for at most so many `seconds`. It then gets the `error`, as it does when the call
+        is given up or the loop has ended.
+        """
+
+        def wait() -> None:
+            coroutine = call()
+            try:
+                future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            except RuntimeError:  # the loop has ended
+                coroutine.close()
+                raise error from None
+            try:
+                future.result(seconds)
+            except (TimeoutError, CancelledError):
+                future.cancel()
+                raise error from None
+
+        return cls(0.0, call, wait)
 
     async def wait(self) -> None:
         """Return when it is worth coming back."""

@@ -123,17 +123,8 @@ class Sending:
             previous = window
 
     def _pause(self, call: Callable[[], Coroutine[Any, Any, None]]) -> Pause:
-        """A pause until the event loop has run `call`; a waiting thread gets a `StorageError` when that takes long."""
-
-        def wait() -> None:
-            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
-            try:
-                future.result(_WAIT_SECONDS)
-            except TimeoutError:
-                future.cancel()
-                raise ChunksUnknown("the catalog, the disk or the bucket does not answer in time") from None
-
-        return Pause(0.0, call, wait)
+        late = ChunksUnknown("the catalog, the disk or the bucket does not answer in time")
+        return Pause.until_done(call, self._loop, _WAIT_SECONDS, late)
 
     def _frames(self, segments: Iterator[Segment]) -> Iterator[Piece]:
         """Frames as they are kept, neighbours together, and between them frames that are made here."""

@@ -12,12 +12,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
 
-from harmonia_py.errors import UpstreamUnreachable, reason_of
+from harmonia_py.errors import reason_of
 from harmonia_py.runtime.tasks import wake
 
 # Below this, taking over costs more than it saves, and the connection may as well be used again.
@@ -29,11 +31,17 @@ _TURN_SECONDS: Final = 0.01
 # A thread is woken when a buffer is full, or after this time for the bytes that have come: readers look as often.
 _GATHER_SECONDS: Final = 0.016
 
+R = TypeVar("R", int, bytes)
+
 _buffers = threading.local()
 
 
+class ReceiveError(Exception):
+    """The connection was cut, or nothing came for too long. The caller knows what is at its other end."""
+
+
 class SocketTap:
-    """A `Tap` on the rest of a response, by a duplicate of its socket.
+    """A tap on the rest of a response, by a duplicate of its socket.
 
     Args:
         sock: not blocking; None when everything is buffered.
@@ -49,48 +57,36 @@ class SocketTap:
         self._stall_timeout = stall_timeout
 
     def run(self, take: Callable[[memoryview], None]) -> bool:
-        """Hand over the bytes that have arrived; False when those were the last."""
+        """Hand over the bytes that have arrived; False when those were the last.
+
+        Raises:
+            ReceiveError: the connection was cut.
+        """
         if self._buffered:
             data, self._buffered = self._buffered, b""
             take(memoryview(data))
         view = memoryview(_buffer())
         stop = time.monotonic() + _TURN_SECONDS
-        while self._left and time.monotonic() < stop and (count := self._receive(view[: self._left])):
+        while self._left and time.monotonic() < stop:
+            assert self._socket is not None
+            count = _received(partial(self._socket.recv_into, view[: self._left]))
+            if count is None:
+                break
             self._left -= count
             take(view[:count])
         return self._left > 0
 
-    def _receive(self, view: memoryview) -> int:
-        """The number of bytes that came; 0 when there are none for now."""
-        assert self._socket is not None
-        try:
-            count = self._socket.recv_into(view)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise UpstreamUnreachable(f"no connection: {reason_of(error)}") from error
-        if not count:
-            raise UpstreamUnreachable("the download ended too early")
-        return count
-
     def read(self) -> bytes:
-        """Up to 256 KiB that have arrived; nothing when there is nothing for now.
+        """Up to 256 KiB that have arrived; empty while none have.
 
         Raises:
-            UpstreamUnreachable: the connection was cut.
+            ReceiveError: the connection was cut.
         """
         if self._buffered:
             data, self._buffered = self._buffered, b""
             return data
         assert self._socket is not None
-        try:
-            data = self._socket.recv(min(_BUFFER_BYTES, self._left))
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise UpstreamUnreachable(f"no connection: {reason_of(error)}") from error
-        if not data:
-            raise UpstreamUnreachable("the download ended too early")
+        data = _received(partial(self._socket.recv, min(_BUFFER_BYTES, self._left))) or b""
         self._left -= len(data)
         return data
 
@@ -98,14 +94,20 @@ class SocketTap:
         """Until there are `size` bytes, or fewer after a moment.
 
         Raises:
-            UpstreamUnreachable: nothing came for too long.
+            ReceiveError: nothing came for too long.
         """
         assert self._socket is not None
         for least, seconds in ((min(size, self._left), _GATHER_SECONDS), (1, self._stall_timeout)):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
             if await _is_readable(self._socket, seconds):
                 return
-        raise UpstreamUnreachable("no connection: nothing came for too long")
+        raise ReceiveError("no connection: nothing came for too long")
+
+    def shut_down(self) -> None:
+        """End the connection: a caller that waits returns, and the next read raises. A thread may be inside."""
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended already
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Called once, when no thread is inside."""
@@ -142,6 +144,19 @@ def tap(response: aiohttp.ClientResponse, left: int, stall_timeout: float) -> So
     connection.protocol.pause_reading()
     sock.setblocking(False)
     return SocketTap(sock, buffered, left - len(buffered), stall_timeout)
+
+
+def _received(receive: Callable[[], R]) -> R | None:
+    """What `receive` returns; None when nothing has arrived."""
+    try:
+        received = receive()
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise ReceiveError(f"no connection: {reason_of(error)}") from error
+    if not received:
+        raise ReceiveError("the download ended too early")
+    return received
 
 
 def _buffer() -> bytearray:

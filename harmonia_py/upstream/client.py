@@ -17,10 +17,10 @@ from aiohttp import hdrs
 from yarl import URL
 
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError, UpstreamUnreachable
-from harmonia_py.mirror.upstream import Body, Resume
+from harmonia_py.mirror.upstream import Body, Resume, Take
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.runtime.retry_after import seconds_until
-from harmonia_py.runtime.socket_tap import SocketTap, tap
+from harmonia_py.runtime.socket_tap import ReceiveError, SocketTap, tap
 from harmonia_py.upstream.addresses import Guard, is_local
 
 # As Nix does.
@@ -217,15 +217,34 @@ class _Reader:
         self._read += len(data)
         return data
 
-    def tap(self) -> SocketTap | None:
+    def tap(self) -> "_UpstreamTap | None":
         left = (self._response.content_length or 0) - self._read
         self._tap = tap(self._response, left, self._stall_timeout)
-        return self._tap
+        return None if self._tap is None else _UpstreamTap(self._tap)
 
     def close(self) -> None:
         if self._tap is not None:
             self._tap.close()
         self._response.close()
+
+
+class _UpstreamTap:
+    """A `Tap` whose errors are those of an upstream."""
+
+    def __init__(self, tap: SocketTap) -> None:
+        self._tap = tap
+
+    def run(self, take: Take) -> bool:
+        try:
+            return self._tap.run(take)
+        except ReceiveError as error:
+            raise UpstreamUnreachable(str(error)) from error
+
+    async def wait(self) -> None:
+        try:
+            await self._tap.wait()
+        except ReceiveError as error:
+            raise UpstreamUnreachable(str(error)) from error
 
 
 def _translated(error: Exception) -> UpstreamUnreachable | UpstreamProtocolError:

@@ -1,7 +1,7 @@
 """A bucket that answers with errors, late, in part, or not at all: no wrong byte, and absence is never made up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from blob_readers import read_all
 from s3_double import Fault, Object, S3Double
 
-from harmonia_py.cache.source import Pause
+from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import StorageError
 from harmonia_py.storage.s3 import objects, stores, tapped
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.s3
 KEY = BlobKey("nar/a.nar.zst")
 LARGE = bytes(range(256)) * 12_000
 PART = 5 * 1024 * 1024
+_SIGNATURE = "X-Amz-Signature"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_BACKOFF", {"init_backoff": timedelta(milliseconds=5), "base": 2})
     monkeypatch.setattr(objects, "_ANSWER_SECONDS", 20.0)
     monkeypatch.setattr(tapped, "_ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr(tapped, "_STALL_SECONDS", 2.0)
+    monkeypatch.setattr(tapped, "_STALL_SECONDS", 1.0)
 
 
 @pytest.fixture
@@ -42,13 +43,21 @@ async def bucket(double: S3Double) -> AsyncIterator[S3Blobs]:
 
 
 @pytest.fixture(params=["from the socket", "by the library"])
-def _each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, double: S3Double) -> Iterator[None]:
     """Long objects are read in both ways."""
-    if request.param == "by the library":
+    by_library = request.param == "by the library"
+    if by_library:
         monkeypatch.setattr(tapped, "_WORTH_BYTES", 2**60)
+    yield
+    assert bool(asked_for_socket(double)) is not by_library
 
 
 each_way = pytest.mark.usefixtures("_each_way")
+
+
+def asked_for_socket(double: S3Double) -> int:
+    """The number of requests for bytes that threads would receive from the socket: only their URLs are signed."""
+    return sum(line.startswith("GET") and _SIGNATURE in line for line in double.seen)
 
 
 async def read(bucket: S3Blobs, start: int = 0, stop: int | None = None) -> bytes:
@@ -56,6 +65,17 @@ async def read(bucket: S3Blobs, start: int = 0, stop: int | None = None) -> byte
     assert blob is not None
     with blob:
         return await read_all(blob.pieces(start, stop))
+
+
+def read_in_thread(pieces: Iterator[Piece]) -> bytes:
+    data = bytearray()
+    for piece in pieces:
+        if isinstance(piece, Pause):
+            piece.wait_in_thread()
+        else:
+            assert isinstance(piece, bytes)
+            data += piece
+    return bytes(data)
 
 
 @each_way
@@ -77,6 +97,109 @@ async def test_a_long_body_that_is_cut_goes_on_where_it_was(double: S3Double, bu
     with blob:
         assert await read_all(blob.pieces(0, None)) == LARGE
     assert not double.faults_left()
+
+
+@each_way
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_long_body_that_stalls_goes_on_where_it_was(
+    double: S3Double, bucket: S3Blobs, *, in_thread: bool
+) -> None:
+    """The download was cut, and in a thread the error was not even a `StorageError`."""
+    await bucket.put(KEY, LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    double.fault("GET", "nar/", Fault.STALL)
+    with blob:
+        pieces = blob.pieces(0, None)
+        found = await asyncio.to_thread(read_in_thread, pieces) if in_thread else await read_all(pieces)
+    assert found == LARGE
+    assert not double.faults_left()
+
+
+async def test_bytes_of_another_range_are_not_taken_from_the_socket(double: S3Double, bucket: S3Blobs) -> None:
+    """A proxy that answered another range of equal length was believed."""
+    await bucket.put(KEY, LARGE, {})
+    double.fault("GET", _SIGNATURE, Fault.OTHER_RANGE)
+    assert await read(bucket) == LARGE
+    assert not double.faults_left()
+
+
+async def test_bytes_of_another_object_are_not_taken_from_the_socket(double: S3Double, bucket: S3Blobs) -> None:
+    """A bucket that does not know `If-Match` says by its `ETag` which object it sends."""
+    await bucket.put(KEY, LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    await bucket.put(KEY, bytes(len(LARGE)), {})
+    double.fault("GET", _SIGNATURE, Fault.NO_CONDITION)
+    with blob, pytest.raises(StorageError):
+        await read_all(blob.pieces(0, None))
+    assert not double.faults_left()
+
+
+async def test_where_no_socket_can_be_had_several_times_the_library_reads_for_a_while(
+    double: S3Double, bucket: S3Blobs
+) -> None:
+    """Each long read cost a request that failed."""
+    await bucket.put(KEY, LARGE, {})
+    double.fault("GET", _SIGNATURE, Fault.ERROR, times=1000)
+    for _ in range(5):
+        assert await read(bucket) == LARGE
+    assert asked_for_socket(double) == 3
+    assert bucket.objects._tapped is not None
+    bucket.objects._tapped._rests_until = 0.0
+    double.mend()
+    assert await read(bucket) == LARGE
+    assert asked_for_socket(double) == 4
+
+
+async def test_what_is_read_from_a_socket_ends_with_its_owner(
+    double: S3Double, bucket: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection stayed open, and a download that went on met "Session is closed", or opened another session."""
+    monkeypatch.setattr(tapped, "_STALL_SECONDS", 600.0)
+    await bucket.put(KEY, LARGE, {})
+    blob = await bucket.open(KEY)
+    assert blob is not None
+    double.fault("GET", "nar/", Fault.STALL)
+    with blob:
+        reading = asyncio.create_task(read_all(blob.pieces(0, None)))
+        async with asyncio.timeout(5):
+            while not bucket.objects._tapped._open_bodies:  # type: ignore[union-attr]  # noqa: ASYNC110  # no event
+                await asyncio.sleep(0)
+            await bucket.objects.aclose()
+            with pytest.raises(StorageError, match="given up"):
+                await reading
+        del double.seen[:]
+        with pytest.raises(StorageError, match="given up"):
+            await read_all(blob.pieces(0, None))
+        with pytest.raises(StorageError, match="given up"):
+            await asyncio.to_thread(read_in_thread, blob.pieces(0, None))
+    assert not double.seen
+
+
+def test_what_is_read_from_a_socket_may_outlive_the_event_loop(double: S3Double) -> None:
+    """The socket stayed open, which Python reports, and a thread that waited met a `RuntimeError`."""
+    double.objects[f"kept/{KEY}"] = Object(bytes(64 * 1024 * 1024), {})
+
+    async def begin() -> Iterator[Piece]:
+        async with S3Blobs(double.settings("kept", part_size=PART)) as bucket:
+            blob = await bucket.open(KEY)
+            assert blob is not None
+            pieces = blob.pieces(0, None)
+            taken = 0
+            while taken < 1_000_000:
+                piece = await asyncio.to_thread(next, pieces)
+                if isinstance(piece, Pause):
+                    await piece.wait()
+                else:
+                    assert isinstance(piece, bytes)
+                    taken += len(piece)
+            blob.release()
+            return pieces
+
+    pieces = asyncio.run(begin())
+    with pytest.raises(StorageError):
+        read_in_thread(pieces)
 
 
 @each_way
@@ -239,18 +362,8 @@ async def test_a_long_object_is_one_request_from_its_socket_and_a_thread_may_wai
     assert blob is not None
     del double.seen[:]
     double.fault("GET", "nar/", Fault.SLOW)
-
-    def read_in_thread() -> bytes:
-        data = bytearray()
-        for piece in blob.pieces(70_000, None):
-            if isinstance(piece, Pause):
-                piece.wait_in_thread()
-            else:
-                assert isinstance(piece, bytes)
-                data += piece
-        return bytes(data)
-
     with blob:
-        assert await asyncio.to_thread(read_in_thread) == LARGE[70_000:]
+        assert await asyncio.to_thread(read_in_thread, blob.pieces(70_000, None)) == LARGE[70_000:]
     assert [one.partition("?")[0] for one in double.seen] == [f"GET kept/{KEY}"]
+    assert asked_for_socket(double) == 1
     assert not bucket.objects._arrivals._tasks

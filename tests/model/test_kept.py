@@ -19,6 +19,7 @@ from harmonia_py.database import (
     keeping,
     object_rows,
     objects,
+    packs,
     publishing,
     removing,
     uploads,
@@ -148,7 +149,7 @@ def uses_of_chunks_are_not_noted(patch: Patch, template: Path) -> None:
 def uses_go_with_the_first_of_two_files(patch: Patch, template: Path) -> None:
     """A chunk that two files have counts as unused when one of them goes."""
     drop = "delete from chunk_uses where chunk_id in ($list) and $1 = $1"
-    patch.setattr(chunks, "_NO_USE", drop)
+    patch.setattr(packs, "_NO_USE", drop)
 
 
 # With a seed by which each is found soon: others take up to half a minute.

@@ -4,7 +4,6 @@ No thread waits for a slow bucket: it costs memory alone, which is bounded for e
 """
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
@@ -80,7 +79,6 @@ class _Arriving:
         self._error: HarmoniaError | None = None
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
-        self._for_threads = threading.Event()
 
     def take(self) -> bytes | Pause | None:
         """The bytes that are here, a pause until more are, or None at the end; a thread calls it."""
@@ -89,8 +87,8 @@ class _Arriving:
             portion = self._portions.popleft()
         except IndexError:
             if not is_over:
-                self._for_threads.clear()
-                return Pause(_PAUSE_SECONDS, self._more, self._more_in_thread)
+                late = StorageError("the bucket does not answer in time")
+                return Pause.until_done(self._more, self._loop, _PAUSE_SECONDS, late)
             if self._error is not None:
                 raise self._error from None
             return None
@@ -110,7 +108,7 @@ class _Arriving:
                 if self._left < 0:
                     raise StorageError("the bucket sends more of an object than it has")  # noqa: TRY301
                 self._portions.append(portion)
-                self._say()
+                self._arrived.set()
                 while len(self._portions) >= self.ahead:
                     self._taken.clear()
                     await self._taken.wait()
@@ -123,19 +121,9 @@ class _Arriving:
             raise
         finally:
             self._is_over = True
-            self._say()
-
-    def _say(self) -> None:
-        self._arrived.set()
-        self._for_threads.set()
+            self._arrived.set()
 
     async def _more(self) -> None:
         while not self._portions and not self._is_over:
             self._arrived.clear()
             await self._arrived.wait()
-
-    def _more_in_thread(self) -> None:
-        while not self._portions and not self._is_over:
-            if not self._for_threads.wait(_PAUSE_SECONDS):
-                raise StorageError("the bucket does not answer in time")
-            self._for_threads.clear()

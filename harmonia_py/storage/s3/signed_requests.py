@@ -24,6 +24,8 @@ _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.2
 # A page of a list has a thousand entries of a few hundred bytes.
 _MAX_ANSWER: Final = 8 * 1024**2
+# Questions that one worker asks at once; further ones wait for a connection.
+_CONNECTIONS: Final = 100
 
 
 class Answer(Struct, frozen=True):
@@ -122,7 +124,7 @@ class SignedRequests:
 
     async def _once(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         if self._session is None:
-            self._session = client_session()
+            self._session = client_session(_CONNECTIONS)
         if self._tls is None and url.startswith("https:"):
             # It takes as long to read the certificates of the machine as to ask ten questions.
             self._tls = await asyncio.to_thread(ssl.create_default_context)
@@ -142,10 +144,10 @@ class SignedRequests:
             return Answer(response.status, data.decode(errors="replace"))
 
 
-def client_session() -> aiohttp.ClientSession:
-    """Connections to a bucket, as many as are wanted at once."""
+def client_session(connections: int) -> aiohttp.ClientSession:
+    """A client of a bucket with at most so many connections; 0: without a limit."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=connections),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         # What a proxy would compress is not decompressed here.
