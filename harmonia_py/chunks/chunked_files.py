@@ -147,14 +147,16 @@ class ChunkedFiles:
         """
         chunks = await in_thread(self._threads, lambda: list(recipe.chunks()))
         end = time.monotonic() + _LOOKING_SECONDS
-        for start in range(self._looked_to.pop(recipe.nar_hash, 0), len(chunks), _LOOKED_UP):
+        for start in range(self._looked_to.get(recipe.nar_hash, 0), len(chunks), _LOOKED_UP):
             places = await self._chunks.scan_places(chunks[start : start + _LOOKED_UP])
             for pack, packed in (await in_thread(self._threads, partial(_by_pack, places))).items():
                 await self._lose_wrong_in(BlobKey(pack), packed)
             following = start + _LOOKED_UP
-            if following < len(chunks) and time.monotonic() >= end:
+            if following < len(chunks):
                 self._looked_to[recipe.nar_hash] = following
-                return
+                if time.monotonic() >= end:
+                    return
+        self._looked_to.pop(recipe.nar_hash, None)
 
     async def _lose_wrong_in(self, pack: BlobKey, chunks: Sequence[PackedChunk]) -> None:
         blob = await self._blobs.open(pack)

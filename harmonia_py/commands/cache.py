@@ -22,9 +22,6 @@ from harmonia_py.nix.signing import PublicKey
 if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
 
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
-
 
 def add_arguments(parser: Parser) -> None:
     """The commands, each with the cache and its options."""

@@ -23,9 +23,6 @@ from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 
 if TYPE_CHECKING:
-    from harmonia_py.wiring.storages import OpenStorage
-
-if TYPE_CHECKING:
     from harmonia_py.push.rebuilding import Rebuilt
     from harmonia_py.wiring.storages import OpenStorage
 

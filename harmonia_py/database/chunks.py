@@ -66,16 +66,15 @@ _ITSELF: Final = "c.chunk_hash = $1"
 _ALL_OF_ITS_PACK: Final = "c.pack_id = (select pack_id from chunks where chunk_hash = $1)"
 _LOSE: Final = "update chunks as c set lost_s = $2 where c.lost_s is null and {chunks}"
 _FILES_OF: Final = f"""
-    {FILES} where f.quarantined_s is null and f.file_hash in (
-        select r.file_hash from chunks c join chunk_uses u on u.chunk_id = c.id
+    {FILES} where f.file_hash in (
+        select distinct r.file_hash from chunks c join chunk_uses u on u.chunk_id = c.id
             join recipes r on r.id = u.recipe_id and r.dropped_s is null
-        where {{chunks}} limit $3
-    ) limit $2
+            join nar_files q on q.file_hash = r.file_hash and q.quarantined_s is null
+        where {{chunks}} limit $2
+    )
 """
-# The others are found when they are read.
+# Some chunks are in every file, and a transaction has ten seconds: the next reader of the chunk is told of the next files.
 _FILES_TOLD: Final = 256
-# Some chunks are in every file, and a transaction has ten seconds.
-_USES_LOOKED_AT: Final = 4096
 
 
 class SqlChunks(Transactions):
@@ -144,7 +143,7 @@ class SqlChunks(Transactions):
         """As in `Chunks`."""
         chunks = _ALL_OF_ITS_PACK if with_pack else _ITSELF
         yield from ask(_LOSE.format(chunks=chunks), chunk, now)
-        files = yield from ask(_FILES_OF.format(chunks=chunks), chunk, _FILES_TOLD, _USES_LOOKED_AT)
+        files = yield from ask(_FILES_OF.format(chunks=chunks), chunk, _FILES_TOLD)
         return [nar_file(row) for row in files]
 
 

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from re import compile as regex
@@ -37,10 +37,6 @@ _STATEMENTS: Final = 256
 # writers that never pause: 64 MiB. A transaction of the collector changes half as many in a large catalog; when the log
 # was copied after each, a page was copied anew for most of the rows on it.
 _MAX_LOG_PAGES: Final = 16384
-
-# The header of a database: https://www.sqlite.org/fileformat2.html#the_database_header
-_MAGIC: Final = b"SQLite format 3\0"
-_VERSION_AT: Final = slice(60, 64)
 
 LOCK_SUFFIX: Final = ".collecting"
 """The suffix of the file beside the database that is locked by the process that collects."""
@@ -184,13 +180,17 @@ def _prepare(path: Path) -> Turns:
 
 
 def _is_current(path: Path) -> bool:
-    """Whether the header of the file says that its schema is the newest that is known.
+    """Whether the database says that its schema is the newest that is known.
 
-    A connection that only finds that out reads the whole schema, which takes each worker a megabyte.
+    This question reads no schema, which takes each worker a megabyte. It is SQLite's to ask: to open and close the file
+    here would drop the locks by which it knows in this process that others have the database open.
     """
-    with path.open("rb") as file:
-        header = file.read(_VERSION_AT.stop)
-    return header.startswith(_MAGIC) and int.from_bytes(header[_VERSION_AT], "big") == migrations.versions()[-1]
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=BUSY_SECONDS, uri=True)) as reader:
+            (version,) = reader.execute("pragma user_version").fetchone()
+    except sqlite3.OperationalError:  # a log that only a connection which may write can read
+        return False
+    return bool(version == migrations.versions()[-1])
 
 
 def _migrate(path: Path) -> None:
@@ -201,8 +201,6 @@ def _migrate(path: Path) -> None:
         while _step(connection):
             pass
         connection.execute(f"pragma user_version = {migrations.versions()[-1]}")
-        # The header in the file says it only then, also to processes of an older release.
-        connection.execute("pragma wal_checkpoint(truncate)")
     finally:
         connection.close()
 

@@ -65,18 +65,22 @@ async def test_a_file_is_due_once_nothing_has_used_it_since(catalog: SqlCatalog)
     assert list((await catalog.chunks.due(team, [team], NOW, due.after, 10)).files) == []
 
 
-async def test_of_a_chunk_that_many_files_use_a_few_uses_are_looked_at(
+async def test_of_a_chunk_that_many_files_use_a_few_are_told_at_a_time(
     catalog: SqlCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chunk of every program is used by every file: to find them all took longer than a transaction has."""
+    """A chunk of every program is used by every file: to find them all takes longer than a transaction has."""
     team = await a_cache(catalog)
     await catalog.packs.add("packs/a", 35, PACK, now=NOW)
     for name in ("a", "b", "c", "d"):
         await catalog.objects.publish(publication(team, name), now=NOW)
         assert await catalog.chunks.replace(nar_file(name).file_hash, made_of(nar_file(name)), [ONE], now=NOW)
-    monkeypatch.setattr("harmonia_py.database.chunks._USES_LOOKED_AT", 3)
-    assert len(await catalog.chunks.lose(ONE, with_pack=False, now=NOW)) == 3
-    assert await catalog.chunks.known([ONE]) == {}
+    monkeypatch.setattr("harmonia_py.database.chunks._FILES_TOLD", 3)
+    for with_pack, told in ((False, 3), (True, 1), (True, 0)):
+        files = await catalog.chunks.lose(ONE, with_pack=with_pack, now=NOW)
+        assert len(files) == told
+        assert await catalog.chunks.known([ONE]) == {}
+        for file in files:
+            await catalog.nars.quarantine(file.file_hash, file.blob_key, now=NOW)
 
 
 async def test_a_file_that_another_cache_wants_whole_is_not_due(catalog: SqlCatalog) -> None:

@@ -256,14 +256,46 @@ async def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path
         await SqliteDatabase.open(tmp_path / "file" / "catalog.sqlite")
 
 
-async def test_the_catalog_of_a_newer_release_is_refused_in_words(database: SqliteDatabase, path: Path) -> None:
+@pytest.mark.parametrize("said", [0, 9999], ids=["nowhere else", "in the header"])
+async def test_the_catalog_of_a_newer_release_is_refused_in_words(
+    database: SqliteDatabase, path: Path, said: int
+) -> None:
     await database.aclose()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("insert into migrations values (9999, 0)")
-        connection.execute("pragma user_version = 9999")
+        connection.execute(f"pragma user_version = {said}")
         connection.commit()
     with pytest.raises(CatalogError, match="schema 9999, this release knows none after"):
         await SqliteDatabase.open(path)
+
+
+OPEN_AND_CLOSE = """
+import asyncio, sys
+from pathlib import Path
+from harmonia_py.database.sqlite import SqliteDatabase
+from harmonia_py.database.transaction import ask
+
+async def main():
+    database = await SqliteDatabase.open(Path(sys.argv[1]))
+    await database.read(lambda: ask("select count(*) from migrations"))
+    await database.aclose()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_catalog_that_is_open_twice_stays_open_for_other_processes(
+    database: SqliteDatabase, path: Path
+) -> None:
+    """To read the header of the file dropped the locks of the process: another one that closed deleted the log under it."""
+    await database.write(lambda: ask(PUT, "a", "1"))
+    await (await SqliteDatabase.open(path)).aclose()
+    again = await SqliteDatabase.open(path)
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", OPEN_AND_CLOSE, str(path)], check=True)
+    await database.write(lambda: ask(PUT, "b", "2"))
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("select count(*) from progress where name in ('a', 'b')").fetchone() == (2,)
+    await again.aclose()
 
 
 async def test_processes_that_start_together_make_one_catalog(path: Path) -> None:
