@@ -89,9 +89,9 @@ class Mirror:
     ) -> None:
         self.counters = counters or MirrorCounters()
         self.on_kept: Callable[[HashPart], object] = lambda _: None
-        self._told = KeptMirrored(kept)
+        self._kept_mirrored = KeptMirrored(kept)
         self.index = NarinfoIndex(
-            upstreams, kept, self._told, store_dir, negative_ttl=settings.negative_ttl, texts=texts
+            upstreams, kept, self._kept_mirrored, store_dir, negative_ttl=settings.negative_ttl, texts=texts
         )
         self._upstreams = upstreams
         self._intake = intake
@@ -100,7 +100,7 @@ class Mirror:
         self._downloads = Downloads(
             upstreams, intake, self.index, self.counters, downloads=settings.downloads, memory=memory
         )
-        self._realisations = MirroredRealisations(upstreams, self._told, self.index)
+        self._realisations = MirroredRealisations(upstreams, self._kept_mirrored, self.index)
         self._questions = NarinfoQuestions(
             upstreams,
             self.index,
@@ -224,7 +224,7 @@ class Mirror:
         key = BlobKey(f"{name}.ls" if kind is DocumentKind.LISTING else f"{name}.log")
 
         async def enter(size: int) -> None:
-            await self._told.keep_document(key, str(name), size, is_listing=kind is DocumentKind.LISTING)
+            await self._kept_mirrored.keep_document(key, str(name), size, is_listing=kind is DocumentKind.LISTING)
 
         async def want() -> DocumentDownload:
             return DocumentDownload(self._downloads.lane, self.counters, self._upstreams, url, enter)
@@ -238,7 +238,7 @@ class Mirror:
             return None
         realisation, told = found
         if told is not None:
-            self._in_background(self._told.keep_realisation(told))
+            self._in_background(self._kept_mirrored.keep_realisation(told))
         return realisation
 
     async def fetch(self, hash_part: HashPart, progress: Callable[[int], object]) -> NarInfo | None:

@@ -49,7 +49,7 @@ class NarinfoIndex:
     Args:
         upstreams: whose narinfos they are.
         kept: the facts of kept files.
-        told: the narinfos in the catalog.
+        kept_mirrored: the narinfos in the catalog.
         store_dir: of the paths.
         negative_ttl: seconds for which it is remembered that something is absent.
         texts: shared memory; None for a process that shares none.
@@ -59,7 +59,7 @@ class NarinfoIndex:
         self,
         upstreams: Upstreams,
         kept: Kept,
-        told: KeptMirrored,
+        kept_mirrored: KeptMirrored,
         store_dir: StoreDir,
         *,
         negative_ttl: float,
@@ -67,7 +67,7 @@ class NarinfoIndex:
     ) -> None:
         self._upstreams = upstreams
         self._kept = kept
-        self._told = told
+        self._kept_mirrored = kept_mirrored
         self._store_dir = store_dir
         self._negative_ttl = negative_ttl
         self._texts = texts
@@ -160,21 +160,21 @@ class NarinfoIndex:
             url: of the NAR.
             metadata: that the file has just been kept with; None to look at the file.
         """
-        await self._told.keep(key_of(url), entry.upstream_narinfo, metadata)
+        await self._kept_mirrored.keep(key_of(url), entry.upstream_narinfo, metadata)
         await self.look(entry)
 
     async def renew(self, entry: IndexedNarInfo) -> None:
         """Renew the narinfo of a kept NAR in the catalog, or enter the NAR anew when the narinfo has changed."""
         theirs = entry.upstream_narinfo
-        kept = await self._told.find(entry.narinfo.path_info.store_path.hash_part)
+        kept = await self._kept_mirrored.find(entry.narinfo.path_info.store_path.hash_part)
         if (
             kept is not None
             and is_kept_at(kept.stored, key_of(entry.url))
             and kept.upstream_narinfo.narinfo == theirs.narinfo
         ):
-            await self._told.refresh(theirs)
+            await self._kept_mirrored.refresh(theirs)
         else:
-            await self._told.keep(key_of(entry.url), theirs)
+            await self._kept_mirrored.keep(key_of(entry.url), theirs)
 
     def _facts_of(self, entry: IndexedNarInfo) -> dict[str, str]:
         return {
@@ -197,7 +197,7 @@ class NarinfoIndex:
         return entry
 
     async def _load(self, hash_part: HashPart) -> IndexedNarInfo | None:
-        kept = await self._told.find(hash_part)
+        kept = await self._kept_mirrored.find(hash_part)
         if kept is None:
             return None
         theirs = kept.upstream_narinfo

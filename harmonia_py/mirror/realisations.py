@@ -19,13 +19,13 @@ class MirroredRealisations:
 
     Args:
         upstreams: the upstreams.
-        told: remembers realisations.
+        kept_mirrored: remembers realisations.
         index: remembers what is absent.
     """
 
-    def __init__(self, upstreams: Upstreams, told: KeptMirrored, index: NarinfoIndex) -> None:
+    def __init__(self, upstreams: Upstreams, kept_mirrored: KeptMirrored, index: NarinfoIndex) -> None:
         self._upstreams = upstreams
-        self._told = told
+        self._kept_mirrored = kept_mirrored
         self._index = index
 
     async def find(self, output: DrvOutput) -> tuple[Realisation, UpstreamRealisation | None] | None:
@@ -41,7 +41,7 @@ class MirroredRealisations:
         try:
             answer = await self._upstreams.ask(lambda upstream: _question(upstream, output), is_of_file=True)
         except (NoUpstreamAnswered, Overloaded) as error:
-            kept = await self._told.realisation(key)
+            kept = await self._kept_mirrored.realisation(key)
             if kept is not None:
                 found = self._parse(kept, output)
                 return None if found is None else (found, None)
