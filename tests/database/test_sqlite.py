@@ -287,7 +287,7 @@ asyncio.run(main())
 async def test_a_catalog_that_is_open_twice_stays_open_for_other_processes(
     database: SqliteDatabase, path: Path
 ) -> None:
-    """To read the header of the file dropped the locks of the process: another one that closed deleted the log under it."""
+    """To read the header of the file dropped the locks of the process: another one deleted the log under it."""
     await database.write(lambda: ask(PUT, "a", "1"))
     await (await SqliteDatabase.open(path)).aclose()
     again = await SqliteDatabase.open(path)
