@@ -4,7 +4,7 @@ In which order to read:
 
     ports           caches objects nars uploads evidence sessions awaiting mirrored access keys pins audit collection
     found           stored (a `Source` over objects), kept_objects, changes (until when an answer is right)
-    kept again      kept (of one directory), kept_mirrored, last_uses, owed and outages (while the catalog fails), takeover
+    kept again      kept (of one directory), kept_mirrored, last_uses, owed, outages (the catalog fails), takeover
     access          tokens, exchange, key_encryption, cache_changes, administration
     plans           quota (for want of room), retention (by age), reachability (why a path stays; standing says it)
     loops           housekeeping (a directory), caches_housekeeping, arrivals, collector (pushed), rooms (all storage)

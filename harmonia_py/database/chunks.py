@@ -73,7 +73,7 @@ _FILES_OF: Final = f"""
         where {{chunks}} limit $2
     )
 """
-# Some chunks are in every file, and a transaction has ten seconds: the next reader of the chunk is told of the next files.
+# Some chunks are in every file, and a transaction has ten seconds. The next reader of the chunk is told of the next ones.
 _FILES_TOLD: Final = 256
 
 
