@@ -73,7 +73,7 @@ _FILES_OF: Final = f"""
         where {{chunks}} limit $2
     )
 """
-# Some chunks are in every file, and a transaction has ten seconds. The next reader of the chunk is told of the next ones.
+# Some chunks are in every file, and a transaction has ten seconds. The next reader is told of the next files.
 _FILES_TOLD: Final = 256
 
 
