@@ -247,6 +247,10 @@ class Lab:
         for process in doomed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        # Until they have ended, the temporary roots that they hold keep paths from being deleted.
+        until = time.monotonic() + TIME_LIMIT
+        while any(_is_running(process) for process in doomed) and time.monotonic() < until:
+            time.sleep(0.001)
         self.socket.unlink(missing_ok=True)
 
     def connections(self) -> list[int]:
@@ -323,3 +327,11 @@ def _answers(path: Path) -> bool:
             return bool(probe.recv(16))
         except OSError:
             return False
+
+
+def _is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"

@@ -240,9 +240,9 @@ async def test_a_catalog_that_does_not_answer_ends_what_a_thread_reads(
         return {}
 
     key, files = await recipe_key(house, PATH), house.server.node.chunking.files
+    monkeypatch.setattr(house.server.catalog.chunks, "places", places)
     found = await files.open(key, "")
     assert found is not None
-    monkeypatch.setattr(house.server.catalog.chunks, "places", places)
     before = asyncio.all_tasks()
     with found:
         pause = next(found.pieces(0, None))
