@@ -251,6 +251,7 @@ class Pusher:
         self.version = version
         self.number = number
         self.generation = 0
+        self.begun: list[str] = []
         self.__name__ = f"push with {version.name}"
 
     def __call__(self, world: World, chance: random.Random) -> None:
@@ -274,7 +275,8 @@ class Pusher:
             world.fail(f"{' '.join(command[:4])} failed:\n{said}")
         with world.lock:
             world.pushed = [*world.pushed[-400:], *paths]
-        asyncio.run(self._end_session(world, run))
+        self.begun.append(run)
+        asyncio.run(self._end_sessions(world))
 
     def _build(self, world: World, chance: random.Random) -> list[StorePath]:
         data = world.root / f"data-{self.number}-{self.generation}"
@@ -307,16 +309,21 @@ class Pusher:
                     world.fail(f"{path} was pushed, and is {answer and answer.status}; {world.known(path)}")
                 return
 
-    async def _end_session(self, world: World, run: str) -> None:
-        """As a client that knows the push API does; the stock ones leave a lease of a day."""
-        key = hashlib.sha256(f"{world.cache}\0token ci\0{run}".encode()).digest()
+    async def _end_sessions(self, world: World) -> None:
+        """As a client that knows the push API does; the stock ones leave a lease of a day.
+
+        What the catalog was away for is tried again after the next push: such leases would keep all that is here.
+        """
         try:
             async with world.places.catalog() as catalog:
-                now = Timestamp(int(time.time()))
-                session = Session(id=base32.encode(key[:20]), cache=world.cache, principal="", begun=now, seen=now)
-                await catalog.uploads.session(session, end=True)
+                while self.begun:
+                    key = hashlib.sha256(f"{world.cache}\0token ci\0{self.begun[0]}".encode()).digest()
+                    now = Timestamp(int(time.time()))
+                    session = Session(id=base32.encode(key[:20]), cache=world.cache, principal="", begun=now, seen=now)
+                    await catalog.uploads.session(session, end=True)
+                    del self.begun[0]
         except HarmoniaError:
-            world.note("session not ended")
+            world.note("sessions not ended yet")
 
 
 def substitute(world: World, chance: random.Random) -> None:
