@@ -128,10 +128,15 @@ def next_release(root: Path) -> tuple[str, ...]:
     """This program with one more migration, as the next release has it: what starts it."""
     folder = root / "next-release"
     shutil.copytree(PROJECT / "harmonia_py", folder / "harmonia_py", ignore=shutil.ignore_patterns("__pycache__"))
-    number = migrations.versions()[-1] + 1
-    (folder / "harmonia_py" / "database" / "schema" / f"{number:04}.sql").write_text(
+    newest, database = migrations.versions()[-1], folder / "harmonia_py" / "database"
+    (database / "schema" / f"{newest + 1:04}.sql").write_text(
         "create table of_the_next_release (name text primary key);"
         "alter table objects add column of_the_next_release integer"
+    )
+    text = (database / "migrations.py").read_text()
+    assert f"_NEWEST: Final = {newest}\n" in text
+    (database / "migrations.py").write_text(
+        text.replace(f"_NEWEST: Final = {newest}\n", f"_NEWEST: Final = {newest + 1}\n")
     )
     program = f"import sys; sys.path.insert(0, {str(folder)!r}); from harmonia_py.cli import main; sys.exit(main())"
     return (sys.executable, "-c", program)
