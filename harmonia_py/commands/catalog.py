@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.audit import AuditEntry, entry_now
-from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheRow, Timestamp, time_by
 from harmonia_py.commands.user import user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, FormatError, naming
@@ -146,7 +146,7 @@ def seconds_of(option: str, text: str) -> int:
 
 def now() -> Timestamp:
     """The present time, in whole seconds."""
-    return Timestamp(int(time.time()))
+    return time_by(time.time)
 
 
 def user() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 from rich.filesize import decimal
 
-from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
+from harmonia_py.catalog.caches import CacheRow, Timestamp, iso, time_by
 from harmonia_py.catalog.collection import Collected
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.paging import all_of, rows_of
@@ -114,7 +114,7 @@ async def _collect_rows(catalog: "SqlCatalog") -> tuple[Timestamp, Collected]:
     collector = Collector(
         catalog.collection, catalog.garbage, delete_nothing, sizes=catalog.objects, wanted=catalog.room_wanted
     )
-    now = Timestamp(int(time.time()))
+    now = time_by(time.time)
     return now, await collector.run(now)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from harmonia_py.cache.source import Pause, Piece
-from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.caches import CacheId, Timestamp, time_by
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey, BlobStore
@@ -97,7 +97,7 @@ class Receiver:
 
     def now(self) -> Timestamp:
         """The time as the catalog has it."""
-        return Timestamp(int(time.time()))
+        return time_by(time.time)
 
     async def receive(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheRow, Timestamp
+from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheRow, Timestamp, time_by
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of
 from harmonia_py.catalog.keys import Keys
 from harmonia_py.nix.signing import SecretKey
@@ -49,7 +49,7 @@ class CacheKeys:
         """
         if cache.id == DEFAULT_CACHE:
             return [SigningKey(key) for key in self.default]
-        now = Timestamp(int(self._clock()))
+        now = time_by(self._clock)
         rows = await self._keys.of(cache.id)
         return [
             SigningKey(secret_key_of(row, cache.name, self.encryption), row.until) for row in rows if row.signs(now)
@@ -61,4 +61,4 @@ class CacheKeys:
         Raises:
             StorageError: they still do.
         """
-        await self._keys.end_overlaps(now=Timestamp(int(self._clock())))
+        await self._keys.end_overlaps(now=time_by(self._clock))

@@ -6,7 +6,7 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
-from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheExists, CacheRow, Caches, Timestamp
+from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheExists, CacheRow, Caches, Timestamp, time_by
 from harmonia_py.catalog.paging import rows_of
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
@@ -27,7 +27,7 @@ async def declare(caches: Caches, config: Config) -> None:
         row = await caches.find(name)
         if row is None:
             with suppress(CacheExists):  # a command has made it meanwhile
-                await caches.create(name, table.settings, declared=True, now=Timestamp(int(time.time())))
+                await caches.create(name, table.settings, declared=True, now=time_by(time.time))
         elif not row.declared or row.settings != table.settings:
             await caches.configure(name, table.settings, declared=True)
     async for row in rows_of(caches.page, lambda row: row.name):

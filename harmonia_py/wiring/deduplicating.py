@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp
+from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp, time_by
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
@@ -48,7 +48,7 @@ def mirror_packs(
     """The room that chunks take in a directory of a mirror, which has this name on `/metrics`."""
 
     def now() -> Timestamp:
-        return Timestamp(int(clock()))
+        return time_by(clock)
 
     return _packs(
         catalog,

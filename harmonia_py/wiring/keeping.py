@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.kept import Kept, KeptPorts
 from harmonia_py.catalog.last_uses import LastUses
@@ -170,7 +170,7 @@ async def _open(
         spool=spool,
         threads=threads,
         quarantine=quarantine_of(files.blobs, catalog.ports, metrics, name),
-        now=lambda: Timestamp(int(time.time())),
+        now=lambda: time_by(time.time),
     )
     resources.push_async_callback(chunking.aclose)
     kept = Kept(storage, kept_ports(catalog.ports, catalog.uses), chunking.files.open)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import Timestamp
+from harmonia_py.catalog.caches import Timestamp, time_by
 from harmonia_py.catalog.fsck_findings import FsckPorts
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.quarantine import Quarantine
@@ -63,7 +63,7 @@ class OpenStorage(Struct, frozen=True):
 
     def now(self) -> Timestamp:
         """The time as a catalog has it."""
-        return Timestamp(int(time.time()))
+        return time_by(time.time)
 
     @property
     def fsck_ports(self) -> FsckPorts:

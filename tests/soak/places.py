@@ -30,7 +30,7 @@ _NOISE: Final = b"harmonia"
 
 
 class Places:
-    """See the module's docstring.
+    """The catalog and the files of one soaked server, for the soak to look into and to damage.
 
     Attributes:
         settings: what the configuration says of it beside what tests/backing.py does.

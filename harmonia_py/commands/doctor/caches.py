@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from harmonia_py.cache.cache_name import DEFAULT
 from harmonia_py.catalog.access import TokenRow
-from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
+from harmonia_py.catalog.caches import CacheRow, Timestamp, iso, time_by
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of
 from harmonia_py.catalog.keys import KeyState
 from harmonia_py.catalog.paging import all_of
@@ -64,7 +64,7 @@ async def look_at(
         return [*findings, Finding.failure(_NAME, f"{place}: {error}", remedy)]
     try:
         size = None if file is None else await in_thread(lambda: _size(file))
-        found = [finding async for finding in _in_catalog(catalog, size, encryption, Timestamp(int(clock())))]
+        found = [finding async for finding in _in_catalog(catalog, size, encryption, time_by(clock))]
         if config.storage.public_url is not None:
             found += await _shown(catalog, config)
     finally:
