@@ -60,7 +60,7 @@ class PushNode:
         s3: the bucket that the files are kept in; None for the directory.
         hot: the copies of the bucket's files on this machine; None for none.
         zstd: compresses NARs that clients send bare.
-        clock: seconds since the epoch.
+        clock: of last uses and of the quarantine, in seconds since the epoch.
 
     Attributes:
         catalog, store_dir, metrics: as given.
