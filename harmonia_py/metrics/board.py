@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -200,12 +200,6 @@ class Metrics:
     def histogram(self, family: Family, *labels: str) -> Histogram:
         """The histogram with these values of its labels; it is on `/metrics` from now on."""
         return Histogram(family.buckets, *self._place(family, labels))
-
-    def enter(self, family: Family, names: Iterable[str]) -> None:
-        """Put series of `family` on `/metrics`, by the names that `Family.series` makes."""
-        for name in names:
-            if name not in self._places:
-                self._enter(name, family.cells)
 
     def _place(self, family: Family, labels: tuple[str, ...]) -> "tuple[memoryview[float], int]":
         series = family.series(*labels)

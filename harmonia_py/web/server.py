@@ -24,7 +24,7 @@ from harmonia_py.web.fast.protocol import FastProtocol
 from harmonia_py.web.fast.ready_answers import SERVER
 from harmonia_py.web.http import errors
 from harmonia_py.web.http.transfer import Transfers
-from harmonia_py.web.http_metrics import HttpMetrics, series_from_the_start
+from harmonia_py.web.http_metrics import HttpMetrics
 from harmonia_py.web.pages import error
 from harmonia_py.web.pages.path import TREES
 from harmonia_py.web.routes import attic_routes, push_routes, routes, routes_of_named_caches, terms_of, token_routes
@@ -48,7 +48,7 @@ def make_application() -> web.Application:
     for route in table:
         route.add_to(application.router)
     application.on_response_prepare.append(_sign)
-    series_from_the_start()
+    application.pre_freeze()
     return application
 
 

@@ -14,6 +14,7 @@ from harmonia_py.metrics.cache_labels import names_in, without
 from harmonia_py.metrics.exposition import CONTENT_TYPE, format_metrics
 from harmonia_py.metrics.totals import read_figures
 from harmonia_py.web.http.body import Headers, respond_bytes
+from harmonia_py.web.http_metrics import requests_from_the_start
 from harmonia_py.web.state import BOARD, SERVING, TRANSFERS, principal_of
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     """
     board, in_thread = request.app[BOARD], request.app[TRANSFERS].in_thread
     # In threads: it reads a few files of the kernel and formats a thousand lines.
-    figures = await in_thread(lambda: read_figures(board))
+    figures = await in_thread(lambda: {**requests_from_the_start(), **read_figures(board)})
     hidden = await _hidden(request, names_in(figures))
     text = await in_thread(lambda: format_metrics(without(figures, hidden)))
     headers: Headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: "no-store"}
