@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""What can go wrong so that the answer to a client depends on it, as one tree.
 
     HarmoniaError
     ├── FormatError                 text or bytes from outside do not parse
@@ -28,7 +28,8 @@
 
 Absence is never an exception: it is `None`. The messages of `AccessError`, `PushRefused` and `QuotaExceeded` are for
 the client: one line that says what to do, and nothing of the machine. `web/http/errors.py` maps each leaf to its
-statuses. A refinement that only one module raises and catches lives in that module.
+statuses. Two kinds of exceptions are not here but in the module that raises them: a refinement of one of these, which
+has the same status, and one that is always caught before there is an answer, such as `BeingDeleted` of `catalog/nars`.
 """
 
 import os

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,6 +247,21 @@ def test_the_table_names_every_leaf_of_the_tree_or_what_it_is_derived_from() -> 
     assert status_of(errors.DaemonRefused("")) == 500
     assert status_of(errors.FormatError("")) == 404
     assert status_of(KeyError("")) == 500
+
+
+def test_every_error_outside_the_tree_refines_one_that_has_a_status_or_is_caught_before_there_is_an_answer() -> None:
+    package = Path(errors.__file__).parent
+    tree = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HarmoniaError)]
+    without_status = {kind.__name__ for kind in tree if not any(base in STATUSES for base in kind.__mro__)}
+    outside = set()
+    for file in package.rglob("*.py"):
+        # What ends the program meets no client.
+        if file.relative_to(package).parts[0] not in {"commands", "server", "errors.py"}:
+            classes = re.findall(r"^class (\w+)\((\w+)\):", file.read_text(), re.MULTILINE)
+            outside |= {name for name, base in classes if base in without_status}
+    caught = {"BeingDeleted", "CacheExists", "KeyExists", "TokenExists", "TooManyTokens"}
+    # Those with a private name are caught in the module that raises them.
+    assert {name for name in outside if not name.startswith("_")} == caught
 
 
 class TestConditionals:
