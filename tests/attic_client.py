@@ -146,7 +146,7 @@ def of_lab(lab: Lab, *paths: StorePath) -> list[Path]:
 
 
 class AtticClient:
-    """See the module's docstring.
+    """A client of one server, with one token or none.
 
     Args:
         endpoint: of the server, as `attic login` was told it.

@@ -66,8 +66,6 @@ _PACK: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 
 class AtticTree:
-    """See the module's docstring."""
-
     def __init__(self, root: FilePath) -> None:
         self.root = root / "atticd"
         self.storage = self.root / "storage"

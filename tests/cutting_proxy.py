@@ -25,8 +25,6 @@ class NarRequest:
 
 
 class CuttingProxy:
-    """See the module's docstring."""
-
     def __init__(self, port: int, *, cut_after: int) -> None:
         self.nar_requests: list[NarRequest] = []
         proxy = self

@@ -42,8 +42,6 @@ class Answer:
 
 
 class Exchange:
-    """See the module's docstring."""
-
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), TIME_LIMIT)
         self._socket.setblocking(False)

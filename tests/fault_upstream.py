@@ -194,8 +194,6 @@ def file_with_ranges(data: bytes, *, cuts: int = 0, cut_after: int = 0, etag: st
 
 
 class FaultUpstream:
-    """See the module's docstring."""
-
     def __init__(self) -> None:
         self.answers: dict[str, Speak] = {}
         self.requests: list[Request] = []

@@ -47,8 +47,6 @@ def ranged(data: bytes, **headers: str) -> Speak:
 
 
 class FaultyCache(FaultUpstream):
-    """See the module's docstring."""
-
     def __init__(self, one: Package) -> None:
         super().__init__()
         self.package = one

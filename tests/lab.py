@@ -118,8 +118,6 @@ class Keys:
 
 
 class Lab:
-    """See the module's docstring."""
-
     closure: Closure
 
     def __init__(self, root: Path, *, chroot: bool = False) -> None:

@@ -62,8 +62,6 @@ systemctl daemon-reload
 
 
 class Machine:
-    """See the module's docstring."""
-
     def __init__(self, folder: Path, root: Path) -> None:
         self._folder = folder
         self.share = root / "share"

@@ -97,8 +97,6 @@ class Request:
 
 
 class Fuzzer:
-    """See the module's docstring."""
-
     def __init__(self, operations: Mapping[str, Operation], known: Mapping[str, Sequence[str]]) -> None:
         self._operations = list(operations.values())
         self._weights = [WEIGHTS.get(operation.name, 2) for operation in self._operations]

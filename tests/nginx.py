@@ -39,8 +39,6 @@ http {{
 
 
 class Nginx:
-    """See the module's docstring."""
-
     def __init__(self, root: Path, directory: Path, extra: str = "") -> None:
         self._root = root / "nginx"
         self._root.mkdir()

@@ -53,8 +53,6 @@ def programs() -> Path:
 
 
 class PostgreSQL:
-    """See the module's docstring."""
-
     def __init__(self, *settings: str, durable: bool = False, password: str | None = None) -> None:
         self._password = password
         # Short: the path of a socket has 107 bytes at most.

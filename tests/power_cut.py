@@ -35,7 +35,7 @@ def missing() -> str | None:
 
 
 class Disk:
-    """See the module's docstring.
+    """A file system in a file, mounted while the context lasts.
 
     Args:
         path: where it is mounted; made.

@@ -50,7 +50,6 @@ _NAMED = """
 
 
 def violations(root: Path, *, whole: bool) -> list[str]:
-    """See the module's docstring."""
     return list(_violations(_Catalog(root), backing.directory(root, "server/state/pushed"), root, whole=whole))
 
 

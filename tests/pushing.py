@@ -76,8 +76,6 @@ class Tokens:
 
 @dataclass
 class PushServer:
-    """See the module's docstring."""
-
     node: PushNode
     catalog: SqlCatalog
     port: int
@@ -172,7 +170,7 @@ async def pushed_to(
     attic: Authenticator | None = None,
     s3: S3Settings | None = None,
 ) -> AsyncIterator[PushServer]:
-    """See the module's docstring; with `attic` clients of Attic are answered, whose tokens it knows; `s3`: a bucket."""
+    """A server with the cache `team`. `attic` knows the tokens of Attic's clients; `s3` is a bucket, if any."""
     directory = kept = tmp_path / "pushed"
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)

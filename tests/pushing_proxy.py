@@ -21,8 +21,6 @@ _TIME_LIMIT: Final = 60.0
 
 
 class PushingProxy:
-    """See the module's docstring."""
-
     def __init__(self, port: int, *, bytes_per_second: int | None = None) -> None:
         self.sent = 0
         self.cuts = 0

@@ -51,7 +51,7 @@ class Published:
 
 
 class Clients:
-    """See the module's docstring.
+    """Clients that push, read, make tokens and revoke them, all at once.
 
     Attributes:
         published: what a client was told is there.

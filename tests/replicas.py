@@ -48,7 +48,7 @@ http {{
 
 
 class Replicas:
-    """See the module's docstring.
+    """Servers that share a database and a storage, and the tokens for their cache.
 
     Attributes:
         servers: each is a context of its own, and can be left and entered again.

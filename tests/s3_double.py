@@ -150,8 +150,6 @@ class _Server(ThreadingHTTPServer):
 
 
 class S3Double:
-    """See the module's docstring."""
-
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
         self.uploads: dict[str, Upload] = {}

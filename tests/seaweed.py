@@ -50,8 +50,6 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """See the module's docstring."""
-
     name: str
     port: int
 

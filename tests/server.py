@@ -50,8 +50,6 @@ class Answer:
 
 
 class Server:
-    """See the module's docstring."""
-
     def __init__(
         self,
         root: Path,

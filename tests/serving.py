@@ -140,8 +140,6 @@ class FakeSource:
 
 
 class Served:
-    """See the module's docstring."""
-
     def __init__(
         self,
         source: FakeSource,

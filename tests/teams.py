@@ -113,7 +113,6 @@ class TeamServer(Served):
 
 @asynccontextmanager
 async def served_teams(public: Mapping[str, bool] | None = None) -> AsyncIterator[TeamServer]:
-    """See the module's docstring."""
     teams = Teams(dict(PUBLIC if public is None else public))
     generation = Generation()
     tokens = FakeTokens(generation)

@@ -95,8 +95,6 @@ class ResponseAborted(Exception):
 
 
 class Raw:
-    """See the module's docstring."""
-
     def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:

@@ -40,8 +40,6 @@ _KEYS: Final = {"Tab": 9, "Enter": 13}
 
 
 class Chromium:
-    """See the module's docstring."""
-
     def __init__(self, root: Path) -> None:
         self._root = root
         self._last_id = 0

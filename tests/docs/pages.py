@@ -24,8 +24,6 @@ _INLINE: Final = re.compile(r"`([^`\n]+)`")
 
 
 class Page:
-    """See the module's docstring."""
-
     def __init__(self, name: str) -> None:
         self.file = DOCS / name
         self.text = self.file.read_text()

@@ -118,7 +118,7 @@ def enter_network_of(leader: str) -> None:
 
 
 class World:
-    """See the module's docstring. The thread that makes one is in the machine's network from then on."""
+    """The machine and what is on it. The thread that makes one is in the machine's network from then on."""
 
     def __init__(self, folder: FilePath, root: FilePath) -> None:
         self.weather = Weather()
