@@ -1,4 +1,4 @@
-"""The validity of answers: up to a time, and while the things that they were made from have not changed.
+"""How long an answer may be repeated: up to a time, and only while the store or catalog it came from is unchanged.
 
 An answer that is ready to be given again needs `Validity.holds` alone, which costs two comparisons. A `ChangeDetector`
 looks now and then whether something has changed, and so extends or ends all answers that were made from it at once.

@@ -2,13 +2,16 @@
 
 In which order to read:
 
-    ports           caches objects nars uploads evidence sessions awaiting mirrored access keys pins audit collection
+    ports           caches objects nars documents uploads evidence sessions awaiting mirrored bases access keys pins
+                    audit; for upkeep collection passes packs room_wanted file_checks repairs; paging (of rows)
     found           stored (a `Source` over objects), kept_objects, changes (until when an answer is right)
     kept again      kept (of one directory), kept_mirrored, last_uses, owed, outages (the catalog fails), takeover
     access          tokens, exchange, key_encryption, cache_changes, administration
     plans           quota (for want of room), retention (by age), reachability (why a path stays; standing says it)
-    loops           housekeeping (a directory), caches_housekeeping, arrivals, collector (pushed), rooms (all storage)
-    right or not    fit, strays, scrub, document_scrub, quarantine, fsck, static_check
+    loops           housekeeping (a directory), rooms (all storage), arrivals; of what was pushed: caches_housekeeping,
+                    collector (in portions), cache_gauges
+    by hand         deletion
+    right or not    fit, strays, scrub, document_scrub, quarantine, fsck (with fsck_findings), static_check
 
 The words for what goes:
 
@@ -16,5 +19,5 @@ The words for what goes:
     remove    to delete the row of a condemned object that nothing keeps: the path is not served any more
     garbage   keys of bytes that no row names any more; the bytes are deleted, then the keys are forgotten
     collect   all of that, for one cache after the other (`Collector`)
-    evict     to condemn and remove without grace, for want of room, what can be had again (`REPLACEABLE`)
+    evict     to condemn and remove without grace, for want of room, what is replaceable: compressed here, or mirrored
 """

@@ -1,6 +1,6 @@
-"""Whether a catalog fits the files beside it.
+"""The check that the catalog is not older than the files beside it, as a restored backup or a new one is.
 
-A catalog that is new, or older than its files, would take files that are needed for garbage.
+Such a catalog lacks rows of files that are needed: the collector would take these files for garbage.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the catalog knows of the files of one storage, and of NARs that were compressed here in particular.
+"""`KeptFiles` over the catalog: which files, compressed here or mirrored, one storage keeps, and the facts of each.
 
 Files are served from the storage also while the catalog fails. What is kept in that time is entered once the catalog
 answers again, or, when the process ends before, at the next start.

@@ -1,4 +1,4 @@
-"""What the catalog knows of files of upstreams beside the facts of the files: narinfos, documents, realisations."""
+"""The narinfos, documents and realisations of upstreams that a mirror keeps in the catalog with its NARs."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -37,7 +37,7 @@ _ROUNDS: Final = 8
 REPLACEABLE: Final = tuple(
     Scope(cache=cache, settings=CacheSettings(grace=0), deleted=False) for cache in (STORE, MIRROR)
 )
-"""The caches of what can be had again, from the local store and from upstreams: it goes without grace."""
+"""The caches of replaceable files, which were compressed here or mirrored: these go without grace."""
 
 
 BUCKET: Final = -1

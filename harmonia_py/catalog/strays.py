@@ -1,4 +1,4 @@
-"""Bytes that outlived the rows which named them.
+"""Files in the storage that no row of the catalog names: found, and handed to the collector.
 
 That a file is about to be written is noted first, and not made durable: a client waits for the disk once. So a power
 cut may lose the note and keep the file. When the client comes again with another compression, or never, nothing would

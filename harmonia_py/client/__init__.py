@@ -7,4 +7,5 @@ In which order to read:
     the server         http, cache_requests, api, upload_api, chunk_api, answers; asking_again (while it checks), bodies
     what is to go      local_paths (a port), watching, queue_entry, push_queue, draining
     identity           id_token (of a CI's job)
+    without bytes      promotion (between caches of a server)
 """

@@ -1,6 +1,7 @@
 """The port `Incoming`: a file that comes in, with its producer and its check.
 
-A dump of the local store, a file of an upstream and the body of an upload differ in nothing else.
+A NAR of the local store, a file of an upstream and a kept file that gets another compression come in this way. What
+clients push does not: `push/receiving` takes it in.
 """
 
 from collections.abc import Awaitable, Callable
@@ -58,7 +59,7 @@ class Lane(Struct, frozen=True):
 
 
 class Incoming(Protocol):
-    """A file that is to come in: a NAR of the local store, a file of an upstream, what a client pushes."""
+    """A file that is to come in: a NAR of the local store, a file of an upstream, or a kept one to be recoded."""
 
     @property
     def lane(self) -> Lane:

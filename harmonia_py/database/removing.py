@@ -158,7 +158,7 @@ def note_removals(
 ) -> Transaction[None]:
     """Note in the audit log that these objects go, each with its size, its last use, and why unless it is condemned.
 
-    What was kept of the local store and of upstreams can be had again, and nothing is noted.
+    Nothing is noted of replaceable files, which were compressed here or mirrored.
     """
     if cache not in {STORE, MIRROR}:
         yield from ask_for_each(_AUDIT, sorted(hash_parts), cache, now * NANOSECONDS, principal, action, why)

@@ -3,11 +3,13 @@
 In which order to read:
 
     all of it          pushes, for one cache; urls and sessions, which requests belong to
-    files              receiving, in turns by steps; upload_check, checked_files; room
-    large files        parts (to this server), past_server, pending and multipart_pushes (to the bucket itself)
+    files              receiving, in turns by steps; upload_check, checked_files; room, push_metrics
+    large files        parts, of partial_files (to this server); past_server (to the bucket itself): pending over
+                       direct_uploads, multipart_pushes over multipart_uploads; checking (the client asks again)
     missing chunks     recipes, in a recipe_body; making (how many at a time)
     narinfos           claims, findings (of the NAR), evidence_check, publishing
-    what goes beside   documents, texts (logs), listings and listing_renewal; static_side, static_writer, static_renewal
+    what goes beside   documents, texts (logs), listings and listing_renewal
+    static side        static_side with static_listings; static_writer, static_renewal
     other ways in      adopting and promoting (between caches), into_store and store_import
-    out and back       exporting, rebuilding
+    out and back       exporting, rebuilding with rebuilt_files
 """

@@ -1,4 +1,4 @@
-"""In which order paths became valid, as a store's database numbers them.
+"""Reads from a store's database in which order its paths became valid.
 
 Source: `src/libstore/schema.sql` of Nix: `ValidPaths.id` is `autoincrement`, so that no number comes twice.
 """

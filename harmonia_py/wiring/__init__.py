@@ -8,6 +8,6 @@ In which order to read:
     caches             access, caches (at /), pushed_caches, declared_caches, cache_keys, usage, oidc, attic_tokens
     where bytes are    files (a directory or a bucket), keeping, bucket, storages, catalog, copying
     pushes             pushing, publishing, past_server, chunking, importing
-    upkeep             upkeep (of what can be had again), housekeeper, collecting, deduplicating, scrubbing
+    upkeep             upkeep (of replaceable files), housekeeper, collecting, deduplicating, scrubbing
     commands           push_client, local_paths, exporting, attic_import, copying
 """

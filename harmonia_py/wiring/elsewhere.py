@@ -1,4 +1,4 @@
-"""The further places that caches have paths from: the local store, other caches, and upstreams of the server."""
+"""What a cache falls back to for paths that were not pushed to it: the local store, other caches, upstreams."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""`Opening`: the values that every part of a node is opened from."""
+"""`Opening`: the arguments that all `open_*` functions of the parts of a node have in common."""
 
 from msgspec import Struct
 

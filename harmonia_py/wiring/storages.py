@@ -58,7 +58,7 @@ class OpenStorage(Struct, frozen=True):
 
     @property
     def is_pushed(self) -> bool:
-        """Whether clients pushed what is there; otherwise it can be had again by itself."""
+        """Whether clients pushed what is there; otherwise its files are replaceable: compressed here, or mirrored."""
         return self.name == PUSHED
 
     def now(self) -> Timestamp:

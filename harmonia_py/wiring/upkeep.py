@@ -1,4 +1,4 @@
-"""The background work for a directory of files that can be had again.
+"""The background work for a directory of replaceable files: compressed here, or mirrored.
 
 The longest unused files are evicted, garbage is deleted, and every file is read once more in each period.
 """

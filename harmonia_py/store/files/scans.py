@@ -1,4 +1,4 @@
-"""Work on whole trees, which takes a disk or a processor long: in threads of its own, once for all callers."""
+"""Slow work on whole trees of the store, such as listings: a few at a time, in threads, once for all callers."""
 
 import asyncio
 from collections.abc import Callable

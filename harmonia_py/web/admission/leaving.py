@@ -1,7 +1,7 @@
-"""A worker that has more connections than another one leaves the next to it for a moment, while that one takes them.
+"""A worker with more connections than another one waits a moment before it accepts, so that the other one does.
 
-One that is stopped or stuck keeps its few connections and takes no more, and a process that has the number of a worker
-that was killed takes none at all: each connection would wait a moment for these.
+It ends that for a while when it waited in vain: another worker that is stopped or stuck keeps its few connections and
+takes no more, and a process that has the number of a worker that was killed takes none at all.
 """
 
 from collections.abc import Callable

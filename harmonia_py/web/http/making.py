@@ -1,4 +1,4 @@
-"""Turns of clients at answers that take a processor long to make: listings, pages, results of searches."""
+"""Answers that cost much processor time (listings, pages, searches): clients take turns at having one made."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Waiting for a client: for as long as it takes what it is sent, and fast enough."""
+"""Waits until a client's socket is writable, and gives up on a client that is too slow."""
 
 import asyncio
 import socket
