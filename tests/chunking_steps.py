@@ -26,7 +26,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.push.publishing import PushOrder
 from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.collecting import caches_housekeeping
+from harmonia_py.wiring.collecting import pushed_housekeeping
 from harmonia_py.wiring.pushing import PushNode
 
 _CHANGES: Final = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.setxattr"}
@@ -78,7 +78,7 @@ async def _make(catalog: SqlCatalog, node: PushNode) -> None:
 async def _collect(catalog: SqlCatalog, node: PushNode) -> None:
     while await node.chunking.pack_collector().run() != PacksCollected():
         pass
-    house = caches_housekeeping(node, CacheKeys(catalog.keys), Metrics.alone(), clock=lambda: time.time() + 9 * _DAY)
+    house = pushed_housekeeping(node, CacheKeys(catalog.keys), Metrics.alone(), clock=lambda: time.time() + 9 * _DAY)
     await house.look()
 
 

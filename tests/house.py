@@ -13,8 +13,8 @@ from pushing import TEAM, PushServer
 from serving import Answer
 
 from harmonia_py.catalog.caches import CacheRow
-from harmonia_py.catalog.caches_housekeeping import CachesHousekeeping
 from harmonia_py.catalog.collection import Collecting
+from harmonia_py.catalog.pushed_housekeeping import PushedHousekeeping
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Room, Rooms
 from harmonia_py.metrics.board import Metrics
@@ -22,7 +22,7 @@ from harmonia_py.metrics.family import Family
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit, pushed_collector
+from harmonia_py.wiring.collecting import catalog_fit, pushed_collector, pushed_housekeeping
 from harmonia_py.wiring.deduplicating import pushed_packs
 
 
@@ -46,8 +46,8 @@ class House:
         # As a server runs it, which looks first whether the catalog is that of the files.
         self.service = self._housekeeping(catalog_fit(server.node, clock=clock).collecting)
 
-    def _housekeeping(self, collecting: Collecting) -> CachesHousekeeping:
-        return caches_housekeeping(
+    def _housekeeping(self, collecting: Collecting) -> PushedHousekeeping:
+        return pushed_housekeeping(
             self.server.node,
             CacheKeys(self.server.catalog.keys),
             self.metrics,

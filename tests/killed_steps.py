@@ -17,7 +17,7 @@ from typing import Final
 _AT_ONCE: Final = 2
 # A start of an interpreter for each step would take most of the time.
 _FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["harmonia_py.wiring.collecting", "harmonia_py.wiring.keeping"])
+_FORKS.set_forkserver_preload(["harmonia_py.wiring.collecting", "harmonia_py.wiring.kept_directory"])
 
 Run = Callable[[Path, str, int, Path], None]
 

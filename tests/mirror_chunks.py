@@ -29,9 +29,9 @@ from trees import nar
 from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
-from harmonia_py.catalog.housekeeping import EvictionCounters, Housekeeping
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.quota import Limits
+from harmonia_py.catalog.replaceable_housekeeping import EvictionCounters, ReplaceableHousekeeping
 from harmonia_py.catalog.scrub import Scrub, ScrubCounters
 from harmonia_py.chunks.deduplication import Deduplication
 from harmonia_py.chunks.pack_room import PackRoom
@@ -49,9 +49,9 @@ from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.deduplicating import MirrorChunks, mirror_deduplication, mirror_packs
-from harmonia_py.wiring.keeping import CATALOG, Keeping, open_keeping
+from harmonia_py.wiring.kept_directory import CATALOG, KeptDirectory, open_kept_directory
 from harmonia_py.wiring.pools import Pools
-from harmonia_py.wiring.upkeep import isolating, takeover_of
+from harmonia_py.wiring.replaceable_housekeeping import isolating, takeover_of
 
 _USED: Final = "update objects set used_s = $2, aged_from_s = $2 where hash_part = $1"
 _APART: Final = 1000
@@ -86,7 +86,7 @@ class World:
     """A mirror and its directory."""
 
     directory: Path
-    keeping: Keeping
+    kept_files: KeptDirectory
     mirror: Mirror
     catalog: SqlCatalog
     uses: LastUses
@@ -99,8 +99,8 @@ class World:
 
     @property
     def chunking(self) -> Chunking:
-        assert self.keeping.chunking is not None
-        return self.keeping.chunking
+        assert self.kept_files.chunking is not None
+        return self.kept_files.chunking
 
     async def fetch(self, one: Package) -> bytes | None:
         """The NAR of a file, as a client gets it, once all is done in the background; None when there is none."""
@@ -130,7 +130,7 @@ class World:
         await self.job().look()
 
     async def take_over(self) -> None:
-        blobs = self.keeping.intake.storage.blobs
+        blobs = self.kept_files.intake.storage.blobs
         assert blobs is not None
         await takeover_of(blobs, self.catalog, STORE_DIR).run()
 
@@ -141,7 +141,7 @@ class World:
 
     async def scrub(self) -> int:
         """Read some files once more; returns how many were wrong."""
-        blobs = self.keeping.intake.storage.blobs
+        blobs = self.kept_files.intake.storage.blobs
         assert blobs is not None
         counters = ScrubCounters.on(self.metrics, "mirror")
         before = counters.faults.value
@@ -158,15 +158,15 @@ class World:
     async def look(self, *, ahead: float = 0.0) -> None:
         await self.housekeeping(self.catalog.database.collecting, ahead=ahead).look()
 
-    def housekeeping(self, collecting: Collecting, *, ahead: float = 0.0) -> Housekeeping:
+    def housekeeping(self, collecting: Collecting, *, ahead: float = 0.0) -> ReplaceableHousekeeping:
         """The housekeeping of the directory, which looks when `collecting` says so."""
-        blobs = self.keeping.intake.storage.blobs
+        blobs = self.kept_files.intake.storage.blobs
         assert blobs is not None
 
         async def free() -> int:
             return self.free_bytes()
 
-        return Housekeeping(
+        return ReplaceableHousekeeping(
             Collector(self.catalog.collection, self.catalog.garbage, lambda keys: delete_all(blobs, keys)),
             self.catalog.objects,
             self.uses,
@@ -211,7 +211,7 @@ async def mirrored(
         stack.push_async_callback(pools.aclose)
         metrics = Metrics.alone()
         async with pools.select() as selection:
-            keeping = await open_keeping(
+            kept_files = await open_kept_directory(
                 selection, "mirror.directory", directory, Limits(),
                 store_dir=STORE_DIR, metrics=metrics, housekeeping=False, rooms=None, scrub_period=None,
                 place=place,
@@ -221,19 +221,19 @@ async def mirrored(
             [await stack.enter_async_context(client)], budget=2.0, on_unknown=OnUnknown("auto"), offline=offline
         )
         mirror = Mirror(
-            upstreams, keeping.intake, keeping.kept, STORE_DIR, MirrorSettings(negative_ttl=negative_ttl, **more),
+            upstreams, kept_files.intake, kept_files.kept, STORE_DIR, MirrorSettings(negative_ttl=negative_ttl, **more),
             recode_reader=read_slice if recode else None,
         )  # fmt: skip
         await stack.enter_async_context(mirror)
         # As the process that looks after the directory has it.
         catalog = SqlCatalog(await SqliteDatabase.open(beside(directory, place) / CATALOG))
         stack.push_async_callback(catalog.aclose)
-        assert keeping.chunking is not None
+        assert kept_files.chunking is not None
         uses, clock = LastUses(catalog.objects), Clock()
-        packs = mirror_packs(catalog, keeping.chunking, metrics, "mirror", clock=clock)
+        packs = mirror_packs(catalog, kept_files.chunking, metrics, "mirror", clock=clock)
         job = partial(
-            mirror_deduplication, catalog, keeping.chunking, packs,
+            mirror_deduplication, catalog, kept_files.chunking, packs,
             uses=uses, wanted=MirrorChunks(deduplicate, 0), metrics=metrics, name="mirror",
             clock=lambda: time.time() + _APART,
         )  # fmt: skip
-        yield World(directory, keeping, mirror, catalog, uses, metrics, packs, clock, job)
+        yield World(directory, kept_files, mirror, catalog, uses, metrics, packs, clock, job)

@@ -3,13 +3,13 @@
 In which order to read:
 
     ports           caches objects nars documents uploads evidence sessions awaiting mirrored bases access keys pins
-                    audit; for upkeep collection passes packs room_wanted file_checks repairs; paging (of rows)
+                    audit; for housekeeping collection passes packs room_wanted file_checks repairs; paging (of rows)
     found           stored (a `Source` over objects), kept_objects, changes (until when an answer is right)
     kept again      kept (of one directory), kept_mirrored, last_uses, owed, outages (the catalog fails), takeover
     access          tokens, exchange, key_encryption, cache_changes, administration
     plans           quota (for want of room), retention (by age), reachability (why a path stays; standing says it)
-    loops           housekeeping (a directory), rooms (all storage), arrivals; of what was pushed: caches_housekeeping,
-                    collector (in portions), cache_gauges
+    loops           replaceable_housekeeping (a directory), rooms (all storage), arrivals; of what was pushed:
+                    pushed_housekeeping, collector (in portions), cache_gauges
     by hand         deletion
     right or not    fit, strays, scrub, document_scrub, quarantine, fsck (with fsck_findings), static_check
 

@@ -158,7 +158,7 @@ class Rooms:
             # First: what has gone frees nothing of packs before these are written anew.
             if await self._collect_packs(rooms):
                 continue
-            objects, removed = await self._evict(rooms, too_much, now), await self._remove(rooms, now)
+            objects, removed = await self._condemn(rooms, too_much, now), await self._remove(rooms, now)
             done += removed
             if not (objects or removed.removed) or not await _has_packs(rooms):
                 break
@@ -176,7 +176,7 @@ class Rooms:
                 await _empty_garbage(room, time_by(self._clock))
         return may_have_more
 
-    async def _evict(self, rooms: Sequence[Room], too_much: int, now: Timestamp) -> int:
+    async def _condemn(self, rooms: Sequence[Room], too_much: int, now: Timestamp) -> int:
         """Condemn the longest unused; returns how many objects."""
         sides: list[tuple[Collector, Scope]] = []
         for room in rooms:

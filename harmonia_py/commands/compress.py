@@ -51,7 +51,7 @@ async def _compress(config: Config, options: argparse.Namespace) -> int:
     console = messages()
     async with open_node(config) as node:
         compressed = node.compressed
-        if compressed is None or node.keeping is None or node.keeping.intake.storage.blobs is None:
+        if compressed is None or node.compressed_files is None or node.compressed_files.intake.storage.blobs is None:
             raise ConfigError("no store here, or nowhere to keep its NARs: see compression and cache.directory")
         narinfos = await _narinfos(node, compressed, config.store_dir, options)
         missing = [narinfo for narinfo in narinfos if narinfo.file_size is None]

@@ -213,7 +213,7 @@ async def rebuild(config: Config, *, as_json: bool) -> int:
                 done = await _pushed(storage, config)
                 report[name], faults = asdict(done), done.faults
             else:
-                from harmonia_py.wiring.upkeep import takeover_of  # noqa: PLC0415  # as above
+                from harmonia_py.wiring.replaceable_housekeeping import takeover_of  # noqa: PLC0415  # as above
 
                 report[name] = {"named": await takeover_of(storage.blobs, storage.catalog, config.store_dir).run()}
     _say(report, faults, as_json=as_json)

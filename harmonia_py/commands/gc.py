@@ -125,7 +125,7 @@ async def _collect(catalog: "SqlCatalog", config: Config) -> tuple[Timestamp, Co
         StorageError: something else collects for a long time.
     """
     from harmonia_py.wiring.cache_keys import CacheKeys  # noqa: PLC0415  # --dry-run opens no storage
-    from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit  # noqa: PLC0415
+    from harmonia_py.wiring.collecting import catalog_fit, pushed_housekeeping  # noqa: PLC0415
     from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415
 
     metrics = Metrics.alone()
@@ -134,7 +134,7 @@ async def _collect(catalog: "SqlCatalog", config: Config) -> tuple[Timestamp, Co
         if not await catalog_fit(node).is_fit():
             raise StorageError("nothing is collected: the catalog is not that of the files")
         begun = node.now()
-        done = await caches_housekeeping(node, keys, metrics).look(_WAIT_SECONDS)
+        done = await pushed_housekeeping(node, keys, metrics).look(_WAIT_SECONDS)
     if done is None:
         raise StorageError(f"another process has been collecting for {_WAIT_SECONDS:.0f} s; try again later")
     return begun, done

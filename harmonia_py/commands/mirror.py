@@ -55,7 +55,7 @@ async def _mirror(config: Config, options: argparse.Namespace) -> int:
         wanted.update(await asyncio.to_thread(read_hash_parts, options.store_paths, config.store_dir))
     console = messages()
     async with open_node(config) as node:
-        if node.mirror is None or node.mirrored is None or node.mirrored.intake.storage.blobs is None:
+        if node.mirror is None or node.mirrored_files is None or node.mirrored_files.intake.storage.blobs is None:
             raise ConfigError(
                 "no upstream is configured, or nowhere to keep what it has: see [[upstream]] and [mirror]"
             )

@@ -50,14 +50,14 @@ async def _verify(config: Config, *, as_json: bool) -> int:
     count = 0
     for directory in dict.fromkeys([config.cache.directory or ".", config.mirror.directory or config.cache.directory]):
         async with DiskBlobs(Path(directory or ".")) as blobs:
-            found, files = await _read_all(blobs, config.cache.jobs, console)
+            found, read = await _read_all(blobs, config.cache.jobs, console)
         rotten += found
-        count += files
+        count += read
     async with open_node(config) as node:
         # A narinfo whose NAR is gone leads nowhere.
-        for keeping in {keeping for keeping in (node.keeping, node.mirrored) if keeping is not None}:
+        for files in {files for files in (node.compressed_files, node.mirrored_files) if files is not None}:
             for one in rotten:
-                await keeping.kept.forget(one.key)
+                await files.kept.forget(one.key)
         damaged = await node.compressed.mismatches() if node.compressed is not None else []
         again = [one.key for one in rotten if await _fetch_again(node, one.key)]
     if as_json:

@@ -8,7 +8,7 @@ import msgspec
 from harmonia_py.catalog.caches import CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Candidate, Condemned, CondemnedObject, Inventory, Reason, Removed, Scope
 from harmonia_py.catalog.objects import ObjectState
-from harmonia_py.database.keeping import IS_LEASED, IS_PINNED, IS_REFERENCED, REFERRER, REVISION_KEEPS
+from harmonia_py.database.keepers import IS_LEASED, IS_PINNED, IS_REFERENCED, REFERRER, REVISION_KEEPS
 from harmonia_py.database.removing import remove
 from harmonia_py.database.totals import move_objects
 from harmonia_py.database.transaction import (

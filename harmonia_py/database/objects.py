@@ -13,7 +13,7 @@ from harmonia_py.catalog.objects import (
     Size,
     StoredObject,
 )
-from harmonia_py.database.keeping import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
+from harmonia_py.database.keepers import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
 from harmonia_py.database.object_rows import (
     OBJECTS,
     OBJECTS_OF_DOCUMENT,

@@ -6,7 +6,7 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.pins import Pin, PinName, PinRevision, PinRule, PinRuleChange
 from harmonia_py.database.audit import note_in_cache
-from harmonia_py.database.keeping import REVISION_KEEPS
+from harmonia_py.database.keepers import REVISION_KEEPS
 from harmonia_py.database.object_rows import revive
 from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_one, ask_row, reads, writes
 from harmonia_py.nix.store_path import HashPart, StorePath

@@ -11,7 +11,7 @@ from harmonia_py.catalog.uploads import SESSION_SECONDS, UNCLAIMED_SECONDS, WAIT
 from harmonia_py.database.audit import NANOSECONDS
 from harmonia_py.database.blob_keys import list_as_garbage
 from harmonia_py.database.closures import renew_static
-from harmonia_py.database.keeping import IS_LEASED, IS_PINNED
+from harmonia_py.database.keepers import IS_LEASED, IS_PINNED
 from harmonia_py.database.object_rows import KEEPERS, OBJECTS_OF_DOCUMENT, drop_unused_files, revive
 from harmonia_py.database.received import give_up_received
 from harmonia_py.database.totals import add_objects

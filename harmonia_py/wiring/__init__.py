@@ -6,8 +6,9 @@ In which order to read:
     lifetimes          pools (what a process holds open), node (what a configuration makes of it), opening
     sources            local_store over store_choice, mirror over upstreams, compressed, elsewhere
     caches             access, caches (at /), pushed_caches, declared_caches, cache_keys, usage, oidc, attic_tokens
-    where bytes are    files (a directory or a bucket), keeping, bucket, storages, catalog, copying
+    where bytes are    files (a directory or a bucket), kept_directory, bucket, storages, catalog, copying
     pushes             pushing, publishing, past_server, chunking, importing
-    upkeep             upkeep (of replaceable files), housekeeper, collecting, deduplicating, scrubbing
+    housekeeping       replaceable_housekeeping (of a kept_directory), pushed_housekeeping, collecting,
+                       deduplicating, scrubbing
     commands           push_client, local_paths, exporting, attic_import, copying
 """

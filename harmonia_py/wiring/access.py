@@ -141,7 +141,7 @@ class AccessControl:
 
     async def _open(self, config: Config, key_encryption: KeyEncryption | None) -> "_Opened":
         from harmonia_py.database.transaction import Topic  # noqa: PLC0415
-        from harmonia_py.wiring.housekeeper import look_after  # noqa: PLC0415
+        from harmonia_py.wiring.pushed_housekeeping import look_after  # noqa: PLC0415
         from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415
 
         async with AsyncExitStack() as resources:

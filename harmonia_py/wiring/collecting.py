@@ -7,10 +7,10 @@ from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.arrivals import LeftBehind
 from harmonia_py.catalog.cache_gauges import CacheGauges
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.caches_housekeeping import CachesHousekeeping, CollectionCounters
 from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.fit import CatalogFit
+from harmonia_py.catalog.pushed_housekeeping import CollectionCounters, PushedHousekeeping
 from harmonia_py.catalog.strays import Strays, discard_strays
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
@@ -27,7 +27,7 @@ def pushed_collector(node: PushNode, keys: CacheKeys) -> Collector:
     return Collector(catalog.collection, catalog.garbage, delete, sizes=node.sizes, wanted=catalog.room_wanted)
 
 
-def caches_housekeeping(
+def pushed_housekeeping(
     node: PushNode,
     keys: CacheKeys,
     metrics: Metrics,
@@ -36,7 +36,7 @@ def caches_housekeeping(
     collecting: Collecting | None = None,
     clock: Callable[[], float] = time.time,
     seconds: float = 60.0,
-) -> CachesHousekeeping:
+) -> PushedHousekeeping:
     """The housekeeping of all caches, whose files `node` has; one process of all that share them runs it.
 
     Args:
@@ -49,7 +49,7 @@ def caches_housekeeping(
         seconds: between two passes.
     """
     catalog = node.catalog
-    return CachesHousekeeping(
+    return PushedHousekeeping(
         collector or pushed_collector(node, keys),
         catalog.objects,
         catalog.collection,

@@ -13,20 +13,20 @@ from harmonia_py.wiring.pools import entered
 from harmonia_py.wiring.slices import slice_of
 
 if TYPE_CHECKING:  # its module loads the catalog
-    from harmonia_py.wiring.keeping import Keeping
+    from harmonia_py.wiring.kept_directory import KeptDirectory
 
 
-async def open_compressed(opening: Opening, local: LocalStore, keeping: "Keeping") -> CompressedNars:
-    """The source of the compressed NARs of `local`, kept in `keeping`."""
+async def open_compressed(opening: Opening, local: LocalStore, directory: "KeptDirectory") -> CompressedNars:
+    """The source of the compressed NARs of `local`, kept in `directory`."""
     zstd, jobs = opening.config.zstd, opening.config.cache.jobs
 
     def make() -> CompressedNars:
         settings = slice_of(Zstd, zstd)
         compressing = Compressing(read=read_slice, settings=settings, at_once=jobs)
         counters = CompressedCounters.on(opening.metrics)
-        intake, kept = keeping.intake, keeping.kept
+        intake, kept = directory.intake, directory.kept
         return CompressedNars(local, intake, kept, compressing, counters, damaged=local.note_damage)
 
     return await opening.selection.get(
-        "compressed", (local, keeping, zstd, jobs), entered(make), idle=CompressedNars.idle
+        "compressed", (local, directory, zstd, jobs), entered(make), idle=CompressedNars.idle
     )

@@ -21,7 +21,7 @@ from harmonia_py.wiring.store_choice import Way
 
 if TYPE_CHECKING:  # a server that takes no pushes imports nothing of them
     from harmonia_py.push.store_import import StoreImport
-    from harmonia_py.wiring.keeping import Keeping
+    from harmonia_py.wiring.kept_directory import KeptDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _IMPORT_SECONDS: Final = 600.0
 
 
 async def open_importing(
-    opening: Opening, mirror: Mirror, mirrored: "Keeping", secret_keys: Sequence[SecretKey]
+    opening: Opening, mirror: Mirror, mirrored: "KeptDirectory", secret_keys: Sequence[SecretKey]
 ) -> Importing | None:
     """The import of mirrored paths, if `[mirror] import` wants it and there is a nix-daemon; else None."""
     config, metrics = opening.config, opening.metrics

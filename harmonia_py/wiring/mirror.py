@@ -11,19 +11,19 @@ from harmonia_py.wiring.pools import entered
 from harmonia_py.wiring.slices import slice_of
 
 if TYPE_CHECKING:  # its module loads the catalog
-    from harmonia_py.wiring.keeping import Keeping
+    from harmonia_py.wiring.kept_directory import KeptDirectory
 
 
-async def open_mirror(opening: Opening, upstreams: Upstreams, keeping: "Keeping") -> Mirror:
-    """The mirror over `upstreams`, whose files are kept in `keeping`."""
+async def open_mirror(opening: Opening, upstreams: Upstreams, directory: "KeptDirectory") -> Mirror:
+    """The mirror over `upstreams`, whose files are kept in `directory`."""
     config, metrics = opening.config, opening.metrics
     settings, recompress = slice_of(MirrorSettings, config.mirror), config.mirror.recompress
 
     def make() -> Mirror:
         return Mirror(
             upstreams,
-            keeping.intake,
-            keeping.kept,
+            directory.intake,
+            directory.kept,
             config.store_dir,
             settings,
             counters=MirrorCounters.on(metrics),
@@ -32,5 +32,5 @@ async def open_mirror(opening: Opening, upstreams: Upstreams, keeping: "Keeping"
         )
 
     return await opening.selection.get(
-        "mirror", (upstreams, keeping, config.store_dir, settings, recompress), entered(make), idle=Mirror.idle
+        "mirror", (upstreams, directory, config.store_dir, settings, recompress), entered(make), idle=Mirror.idle
     )

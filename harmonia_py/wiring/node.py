@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from harmonia_py.oidc.tokens import IdTokens
     from harmonia_py.push.store_import import StoreImport
     from harmonia_py.wiring.deduplicating import MirrorChunks
-    from harmonia_py.wiring.keeping import Keeping
+    from harmonia_py.wiring.kept_directory import KeptDirectory
 
 
 class Node:
@@ -53,9 +53,9 @@ class Node:
         metadata: knows the paths of the local store.
         damaged: store paths known to have missing or changed files.
         compressed: the local store as a source of compressed NARs, where these are offered.
-        keeping: the directory and catalog of compressed NARs.
+        compressed_files: the directory and catalog of compressed NARs.
         mirror: the source of what upstreams have, where there are any.
-        mirrored: the directory and catalog of what upstreams have; often the same object as `keeping`.
+        mirrored_files: the directory and catalog of what upstreams have; often the same object as `compressed_files`.
         upstreams: chooses which upstream is asked, and for how long.
         importing: adds mirrored paths to the local store, where that is configured.
         store_import: adds paths that are pushed to the cache at `/` to the local store, where that is configured.
@@ -75,9 +75,9 @@ class Node:
         self.metadata: StoreMetadata | None = None
         self.damaged: DamagedPaths | None = None
         self.compressed: CompressedNars | None = None
-        self.keeping: Keeping | None = None
+        self.compressed_files: KeptDirectory | None = None
         self.mirror: Mirror | None = None
-        self.mirrored: Keeping | None = None
+        self.mirrored_files: KeptDirectory | None = None
         self.upstreams: Upstreams | None = None
         self.importing: Importing | None = None
         self.store_import: StoreImport | None = None
@@ -134,10 +134,10 @@ class Node:
         policy = self.policy = await open_policy(config, selection, self.metadata, self.mirror)
         if self.metadata is not None:
             sources.insert(0, await self._open_store(self.metadata, policy))
-        if self.mirror is not None and self.mirrored is not None:
+        if self.mirror is not None and self.mirrored_files is not None:
             from harmonia_py.wiring.importing import open_importing  # noqa: PLC0415
 
-            self.importing = await open_importing(opening, self.mirror, self.mirrored, secret_keys)
+            self.importing = await open_importing(opening, self.mirror, self.mirrored_files, secret_keys)
         if config.default_cache is not None and config.default_cache.into == "store":
             from harmonia_py.wiring.importing import open_store_import  # noqa: PLC0415
 
@@ -175,29 +175,29 @@ class Node:
         opening, table = self._opening, self._opening.config.mirror
         if table.directory is not None:
             limits = Limits(max_size=table.max_bytes, min_free=table.min_free_bytes)
-            keeping = await self._open_keeping("mirror.directory", Path(table.directory), limits)
+            directory = await self._open_directory("mirror.directory", Path(table.directory), limits)
         else:
-            keeping = await self._open_cache_directory()
-        self.mirrored = keeping
+            directory = await self._open_cache_directory()
+        self.mirrored_files = directory
         self.upstreams = await open_upstreams(opening.config, opening.selection, opening.metrics)
-        self.mirror = await open_mirror(opening, self.upstreams, keeping)
+        self.mirror = await open_mirror(opening, self.upstreams, directory)
         return self.mirror
 
-    async def _open_cache_directory(self) -> "Keeping":
+    async def _open_cache_directory(self) -> "KeptDirectory":
         """The directory of compressed NARs; the mirror uses it too, unless it has one of its own."""
-        if self.keeping is None:
+        if self.compressed_files is None:
             table = self._opening.config.cache
             limits = Limits(max_size=table.max_bytes, min_free=table.min_free_bytes)
-            self.keeping = await self._open_keeping("cache.directory", Path(table.directory or "."), limits)
-        return self.keeping
+            self.compressed_files = await self._open_directory("cache.directory", Path(table.directory or "."), limits)
+        return self.compressed_files
 
-    async def _open_keeping(self, key: str, directory: Path, limits: Limits) -> "Keeping":
+    async def _open_directory(self, key: str, directory: Path, limits: Limits) -> "KeptDirectory":
         from harmonia_py.wiring.bucket import bucket_place  # noqa: PLC0415
-        from harmonia_py.wiring.keeping import open_keeping  # noqa: PLC0415
+        from harmonia_py.wiring.kept_directory import open_kept_directory  # noqa: PLC0415
 
         opening = self._opening
         self.checks.append(Check(key.replace(".", "-"), lambda: asyncio.to_thread(probe, directory)))
-        return await open_keeping(
+        return await open_kept_directory(
             opening.selection,
             key,
             directory,

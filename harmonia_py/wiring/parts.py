@@ -18,7 +18,7 @@ _POSTGRESQL: Final = ("database.catalog", "database.postgresql.database")
 _KEEPING: Final = (
     *(*_SQLITE, "database.chunk_work", "database.chunks", "database.collection", "database.documents"),
     *("database.file_checks", "database.garbage", "database.mirrored", "database.nars", "database.objects"),
-    *("database.packs", "database.repairs", "database.uploads", "storage.disk", "wiring.keeping"),
+    *("database.packs", "database.repairs", "database.uploads", "storage.disk", "wiring.kept_directory"),
 )
 _BUCKET: Final = ("storage.s3.blobs", "storage.s3.digests", "storage.s3.ranges")
 _HOT: Final = "storage.s3.hot"
@@ -26,7 +26,7 @@ _COMPRESSING: Final = ("wiring.compressed",)
 _MIRRORING: Final = ("mirror.of_upstreams", "wiring.importing", "wiring.mirror", "wiring.upstreams")
 _OIDC: Final = ("wiring.oidc", "catalog.exchange")
 _PUSHING: Final = (
-    *("web.nix.push", "wiring.collecting", "wiring.deduplicating", "wiring.housekeeper", "wiring.pushing"),
+    *("web.nix.push", "wiring.collecting", "wiring.deduplicating", "wiring.pushed_housekeeping", "wiring.pushing"),
     "wiring.scrubbing",
 )
 

@@ -28,8 +28,8 @@ from harmonia_py.wiring.bucket import beside, bucket_place, s3_settings
 from harmonia_py.wiring.catalog import catalog_file, hand_over, open_catalog, pushed_directory
 from harmonia_py.wiring.chunking import chunked_files
 from harmonia_py.wiring.files import open_files
-from harmonia_py.wiring.keeping import CATALOG
-from harmonia_py.wiring.upkeep import isolating
+from harmonia_py.wiring.kept_directory import CATALOG
+from harmonia_py.wiring.replaceable_housekeeping import isolating
 
 if TYPE_CHECKING:
     from harmonia_py.storage.s3.settings import S3Settings

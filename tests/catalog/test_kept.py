@@ -31,7 +31,7 @@ from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.store_path import HashPart
-from harmonia_py.wiring.keeping import kept_ports
+from harmonia_py.wiring.kept_directory import kept_ports
 
 ONE, OTHER = path_info("one"), path_info("other")
 FACTS = FileFacts(Hash.of(b"file"), 4)

@@ -24,7 +24,7 @@ from harmonia_py.cache.tokens import TokenHash
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.cache_gauges import CacheGauges
 from harmonia_py.catalog.caches import KeptByCache, KeptByCaches
-from harmonia_py.catalog.caches_housekeeping import CollectionCounters
+from harmonia_py.catalog.pushed_housekeeping import CollectionCounters
 from harmonia_py.chunks.deduplication import DeduplicationCounters
 from harmonia_py.commands.top.reading import NoMetrics, Reading
 from harmonia_py.commands.top.screen import _draw

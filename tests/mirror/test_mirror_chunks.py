@@ -221,7 +221,7 @@ async def test_a_nar_that_becomes_chunks_while_it_is_asked_for_is_not_fetched_ag
     async with mirrored(upstream.url, tmp_path, negative_ttl=3600.0) as world:
         await world.fetch(one)
         upstream.answers.clear()
-        open_whole = world.keeping.intake.open
+        open_whole = world.kept_files.intake.open
 
         async def late(*arguments: Any, **named: Any) -> Any:
             monkeypatch.undo()
@@ -229,7 +229,7 @@ async def test_a_nar_that_becomes_chunks_while_it_is_asked_for_is_not_fetched_ag
             await world.forget_grace()
             return await open_whole(*arguments, **named)
 
-        monkeypatch.setattr(world.keeping.intake, "open", late)
+        monkeypatch.setattr(world.kept_files.intake, "open", late)
         assert await world.fetch(one) == one.nar
         upstream.serve(one)
         for recipe in world.files("recipes"):
@@ -267,7 +267,11 @@ async def test_the_local_store_offers_what_a_mirror_has_in_chunks(upstream: Faul
         await kept_as_chunks(world, one)
         compressing = Compressing(read=read_slice, settings=Zstd(), at_once=1)
         async with CompressedNars(
-            FileNar(file, one.path_info), world.keeping.intake, world.keeping.kept, compressing, CompressedCounters()
+            FileNar(file, one.path_info),
+            world.kept_files.intake,
+            world.kept_files.kept,
+            compressing,
+            CompressedCounters(),
         ) as compressed:
             found = await compressed.narinfo(one.hash_part)
             download = await compressed.nar(replace(one, compression="zstd").our_url)

@@ -16,7 +16,7 @@ from harmonia_py.database import (
     chunks,
     collection,
     document_changes,
-    keeping,
+    keepers,
     object_rows,
     objects,
     packs,
@@ -120,7 +120,7 @@ def references_are_counted_in_a_column(patch: Patch, template: Path) -> None:
             end;
         """)
     counted = "exists (select 1 from reference_counts where hash_part = o.hash_part and count > 0)"
-    patch.setattr(collection, "_CONDEMN", collection._CONDEMN.replace(keeping.IS_REFERENCED, counted))
+    patch.setattr(collection, "_CONDEMN", collection._CONDEMN.replace(keepers.IS_REFERENCED, counted))
     for name in ("_OLDEST", "_THESE"):
         statement = getattr(collection, name).replace(collection._REFERRED, f"case when {counted} then 0 end")
         patch.setattr(collection, name, statement)

@@ -19,8 +19,8 @@ from waiting import eventually
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheSettings, Timestamp
-from harmonia_py.catalog.caches_housekeeping import AUDIT_SECONDS
 from harmonia_py.catalog.pins import PinName
+from harmonia_py.catalog.pushed_housekeeping import AUDIT_SECONDS
 from harmonia_py.catalog.uploads import SESSION_SECONDS, WAITING_SECONDS, Session
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.metrics import families

@@ -17,7 +17,7 @@ from server import Answer, Server, settings_of
 pytestmark = pytest.mark.s3
 
 
-class Keeping:
+class KeptDirectory:
     """A server with the caches `team`, public, and `secret`; the closure was pushed to both."""
 
     def __init__(self, server: Server, machine: Machine, lab: Lab) -> None:
@@ -41,19 +41,19 @@ class Keeping:
         return self.server.request(method, path, {"Authorization": f"Bearer {self.token}", **named})
 
 
-Start = Callable[..., AbstractContextManager[Keeping]]
+Start = Callable[..., AbstractContextManager[KeptDirectory]]
 
 
 @pytest.fixture
 def keeping(daemon: Lab, bucket: Bucket, machine: Machine, tmp_path: Path) -> Start:
     @contextmanager
-    def start(bucket: Bucket = bucket, **storage: object) -> Iterator[Keeping]:
+    def start(bucket: Bucket = bucket, **storage: object) -> Iterator[KeptDirectory]:
         settings = settings_of(daemon) | {
             "caches": {"team": {"public": True}, "secret": {}, "here": {"redirect": False}},
             "storage": {"url": bucket.url("kept"), "redirect_from": 0, **storage},
         }
         with Server(tmp_path, daemon.env | environment(), settings) as server:
-            yield Keeping(server, machine, daemon)
+            yield KeptDirectory(server, machine, daemon)
 
     return start
 

@@ -26,7 +26,7 @@ from harmonia_py.wiring.store_choice import choose_store
 
 ABSENT = HashPart.parse("0" * 32)
 # By the names of `Node`'s attributes.
-POOLS = ("local", "metadata", "compressed", "keeping", "mirror", "upstreams", "importing")
+POOLS = ("local", "metadata", "compressed", "compressed_files", "mirror", "upstreams", "importing")
 
 
 class World:

@@ -12,7 +12,7 @@ from harmonia_py.config.settings import Config
 from harmonia_py.server import serve
 from harmonia_py.wiring.parts import import_parts
 import_parts(Config(state_directory=sys.argv[1], compression=sys.argv[2], nix_db_path=sys.argv[3]))
-parts = ("wiring.keeping", "wiring.compressed", "mirror.mirror", "web.nix.push")
+parts = ("wiring.kept_directory", "wiring.compressed", "mirror.mirror", "web.nix.push")
 print(*(name for name in ("sqlite3", *(f"harmonia_py.{part}" for part in parts)) if name in sys.modules))
 """
 
@@ -22,7 +22,7 @@ print(*(name for name in ("sqlite3", *(f"harmonia_py.{part}" for part in parts))
     [
         ("none", False, False, []),
         ("none", False, True, ["sqlite3"]),
-        ("zstd", False, False, ["sqlite3", "harmonia_py.wiring.keeping", "harmonia_py.wiring.compressed"]),
+        ("zstd", False, False, ["sqlite3", "harmonia_py.wiring.kept_directory", "harmonia_py.wiring.compressed"]),
         ("none", True, False, ["sqlite3", "harmonia_py.web.nix.push"]),
     ],
 )

@@ -15,11 +15,11 @@ from msgspec import Struct
 from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.collector import Collector
-from harmonia_py.catalog.housekeeping import EvictionCounters, Housekeeping
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
 from harmonia_py.catalog.quota import Limits
+from harmonia_py.catalog.replaceable_housekeeping import EvictionCounters, ReplaceableHousekeeping
 from harmonia_py.catalog.rooms import REPLACEABLE, Room, Rooms
 from harmonia_py.catalog.takeover import Ports, Takeover
 from harmonia_py.chunks.pack_room import PackRoom
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _TRY_AGAIN_SECONDS: Final = 60.0
 
 
-class Upkeep(Struct, frozen=True, eq=False):
+class DirectoryHousekeeping(Struct, frozen=True, eq=False):
     """A directory that one process, of all that share it, looks after.
 
     Attributes:
@@ -105,8 +105,8 @@ class Upkeep(Struct, frozen=True, eq=False):
     def _collector(self) -> Collector:
         return Collector(self.catalog.collection, self.catalog.garbage, partial(delete_all, self.files.blobs))
 
-    def _housekeeping(self, limits: Limits, packs: PackRoom) -> Housekeeping:
-        return Housekeeping(
+    def _housekeeping(self, limits: Limits, packs: PackRoom) -> ReplaceableHousekeeping:
+        return ReplaceableHousekeeping(
             self._collector,
             self.catalog.objects,
             self.uses,
@@ -118,7 +118,7 @@ class Upkeep(Struct, frozen=True, eq=False):
             packs=packs,
         )
 
-    async def _evict(self, housekeeping: Housekeeping, store_dir: StoreDir) -> None:
+    async def _evict(self, housekeeping: ReplaceableHousekeeping, store_dir: StoreDir) -> None:
         takeover = takeover_of(self.files.blobs, self.catalog, store_dir)
         while True:
             try:

@@ -46,7 +46,7 @@ class EvictionCounters(Counters, frozen=True):
     evicted_bytes: Counter = counted(families.kept.CACHE_EVICTED_BYTES)
 
 
-class Housekeeping:
+class ReplaceableHousekeeping:
     """Looks after one directory of kept files: evicts, and deletes what no row names.
 
     Args:

@@ -34,7 +34,7 @@ from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.deduplicating import NO_CHUNKS, MirrorChunks
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
 from harmonia_py.wiring.pools import Selection, entered, running
-from harmonia_py.wiring.upkeep import Upkeep, name_of, quarantine_of
+from harmonia_py.wiring.replaceable_housekeeping import DirectoryHousekeeping, name_of, quarantine_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 CATALOG: Final = Path(OWN_DIRECTORY, "catalog.sqlite")
 
 
-class Keeping(Struct, frozen=True, eq=False):
+class KeptDirectory(Struct, frozen=True, eq=False):
     """The intake of a directory, and the facts of its files.
 
     Attributes:
@@ -56,7 +56,7 @@ class Keeping(Struct, frozen=True, eq=False):
     chunking: Chunking | None = None
 
 
-async def open_keeping(
+async def open_kept_directory(
     selection: Selection,
     key: str,
     directory: Path,
@@ -69,8 +69,8 @@ async def open_keeping(
     rooms: Rooms | None,
     scrub_period: float | None,
     mirror_chunks: MirrorChunks = NO_CHUNKS,
-) -> Keeping:
-    """The keeping of files in `directory`; if that cannot be used, one that keeps nothing.
+) -> KeptDirectory:
+    """The files kept in `directory`; if that cannot be used, nothing is kept.
 
     Args:
         selection: has the open things.
@@ -103,10 +103,10 @@ async def open_keeping(
         catalog = None
     made_of = (spool, files, catalog)
     opening = partial(_open, spool, files, catalog, name=name_of(key), metrics=metrics)
-    keeping = await selection.get(key, made_of, opening, idle=_idle)
-    if catalog is not None and keeping.chunking is not None and housekeeping:
-        upkeep = Upkeep(key, files, space, catalog.ports, catalog.uses, metrics, keeping.chunking)
-        await upkeep.select(
+    kept_directory = await selection.get(key, made_of, opening, idle=_idle)
+    if catalog is not None and kept_directory.chunking is not None and housekeeping:
+        works = DirectoryHousekeeping(key, files, space, catalog.ports, catalog.uses, metrics, kept_directory.chunking)
+        await works.select(
             selection,
             limits,
             store_dir=store_dir,
@@ -114,7 +114,7 @@ async def open_keeping(
             scrub_period=scrub_period,
             mirror_chunks=mirror_chunks,
         )
-    return keeping
+    return kept_directory
 
 
 async def _open_files(
@@ -157,10 +157,10 @@ async def _open(
     *,
     name: str,
     metrics: Metrics,
-) -> Keeping:
+) -> KeptDirectory:
     storage = Storage(spool, files.blobs)
     if catalog is None:
-        return await _keeping(Kept(storage, None), storage, None, resources)
+        return await _made_of(Kept(storage, None), storage, None, resources)
     threads = Threads(Pool.RECIPE)
     resources.push_async_callback(threads.aclose)
     chunking = Chunking(
@@ -174,21 +174,21 @@ async def _open(
     )
     resources.push_async_callback(chunking.aclose)
     kept = Kept(storage, kept_ports(catalog.ports, catalog.uses), chunking.files.open)
-    return await _keeping(kept, storage, chunking, resources)
+    return await _made_of(kept, storage, chunking, resources)
 
 
-async def _keeping(kept: Kept, storage: Storage, chunking: Chunking | None, resources: AsyncExitStack) -> Keeping:
+async def _made_of(kept: Kept, storage: Storage, chunking: Chunking | None, resources: AsyncExitStack) -> KeptDirectory:
     await running(kept.enter_owed)(resources)
-    return Keeping(await resources.enter_async_context(Intake(storage, kept.reserve)), kept, chunking)
+    return KeptDirectory(await resources.enter_async_context(Intake(storage, kept.reserve)), kept, chunking)
 
 
-async def _nowhere(resources: AsyncExitStack) -> Keeping:
+async def _nowhere(resources: AsyncExitStack) -> KeptDirectory:
     storage = Storage()
-    return await _keeping(Kept(storage, None), storage, None, resources)
+    return await _made_of(Kept(storage, None), storage, None, resources)
 
 
-async def _idle(keeping: Keeping) -> None:
-    await keeping.intake.idle()
+async def _idle(kept_directory: KeptDirectory) -> None:
+    await kept_directory.intake.idle()
 
 
 def kept_ports(ports: SqlCatalog, uses: LastUses) -> KeptPorts:

@@ -80,7 +80,7 @@ class CollectionCounters(Counters, frozen=True):
     ended: Gauge = gauged(families.pushed.COLLECTION_TIME)
 
 
-class CachesHousekeeping:
+class PushedHousekeeping:
     """Looks after all caches of a catalog: collects, sweeps, and keeps them within their limits.
 
     Args:

@@ -15,7 +15,7 @@ from harmonia_py.database.transaction import Database
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.lasting import lasting
 from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.collecting import caches_housekeeping, catalog_fit, pushed_collector, static_renewal
+from harmonia_py.wiring.collecting import catalog_fit, pushed_collector, pushed_housekeeping, static_renewal
 from harmonia_py.wiring.deduplicating import deduplication, pushed_packs
 from harmonia_py.wiring.pools import running
 from harmonia_py.wiring.pushing import PushNode
@@ -59,7 +59,7 @@ async def look_after(
         )
 
     works = [
-        caches_housekeeping(node, keys, metrics, collector=collector, collecting=collecting).run,
+        pushed_housekeeping(node, keys, metrics, collector=collector, collecting=collecting).run,
         static_renewal(node, keys).run,
         deduplication(node, collector.scopes, metrics, packs=packs, collecting=collecting).run,
         check,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from s3_double import S3Double
 from waiting import eventually
 
-from harmonia_py.catalog import housekeeping
+from harmonia_py.catalog import replaceable_housekeeping
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Rooms
 from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, key_of
@@ -21,7 +21,7 @@ from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.storage.s3.hot import HotSettings
 from harmonia_py.wiring import pools as pools_module
 from harmonia_py.wiring.bucket import BucketPlace
-from harmonia_py.wiring.keeping import CATALOG, Keeping, open_keeping
+from harmonia_py.wiring.kept_directory import CATALOG, KeptDirectory, open_kept_directory
 from harmonia_py.wiring.pools import Pools
 
 _SIZE = 100
@@ -46,11 +46,11 @@ class World:
         self._limits = limits
         self._double = double
 
-    async def load(self, *, min_free: int = 0) -> Keeping:
+    async def load(self, *, min_free: int = 0) -> KeptDirectory:
         """What a configuration keeps; another `min_free` of the copies opens the files anew."""
         assert self._place.hot is not None
         async with self._pools.select() as selection:
-            return await open_keeping(
+            return await open_kept_directory(
                 selection,
                 "cache.directory",
                 self._directory,
@@ -63,34 +63,34 @@ class World:
                 scrub_period=None,
             )
 
-    async def keep(self, keeping: Keeping, name: str) -> None:
+    async def keep(self, kept_directory: KeptDirectory, name: str) -> None:
         info = path_info(name)
         key = key_of(NarUrl(info.store_path.hash_part, info.nar_hash, "zstd"))
         data = name.encode().ljust(_SIZE)
-        await keeping.intake.storage.ask(lambda _, blobs: blobs.put(key, data, {}))
-        await keeping.kept.keep(key, info, FileFacts(Hash.of(data), len(data)))
+        await kept_directory.intake.storage.ask(lambda _, blobs: blobs.put(key, data, {}))
+        await kept_directory.kept.keep(key, info, FileFacts(Hash.of(data), len(data)))
 
     def files(self) -> int:
         return sum(key.endswith(".nar.zst") for key in list(self._double.objects))
 
 
-async def reloaded(world: World, pools: Pools) -> Keeping:
+async def reloaded(world: World, pools: Pools) -> KeptDirectory:
     """What is kept by a configuration under which the files were opened anew, once those of before are closed."""
     await world.load()
-    keeping = await world.load(min_free=1)
+    kept_directory = await world.load(min_free=1)
     await eventually(lambda: not pools._left)  # nothing else tells
-    return keeping
+    return kept_directory
 
 
 async def test_a_directory_is_held_to_its_limits_also_after_its_files_were_opened_anew(
     tmp_path: Path, double: S3Double, pools: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eviction went on with the files of before a reload, which were closed, and ended by a RuntimeError."""
-    monkeypatch.setattr(housekeeping, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(replaceable_housekeeping, "_CHECK_SECONDS", 0.01)
     world = World(pools, double, tmp_path, Limits(max_size=2 * _SIZE))
-    keeping = await reloaded(world, pools)
+    kept_directory = await reloaded(world, pools)
     for name in ("one", "two", "three", "four"):
-        await world.keep(keeping, name)
+        await world.keep(kept_directory, name)
     await eventually(lambda: 1 <= world.files() <= 2)
 
 
@@ -99,19 +99,19 @@ async def test_all_that_is_kept_is_held_to_its_limits_also_after_files_were_open
 ) -> None:
     """The room of before a reload stayed, and with it the files that were closed."""
     world = World(pools, double, tmp_path, Limits())
-    keeping = await reloaded(world, pools)
+    kept_directory = await reloaded(world, pools)
     for name in ("one", "two", "three", "four"):
-        await world.keep(keeping, name)
+        await world.keep(kept_directory, name)
     world.rooms.limits = Limits(max_size=2 * _SIZE)
     looking = asyncio.create_task(world.rooms.run())
     await eventually(lambda: 1 <= world.files() <= 2)
     looking.cancel()
 
 
-async def plain(pools: Pools, directory: Path) -> Keeping:
-    """The keeping of a directory, without a bucket."""
+async def plain(pools: Pools, directory: Path) -> KeptDirectory:
+    """A kept directory, without a bucket."""
     async with pools.select() as selection:
-        return await open_keeping(
+        return await open_kept_directory(
             selection,
             "cache.directory",
             directory,
@@ -128,10 +128,12 @@ async def test_a_directory_that_cannot_be_used_keeps_nothing_and_says_so(
     tmp_path: Path, pools: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    keeping = await plain(pools, tmp_path / "file" / "kept")
-    assert keeping.intake.storage.blobs is None
+    kept_directory = await plain(pools, tmp_path / "file" / "kept")
+    assert kept_directory.intake.storage.blobs is None
     assert "each download is made anew" in caplog.text
-    assert await keeping.kept.find(key_of(NarUrl(path_info("one").store_path.hash_part, None, "zstd"))) is UNKNOWN
+    assert (
+        await kept_directory.kept.find(key_of(NarUrl(path_info("one").store_path.hash_part, None, "zstd"))) is UNKNOWN
+    )
 
 
 async def test_files_are_kept_without_a_catalog_that_is_damaged(
@@ -140,9 +142,9 @@ async def test_files_are_kept_without_a_catalog_that_is_damaged(
     file = tmp_path / CATALOG
     file.parent.mkdir()
     file.write_bytes(b"no database" * 1000)
-    keeping = await plain(pools, tmp_path)
+    kept_directory = await plain(pools, tmp_path)
     assert "what is kept is served, and nothing is known of it" in caplog.text
     key = key_of(NarUrl(path_info("one").store_path.hash_part, Hash.of(b"nar"), "zstd"))
-    await keeping.intake.storage.ask(lambda _, blobs: blobs.put(key, b"bytes", {}))
-    assert await keeping.kept.has(key)
-    assert await keeping.kept.find(key) is UNKNOWN
+    await kept_directory.intake.storage.ask(lambda _, blobs: blobs.put(key, b"bytes", {}))
+    assert await kept_directory.kept.has(key)
+    assert await kept_directory.kept.find(key) is UNKNOWN
