@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple, Protocol, cast
 
 from harmonia_py import __version__
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.errors import HarmoniaError, describe_os_error
 from harmonia_py.server import log
 from harmonia_py.server.framework import without_certificates
@@ -26,11 +26,10 @@ Commands that root calls take that of the service, /etc/harmonia-py/settings.tom
 
 
 class Command(NamedTuple):
-    """A verb, and what it does in one line; `commands/` has a module of its name for it, or of another."""
+    """A verb, and what it does in one line; `commands/` has a module of its name."""
 
     verb: str
     summary: str
-    module: str | None = None
 
 
 COMMANDS: Final = (
@@ -58,7 +57,7 @@ COMMANDS: Final = (
     Command("hook", "push what builds make: a queue, and the service that empties it"),
     Command("compress", "make compressed NARs ahead of the first download"),
     Command("fsck", "hold the catalog and the files of what is kept against each other, and repair them"),
-    Command("catalog", "copy the catalog between SQLite and PostgreSQL", "catalog_copy"),
+    Command("catalog", "copy the catalog between SQLite and PostgreSQL"),
     Command("export", "write a cache as files that any web server serves"),
     Command("import", "take over the caches, keys and paths of a server of Attic"),
     Command("verify", "read every kept NAR again, remove what is rotten, list damaged store paths"),
@@ -121,10 +120,10 @@ def make_parser(loaded: Sequence[str] | None = None) -> Parser:
     parser.add_argument("-V", "--version", action="version", version=f"harmonia-py {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     only = [command for command in COMMANDS if loaded is not None and command.verb in loaded]
-    for verb, summary, name in only or COMMANDS:
+    for verb, summary in only or COMMANDS:
         of_verb = verbs.add_parser(verb, help=summary)
         if loaded is None or verb in loaded:
-            module = _module_of(name or verb)
+            module = _module_of(verb)
             of_verb.set_defaults(run=module.run, usage=of_verb.error)
             module.add_arguments(of_verb)
     return parser

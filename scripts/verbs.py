@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harmonia_py import cli
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.parser import Parser
 
 
 @dataclass(frozen=True)

@@ -392,8 +392,8 @@ def test_a_command_loads_the_module_of_no_other(tmp_path: Path) -> None:
         import sys
         from harmonia_py import cli
         assert cli.main(["-c", "/nowhere"]) == 1
-        loaded = {name.split(".")[2] for name in sys.modules if name.startswith("harmonia_py.commands.")}
-        assert loaded == {"serve", "options", "parser"}, loaded
+        loaded = {name[21:] for name in sys.modules if name.startswith("harmonia_py.commands.")}
+        assert loaded == {"serve", "shared", "shared.options", "shared.parser"}, loaded
         assert "rich" not in sys.modules
     """
     command = [sys.executable, "-c", program]
@@ -411,12 +411,8 @@ def test_the_parser_of_a_verb_makes_that_of_no_other() -> None:
 
 def test_every_command_has_a_module_and_every_module_a_command() -> None:
     folder = Path(cli.__file__).parent / "commands"
-    shared = {"__init__", "catalog", "node", "options", "parser", "path_arguments", "progress"}
-    shared |= {"elsewhere", "explain_cache", "rebuilding"}  # parts of `cache`, `explain` and `fsck`
-    shared |= {"user"}  # of `catalog`, `doctor` and `key`
-    shared |= {"queue_service"}  # of `hook`, `watch-exec` and `watch-store`
-    modules = {entry.stem for entry in folder.iterdir() if entry.stem != "__pycache__"} - shared
-    names = {(command.module or command.verb).replace("-", "_") for command in cli.COMMANDS}
+    modules = {entry.stem for entry in folder.iterdir()} - {"__init__", "__pycache__", "shared"}
+    names = {command.verb.replace("-", "_") for command in cli.COMMANDS}
     assert modules == {f"{name}_" if keyword.iskeyword(name) else name for name in names}
 
 

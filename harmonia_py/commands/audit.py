@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.paging import rows_of
-from harmonia_py.commands.catalog import in_catalog
-from harmonia_py.commands.options import add_config, load
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.catalog import in_catalog
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
 
 if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog

@@ -11,9 +11,9 @@ from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import CHUNKS, CacheRow, CacheSettings
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.chunks.installed import check_installed
-from harmonia_py.commands.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.config.units import parse_size
 from harmonia_py.errors import ConfigError, naming

@@ -1,159 +1,81 @@
-"""The common parts of commands that read or change the catalog."""
+"""`harmonia-py catalog`: the catalog of what is pushed, copied between SQLite and PostgreSQL."""
 
+import argparse
 import asyncio
-import logging
 import os
-import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import subprocess
+from urllib.parse import urlsplit
 
-from harmonia_py.cache.cache_name import DEFAULT, CacheName
-from harmonia_py.catalog.audit import AuditEntry, entry_now
-from harmonia_py.catalog.caches import CacheRow, Timestamp, time_by
-from harmonia_py.commands.user import user_name
-from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError, FormatError, naming
-from harmonia_py.wiring.catalog import catalog_file, has_catalog, open_catalog
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
-
-T = TypeVar("T")
-
-# Of a unit with StateDirectory=harmonia-py, and of root without one.
-SERVICE_STATE: Final = Path("/var/lib/harmonia-py")
-
-_log = logging.getLogger(__name__)
-
-_LASTS: Final = re.compile(r"([1-9][0-9]{0,5})([mhdwy])", re.ASCII)
-_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import add_json, count, messages, print_json, progress_of, results
+from harmonia_py.config import key_files
+from harmonia_py.errors import ConfigError
 
 
-def in_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]", *, make: bool = False) -> T:
-    """The result of `work` with the catalog; with `make` one is made where there is none.
-
-    Raises:
-        ConfigError: there is none.
-        StorageError: it cannot be opened, or cannot tell.
-    """
-
-    async def run() -> T:
-        async with opened_catalog(config, make=make) as catalog:
-            return await work(catalog)
-
-    return asyncio.run(run())
-
-
-def in_copied_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]") -> T:
-    """The result of `work` with a copy of the catalog, which it may change at will.
-
-    Raises:
-        ConfigError: there is none.
-        StorageError: it cannot be copied, or cannot tell.
-    """
-    _check_there_is_one(config)
-    from harmonia_py.wiring.copying import copied_catalog  # noqa: PLC0415  # it imports the database
-
-    async def run() -> T:
-        async with copied_catalog(config) as catalog:
-            return await work(catalog)
-
-    return asyncio.run(run())
+def add_arguments(parser: Parser) -> None:
+    """The arguments: the source and the target."""
+    parser.describe(
+        """
+        Copy the catalog, of what is pushed, of caches, tokens, keys and pins, from SQLite to PostgreSQL or back.
+        Servers go on reading; what they write waits until the copy is done. The copy is read again and held against the
+        original, and is there whole or not at all. Files that were pushed stay where they are.""",
+        (
+            "harmonia-py catalog copy /var/lib/harmonia-py/catalog.sqlite postgresql://harmonia@db/harmonia",
+            "into an empty database",
+        ),
+        (
+            "harmonia-py catalog copy FROM TO --then 'systemctl restart harmonia-py'",
+            "change the setting first: nothing is written to FROM between the copy and the restart",
+        ),
+    )
+    verbs = parser.add_actions()
+    copying = verbs.add_parser("copy", help="copy a catalog into a new one")
+    copying.add_argument("source", metavar="FROM", help="a file, or postgresql://user@host/name")
+    copying.add_argument("target", metavar="TO", help="a file that is not there, or the URL of an empty database")
+    copying.add_argument(
+        "--then", metavar="COMMAND", help="run this when the copy is whole, before anything is written to FROM again"
+    )
+    add_json(copying)
+    add_config(copying)
 
 
-@asynccontextmanager
-async def opened_catalog(config: Config, *, make: bool) -> "AsyncIterator[SqlCatalog]":
-    """The catalog, while the context lasts; with `make` one is made where there is none.
+def run(options: argparse.Namespace) -> int:
+    """Copy it; the exit status of `--then`, if that was not 0."""
+    from harmonia_py.wiring.copying import copy_catalog  # noqa: PLC0415  # it imports the database
 
-    Raises:
-        ConfigError: there is none.
-        StorageError: it cannot be opened.
-    """
-    if not make:
-        _check_there_is_one(config)
-    elif not has_catalog(config) and (advice := _where_the_service_is()):
-        _log.warning("%s: made; %s", catalog_file(config), advice)
-    catalog = await open_catalog(config)
-    try:
-        yield catalog
-    finally:
-        await catalog.aclose()
+    for place in (options.source, options.target):
+        _refuse_passwords(place)
+    status = 0
 
+    def then() -> None:
+        nonlocal status
+        if options.then is not None:
+            status = subprocess.run(options.then, shell=True, check=False).returncode  # noqa: S602  # as was asked
 
-def _check_there_is_one(config: Config) -> None:
-    if not has_catalog(config):
-        file = catalog_file(config)
-        advice = _where_the_service_is() or "`cache create` and `token create` make one"
-        raise ConfigError(f"{file}: there is no catalog yet; {advice}")
-
-
-def _where_the_service_is() -> str:
-    """Advice for a user whose catalog is another one than that of the service on this machine; empty for others."""
-    is_own = os.geteuid() == 0 or bool(os.environ.get("STATE_DIRECTORY"))
-    if is_own or not os.path.lexists(SERVICE_STATE):
-        return ""
-    return f"the service here has its own in {SERVICE_STATE}: call this as root"
+    password = key_files.read_database_password(load(options), os.environ)
+    with progress_of(messages(), "rows") as report:
+        done = asyncio.run(
+            copy_catalog(
+                options.source,
+                options.target,
+                password=password,
+                before_release=then,
+                report=report,
+            )
+        )
+    if options.as_json:
+        print_json({"rows": dict(done)})
+    else:
+        results().print(f"{count(sum(done.values()), 'row')} copied, and the same when read again")
+    return status
 
 
-def named_cache(text: str) -> CacheName:
-    """The name of a cache of the catalog.
-
-    Raises:
-        ConfigError: it is none, or that of the cache at `/`.
-    """
-    name = any_cache(text)
-    if name == DEFAULT:
-        raise ConfigError(f"{name} is the cache at /, which harmonia.toml describes")
-    return name
-
-
-def any_cache(text: str) -> CacheName:
-    """The name of a cache, also that of the one at `/`.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    with naming(repr(text)):
-        return CacheName.parse(text)
-
-
-async def found_cache(catalog: "SqlCatalog", name: CacheName) -> CacheRow:
-    """The cache of this name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    row: CacheRow | None = await catalog.caches.find(name)
-    if row is None:
-        raise ConfigError(f"there is no cache {name}; `cache list` shows which there are")
-    return row
-
-
-def seconds_of(option: str, text: str) -> int:
-    """A time such as 90d, in seconds.
-
-    Raises:
-        FormatError: it is none.
-    """
-    match = _LASTS.fullmatch(text)
-    if match is None:
-        raise FormatError(f"{option} {text}: not a time such as 12h, 90d, 2w, 1y")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def now() -> Timestamp:
-    """The present time, in whole seconds."""
-    return time_by(time.time)
-
-
-def user() -> str:
-    """The principal of this command."""
-    return f"user {user_name()}"
-
-
-def entry(action: str, *, cache: str = "", subject: str = "", **detail: Any) -> AuditEntry:
-    """An entry of the audit log for a change by the user of this command."""
-    return entry_now(user(), action, cache=cache, subject=subject, detail=detail)
+def _refuse_passwords(place: str) -> None:
+    if "://" not in place:
+        return
+    parts = urlsplit(place)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ConfigError(f"{parts.scheme}: not a database that is known; write postgresql://user@host/name")
+    if parts.password is not None:
+        raise ConfigError("a password in a URL is seen by others; name a file in database.password_file, or PGPASSFILE")

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.chunks.installed import check_installed
-from harmonia_py.commands.options import add_settings, load_file
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.options import add_settings, load_file
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import file as config_file
 from harmonia_py.config import key_files, token_file
 from harmonia_py.config.settings import Config

@@ -6,11 +6,11 @@ from typing import Final
 
 from rich.console import Console
 
-from harmonia_py.commands.node import open_node
-from harmonia_py.commands.options import add_config, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_store_path
-from harmonia_py.commands.progress import add_json, count, messages, print_failures, print_json, progress_of
+from harmonia_py.commands.shared.node import open_node
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_store_path
+from harmonia_py.commands.shared.progress import add_json, count, messages, print_failures, print_json, progress_of
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.compressed import CompressedNars
 from harmonia_py.errors import ConfigError, HarmoniaError

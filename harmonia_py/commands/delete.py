@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from harmonia_py.catalog.deletion import Deleted, delete_closure
-from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now, user
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_hash_part
-from harmonia_py.commands.progress import count
+from harmonia_py.commands.shared.catalog import any_cache, found_cache, in_catalog, now, user
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_hash_part
+from harmonia_py.commands.shared.progress import count
 from harmonia_py.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from harmonia_py.cache.found import Found
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.catalog.caches import CacheRow, iso
 from harmonia_py.catalog.objects import ObjectState
-from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog
 from harmonia_py.commands.doctor import signing_keys
-from harmonia_py.commands.node import open_node
-from harmonia_py.commands.options import add_config, add_upstream, load_file
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_hash_part, parse_url
-from harmonia_py.commands.progress import hanging, results
+from harmonia_py.commands.shared.catalog import any_cache, found_cache, in_catalog
+from harmonia_py.commands.shared.node import open_node
+from harmonia_py.commands.shared.options import add_config, add_upstream, load_file
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_hash_part, parse_url
+from harmonia_py.commands.shared.progress import hanging, results
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.kept_files import key_of
 from harmonia_py.errors import ConfigError, HarmoniaError

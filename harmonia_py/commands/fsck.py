@@ -15,9 +15,9 @@ from harmonia_py.catalog.caches import CacheExists
 from harmonia_py.catalog.fsck import Fsck
 from harmonia_py.catalog.fsck_findings import Fault, Finding
 from harmonia_py.catalog.strays import unknown_path
-from harmonia_py.commands.options import add_config, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import count, hanging, messages, progress_of, results
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import count, hanging, messages, progress_of, results
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics

@@ -16,10 +16,10 @@ from harmonia_py.catalog.collection import Collected
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.paging import all_of, rows_of
 from harmonia_py.catalog.pins import DAY
-from harmonia_py.commands.catalog import in_catalog, in_copied_catalog
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import count
+from harmonia_py.commands.shared.catalog import in_catalog, in_copied_catalog
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import count
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import StorageError

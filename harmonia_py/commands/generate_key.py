@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.errors import ConfigError, naming
 from harmonia_py.nix.signing import SecretKey

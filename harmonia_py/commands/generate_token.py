@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from harmonia_py.cache.tokens import TokenHash
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import token_file
 from harmonia_py.errors import naming
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from harmonia_py.client.push_queue import PushQueue
 from harmonia_py.client.queue_entry import queue_directory
-from harmonia_py.commands.options import add_cache
-from harmonia_py.commands.parser import Parser, add_deadline
+from harmonia_py.commands.shared.options import add_cache
+from harmonia_py.commands.shared.parser import Parser, add_deadline
 from harmonia_py.errors import ConfigError
 
 _DEADLINE_SECONDS: Final = 60.0
@@ -80,7 +80,7 @@ def _outputs(derivation: str | None) -> list[str]:
 
 
 def _status(queue: PushQueue, *, as_json: bool) -> int:
-    from harmonia_py.commands.progress import count, messages, print_json  # noqa: PLC0415
+    from harmonia_py.commands.shared.progress import count, messages, print_json  # noqa: PLC0415
 
     state = queue.state()
     if as_json:
@@ -95,7 +95,7 @@ def _status(queue: PushQueue, *, as_json: bool) -> int:
 
 
 async def _run(queue: PushQueue, options: argparse.Namespace) -> int:
-    from harmonia_py.commands.queue_service import QueueService  # noqa: PLC0415
+    from harmonia_py.commands.shared.queue_service import QueueService  # noqa: PLC0415
 
     service = QueueService(queue, options.cache)
     service.end_at_signals()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 
-from harmonia_py.commands.catalog import opened_catalog
-from harmonia_py.commands.options import add_config, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import add_json, count, hanging, messages, print_json, progress_of, results
+from harmonia_py.commands.shared.catalog import opened_catalog
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import add_json, count, hanging, messages, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError

@@ -13,9 +13,9 @@ from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of, secret_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
-from harmonia_py.commands.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, naming

@@ -12,8 +12,8 @@ from harmonia_py.client.answers import Exchanged
 from harmonia_py.client.api import PushApi
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.id_token import id_token, is_handed_out
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import messages
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import messages
 from harmonia_py.config import netrc
 from harmonia_py.config.logins import Logins, logins_file, parse_server
 from harmonia_py.errors import ConfigError

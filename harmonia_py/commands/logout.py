@@ -3,8 +3,8 @@
 import argparse
 import os
 
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import messages
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import messages
 from harmonia_py.config.logins import Logins, logins_file, parse_server
 from harmonia_py.errors import ConfigError
 

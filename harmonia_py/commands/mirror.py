@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harmonia_py.commands.node import open_node
-from harmonia_py.commands.options import add_config, add_upstream, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_hash_part, read_hash_parts
-from harmonia_py.commands.progress import add_json, count, messages, print_failures, print_json, progress_bar
+from harmonia_py.commands.shared.node import open_node
+from harmonia_py.commands.shared.options import add_config, add_upstream, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_hash_part, read_hash_parts
+from harmonia_py.commands.shared.progress import add_json, count, messages, print_failures, print_json, progress_bar
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, HarmoniaError
 from harmonia_py.nix.narinfo import NarInfo

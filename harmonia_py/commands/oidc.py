@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from harmonia_py.cache.access import Grant
-from harmonia_py.commands.options import add_config, load
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.errors import ConfigError
 
 if TYPE_CHECKING:  # it needs PyJWT

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.pins import DAY, Pin, PinName, PinRevision, PinRuleChange
-from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now, user
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_store_path
+from harmonia_py.commands.shared.catalog import any_cache, found_cache, in_catalog, now, user
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_store_path
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, naming
 

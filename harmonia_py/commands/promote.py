@@ -9,9 +9,9 @@ from typing import Final
 from harmonia_py.client.answers import Promoted
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.promotion import promote
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_store_path
-from harmonia_py.commands.progress import count, messages
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_store_path
+from harmonia_py.commands.shared.progress import count, messages
 from harmonia_py.config.logins import CacheUrl, find_cache
 
 _PATIENCE_SECONDS: Final = 60.0

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from harmonia_py.commands.doctor import signing_keys
-from harmonia_py.commands.options import add_config, load_file
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.options import add_config, load_file
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.errors import ConfigError
 from harmonia_py.nix.signing import SecretKey

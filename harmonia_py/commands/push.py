@@ -14,10 +14,10 @@ from rich.filesize import decimal
 
 from harmonia_py.client.http import PATIENCE_SECONDS
 from harmonia_py.client.outcomes import Outcome, State, Summary
-from harmonia_py.commands.options import add_cache
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_store_path
-from harmonia_py.commands.progress import count, messages, print_failures, progress_bar
+from harmonia_py.commands.shared.options import add_cache
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_store_path
+from harmonia_py.commands.shared.progress import count, messages, print_failures, progress_bar
 from harmonia_py.config.logins import find_cache
 from harmonia_py.wiring.local_paths import store_config
 from harmonia_py.wiring.push_client import push

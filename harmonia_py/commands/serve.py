@@ -4,8 +4,8 @@ import argparse
 import gc
 import os
 
-from harmonia_py.commands.options import add_settings, load, load_file, naming_the_place
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.options import add_settings, load, load_file, naming_the_place
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.server import listen, log
 from harmonia_py.server.framework import without_client

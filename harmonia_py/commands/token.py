@@ -10,9 +10,9 @@ from harmonia_py.catalog.access import TokenRow
 from harmonia_py.catalog.caches import Timestamp, iso
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.tokens import new_token
-from harmonia_py.commands.catalog import entry, in_catalog, now, seconds_of
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.catalog import entry, in_catalog, now, seconds_of
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from rich.console import Console
 from harmonia_py.client.answers import CacheInfo
 from harmonia_py.client.api import PushApi
 from harmonia_py.client.http import HttpServer
-from harmonia_py.commands.options import add_cache
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import messages, results
+from harmonia_py.commands.shared.options import add_cache
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import messages, results
 from harmonia_py.config.logins import CacheUrl, find_cache
 from harmonia_py.config.netrc import add_entry, remove_entry
 from harmonia_py.config.nix_conf import Block, add_block, has_block, remove_block, settings_of, without_blocks

@@ -8,10 +8,10 @@ from typing import Any
 from msgspec.structs import asdict
 from rich.console import Console
 
-from harmonia_py.commands.node import open_node
-from harmonia_py.commands.options import add_config, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.progress import add_json, hanging, messages, print_json, progress_of, results
+from harmonia_py.commands.shared.node import open_node
+from harmonia_py.commands.shared.options import add_config, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.progress import add_json, hanging, messages, print_json, progress_of, results
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Rotten, check_file

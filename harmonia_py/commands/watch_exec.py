@@ -12,10 +12,10 @@ from typing import Final
 
 from harmonia_py.client.draining import Drained
 from harmonia_py.client.push_queue import PushQueue
-from harmonia_py.commands.options import add_cache
-from harmonia_py.commands.parser import Parser, add_deadline
-from harmonia_py.commands.progress import messages, print_failures
-from harmonia_py.commands.queue_service import QueueService
+from harmonia_py.commands.shared.options import add_cache
+from harmonia_py.commands.shared.parser import Parser, add_deadline
+from harmonia_py.commands.shared.progress import messages, print_failures
+from harmonia_py.commands.shared.queue_service import QueueService
 from harmonia_py.errors import ConfigError, HarmoniaError, describe_os_error
 
 _log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from typing import Final
 
 from harmonia_py.client.push_queue import PushQueue
 from harmonia_py.client.queue_entry import queue_directory
-from harmonia_py.commands.options import add_cache
-from harmonia_py.commands.parser import Parser, add_deadline
-from harmonia_py.commands.queue_service import QueueService
+from harmonia_py.commands.shared.options import add_cache
+from harmonia_py.commands.shared.parser import Parser, add_deadline
+from harmonia_py.commands.shared.queue_service import QueueService
 
 _DEADLINE_SECONDS: Final = 60.0
 

@@ -10,10 +10,10 @@ from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.pins import DAY
 from harmonia_py.catalog.reachability import KeptBy, WhyKept
 from harmonia_py.catalog.standing import PathState, Standing, Standings
-from harmonia_py.commands.catalog import any_cache, found_cache, in_catalog, now
-from harmonia_py.commands.options import add_config, add_json_lines, load
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_hash_part
+from harmonia_py.commands.shared.catalog import any_cache, found_cache, in_catalog, now
+from harmonia_py.commands.shared.options import add_config, add_json_lines, load
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_hash_part
 from harmonia_py.errors import ConfigError
 from harmonia_py.nix.store_path import StorePath
 

@@ -90,7 +90,7 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
-        _ = self.scrub_seconds, self.max_bytes, self.min_free_bytes, self.bucket
+        _ = self.scrub_period, self.max_bytes, self.min_free_bytes, self.bucket
         _ = self.redirect_bytes, self.redirect_uploads_bytes, self.hot_max_bytes
         for key in ("public_endpoint", "public_url"):
             value = getattr(self, key)
@@ -139,7 +139,7 @@ class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 0 if self.min_free is None else parse_size("min_free", self.min_free)
 
     @property
-    def scrub_seconds(self) -> int | None:
+    def scrub_period(self) -> int | None:
         """`scrub_every` as a number; None for never."""
         return None if self.scrub_every == "never" else parse_duration("scrub_every", self.scrub_every) or None
 

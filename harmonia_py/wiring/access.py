@@ -151,7 +151,7 @@ class AccessControl:
             await resources.enter_async_context(pushing)
             keys = CacheKeys(catalog.keys, key_encryption, clock=self._clock)
             if self._housekeeping:
-                period = config.storage.scrub_seconds
+                period = config.storage.scrub_period
                 await look_after(pushing, keys, rooms=self._rooms, scrub_period=period, resources=resources)
             self._resources = resources.pop_all()
         self.generation = Generation(catalog.database.watch(Topic.ACCESS))

@@ -207,7 +207,7 @@ class Node:
             metrics=opening.metrics,
             housekeeping=opening.housekeeping,
             rooms=self._rooms,
-            scrub_period=opening.config.storage.scrub_seconds,
+            scrub_period=opening.config.storage.scrub_period,
             mirror_chunks=_mirror_chunks(opening.config, directory),
         )
 

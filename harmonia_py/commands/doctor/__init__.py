@@ -7,10 +7,10 @@ import argparse
 from pathlib import Path
 
 from harmonia_py.commands.doctor import examine
-from harmonia_py.commands.options import add_config, load_file
-from harmonia_py.commands.parser import Parser
-from harmonia_py.commands.path_arguments import parse_hash_part
-from harmonia_py.commands.progress import add_json
+from harmonia_py.commands.shared.options import add_config, load_file
+from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.commands.shared.path_arguments import parse_hash_part
+from harmonia_py.commands.shared.progress import add_json
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.signing import PublicKey
 

@@ -17,8 +17,8 @@ from harmonia_py.catalog.keys import KeyState
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.passes import LastPass
 from harmonia_py.commands.doctor.finding import Finding, in_thread
-from harmonia_py.commands.progress import count
-from harmonia_py.commands.user import describe
+from harmonia_py.commands.shared.progress import count
+from harmonia_py.commands.shared.user import describe
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, StorageError

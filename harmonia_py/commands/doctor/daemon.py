@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding, in_thread
-from harmonia_py.commands.user import describe, may, user_name
+from harmonia_py.commands.shared.user import describe, may, user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import DaemonError, DaemonUnreachable
 from harmonia_py.nix.handshake import Session

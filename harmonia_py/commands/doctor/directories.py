@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.user import describe, may, user_name
+from harmonia_py.commands.shared.user import describe, may, user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import DaemonError, FormatError
 from harmonia_py.nix.store_path import StorePath

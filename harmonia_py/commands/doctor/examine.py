@@ -15,7 +15,7 @@ from harmonia_py.commands.doctor.listening import unverified_tls
 from harmonia_py.commands.doctor.local import LocalView, candidates_in
 from harmonia_py.commands.doctor.remote import Remote
 from harmonia_py.commands.doctor.report import Report
-from harmonia_py.commands.user import user_name
+from harmonia_py.commands.shared.user import user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.nix.signing import PublicKey

@@ -10,7 +10,7 @@ from harmonia_py.catalog.caches import iso
 from harmonia_py.catalog.file_checks import Health
 from harmonia_py.chunks.work import ChunkFigures, LastLook
 from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.progress import count
+from harmonia_py.commands.shared.progress import count
 from harmonia_py.config.settings import Config
 
 # Beyond its period the scrub is late, but a service that was off for a while catches up.
@@ -29,7 +29,7 @@ async def look_at(config: Config) -> list[Finding]:
         if await asyncio.to_thread(place.has_catalog):
             async with open_storage(config, place) as storage:
                 catalog = storage.catalog
-                findings.append(_judge(place.name, await catalog.file_checks.health(), config.storage.scrub_seconds))
+                findings.append(_judge(place.name, await catalog.file_checks.health(), config.storage.scrub_period))
                 figures, last = await catalog.chunk_work.figures(), await catalog.chunk_work.last()
                 if last is not None and (figures.packs or last.waiting or last.error):
                     findings.append(_judge_chunks(place.name, figures, last, time.time()))

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding, in_thread
 from harmonia_py.commands.doctor.remote import NoAnswer, Remote
-from harmonia_py.commands.user import may, user_name
+from harmonia_py.commands.shared.user import may, user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.server.listen import TcpAddress, UnixAddress, parse_address

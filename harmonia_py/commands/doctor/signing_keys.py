@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.user import describe, may
+from harmonia_py.commands.shared.user import describe, may
 from harmonia_py.config.file import SYSTEM_FILE
 from harmonia_py.config.key_files import CREDENTIALS, is_credential, read_secret_keys
 from harmonia_py.config.settings import Config

@@ -7,7 +7,7 @@ from typing import Final
 
 from harmonia_py.cache.tokens import Tokens
 from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.user import describe
+from harmonia_py.commands.shared.user import describe
 from harmonia_py.config.key_files import is_credential
 from harmonia_py.errors import FormatError
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from harmonia_py.commands.parser import Parser
+from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.top.screen import top
 
 _MIN_SECONDS: Final = 0.1  # faster than an eye

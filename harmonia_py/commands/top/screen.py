@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from harmonia_py.commands.progress import count
+from harmonia_py.commands.shared.progress import count
 from harmonia_py.commands.top.keys import key_that_ends, sleep
 from harmonia_py.commands.top.reading import Reading, printable
 from harmonia_py.commands.top.view import Cache, Chunks, Collection, Upstream, View, Worker, compare

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from harmonia_py.commands.path_arguments import parse_hash_part, parse_store_path, parse_url, read_hash_parts
+from harmonia_py.commands.shared.path_arguments import parse_hash_part, parse_store_path, parse_url, read_hash_parts
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.store_path import StoreDir
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harmonia_py.commands import catalog
+from harmonia_py.commands.shared import catalog
 from harmonia_py.config.settings import Config
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError

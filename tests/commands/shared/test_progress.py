@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from harmonia_py.commands.progress import progress_bar
+from harmonia_py.commands.shared.progress import progress_bar
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

@@ -4,7 +4,7 @@ import os
 
 from nobody import as_root
 
-from harmonia_py.commands.catalog import user
+from harmonia_py.commands.shared.catalog import user
 
 NAMELESS = 54321
 
