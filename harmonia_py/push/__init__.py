@@ -4,8 +4,8 @@ In which order to read:
 
     all of it          pushes, for one cache; urls and sessions, which requests belong to
     files              receiving, in turns by steps; upload_check, checked_files; room, push_metrics
-    large files        parts, of partial_files (to this server); past_server (to the bucket itself): pending over
-                       direct_uploads, multipart_pushes over multipart_uploads; checking (the client asks again)
+    large files        parts, of partial_files (to this server); past_server (a package: to the bucket itself);
+                       checking (the client asks again)
     missing chunks     recipes, in a recipe_body; making (how many at a time)
     narinfos           claims, findings (of the NAR), evidence_check, publishing
     what goes beside   documents, texts (logs), listings and listing_renewal

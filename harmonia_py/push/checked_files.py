@@ -11,8 +11,8 @@ from harmonia_py.contents.blobs import BlobKey, BlobStore, SpooledFile
 from harmonia_py.errors import PushConflict
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings, listing_key_of
+from harmonia_py.push.past_server.ports import SeizedUpload
 from harmonia_py.push.upload_check import CheckedUpload, blob_key_of
 
 

@@ -26,10 +26,10 @@ from harmonia_py.push.adopting import Adopting
 from harmonia_py.push.claims import PushedFile, parse_claim
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
-from harmonia_py.push.multipart_pushes import MultipartPushes
 from harmonia_py.push.parts import PartName, PartUploads
-from harmonia_py.push.past_server import UploadsPastServer
-from harmonia_py.push.pending import PendingUploads
+from harmonia_py.push.past_server.of_cache import UploadsPastServer
+from harmonia_py.push.past_server.parts import MultipartPushes
+from harmonia_py.push.past_server.single import PendingUploads
 from harmonia_py.push.publishing import Publisher, PushOrder, PushPorts, all_to_come
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import PushSession, Receiver, check_compression

@@ -27,9 +27,9 @@ from harmonia_py.errors import PushRefused
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.push.checked_files import CheckedFiles
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.direct_uploads import SeizedUpload
 from harmonia_py.push.listings import LongListings
 from harmonia_py.push.partial_files import PartialFile
+from harmonia_py.push.past_server.ports import SeizedUpload
 from harmonia_py.push.steps import SteppingThreads, Steps
 from harmonia_py.push.upload_check import MadeUpload, NarUpload, Upload, UploadCheck
 from harmonia_py.runtime.threads import in_thread

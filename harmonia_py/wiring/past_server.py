@@ -3,8 +3,8 @@
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from harmonia_py.push.multipart_pushes import FindSession, MultipartPushes
-from harmonia_py.push.pending import PendingUploads
+from harmonia_py.push.past_server.parts import FindSession, MultipartPushes
+from harmonia_py.push.past_server.single import PendingUploads
 from harmonia_py.push.receiving import Receiver
 from harmonia_py.wiring.pools import running
 

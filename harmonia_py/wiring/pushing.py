@@ -25,9 +25,9 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.push.listing_renewal import ListingRenewal
 from harmonia_py.push.listings import LongListings
-from harmonia_py.push.multipart_pushes import MultipartPushes
 from harmonia_py.push.parts import PartUploads, SizesWithParts
-from harmonia_py.push.pending import PendingUploads
+from harmonia_py.push.past_server.parts import MultipartPushes
+from harmonia_py.push.past_server.single import PendingUploads
 from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.static_writer import StaticWriter
 from harmonia_py.runtime.threads import Pool, Threads

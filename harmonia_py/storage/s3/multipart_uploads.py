@@ -11,7 +11,7 @@ from typing import Final
 
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.errors import StorageError
-from harmonia_py.push.multipart_uploads import BucketUpload
+from harmonia_py.push.past_server.ports import BucketUpload
 from harmonia_py.storage.s3.multipart import Multipart
 from harmonia_py.storage.s3.objects import HEAD_BYTES, Objects
 from harmonia_py.storage.s3.uploads import PENDING

@@ -7,8 +7,8 @@ import msgspec
 from aiohttp import web
 
 from harmonia_py.errors import FormatError, PushConflict, StorageError
-from harmonia_py.push.multipart_pushes import MAX_ETAG, MAX_PARTS, SentParts
-from harmonia_py.push.past_server import UploadsPastServer
+from harmonia_py.push.past_server.of_cache import UploadsPastServer
+from harmonia_py.push.past_server.parts import MAX_ETAG, MAX_PARTS, SentParts
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, check_compression
 from harmonia_py.web.api.capabilities import json_response

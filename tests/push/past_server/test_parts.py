@@ -17,7 +17,7 @@ from trees import File
 from waiting import wait_until
 
 from harmonia_py.catalog.caches import CacheSettings
-from harmonia_py.push import multipart_pushes
+from harmonia_py.push.past_server import parts
 from harmonia_py.push.receiving import MAX_FILE_SIZE
 from harmonia_py.storage.s3.multipart import Multipart
 from harmonia_py.storage.s3.settings import S3Settings
@@ -273,7 +273,7 @@ async def test_a_session_has_a_bounded_number_of_uploads_under_way(
     tmp_path: Path, double: S3Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that was told to come later asked for two minutes, and gave the path up: further files come here."""
-    monkeypatch.setattr(multipart_pushes, "_MAX_OPEN", 2)
+    monkeypatch.setattr(parts, "_MAX_OPEN", 2)
     async with pushed_to(tmp_path, STORE, s3=settings(double)) as server:
         client = await Client.begun(server)
         uploads = [await client.begin(what) for what in (LARGE, OTHER)]
@@ -286,7 +286,7 @@ async def test_a_principal_has_a_bounded_number_of_uploads_under_way(
     tmp_path: Path, double: S3Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any number of sessions, each with as many uploads as a session may have."""
-    monkeypatch.setattr(multipart_pushes, "_MAX_OPEN_OF_PRINCIPAL", 2)
+    monkeypatch.setattr(parts, "_MAX_OPEN_OF_PRINCIPAL", 2)
     async with pushed_to(tmp_path, STORE, s3=settings(double)) as server:
         one, two, three = [await Client.begun(server) for _ in range(3)]
         await one.begin(LARGE)
@@ -336,7 +336,7 @@ async def test_uploads_of_sessions_that_are_over_go_at_the_next_start(
     async with pushed_to(tmp_path, STORE, s3=settings(double)):
         await until(lambda: any(line.startswith("GET ?") and "uploads=" in line for line in double.seen))
     assert double.uploads, "its session lives"
-    monkeypatch.setattr(multipart_pushes, "SESSION_SECONDS", -10)
+    monkeypatch.setattr(parts, "SESSION_SECONDS", -10)
     async with pushed_to(tmp_path, STORE, s3=settings(double)):
         await until(lambda: not double.uploads)
 

@@ -7,8 +7,8 @@ from typing import Final
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.errors import PushConflict
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.multipart_pushes import MultipartPushes, SentParts
-from harmonia_py.push.pending import PendingUploads
+from harmonia_py.push.past_server.parts import MultipartPushes, SentParts
+from harmonia_py.push.past_server.single import PendingUploads
 from harmonia_py.push.receiving import PushSession, check_compression
 from harmonia_py.push.room import RoomForPushes
 

@@ -21,8 +21,7 @@ from harmonia_py.catalog.uploads import SESSION_SECONDS, Session
 from harmonia_py.errors import FormatError, PushRefused, StorageError
 from harmonia_py.nix import base32
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.direct_uploads import SeizedUpload
-from harmonia_py.push.multipart_uploads import BucketUpload, MultipartUploads
+from harmonia_py.push.past_server.ports import BucketUpload, MultipartUploads, SeizedUpload
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, Receiver
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from harmonia_py.errors import FormatError, PushRefused, StorageError
 from harmonia_py.nix import base32
 from harmonia_py.push.checking import Checks
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.direct_uploads import DirectUploads, SeizedUpload
+from harmonia_py.push.past_server.ports import DirectUploads, SeizedUpload
 from harmonia_py.push.receiving import PushSession, Receiver
 
 _log = logging.getLogger(__name__)
