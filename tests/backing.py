@@ -89,8 +89,10 @@ async def _fetch(url: str, statement: str, *parameters: Any) -> list[tuple[Any, 
 
 
 def lose_catalog(root: Path) -> None:
-    """What is run in `root` from now on finds no catalog."""
+    """What is run in `root` from now on finds no catalog, and its bucket belongs to none."""
     _DATABASES.pop(root, None)
+    if IN_BUCKET:
+        double().objects.pop(f"{_prefix(root)}/.catalog", None)
     for file in root.glob("catalog.*"):
         file.unlink()
 

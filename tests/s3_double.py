@@ -86,7 +86,9 @@ class Fault(Enum):
     OTHER_RANGE = auto()
     """206 with as many bytes as were asked for, but from the first byte of the object on, as the answer says."""
     NO_CONDITION = auto()
-    """It is done, and `If-Match` is ignored."""
+    """It is done, and `If-Match` and `If-None-Match` are ignored."""
+    NOT_IMPLEMENTED = auto()
+    """501, because of a header that the server does not know, and nothing is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(500 if fault is Fault.ERROR else 503, "InternalError")
         if fault is Fault.EXPIRED:
             raise Refused(400, "ExpiredToken")
+        if fault is Fault.NOT_IMPLEMENTED:
+            raise Refused(501, "NotImplemented")
         if fault is Fault.ERROR_IN_200:
             return 200, {}, _error("InternalError")
         self._check(body)
@@ -277,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
             first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
             self.headers.replace_header("Range", f"bytes=0-{last - first}")
         if fault is Fault.NO_CONDITION:
-            del self.headers["If-Match"]
+            del self.headers["If-Match"], self.headers["If-None-Match"]
         return self._do(body)
 
     def _send(self, status: int, headers: Mapping[str, str], data: bytes, fault: Fault | None) -> None:
@@ -361,7 +365,12 @@ class _Handler(BaseHTTPRequestHandler):
             found = self._copied()
             made = self.owner.objects[self._key] = Object(found.data, found.headers)
             return 200, {}, f"<CopyObjectResult><ETag>{escape(made.etag)}</ETag></CopyObjectResult>".encode()
-        made = self.owner.objects[self._key] = Object(body, self._kept_headers())
+        made = Object(body, self._kept_headers())
+        if self.headers.get("If-None-Match") == "*":
+            if self.owner.objects.setdefault(self._key, made) is not made:
+                raise Refused(412, "PreconditionFailed")
+        else:
+            self.owner.objects[self._key] = made
         return 200, {"ETag": made.etag}, b""
 
     def _copied(self) -> Object:

@@ -91,6 +91,8 @@ async def _fsck(config: Config, *, hashes: bool, repair: bool, as_json: bool) ->
             continue
         try:
             async with open_storage(config, place) as storage:
+                if storage.owner is not None:
+                    await storage.owner.compare()
                 await _look_at(storage, report, hashes=hashes, repair=repair)
         except StorageError as error:  # the others may be in order
             report.unreadable(name, str(directory), error)
@@ -209,6 +211,8 @@ async def rebuild(config: Config, *, as_json: bool) -> int:
         if not await asyncio.to_thread(place.directory.exists):
             continue
         async with open_storage(config, place) as storage:
+            if storage.owner is not None:
+                await storage.owner.compare()
             if storage.is_pushed:
                 done = await _pushed(storage, config)
                 report[name], faults = asdict(done), done.faults

@@ -134,6 +134,8 @@ async def _take(
     async with opened_catalog(config, make=True) as catalog:
         changes = CacheChanges(catalog.caches, catalog.keys, catalog.audit, encryption=encryption)
         async with PushNode.of(config, catalog, Metrics.alone()) as node:
+            if node.files.owner is not None:
+                await node.files.owner.check()
             total = sum([(await source.size(cache))[1] for cache, _ in caches])
             with progress_of(messages(), "importing", total) as report:
                 work = AtticImport(

@@ -1,10 +1,12 @@
 """All ports of the catalog over one database."""
 
+from functools import partial
 from importlib import import_module
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.database import migrations
+from harmonia_py.database import migrations, progress
 from harmonia_py.database.transaction import Database
 
 if TYPE_CHECKING:
@@ -124,6 +126,17 @@ class SqlCatalog:
             StorageError: that cannot be told.
         """
         return Timestamp(await self.database.read(migrations.made))
+
+    async def identity(self) -> str:
+        """What tells this catalog from all others: 32 hexadecimal digits, drawn once. A copy of it has the same.
+
+        Raises:
+            StorageError: that cannot be told.
+        """
+        found = await self.database.read(partial(progress.noted, progress.IDENTITY, str))
+        if found is not None:
+            return found
+        return await self.database.write(partial(progress.identity, token_hex(16)))
 
     async def aclose(self) -> None:
         """Close the database."""

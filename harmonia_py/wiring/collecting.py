@@ -70,6 +70,8 @@ def catalog_fit(node: PushNode, *, clock: Callable[[], float] = time.time) -> Ca
     """The check whether the catalog fits the files that `node` has."""
 
     async def discard(now: Timestamp) -> Strays:
+        if node.files.owner is not None:
+            await node.files.owner.check()
         return await discard_strays(node.blobs, node.catalog.repairs, now=now)
 
     return CatalogFit(discard, node.catalog.database.collecting, clock=clock)

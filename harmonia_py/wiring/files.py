@@ -20,6 +20,7 @@ from harmonia_py.storage.spool import DiskSpool
 if TYPE_CHECKING:  # a server that keeps files in directories loads nothing of S3
     from harmonia_py.storage.s3.blobs import S3Blobs
     from harmonia_py.storage.s3.hot import HotBlobs, HotSettings
+    from harmonia_py.storage.s3.owner import Identity, Owner
     from harmonia_py.storage.s3.settings import S3Settings
 
 
@@ -37,6 +38,11 @@ class OpenFiles(Struct, frozen=True, kw_only=True, eq=False):
     digests: Callable[[int], AbstractAsyncContextManager[Digests]]
     open_ranges: Callable[[BlobKey, Sequence[tuple[int, int]]], Awaitable[Blob | None]]
     bucket: "S3Blobs | None"
+
+    @property
+    def owner(self) -> "Owner | None":
+        """Tells whether the bucket belongs to the catalog of these files; None for a directory."""
+        return None if self.bucket is None else self.bucket.objects.owner
 
     async def space(self, directory: Path, spool: DiskSpool) -> "Space":
         """The space in which the files take room.
@@ -69,6 +75,7 @@ async def open_files(
     s3: "S3Settings | None",
     hot: "HotSettings | None" = None,
     metrics: Metrics | None = None,
+    identity: "Identity | None" = None,
 ) -> AsyncIterator[OpenFiles]:
     """Open the files of a directory or a bucket.
 
@@ -77,6 +84,7 @@ async def open_files(
         s3: the bucket; None for the directory.
         hot: the copies in front of the bucket; None for none.
         metrics: the counters of these.
+        identity: of the catalog that the bucket's prefix belongs to; None for a prefix that no other one can have.
 
     Raises:
         StorageError: the directory cannot be used, or the bucket cannot be opened.
@@ -95,7 +103,7 @@ async def open_files(
     from harmonia_py.storage.s3.digests import S3Digests  # noqa: PLC0415
     from harmonia_py.storage.s3.ranges import S3Ranges  # noqa: PLC0415
 
-    bucket = S3Blobs(s3)
+    bucket = S3Blobs(s3, identity)
     async with bucket if hot is None else _with_copies(bucket, hot, metrics) as blobs:
         yield OpenFiles(
             blobs=blobs,

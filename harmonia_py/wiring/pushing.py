@@ -170,7 +170,8 @@ class PushNode:
     async def _open(self, resources: AsyncExitStack) -> None:
         """Open the things, each before those that are made of it; they end in the opposite order."""
         catalog, cores = self.catalog, len(os.sched_getaffinity(0))
-        self.files = await resources.enter_async_context(open_files(self._directory, self._s3, self._hot, self.metrics))
+        files = open_files(self._directory, self._s3, self._hot, self.metrics, catalog.identity)
+        self.files = await resources.enter_async_context(files)
         self.spool = await resources.enter_async_context(DiskSpool(self._directory))
         self.space = await self.files.space(self._directory, self.spool)
         await running(self.uses.run)(resources)

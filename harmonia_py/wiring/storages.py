@@ -32,6 +32,7 @@ from harmonia_py.wiring.kept_directory import CATALOG
 from harmonia_py.wiring.replaceable_housekeeping import isolating
 
 if TYPE_CHECKING:
+    from harmonia_py.storage.s3.owner import Owner
     from harmonia_py.storage.s3.settings import S3Settings
 
 PUSHED = "pushed"
@@ -45,6 +46,7 @@ class OpenStorage(Struct, frozen=True):
         directory: of its files.
         catalog: what is kept there.
         blobs: the files.
+        owner: tells whether their bucket belongs to the catalog; None for a directory.
         digests: reads them once more.
         isolate: does what has to be done about a lost file, and says it.
     """
@@ -53,6 +55,7 @@ class OpenStorage(Struct, frozen=True):
     directory: Path
     catalog: SqlCatalog
     blobs: BlobStore
+    owner: "Owner | None"
     digests: Digests
     isolate: Callable[[NarFile, str], Awaitable[str]]
 
@@ -133,13 +136,14 @@ async def open_storage(config: Config, place: StoragePlace) -> AsyncIterator[Ope
         stack.push_async_callback(catalog.aclose)
         if file is not None:
             await asyncio.to_thread(hand_over, file)
-        files = await stack.enter_async_context(open_files(place.directory, await _bucket_of(place)))
+        identity = None if place.has_part else catalog.identity
+        files = await stack.enter_async_context(open_files(place.directory, await _bucket_of(place), identity=identity))
         threads = Threads(Pool.CHUNK)
         stack.push_async_callback(threads.aclose)
         whole = await stack.enter_async_context(files.digests(len(os.sched_getaffinity(0))))
         digests = ChunkedDigests(whole, chunked_files(catalog.chunks, files, threads, _leave), read_slice, threads)
         isolate = _isolate(place.name, catalog, files.blobs)
-        yield OpenStorage(place.name, place.directory, catalog, files.blobs, digests, isolate)
+        yield OpenStorage(place.name, place.directory, catalog, files.blobs, files.owner, digests, isolate)
 
 
 async def _bucket_of(place: StoragePlace) -> "S3Settings | None":

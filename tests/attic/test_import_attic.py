@@ -15,6 +15,7 @@ from attic_tree import AtticTree
 from lab import Lab
 from postgresql import shared
 from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE
+from s3_double import Object, S3Double, credentials_file
 from seaweed import Bucket, environment
 from server import Server, settings_of
 
@@ -108,6 +109,18 @@ def test_what_there_is_is_said_before(place: Place) -> None:
     assert not (place.root / "state").exists()
     text = place.command("import", "attic", "--database", place.tree.url, "--dry-run")
     assert text == f"team: 1 path, {len(GLIBC.data)} bytes of NARs, to become team\n"
+
+
+def test_nothing_is_taken_over_into_a_bucket_of_another_catalog(place: Place, double: S3Double) -> None:
+    """Each NAR was put together and checked, and then refused by the bucket."""
+    place.tree.path(place.tree.cache("team"), of_pushed(GLIBC))
+    place.configure(storage={"url": double.url("kept"), "credentials_file": str(credentials_file(place.root))})
+    double.objects["kept/.catalog"] = Object(b"f" * 32, {})
+    config = place.tree.write_config()
+    told = place.command("import", "attic", "--server-config", str(config), status=1)
+    assert "error: s3://double/kept belongs to another catalog" in " ".join(told.split())
+    assert "team" not in place.command("cache", "list")
+    assert list(double.objects) == ["kept/.catalog"]
 
 
 def test_settings_and_keys_come_along(place: Place) -> None:

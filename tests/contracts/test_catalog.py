@@ -996,6 +996,12 @@ async def test_the_audit_log_is_paged_by_time_and_pruned(catalog: SqlCatalog) ->
 # The database
 
 
+async def test_the_identity_of_a_catalog_is_drawn_once(catalog: SqlCatalog) -> None:
+    drawn = await asyncio.gather(*(SqlCatalog(catalog.database).identity() for _ in range(5)))
+    assert {*drawn, await catalog.identity()} == {drawn[0]}
+    assert len(bytes.fromhex(drawn[0])) == 16
+
+
 async def test_every_change_gives_its_topic_another_generation(catalog: SqlCatalog) -> None:
     def generations() -> tuple[int | None, ...]:
         return tuple(catalog.database.generation(topic) for topic in Topic)

@@ -43,6 +43,7 @@ async def filled(file: Path) -> None:
     odd = Document(kind=DocumentKind.LOG, name="odd", size=3, body=b"\0\xff\n")
     await catalog.uploads.attach(row.id, "session", odd, (), now=NOW)
     await catalog.room_wanted.want(row.id, 2**40, now=NOW)
+    await catalog.identity()
     await catalog.aclose()
 
 
@@ -70,7 +71,7 @@ async def test_a_catalog_goes_to_postgresql_and_back_and_is_the_same(tmp_path: P
     done = await copied(there, url)
     assert done["objects"] == PATHS
     assert await copied(url, back) == done
-    rows = []
+    rows, identities = [], set()
     for database in (
         await SqliteDatabase.open(there),
         await PostgresDatabase.open(Address(url)),
@@ -78,8 +79,10 @@ async def test_a_catalog_goes_to_postgresql_and_back_and_is_the_same(tmp_path: P
     ):
         catalog = SqlCatalog(database)
         rows.append(await all_rows(catalog))
+        identities.add(await catalog.identity())
         await catalog.aclose()
     assert rows[0] == rows[1] == rows[2]
+    assert len(identities) == 1
     assert names_in(back.parent) == [
         "catalog.collecting",
         "catalog.lock",

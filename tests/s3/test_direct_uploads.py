@@ -66,7 +66,7 @@ class Direct:
         return url
 
     def kept(self) -> list[str]:
-        return [key.removeprefix("kept/") for key in self.bucket.all_keys()]
+        return [key.removeprefix("kept/") for key in self.bucket.all_keys() if key != "kept/.catalog"]
 
 
 def upload(url: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:

@@ -25,6 +25,7 @@ from harmonia_py.storage.s3.deletions import Deletions
 from harmonia_py.storage.s3.errors import translated
 from harmonia_py.storage.s3.links import Links
 from harmonia_py.storage.s3.objects import HEAD_BYTES, Found, Objects, in_time
+from harmonia_py.storage.s3.owner import Identity
 from harmonia_py.storage.s3.settings import S3Settings
 
 # Between two reads of metadata that are replaced all the while.
@@ -41,6 +42,7 @@ class S3Blobs:
 
     Args:
         settings: of the bucket, which is not asked before the first blob is.
+        identity: of the catalog that the blobs belong to; None where no other catalog can have this prefix.
 
     Attributes:
         objects: of the bucket, blobs and others.
@@ -50,14 +52,15 @@ class S3Blobs:
     objects: Objects
     links: Links
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, identity: Identity | None = None) -> None:
         self._settings = settings
+        self._identity = identity
         self._readers: dict[BlobKey, int] = {}
         self._uses: Bounded[BlobKey, float] = Bounded(_MAX_USES)
         self._deletions = Deletions(self._delete_together)
 
     async def __aenter__(self) -> Self:
-        self.objects = Objects(self._settings)
+        self.objects = Objects(self._settings, self._identity)
         self._asking = asyncio.Semaphore(_QUESTIONS)
         self.links = Links(self._settings)
         self._putters = Threads(Pool.UPLOAD)
@@ -119,10 +122,12 @@ class S3Blobs:
         durable: bool = False,  # noqa: ARG002  # what a bucket has taken is durable
     ) -> None:
         """Upload the blob, in parts if it is large; it is there when the last one is."""
+        await self.objects.owner.check()
         await in_thread(self._putters, self._put, key, content, metadata)
 
     async def delete(self, key: BlobKey) -> None:
         """Remove a blob; what is asked for at the same time goes with one request."""
+        await self.objects.owner.check()
         await self._deletions.delete(key)
 
     async def list(self) -> AsyncIterator[BlobInfo]:

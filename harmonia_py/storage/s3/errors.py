@@ -14,7 +14,9 @@ _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 # The error codes of servers whose limit is reached.
 _FULL: Final = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientCapacity")
 _NO_KEY: Final = "<Code>NoSuchKey</Code>"
+_NO_BUCKET: Final = "<Code>NoSuchBucket</Code>"
 _NO_RANGE: Final = "416 "
+_NOT_IMPLEMENTED: Final = "501 "
 
 
 @contextmanager
@@ -43,7 +45,21 @@ def is_absent(error: FileNotFoundError) -> bool:
     return _NO_KEY in str(error)
 
 
+def has_no_bucket(error: FileNotFoundError) -> bool:
+    """Whether the server says that there is no such bucket."""
+    return _NO_BUCKET in str(error)
+
+
 def is_beyond(error: BaseError) -> bool:
     """Whether the object was too short for the requested range."""
-    status = _STATUS.search(str(error))
-    return status is not None and status[1].startswith(_NO_RANGE)
+    return _has_status(error, _NO_RANGE)
+
+
+def is_not_implemented(error: BaseError) -> bool:
+    """Whether the server does not know a header of the request."""
+    return _has_status(error, _NOT_IMPLEMENTED)
+
+
+def _has_status(error: BaseError, status: str) -> bool:
+    found = _STATUS.search(str(error))
+    return found is not None and found[1].startswith(status)

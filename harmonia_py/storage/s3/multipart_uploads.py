@@ -33,6 +33,7 @@ class S3MultipartUploads:
 
     async def begin(self, name: str) -> str:
         """As in `MultipartUploads`."""
+        await self._objects.owner.check()
         return await self._multipart.begin(f"{PENDING}{name}")
 
     def part_url(self, upload: BucketUpload, number: int, size: int) -> str:
@@ -42,6 +43,7 @@ class S3MultipartUploads:
     async def seize(self, upload: BucketUpload, etags: Sequence[str]) -> "MultipartObject | None":
         """As in `MultipartUploads`."""
         key = f"{PENDING}{upload.name}"
+        await self._objects.owner.check()
         is_complete = await self._multipart.complete(key, upload.id, etags)
         found = await self._objects.look(key, HEAD_BYTES)
         if found is None:
@@ -56,6 +58,7 @@ class S3MultipartUploads:
     async def forget(self, upload: BucketUpload) -> None:
         """As in `MultipartUploads`."""
         key = f"{PENDING}{upload.name}"
+        await self._objects.owner.check()
         try:
             await self._multipart.abort(key, upload.id)
         finally:

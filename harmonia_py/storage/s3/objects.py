@@ -19,6 +19,7 @@ from harmonia_py.cache.source import Piece
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.storage.s3.arriving import Arrivals
 from harmonia_py.storage.s3.errors import is_absent, is_beyond, translated
+from harmonia_py.storage.s3.owner import Identity, Owner
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.stores import body_store, copy_store, question_store
 from harmonia_py.storage.s3.tapped import TappedObjects
@@ -57,8 +58,10 @@ class Objects:
 
     Args:
         settings: of the bucket, which is not asked before the first object is.
+        identity: of the catalog that the objects belong to; None where no other catalog can have this prefix.
 
     Attributes:
+        owner: is asked before anything is changed.
         questions: a client for what is answered at once.
         bodies: a client for what takes as long as it takes.
 
@@ -66,12 +69,13 @@ class Objects:
         StorageError: the bucket cannot be opened.
     """
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, identity: Identity | None = None) -> None:
         with translated("open the bucket"):
             # Not before the fork: what is inside has threads.
             self.questions = question_store(settings)
             self.bodies = body_store(settings)
             self._copies = copy_store(settings)
+        self.owner = Owner(settings, self.questions, identity)
         self._probing, self._takes_until = asyncio.Lock(), 0.0
         self._arrivals = Arrivals()
         is_plain = settings.endpoint is not None and settings.endpoint.startswith("http:")
@@ -80,6 +84,7 @@ class Objects:
     async def aclose(self) -> None:
         """End what is read."""
         await self._arrivals.aclose()
+        await self.owner.aclose()
         if self._tapped is not None:
             await self._tapped.aclose()
 
@@ -121,6 +126,7 @@ class Objects:
         Raises:
             StorageError: it will not appear.
         """
+        await self.owner.check()
         with translated("copy a file in the bucket"):
             try:
                 await self._copies.copy_async(name, to)
@@ -141,6 +147,8 @@ class Objects:
 
     async def remove(self, names: Sequence[str]) -> None:
         """Remove objects; nothing happens where there is none."""
+        if names:
+            await self.owner.check()
         for start in range(0, len(names), _DELETIONS):
             with translated("delete files of the bucket"):
                 try:
@@ -158,6 +166,7 @@ class Objects:
         async with self._probing:
             if time.monotonic() < self._takes_until:
                 return
+            await self.owner.check()
             with translated("write to the bucket"):
                 await in_time(self.questions.put_async(_PROBE, b"", use_multipart=False))
             self._takes_until = time.monotonic() + _PROBE_SECONDS

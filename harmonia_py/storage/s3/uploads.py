@@ -40,6 +40,7 @@ class S3Uploads:
 
     async def url(self, name: str) -> str:
         """As in `DirectUploads`."""
+        await self._objects.owner.check()
         return await self._links.to_write(f"{PENDING}{name}")
 
     async def seize(self, name: str) -> "SeizedObject | None":

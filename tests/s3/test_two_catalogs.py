@@ -1,0 +1,149 @@
+"""Two servers with catalogs of their own on one prefix of a bucket: one of them is told so, and changes nothing."""
+
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from administering import Machine
+from lab import Lab
+from s3_double import Fault, S3Double, credentials_file
+from seaweed import Bucket
+from server import Server, settings_of
+
+from harmonia_py.storage.s3.stores import question_store
+
+pytestmark = pytest.mark.s3
+
+MARKER = "kept/.catalog"
+REFUSAL = "/kept belongs to another catalog"
+
+
+class Place:
+    """A server with a state directory of its own, the commands on that, and the cache `team`."""
+
+    def __init__(self, root: Path, lab: Lab, bucket: S3Double | Bucket) -> None:
+        root.mkdir(exist_ok=True)
+        storage = {"url": bucket.url("kept"), "credentials_file": str(credentials_file(root))}
+        settings = settings_of(lab) | {"caches": {"team": {"public": True}}, "storage": storage}
+        self.lab = lab
+        self.machine = Machine(root)
+        self.server = Server(root, lab.env, settings)
+        self.config = ("--config", str(root / "server" / "harmonia.toml"))
+        self.catalog = root / "server" / "state" / "catalog.sqlite"
+
+    def push(self) -> int:
+        """Push; the exit status of Nix."""
+        token = self.machine.do(
+            "token", "create", secrets.token_hex(4), "--cache", "team", "--allow", "read,push"
+        ).strip()
+        url = f"http://x:{token}@127.0.0.1:{self.server.port}/team/push?compression=zstd"
+        return self.lab.run("nix", "copy", "--to", url, self.lab.full(self.lab.closure.top), check=False).returncode
+
+    def status(self) -> int:
+        return self.server.get(f"/team/{self.lab.closure.top.hash_part}.narinfo").status
+
+
+MakePlace = Callable[[str], Place]
+
+
+@pytest.fixture
+def make_place(daemon: Lab, double: S3Double, tmp_path: Path) -> MakePlace:
+    return lambda name: Place(tmp_path / name, daemon, double)
+
+
+def contents(bucket: S3Double | Bucket) -> dict[str, bytes]:
+    store = question_store(bucket.settings())
+    keys = [found["path"] for page in store.list() for found in page]
+    return {key: bytes(store.get(key).bytes()) for key in keys if not key.endswith(".probe")}
+
+
+@pytest.mark.parametrize("bucket_name", ["double", "bucket"])
+def test_the_second_catalog_does_not_start_and_changes_nothing(
+    request: pytest.FixtureRequest, daemon: Lab, tmp_path: Path, bucket_name: str
+) -> None:
+    """Both were begun on an empty bucket, and each collected what the other had been sent."""
+    bucket = request.getfixturevalue(bucket_name)
+    first, second = (Place(tmp_path / name, daemon, bucket) for name in ("first", "second"))
+    with first.server:
+        assert first.push() == 0
+        first.server.until(lambda: sum(key.endswith(".narinfo") for key in contents(bucket)) == 3)
+        before = contents(bucket)
+        with pytest.raises(AssertionError, match=REFUSAL):
+            second.server.__enter__()
+        assert second.server.stop() == 1
+        assert f"delete the object {MARKER}" in second.server.output()
+        for command in (("gc",), ("fsck", "--repair"), ("fsck",), ("fsck", "--rebuild")):
+            done = second.machine.run(*command, *second.config)
+            assert done.returncode == 1
+            assert REFUSAL in " ".join((done.stdout + done.stderr).split())
+        assert contents(bucket) == before
+        assert first.status() == 200
+        assert first.machine.lines("fsck", "--json", *first.config)[-1]["faults"] == {}
+
+
+def test_a_server_that_was_started_while_the_bucket_was_away_refuses_until_it_is_its_own(
+    make_place: MakePlace, double: S3Double
+) -> None:
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+    before = contents(double)
+    double.fault("GET", MARKER, Fault.ERROR, times=3)
+    with second.server as server:
+        assert "(InternalError); until that is known, nothing is written" in server.output()
+        server.until(
+            lambda: f"cannot collect what caches do not need any more: s3://double{REFUSAL}" in server.output()
+        )
+        assert second.push() != 0
+        assert second.status() == 404
+        answer = server.get("/ready")
+        assert (answer.status, answer.body) == (503, b"bucket\n")
+        assert contents(double) == before
+        del double.objects[MARKER]  # as the message says
+        assert server.get("/ready").status == 200
+        assert second.push() == 0
+        assert second.status() == 200
+    with pytest.raises(AssertionError, match=REFUSAL):
+        first.server.__enter__()
+
+
+def test_a_bucket_of_an_earlier_release_is_taken_by_its_catalog(make_place: MakePlace, double: S3Double) -> None:
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+    text = double.objects.pop(MARKER).data
+    with first.server:
+        assert double.objects[MARKER].data == text
+        assert re.fullmatch(rb"[0-9a-f]{32}\n", text)
+    with pytest.raises(AssertionError, match=REFUSAL):
+        second.server.__enter__()
+    with first.server:
+        assert first.status() == 200
+
+
+def test_a_copied_catalog_is_the_same_one(make_place: MakePlace, double: S3Double) -> None:
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+    second.catalog.parent.mkdir(parents=True)
+    first.machine.do("catalog", "copy", str(first.catalog), str(second.catalog))
+    text = double.objects[MARKER].data
+    with second.server as server:
+        assert second.status() == 200
+        assert second.push() == 0
+        assert server.get("/ready").status == 200
+    second.machine.do("gc", *second.config)
+    assert double.objects[MARKER].data == text
+    assert second.machine.lines("fsck", "--json", *second.config)[-1]["faults"] == {}
+
+
+def test_a_start_asks_once_for_the_owner(make_place: MakePlace, double: S3Double) -> None:
+    place = make_place("first")
+    with place.server as server:
+        assert server.get("/ready").status == 200
+    double.seen.clear()
+    with place.server:
+        place.server.until(lambda: any("list-type" in line for line in double.seen))
+    assert [line for line in double.seen if MARKER in line] == [f"GET {MARKER}"]

@@ -1,0 +1,210 @@
+"""Whose a prefix of a bucket is: one catalog's, whatever the bucket answers, and however many come at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from s3_double import Fault, Object, S3Double
+from seaweed import Bucket
+
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.errors import StorageError
+from harmonia_py.storage.s3 import owner as module
+from harmonia_py.storage.s3.blobs import S3Blobs
+from harmonia_py.storage.s3.multipart import Multipart
+from harmonia_py.storage.s3.multipart_uploads import S3MultipartUploads
+from harmonia_py.storage.s3.owner import ForeignBucket
+from harmonia_py.storage.s3.uploads import S3Uploads
+
+KEY = BlobKey("nar/a.nar.zst")
+OURS, OTHER = "a" * 32, "b" * 32
+MARKER = "kept/.catalog"
+
+Open = Callable[[S3Double | Bucket, str], Awaitable[S3Blobs]]
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Open]:
+    """Opens the blobs of a catalog."""
+    async with AsyncExitStack() as stack:
+
+        async def open_(place: S3Double | Bucket, identity: str) -> S3Blobs:
+            async def tell() -> str:
+                return identity
+
+            return await stack.enter_async_context(
+                S3Blobs(place.settings("kept", public_endpoint=place.endpoint), tell)
+            )
+
+        yield open_
+
+
+def asked(double: S3Double) -> list[str]:
+    return [line.partition(" ")[0] for line in double.seen if line.endswith(MARKER)]
+
+
+@pytest.mark.parametrize("place", ["double", pytest.param("bucket", marks=pytest.mark.s3)])
+async def test_of_catalogs_that_come_at_once_one_gets_the_prefix(
+    request: pytest.FixtureRequest, opened: Open, place: str
+) -> None:
+    """Each of them wrote what the others took for garbage."""
+    bucket = request.getfixturevalue(place)
+    identities = [OURS] * 4 + [OTHER] * 4
+    blobs = [await opened(bucket, identity) for identity in identities]
+    found = await asyncio.gather(
+        *(one.put(BlobKey(f"nar/{number}.nar"), b"", {}) for number, one in enumerate(blobs)), return_exceptions=True
+    )
+    refused = {identity for identity, error in zip(identities, found, strict=True) if error is not None}
+    assert len(refused) == 1
+    assert [type(error) for error in found].count(ForeignBucket) == 4
+    assert [type(error) for error in found].count(type(None)) == 4
+    taken = [one for one, error in zip(blobs, found, strict=True) if error is None]
+    assert len([info async for info in taken[0].list()]) == 4
+
+
+async def test_a_prefix_with_files_and_no_owner_is_that_of_the_catalog_that_comes_first(
+    double: S3Double, opened: Open
+) -> None:
+    double.objects[f"kept/{KEY}"] = Object(b"data", {})
+    ours, other = await opened(double, OURS), await opened(double, OTHER)
+    await ours.delete(KEY)
+    assert double.objects.keys() == {MARKER}
+    assert double.objects[MARKER].data == f"{OURS}\n".encode()
+    assert [info async for info in ours.list()] == [], "it is no blob"
+    with pytest.raises(ForeignBucket, match=rf"s3://double/kept .* another prefix .* delete the object {MARKER}"):
+        await other.put(KEY, b"data", {})
+
+
+async def test_nothing_of_a_foreign_prefix_is_changed_in_any_way(double: S3Double, opened: Open) -> None:
+    other = await opened(double, OTHER)
+    await other.put(KEY, b"data", {})
+    double.objects["kept/.pending/name"] = Object(b"sent", {})
+    blobs = await opened(double, OURS)
+    settings = double.settings("kept")
+    assert settings.credentials is not None
+    multipart = Multipart(settings, settings.credentials)
+    uploads, in_parts = S3Uploads(blobs), S3MultipartUploads(multipart, blobs.objects)
+    of_other = S3MultipartUploads(multipart, other.objects)
+    await of_other.begin("parts")
+    (upload,) = await of_other.unfinished()
+    before, seen = dict(double.objects), len(double.seen)
+    for change in (
+        lambda: blobs.put(KEY, b"ours", {}),
+        lambda: blobs.delete(KEY),
+        blobs.objects.probe,
+        lambda: uploads.url("name"),
+        lambda: uploads.seize("name"),
+        lambda: uploads.forget("name"),
+        lambda: uploads.sweep(-60.0),
+        lambda: in_parts.begin("name"),
+        lambda: in_parts.seize(upload, ['"tag"']),
+        lambda: in_parts.forget(upload),
+    ):
+        with pytest.raises(ForeignBucket):
+            await change()
+    assert (double.objects, len(double.uploads)) == (before, 1)
+    assert not [line for line in double.seen[seen:] if not line.startswith("GET ")]
+    assert await blobs.metadata(KEY) == {}, "reading it does no harm"
+    await multipart.aclose()
+
+
+async def test_a_bucket_that_cannot_tell_belongs_to_no_other_and_is_asked_again(double: S3Double, opened: Open) -> None:
+    await (await opened(double, OURS)).put(KEY, b"data", {})
+    blobs = await opened(double, OURS)
+    for fault, times in ((Fault.ERROR, 3), (Fault.FOREIGN_404, 1), (Fault.ERROR_IN_200, 1)):
+        double.fault("GET", MARKER, fault, times=times)
+        with pytest.raises(StorageError) as raised:
+            await blobs.delete(KEY)
+        assert not isinstance(raised.value, ForeignBucket)
+    assert f"kept/{KEY}" in double.objects
+    await blobs.delete(KEY)
+    assert f"kept/{KEY}" not in double.objects
+
+
+@pytest.mark.parametrize("text", [b"", b"<html>", b"a" * 31, b"a" * 5000])
+async def test_an_object_that_names_no_catalog_is_a_fault_and_is_not_replaced(
+    double: S3Double, opened: Open, text: bytes
+) -> None:
+    double.objects[MARKER] = Object(text, {})
+    blobs = await opened(double, OURS)
+    with pytest.raises(StorageError) as raised:
+        await blobs.put(KEY, b"data", {})
+    assert not isinstance(raised.value, ForeignBucket)
+    await blobs.objects.owner.check_at_start()
+    assert double.objects[MARKER].data == text
+
+
+async def test_a_start_waits_for_a_silent_bucket_for_a_moment(
+    double: S3Double, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that does not serve within half a minute fails, and with it the server."""
+    monkeypatch.setattr(module, "_START_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 1.0)
+    double.fault("GET", MARKER, Fault.SILENT, times=3)
+    blobs = await opened(double, OURS)
+    await blobs.objects.owner.check_at_start()
+    assert (
+        "the bucket does not answer; until that is known, nothing is written or deleted in s3://double/kept"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"), [(Fault.LOST, 1), (Fault.NOT_IMPLEMENTED, 3), (Fault.NO_CONDITION, 1), (Fault.CUT, 1)]
+)
+async def test_the_owner_is_written_on_every_server(double: S3Double, opened: Open, fault: Fault, times: int) -> None:
+    """Some servers refuse what they do not know, some ignore it, and some answers are lost."""
+    double.fault("PUT", MARKER, fault, times=times)
+    await (await opened(double, OURS)).put(KEY, b"data", {})
+    assert not double.faults_left()
+    assert double.objects[MARKER].data == f"{OURS}\n".encode()
+
+
+async def test_a_server_that_ignores_the_condition_keeps_one_owner_whom_both_read_back(
+    double: S3Double, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found no owner, and each took its own write for the one that counts."""
+    double.fault("PUT", MARKER, Fault.NO_CONDITION, times=2)
+    blobs = [await opened(double, identity) for identity in (OURS, OTHER)]
+    both = asyncio.Barrier(2)
+
+    async def take_together(one: S3Blobs, take: Callable[[], Awaitable[None]]) -> None:
+        await both.wait()
+        await take()
+        await both.wait()
+
+    for one in blobs:
+        owner = one.objects.owner
+        monkeypatch.setattr(owner, "_take", lambda one=one, take=owner._take: take_together(one, take))
+    found = await asyncio.gather(*(one.put(KEY, b"", {}) for one in blobs), return_exceptions=True)
+    assert {type(error) for error in found} == {type(None), ForeignBucket}
+
+
+async def test_a_server_that_makes_a_bucket_for_its_first_object_gets_one(double: S3Double, opened: Open) -> None:
+    """The owner was to be read before anything is written, and nothing could be read before the first object was."""
+    double.fault("GET", MARKER, Fault.NO_BUCKET)
+    await (await opened(double, OURS)).put(KEY, b"data", {})
+    assert double.objects[MARKER].data == f"{OURS}\n".encode()
+
+
+async def test_the_owner_is_asked_once_and_by_nothing_that_reads(double: S3Double, opened: Open) -> None:
+    await (await opened(double, OURS)).put(KEY, b"data", {})
+    assert asked(double) == ["GET", "PUT", "GET"]
+    double.seen.clear()
+    blobs = await opened(double, OURS)
+    assert await blobs.metadata(KEY) == {}
+    assert [info.key async for info in blobs.list()] == [KEY]
+    assert asked(double) == []
+    await asyncio.gather(*(blobs.put(BlobKey(f"nar/{number}.nar"), b"", {}) for number in range(10)))
+    await blobs.delete(KEY)
+    await blobs.objects.probe()
+    assert asked(double) == ["GET"]
+
+
+async def test_what_only_looks_takes_no_prefix(double: S3Double, opened: Open) -> None:
+    await (await opened(double, OURS)).objects.owner.compare()
+    assert double.objects == {}
+    await (await opened(double, OTHER)).put(KEY, b"data", {})
+    with pytest.raises(ForeignBucket):
+        await (await opened(double, OURS)).objects.owner.compare()
