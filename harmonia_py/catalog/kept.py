@@ -33,10 +33,11 @@ from harmonia_py.catalog.owed import Owed
 from harmonia_py.catalog.repairs import Repairs
 from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, KeptFacts, Mismatch, url_of
+from harmonia_py.contents.kept_files import UNKNOWN, FileFacts, KeptFacts, Mismatch, key_of, unit_of, url_of
 from harmonia_py.contents.storage import NotKept, Storage
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.bounded import Bounded
@@ -47,6 +48,8 @@ _log = logging.getLogger(__name__)
 # Facts of so many files, of some 300 bytes each: a miss costs a look into the catalog.
 _MAX_FACTS: Final = 16_384
 _MAX_MISMATCHES: Final = 10_000
+# From a client's question for a narinfo to its question for the NAR, with the upstream's answer in between.
+_LATELY_SECONDS: Final = 1.0
 
 
 class KeptPorts(Struct, frozen=True, kw_only=True):
@@ -70,6 +73,13 @@ class KeptPorts(Struct, frozen=True, kw_only=True):
     additions: Changes
 
 
+class _Absence(Struct, frozen=True):
+    """Nothing of a path was kept at a time of the monotonic clock, and is not for as long as the validity holds."""
+
+    since: float
+    validity: Validity
+
+
 OpenRecipe = Callable[[str, str], Awaitable[Download | None]]
 
 
@@ -86,7 +96,7 @@ class Kept:
     Attributes:
         storage: as given.
         catalog: is asked, where it is not left alone after a failure.
-        entering: held while a NAR is entered: a second file of it must see the row of the first one to replace it.
+        entering: held while a second file of a NAR is entered, which must see the row of the first one to replace it.
     """
 
     def __init__(self, storage: Storage, ports: KeptPorts | None, open_recipe: OpenRecipe | None = None) -> None:
@@ -96,6 +106,7 @@ class Kept:
         self._warning = RareWarning(_log)
         self.catalog = Outages(ports)
         self._facts: Bounded[BlobKey, KeptFacts] = Bounded(_MAX_FACTS)
+        self._absent: Bounded[HashPart, _Absence] = Bounded(_MAX_FACTS)
         self.entering = asyncio.Lock()
         self._owed = Owed(storage, self.catalog, self.write)
 
@@ -114,11 +125,18 @@ class Kept:
         except BeingDeleted as error:
             raise StorageError(f"{key}: {error}, which takes too long") from error
 
-    async def find(self, key: BlobKey, *, insists: bool = False) -> KeptFacts:
-        """As in `KeptFiles`; also of files that a mirror keeps. `insists`: as in `Outages.ask`."""
+    async def find(self, key: BlobKey, *, insists: bool = False, lately: bool = False) -> KeptFacts:
+        """As in `KeptFiles`; also of files that a mirror keeps.
+
+        Args:
+            key: of the file.
+            insists: as in `Outages.ask`.
+            lately: whether the answer may be that nothing of the path was kept a second ago. The file may have come
+                meanwhile: a caller that goes on to fetch it finds it in the storage then.
+        """
         # Taken before the question, so that a change during it ends the answer.
         removals, additions = self.epochs()
-        known = self._remembered(key)
+        known = self._remembered(key, _LATELY_SECONDS if lately else 0.0)
         if known is not None:
             return known
         try:
@@ -134,10 +152,30 @@ class Kept:
         self.epochs()
         return self._remembered(key)
 
-    def _remembered(self, key: BlobKey) -> KeptFacts | None:
-        known = self._facts.get(key)
-        holds = known is not None and known.validity is not None and known.validity.holds(time.monotonic())
-        return known if holds else None
+    def _remembered(self, key: BlobKey, lately: float = 0.0) -> KeptFacts | None:
+        known, now = self._facts.get(key), time.monotonic()
+        if known is not None and known.validity is not None and known.validity.holds(now):
+            return known
+        absence = self._absent.get(HashPart(unit_of(key)))
+        if absence is None or (absence.since + lately <= now and not absence.validity.holds(now)):
+            return None
+        return KeptFacts(None, absence.validity)
+
+    async def has_nothing_of(self, hash_part: HashPart) -> bool:
+        """Whether no file of a path is kept; False when it cannot be told. What it finds out, `find` knows."""
+        removals, additions = self.epochs()
+        since, validity = time.monotonic(), _validity(additions)
+        try:
+            objects = await self.catalog.ask(lambda ports: ports.mirrored.objects(hash_part))
+        except NotKept:
+            return False
+        if not objects and validity is not None:
+            self._absent[hash_part] = _Absence(since, validity)
+        for stored in reversed(objects):
+            self.remember(
+                key_of(NarUrl(hash_part, stored.path_info.nar_hash, stored.file.compression)), stored, removals
+            )
+        return not objects
 
     async def made(self, known: KeptFacts) -> Download | None:
         """As in `KeptFiles`; also of files that a mirror keeps."""
@@ -225,6 +263,7 @@ class Kept:
             stored: has it.
             removals: the epoch of removals in which that was found out.
         """
+        self._absent.pop(stored.hash_part, None)
         return self._remember(key, _facts_of(stored, removals))
 
     async def enter(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:

@@ -6,8 +6,9 @@ from typing import Final
 
 from harmonia_py.catalog.caches import MIRROR, Timestamp
 from harmonia_py.catalog.kept import Kept, KeptPorts, now
-from harmonia_py.catalog.kept_objects import is_made_at, is_of, stays_offered, whole_file
+from harmonia_py.catalog.kept_objects import is_made_at, stays_offered, whole_file
 from harmonia_py.catalog.mirrored import MirroredObject, UpstreamNarInfo, UpstreamRealisation
+from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind, Publication
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.storage import NotKept
@@ -30,6 +31,8 @@ class KeptMirrored:
 
     async def find(self, hash_part: HashPart) -> MirroredObject | None:
         """The upstream's narinfo of a path that is kept, with what is known of its file; None also for unknown."""
+        if await self._kept.has_nothing_of(hash_part):
+            return None
         try:
             return await self._kept.catalog.ask(lambda ports: ports.mirrored.find(hash_part))
         except NotKept:
@@ -56,6 +59,10 @@ class KeptMirrored:
     ) -> None:
         info = upstream_narinfo.narinfo.path_info
         whole = whole_file(key, info, metadata or await self._kept.storage.metadata(key))
+        publish = partial(self._publish, key, upstream_narinfo, ports=ports)
+        # Nearly always the path is new, and this is all.
+        if whole is not None and await publish(*whole):
+            return
         async with self._kept.entering:
             stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
             # The narinfo of a file in chunks may have changed.
@@ -67,20 +74,35 @@ class KeptMirrored:
             if stored is not None and stays_offered(stored.file, there[0], upstream_narinfo):
                 await ports.repairs.discard([key], garbage_from=Timestamp(now() + _OLD_SECONDS))
                 return
-            publication = Publication(
-                cache=MIRROR,
-                path_info=info,
-                file=there[0],
-                verified_ca=there[1],
-                elsewhere=frozenset(path.hash_part for path in info.references),
-                pushed_by=upstream_narinfo.upstream,
-                replace=stored is not None,
-            )
-            removals, _ = self._kept.epochs()
-            published = await ports.mirrored.keep(publication, upstream_narinfo, now=now())
-            # Another process may have entered another file of the path since the look at it.
-            if published is not None and is_of(published, key):
-                self._kept.remember(key, published, removals)
+            await publish(*there, replace=True)
+
+    async def _publish(
+        self,
+        key: BlobKey,
+        upstream_narinfo: UpstreamNarInfo,
+        file: NarFile,
+        verified_ca: str | None,
+        *,
+        replace: bool = False,
+        ports: KeptPorts,
+    ) -> bool:
+        """Enter the file of a path that has no object, or any path's where it is to `replace` one; whether it is."""
+        info = upstream_narinfo.narinfo.path_info
+        publication = Publication(
+            cache=MIRROR,
+            path_info=info,
+            file=file,
+            verified_ca=verified_ca,
+            elsewhere=frozenset(path.hash_part for path in info.references),
+            pushed_by=upstream_narinfo.upstream,
+            replace=replace,
+        )
+        removals, _ = self._kept.epochs()
+        published = await ports.mirrored.keep(publication, upstream_narinfo, now=now())
+        if published is None:
+            return False
+        self._kept.remember(key, published, removals)
+        return True
 
     async def refresh(self, upstream_narinfo: UpstreamNarInfo) -> None:
         """Renew the upstream's narinfo of a path that is kept."""

@@ -66,6 +66,8 @@ class Mirrored(Protocol):
     async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> StoredObject | None:
         """Publish an object with the narinfo of its upstream, in one transaction; the object as readers see it then.
 
+        None: nothing was done, because readers saw an object of the path before, and the publication does not replace.
+
         Raises:
             BeingDeleted: as in `Objects.publish`.
         """

@@ -24,6 +24,7 @@ _TOLD: Final = """
     where hash_part = $1
 """
 _OBJECT: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
+_IS_SEEN: Final = f"select 1 from objects o where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
 _OBJECTS: Final = f"{OBJECTS} where o.cache_id in ($1, $2) and o.hash_part = $3 and {READABLE} order by o.cache_id"
 _KEEP: Final = """
     insert into upstream_narinfos (hash_part, upstream, url, compression, file_hash, file_size, fetched_ns, max_age_ns)
@@ -78,11 +79,14 @@ class SqlMirrored(Transactions):
 
     async def keep(self, publication: Publication, narinfo: UpstreamNarInfo, *, now: Timestamp) -> StoredObject | None:
         """As in `Mirrored`."""
+        hash_part = publication.path_info.store_path.hash_part
 
         def keep() -> Transaction[StoredObject | None]:
+            if not publication.replace and (yield from ask_one(_IS_SEEN, MIRROR, hash_part)) is not None:
+                return None
             yield from publish(publication, now)
             yield from _note(narinfo)
-            row = yield from ask_one(_OBJECT, MIRROR, publication.path_info.store_path.hash_part)
+            row = yield from ask_one(_OBJECT, MIRROR, hash_part)
             return None if row is None else stored_object(row)
 
         topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)

@@ -108,7 +108,7 @@ class NarinfoQuestions:
         reply = answer.value
         max_age = self._ttl if reply.max_age is None else reply.max_age
         entry = IndexedNarInfo(reply.narinfo, answer.upstream.name, time.time(), max_age, reply.narinfo.compression)
-        await self._index.look(entry)
+        await self._index.look(entry, lately=True)
         return entry
 
     async def _question(self, upstream: Upstream, hash_part: HashPart) -> _Reply | None:

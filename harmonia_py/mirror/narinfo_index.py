@@ -100,8 +100,11 @@ class NarinfoIndex:
             return entry.validity.holds(now)
         return entry.looked + _LOOK_SECONDS >= now
 
-    async def look(self, entry: IndexedNarInfo) -> None:
-        """Look whether the NAR is kept, and note it in the entry; a zstd file comes before the upstream's own."""
+    async def look(self, entry: IndexedNarInfo, *, lately: bool = False) -> None:
+        """Look whether the NAR is kept, and note it in the entry; a zstd file comes before the upstream's own.
+
+        `lately`: as in `Kept.find`. The next look finds what has come meanwhile.
+        """
         entry.looked = time.monotonic()
         entry.looks += 1
         look = entry.looks
@@ -109,7 +112,7 @@ class NarinfoIndex:
         compression, known = "", UNKNOWN
         for compression in dict.fromkeys(("zstd", entry.narinfo.compression)):
             key = key_of(NarUrl(info.store_path.hash_part, info.nar_hash, compression))
-            known = await self._kept.find(key)
+            known = await self._kept.find(key, lately=lately)
             facts = known.facts
             if facts is not None and rests_on_contents(info, self._store_dir) and facts.ca != str(info.ca):
                 # The file was kept when a signature vouched for its NarHash, and was not held against this content

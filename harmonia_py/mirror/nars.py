@@ -82,7 +82,7 @@ class MirroredNars:
         self._kept.used(url.hash_part)
         if asker.at_once:
             return self._at_once(url)
-        known = await self._kept.find(key_of(url))
+        known = await self._kept.find(key_of(url), lately=True)
         said = time.monotonic()
         download = await self._made(known)
         if download is None:
