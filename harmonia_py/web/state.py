@@ -134,6 +134,7 @@ CLIENTS = web.AppKey("clients", Clients)
 TRANSFERS = web.AppKey("transfers", Transfers)
 BOARD = web.AppKey("board", Board)
 
+# The gate gives both to a request, once the principal is found to be allowed what the route is for.
 CACHE = web.RequestKey("cache", NamedCache)
 PRINCIPAL = web.RequestKey("principal", Principal)
 # Whether the client waits to be told to send its body.
@@ -141,7 +142,7 @@ WAITS_WITH_BODY = web.RequestKey("waits with body", bool)
 
 
 def cache_of(request: web.Request) -> BinaryCache:
-    """The cache that this request is for, which its principal may use. Handlers ask here and nowhere else."""
+    """The contents of the cache that this request is for; `request[CACHE]` has its name, and who may use it."""
     return request[CACHE].cache
 
 
