@@ -33,12 +33,13 @@ from harmonia_py.web.admission.access_log import AccessLog
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
 from harmonia_py.web.state import AdministrationOf, PushesOf, Serving, ServingSettings
-from harmonia_py.wiring.access import AccessControl
+from harmonia_py.wiring.access import authenticators, token_exchange
 from harmonia_py.wiring.attic_tokens import attic_tokens
 from harmonia_py.wiring.node import Node
 from harmonia_py.wiring.pools import Pools
 from harmonia_py.wiring.serving_settings import clients_of, limits_of, serving_settings_of
 from harmonia_py.wiring.store_choice import StoreChoice, Way, choose_store
+from harmonia_py.wiring.worker_catalog import WorkerCatalog
 
 _log = logging.getLogger(__name__)
 
@@ -142,8 +143,8 @@ class Worker:
         self._reload_wanted = asyncio.Event()
         self._pools = Pools()
         self._rooms = Rooms() if self._housekeeping else None
-        self._access = AccessControl(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
-        self._access_failure = ""
+        self._catalog = WorkerCatalog(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
+        self._catalog_failure = ""
 
     async def run(self) -> None:
         """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
@@ -154,15 +155,15 @@ class Worker:
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
         beating = asyncio.create_task(self._beat())
         node = await self._open_node(self._settings)
-        await self._open_access(self._settings)
+        await self._open_catalog(self._settings)
         self._limit_rooms(self._settings)
         serving = Serving(*self._served(node, self._settings))
         works: list[Callable[[], Awaitable[None]]] = [
             partial(self._keep_configured, serving),
-            partial(self._access.do_chores, serving.take_last_uses),
+            partial(self._catalog.do_chores, serving.take_last_uses),
         ]
         if self._housekeeping:
-            works.append(self._access.take_what_waits)
+            works.append(self._catalog.take_what_waits)
         if self._rooms is not None:
             works.append(self._rooms.run)
         if self._certificate is not None:
@@ -177,7 +178,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._access.aclose()
+            await self._catalog.aclose()
             await self._pools.aclose()
 
     async def _beat(self) -> None:
@@ -188,24 +189,24 @@ class Worker:
     def _served(
         self, node: Node, settings: Settings
     ) -> tuple[Caches, ServingSettings, Generation, PushesOf, AdministrationOf]:
-        self._access.use(settings.config, settings.key_encryption, settings.secret_keys)
-        authenticators = self._access.authenticators(settings.tokens, node.id_tokens, settings.attic)
+        self._catalog.use(settings.config, settings.key_encryption, settings.secret_keys)
+        ports = self._catalog.ports
         return (
-            self._access.caches(node, settings.config),
+            self._catalog.caches(node, settings.config),
             serving_settings_of(
                 settings.config,
-                authenticators,
-                [*node.checks, *self._access.checks],
-                self._access.changes,
-                self._access.exchange(node.id_tokens),
+                authenticators(ports, settings.tokens, node.id_tokens, settings.attic),
+                [*node.checks, *self._catalog.checks],
+                self._catalog.changes,
+                token_exchange(ports, node.id_tokens),
             ),
-            self._access.generation,
-            self._access.pushes_of,
-            self._access.administration_of,
+            self._catalog.generation,
+            self._catalog.pushes_of,
+            self._catalog.administration_of,
         )
 
-    async def _open_access(self, settings: Settings) -> None:
-        await self._access.open(settings.config, settings.key_encryption)
+    async def _open_catalog(self, settings: Settings) -> None:
+        await self._catalog.open(settings.config, settings.key_encryption)
 
     def _limit_rooms(self, settings: Settings) -> None:
         if self._rooms is not None:
@@ -240,7 +241,7 @@ class Worker:
     async def _keep_configured(self, serving: Serving) -> None:
         """Reload when that is wanted, and look now and then for a store and a catalog while there is none."""
         while True:
-            waits = self._settings.choice.may_change or not self._access.has_catalog
+            waits = self._settings.choice.may_change or self._catalog.ports is None
             try:
                 async with asyncio.timeout(_LOOK_SECONDS if waits else None):
                     await self._reload_wanted.wait()
@@ -285,16 +286,16 @@ class Worker:
     async def _look_for_catalog(self, serving: Serving) -> None:
         """Serve the caches and take the tokens of a catalog that a command has made while this server runs."""
         try:
-            if not await self._access.has_come(self._settings.config):
+            if not await self._catalog.has_come(self._settings.config):
                 return
             await self._serve_by(self._settings, serving)
         except Exception as error:  # noqa: BLE001  # as in `_reload`
-            if self._access_failure != str(error):  # once, and not every few seconds
-                self._access_failure = str(error)
+            if self._catalog_failure != str(error):  # once, and not every few seconds
+                self._catalog_failure = str(error)
                 _log.exception("the catalog that has come cannot be used")
 
     async def _serve_by(self, settings: Settings, serving: Serving) -> None:
-        await self._open_access(settings)
+        await self._open_catalog(settings)
         node = await self._open_node(settings)
         serving.replace(*self._served(node, settings))
         self._limit_rooms(settings)

@@ -1,299 +1,40 @@
-"""Access for one worker: the tokens of the file, and the tokens and caches of the catalog.
+"""Access, put together: what knows the principals of requests, of all the places that tokens come from."""
 
-The catalog is opened as soon as `harmonia.toml` names a cache, issuers, Attic or a database, or a command has made a
-cache. Before that there is only the cache at `/`, and no module of a database is imported.
-"""
-
-import asyncio
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from harmonia_py.cache.access import Authenticator, Generation
-from harmonia_py.cache.cache_name import DEFAULT, CacheName
-from harmonia_py.cache.caches import Caches, NamedCache
-from harmonia_py.cache.checks import Check
+from harmonia_py.cache.access import Authenticator
 from harmonia_py.cache.tokens import Tokens
-from harmonia_py.catalog.caches import CHUNKS, Timestamp
-from harmonia_py.catalog.key_encryption import KeyEncryption
-from harmonia_py.catalog.rooms import Rooms
 from harmonia_py.catalog.tokens import CatalogTokens
-from harmonia_py.chunks.installed import check_installed
-from harmonia_py.config.settings import Config
-from harmonia_py.errors import HarmoniaError
-from harmonia_py.metrics.board import Metrics
-from harmonia_py.nix.signing import SecretKey
-from harmonia_py.wiring.cache_keys import CacheKeys
-from harmonia_py.wiring.catalog import has_catalog, open_catalog, wants_catalog
-from harmonia_py.wiring.declared_caches import declare, default_row
-from harmonia_py.wiring.elsewhere import Places
-from harmonia_py.wiring.node import Node
-from harmonia_py.wiring.usage import Usages
 
 if TYPE_CHECKING:
-    from harmonia_py.catalog.administration import CacheAdministration
-    from harmonia_py.catalog.cache_changes import CacheChanges
     from harmonia_py.catalog.exchange import TokenExchange
+    from harmonia_py.database.catalog import SqlCatalog
     from harmonia_py.oidc.tokens import IdTokens
-    from harmonia_py.push.pushes import Pushes
-    from harmonia_py.wiring.pushing import PushNode
-
-_log = logging.getLogger(__name__)
-
-# A minute is exact enough for the last uses of tokens that `token list` shows, which are written together, and for the
-# end of a key's overlap with its successor, which lasts days.
-_CHORE_SECONDS: Final = 60.0
 
 
-class _Opened(Struct, frozen=True):
-    """The things that are open once there is a catalog: what is pushed is kept by it, and signed with its keys."""
+def authenticators(
+    catalog: "SqlCatalog | None",
+    tokens: Tokens | None,
+    id_tokens: Authenticator | None,
+    attic: Authenticator | None,
+) -> list[Authenticator]:
+    """The authenticators: of the catalog, of issuers, of Attic's tokens, and of the file with `tokens`."""
+    # In this order: any JWT may be one of Attic, and any text may be a token of the file.
+    known = [None if catalog is None else CatalogTokens(catalog.access), id_tokens, attic, tokens]
+    return [authenticator for authenticator in known if authenticator is not None]
 
-    pushing: "PushNode"
-    keys: CacheKeys
 
+def token_exchange(catalog: "SqlCatalog | None", id_tokens: "IdTokens | None") -> "TokenExchange | None":
+    """The exchange of issuers' tokens for tokens of the catalog; None where there are no issuers or no catalog."""
+    if catalog is None or id_tokens is None:
+        return None
+    from harmonia_py.catalog.exchange import TokenExchange  # noqa: PLC0415  # where there are issuers
 
-class AccessControl:
-    """The tokens and caches of one worker; it opens the catalog when there is one.
-
-    Args:
-        metrics: the counters of this process.
-        housekeeping: whether this process enters the caches that `harmonia.toml` declares in the catalog, collects, and
-            ends the time of keys that are retiring; one of all workers does.
-        rooms: hold all storage to the limits of `[storage]`, in the housekeeping process.
-        clock: seconds since the epoch.
-
-    Attributes:
-        generation: changes when any process changes a cache, a token or a key.
-    """
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        *,
-        housekeeping: bool,
-        rooms: Rooms | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.generation = Generation()
-        self._metrics = metrics
-        self._usages = Usages(metrics)
-        self._housekeeping = housekeeping
-        self._rooms = rooms
-        self._clock = clock
-        self._resources = AsyncExitStack()
-        self._opened: _Opened | None = None
-        self._to_default: Pushes | None = None
-
-    @property
-    def checks(self) -> Sequence[Check]:
-        """The checks of `/ready`: the catalog answers, and the bucket, if there is one, takes files."""
-        if self._opened is None:
-            return []
-        pushing = self._opened.pushing
-        return [Check("catalog", lambda: pushing.catalog.caches.find(DEFAULT)), *pushing.checks]
-
-    @property
-    def has_catalog(self) -> bool:
-        """Whether a catalog is open."""
-        return self._opened is not None
-
-    async def has_come(self, config: Config) -> bool:
-        """Whether a command has made a catalog that is not open here yet."""
-        return self._opened is None and await asyncio.to_thread(has_catalog, config)
-
-    async def open(self, config: Config, key_encryption: KeyEncryption | None = None) -> None:
-        """Open the catalog, if there is one by now or `config` needs one, and enter the caches that `config` declares.
-
-        This process goes on with the settings before until `use` is called.
-
-        Args:
-            config: names the catalog.
-            key_encryption: decrypts the keys of caches, if the catalog is opened now.
-
-        Raises:
-            StorageError: the catalog cannot be opened.
-            ConfigError: a cache is to have chunks, and the library that cuts files is not installed.
-        """
-        if any(table.deduplicate == CHUNKS for table in config.caches.values()):
-            check_installed()
-        if self._opened is None:
-            if not wants_catalog(config) and not await self.has_come(config):
-                return
-            self._opened = await self._open(config, key_encryption)
-        if self._housekeeping:
-            await declare(self._opened.pushing.catalog.caches, config)
-
-    def use(self, config: Config, key_encryption: KeyEncryption | None, secret_keys: Sequence[SecretKey]) -> None:
-        """Use these settings from now on; this cannot fail.
-
-        `secret_keys` sign for the cache at `/`, and `key_encryption` decrypts the keys of the others. A cache with a
-        key that cannot be read is not served at all, rather than without its signature.
-        """
-        if self._opened is not None:
-            keys = self._opened.keys
-            keys.encryption, keys.default = key_encryption, secret_keys
-            self._opened.pushing.max_size = config.storage.max_bytes
-
-    async def _open(self, config: Config, key_encryption: KeyEncryption | None) -> "_Opened":
-        from harmonia_py.database.transaction import Topic  # noqa: PLC0415
-        from harmonia_py.wiring.pushed_housekeeping import look_after  # noqa: PLC0415
-        from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415
-
-        async with AsyncExitStack() as resources:
-            catalog = await open_catalog(config)
-            resources.push_async_callback(catalog.aclose)
-            pushing = await asyncio.to_thread(PushNode.of, config, catalog, self._metrics)
-            await resources.enter_async_context(pushing)
-            keys = CacheKeys(catalog.keys, key_encryption, clock=self._clock)
-            if self._housekeeping:
-                period = config.storage.scrub_period
-                await look_after(pushing, keys, rooms=self._rooms, scrub_period=period, resources=resources)
-            self._resources = resources.pop_all()
-        self.generation = Generation(catalog.database.watch(Topic.ACCESS))
-        return _Opened(pushing, keys)
-
-    async def aclose(self) -> None:
-        """Close the catalog."""
-        await self._resources.aclose()
-
-    def authenticators(
-        self, tokens: Tokens | None, id_tokens: Authenticator | None = None, attic: Authenticator | None = None
-    ) -> list[Authenticator]:
-        """The authenticators: of the catalog, of issuers, of Attic's tokens, and of the file with `tokens`."""
-        # In this order: any JWT may be one of Attic, and any text may be a token of the file.
-        known = [
-            None if self._opened is None else CatalogTokens(self._opened.pushing.catalog.access),
-            id_tokens,
-            attic,
-            tokens,
-        ]
-        return [authenticator for authenticator in known if authenticator is not None]
-
-    def exchange(self, id_tokens: "IdTokens | None") -> "TokenExchange | None":
-        """The exchange of issuers' tokens for tokens of the catalog; None where there are no issuers or no catalog."""
-        if self._opened is None or id_tokens is None:
-            return None
-        from harmonia_py.catalog.exchange import TokenExchange  # noqa: PLC0415  # where there are issuers
-
-        catalog = self._opened.pushing.catalog
-        return TokenExchange(
-            id_tokens.identity,
-            id_tokens.audiences,
-            access=catalog.access,
-            audit=catalog.audit,
-            clock=self._clock,
-        )
-
-    def changes(self) -> "CacheChanges | None":
-        """The changes of caches by the API; None where there is no catalog."""
-        if self._opened is None:
-            return None
-        from harmonia_py.catalog.cache_changes import CacheChanges  # noqa: PLC0415  # by the first request for it
-
-        catalog, encryption = self._opened.pushing.catalog, self._opened.keys.encryption
-        return CacheChanges(catalog.caches, catalog.keys, catalog.audit, encryption=encryption, clock=self._clock)
-
-    def caches(self, node: Node, config: Config) -> Caches:
-        """The cache at `/`, and those of the catalog."""
-        upstreams = [upstream.label for upstream in config.upstream]
-        keys = list(dict.fromkeys(key for upstream in config.upstream for key in upstream.keys))
-        make = partial(
-            Caches,
-            public=config.is_public,
-            explorer=node.explorer,
-            upstreams=upstreams,
-            upstream_keys=keys,
-            usage=self._usages.default,
-        )
-        if self._opened is None:
-            return make(node.cache)
-        pushing, keys_of = self._opened.pushing, self._opened.keys
-        catalog = pushing.catalog
-
-        async def find(name: CacheName) -> NamedCache | None:
-            row = await catalog.caches.find(name)
-            if row is None:
-                return None
-            return pushing.caches.cache_of(
-                row,
-                keys=await keys_of.of(row),
-                others=places.sources(row),
-                debug_files=node.debug_files if row.settings.local_store else None,
-                elsewhere=places.elsewhere(row, public=row.settings.public),
-                other_keys=await places.keys(row),
-                usage=await self._usages.of(row, catalog.caches),
-            )
-
-        async def find_served(name: CacheName) -> NamedCache | None:
-            return await caches.find(name)
-
-        places = Places(config, node, catalog, keys_of, find_served)
-        self._to_default, table = None, config.default_cache
-        if table is None:
-            caches = make(node.cache, find=find)
-            return caches
-        row = default_row(config, table)
-        stored = pushing.stored(row)
-        elsewhere = places.elsewhere(row, public=config.is_public)
-        caches = make(node.cache.with_first(stored, stored, elsewhere), find=find)
-        if table.into == "catalog" or node.store_import is not None:
-            pushing.caches.take_pushes(caches.default, row, node.store_import)
-        self._to_default = pushing.caches.pushes_of(caches.default)
-        return caches
-
-    def pushes_of(self, cache: NamedCache) -> "Pushes | None":
-        """The pushes to `cache`; None where it takes none."""
-        return None if self._opened is None else self._opened.pushing.caches.pushes_of(cache)
-
-    def administration_of(self, cache: NamedCache) -> "CacheAdministration | None":
-        """The administration of `cache`; None where it takes no pushes."""
-        return None if self._opened is None else self._opened.pushing.caches.administration_of(cache)
-
-    async def do_chores(self, take_last_uses: Callable[[], Mapping[str, int]]) -> None:
-        """Every minute and at the end, write the last uses of tokens, and end the time of keys that are retiring."""
-        try:
-            while True:
-                await asyncio.sleep(_CHORE_SECONDS)
-                await self._note(take_last_uses())
-                await self.end_overlaps()
-        finally:
-            await self._note(take_last_uses())
-
-    async def take_what_waits(self) -> None:
-        """Every minute, add to the local store what waits for that; one worker of all does.
-
-        This is no chore among the others: it waits for the nix-daemon.
-        """
-        while True:
-            await self._take_what_waits()
-            await asyncio.sleep(_CHORE_SECONDS)
-
-    async def _take_what_waits(self) -> None:
-        if self._to_default is None:
-            return
-        try:
-            await self._to_default.take_what_waits()
-        except HarmoniaError as error:
-            _log.warning("paths that wait for the local store go on waiting: %s", error)
-
-    async def end_overlaps(self) -> None:
-        """Retire keys whose time beside their successor is over, in every worker."""
-        if self._opened is None or not self._housekeeping:
-            return
-        try:
-            await self._opened.keys.end_overlaps()
-        except HarmoniaError as error:
-            _log.warning("keys that are to sign no more still do: %s", error)
-
-    async def _note(self, uses: Mapping[str, int]) -> None:
-        if self._opened is None or not uses:
-            return
-        try:
-            await self._opened.pushing.catalog.access.used({token_id: Timestamp(at) for token_id, at in uses.items()})
-        except HarmoniaError as error:
-            _log.warning("the last uses of %d tokens are not noted: %s", len(uses), error)
+    return TokenExchange(
+        id_tokens.identity,
+        id_tokens.audiences,
+        access=catalog.access,
+        audit=catalog.audit,
+        clock=time.time,
+    )

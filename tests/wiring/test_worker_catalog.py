@@ -1,4 +1,4 @@
-"""What one worker opens for access: nothing, where nothing needs it."""
+"""What one worker opens with a catalog, and that it opens nothing where nothing needs one."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.signing import SecretKey
-from harmonia_py.wiring.access import AccessControl
 from harmonia_py.wiring.catalog import catalog_file, open_catalog, pushed_directory
 from harmonia_py.wiring.node import Node
 from harmonia_py.wiring.pools import Pools
 from harmonia_py.wiring.store_choice import StoreChoice, Way
+from harmonia_py.wiring.worker_catalog import WorkerCatalog
 
 NOW = Timestamp(1_700_000_000)
 DAY = 86_400
@@ -32,11 +32,11 @@ def config(directory: Path, **settings: Any) -> Config:
 
 
 async def open_and_close(config: Config, *, housekeeping: bool = True) -> None:
-    access = AccessControl(Metrics.alone(), housekeeping=housekeeping)
+    opened = WorkerCatalog(Metrics.alone(), housekeeping=housekeeping)
     try:
-        await access.open(config)
+        await opened.open(config)
     finally:
-        await access.aclose()
+        await opened.aclose()
 
 
 async def declared(config: Config) -> dict[str, tuple[bool, CacheSettings]]:
@@ -105,12 +105,12 @@ async def test_the_worker_that_does_the_housekeeping_sweeps_from_the_start(tmp_p
     place = pushed_directory(settings) / file.blob_key
     place.parent.mkdir(parents=True)
     place.write_bytes(b"x")
-    access = AccessControl(Metrics.alone(), housekeeping=True)
+    opened = WorkerCatalog(Metrics.alone(), housekeeping=True)
     try:
-        await access.open(settings)
+        await opened.open(settings)
         await eventually(lambda: not place.exists(), "the file is swept")
     finally:
-        await access.aclose()
+        await opened.aclose()
 
 
 async def test_no_other_user_reads_the_catalog(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ async def test_a_key_that_was_rotated_signs_until_its_time_and_no_longer(tmp_pat
     """The end of an overlap is a moment at which no command runs: a worker that remembers the cache must see it."""
     settings = config(tmp_path, caches={"team": Cache(public=True)}, compression="none")
     clock = [float(NOW)]
-    access = AccessControl(Metrics.alone(), housekeeping=True, clock=lambda: clock[0])
+    opened = WorkerCatalog(Metrics.alone(), housekeeping=True, clock=lambda: clock[0])
     pools = Pools()
     try:
-        await access.open(settings)
+        await opened.open(settings)
         choice = StoreChoice(Way.NONE, "no store")
         node = await Node.open(settings, [], choice, pools, metrics=Metrics.alone(), housekeeping=True)
-        caches = access.caches(node, settings)
+        caches = opened.caches(node, settings)
         catalog = await open_catalog(settings)
         row = await catalog.caches.find(CacheName("team"))
         assert row is not None
@@ -140,8 +140,8 @@ async def test_a_key_that_was_rotated_signs_until_its_time_and_no_longer(tmp_pat
         await catalog.keys.add(key_row(row, "team-2", later(1)), rotated, retire_others=later(30 * DAY))
 
         async def signers() -> list[str]:
-            if access.generation.cells[0] != seen[0]:  # as a worker does before it answers a request
-                seen[0] = access.generation.cells[0]
+            if opened.generation.cells[0] != seen[0]:  # as a worker does before it answers a request
+                seen[0] = opened.generation.cells[0]
                 caches.forget()
             team = await caches.find(CacheName("team"))
             assert team is not None
@@ -150,19 +150,19 @@ async def test_a_key_that_was_rotated_signs_until_its_time_and_no_longer(tmp_pat
         seen = [0]
         assert await signers() == ["team-1", "team-2"]
         clock[0] = NOW + 30 * DAY - 1
-        await access.end_overlaps()
-        before = access.generation.cells[0]
+        await opened.end_overlaps()
+        before = opened.generation.cells[0]
         assert await signers() == ["team-1", "team-2"]
-        await access.end_overlaps()
-        assert access.generation.cells[0] == before, "looking costs the workers nothing"
+        await opened.end_overlaps()
+        assert opened.generation.cells[0] == before, "looking costs the workers nothing"
         clock[0] = NOW + 30 * DAY
-        await access.end_overlaps()
+        await opened.end_overlaps()
         assert await signers() == ["team-2"]
         states = {key.name: (key.state, key.until) for key in await catalog.keys.of(row.id)}
         await catalog.aclose()
         assert states == {"team-1": (KeyState.RETIRED, later(30 * DAY)), "team-2": (KeyState.ACTIVE, None)}
     finally:
-        await access.aclose()
+        await opened.aclose()
         await pools.aclose()
 
 
@@ -170,17 +170,17 @@ async def test_a_reload_that_fails_after_the_catalog_leaves_the_keys(tmp_path: P
     """The new key signed, while everything else, and the answer to the reload, were those of the old configuration."""
     settings = config(tmp_path, caches={"default": Cache()})
     old, new = SecretKey.generate("old-1"), SecretKey.generate("new-1")
-    access = AccessControl(Metrics.alone(), housekeeping=False)
+    opened = WorkerCatalog(Metrics.alone(), housekeeping=False)
     try:
-        await access.open(settings)
-        access.use(settings, None, [old])
-        await access.open(settings)  # the store of the new configuration cannot be opened, and it ends here
-        assert access._opened is not None
-        assert access._opened.keys.default == [old]
-        access.use(settings, None, [new])
-        assert access._opened.keys.default == [new]
+        await opened.open(settings)
+        opened.use(settings, None, [old])
+        await opened.open(settings)  # the store of the new configuration cannot be opened, and it ends here
+        assert opened._opened is not None
+        assert opened._opened.keys.default == [old]
+        opened.use(settings, None, [new])
+        assert opened._opened.keys.default == [new]
     finally:
-        await access.aclose()
+        await opened.aclose()
 
 
 def later(seconds: int) -> Timestamp:
