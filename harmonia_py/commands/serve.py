@@ -6,7 +6,6 @@ import os
 
 from harmonia_py.commands.shared.options import add_settings, load, load_file, naming_the_place
 from harmonia_py.commands.shared.parser import Parser
-from harmonia_py.config.settings import Config
 from harmonia_py.server import listen, log
 from harmonia_py.server.framework import without_client
 
@@ -36,7 +35,13 @@ def run(options: argparse.Namespace) -> int:
     from harmonia_py.server import serve  # noqa: PLC0415  # as said
 
     file, settings = load_file(options)
-    _set_up_log(settings)
+    log.set_up(
+        level=settings.log_level,
+        json_lines=settings.log_format == "json",
+        access_log=settings.access_log,
+        stamp=log.stamp_for(os.environ),
+        waits=False,
+    )
     with naming_the_place("bind", options, file):
         scheme = "http" if settings.tls_cert_path is None else "https"
         listeners = listen.open_listeners(
@@ -45,20 +50,4 @@ def run(options: argparse.Namespace) -> int:
             scheme,
             listen.Permissions(settings.socket_mode, settings.unix_socket_group),
         )
-    return serve.serve(settings, listeners, lambda: _reload(options))
-
-
-def _reload(options: argparse.Namespace) -> Config:
-    settings = load(options)
-    _set_up_log(settings)
-    return settings
-
-
-def _set_up_log(settings: Config) -> None:
-    log.set_up(
-        level=settings.log_level,
-        json_lines=settings.log_format == "json",
-        access_log=settings.access_log,
-        stamp=log.stamp_for(os.environ),
-        waits=False,
-    )
+    return serve.serve(settings, listeners, lambda: load(options))

@@ -97,6 +97,11 @@ def set_up(
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
+def set_level(level: str) -> None:
+    """Write from now on what is as important as `level`, a key of `LEVELS`."""
+    logging.getLogger().setLevel(LEVELS[level])
+
+
 def output_of(formatter: logging.Formatter) -> LogOutput:
     """Standard error without waiting for its reader."""
 

@@ -15,7 +15,7 @@ from harmonia_py import __version__
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Board
-from harmonia_py.server import systemd
+from harmonia_py.server import log, systemd
 from harmonia_py.server.banner import banner
 from harmonia_py.server.lifelines import Lifelines
 from harmonia_py.server.listen import Certificate, Listener
@@ -53,7 +53,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     """
     certificate = _certificate(config)
     # After everything else that may be wrong: a start that fails makes no key.
-    first = settings = read_settings(config)
+    first = settings = wanted = read_settings(config)
     import_parts(config)
     if first.choice.warning is not None:
         _log.warning("%s", first.choice.warning)
@@ -78,11 +78,11 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
         uvloop.run(worker.run())
 
     def check_reload() -> int | None:
-        nonlocal settings
+        nonlocal wanted
         systemd.notify(*systemd.reloading())
         try:
-            wanted = reload()
-            changed = read_settings(_as_started(config, wanted))
+            changed = reload()
+            wanted = read_settings(_as_started(config, changed))
             if certificate is not None:
                 certificate.renew()
         except HarmoniaError as error:
@@ -90,10 +90,14 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
             return None
         finally:
             systemd.notify(systemd.READY)
-        _warn_of_what_needs_a_restart(config, wanted)
-        # A worker that is started from now on, in the place of one that crashed, begins with these.
-        settings = changed
-        return changed.config.workers
+        _warn_of_what_needs_a_restart(config, changed)
+        return wanted.config.workers
+
+    def use_from_now_on() -> None:
+        """Have a worker that is started from now on, in the place of one that crashed, begin as the others go on."""
+        nonlocal settings
+        settings = wanted
+        log.set_level(settings.config.log_level)
 
     watchdog = systemd.watchdog_seconds(os.environ)
     supervisor = Supervisor(
@@ -108,7 +112,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     supervisor.start()
     print(banner(config, first.choice, listeners, [key.public_key for key in first.secret_keys]), flush=True)  # noqa: T201
     systemd.notify(systemd.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
-    supervisor.supervise(check_reload, on_stop=lambda: _stop_listening(listeners))
+    supervisor.supervise(check_reload, use_from_now_on, on_stop=lambda: _stop_listening(listeners))
     return 0
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -154,8 +155,7 @@ class Worker:
         # The other end closes with the supervisor: a worker does not outlive it.
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
         beating = asyncio.create_task(self._beat())
-        node = await self._open_node(self._settings)
-        await self._open_catalog(self._settings)
+        node = await self._open(self._settings)
         self._limit_rooms(self._settings)
         serving = Serving(*self._served(node, self._settings))
         works: list[Callable[[], Awaitable[None]]] = [
@@ -189,7 +189,6 @@ class Worker:
     def _served(
         self, node: Node, settings: Settings
     ) -> tuple[Caches, ServingSettings, Generation, PushesOf, AdministrationOf]:
-        self._catalog.use(settings.config, settings.key_encryption, settings.secret_keys)
         ports = self._catalog.ports
         return (
             self._catalog.caches(node, settings.config),
@@ -205,24 +204,28 @@ class Worker:
             self._catalog.administration_of,
         )
 
-    async def _open_catalog(self, settings: Settings) -> None:
-        await self._catalog.open(settings.config, settings.key_encryption)
-
     def _limit_rooms(self, settings: Settings) -> None:
         if self._rooms is not None:
             table = settings.config.storage
             self._rooms.limits = StorageLimits(max_size=table.max_bytes, min_free=table.min_free_bytes)
 
-    async def _open_node(self, settings: Settings) -> Node:
-        return await Node.open(
-            settings.config,
-            settings.secret_keys,
-            settings.choice,
-            self._pools,
-            metrics=self._metrics,
-            housekeeping=self._housekeeping,
-            rooms=self._rooms,
-        )
+    async def _open(self, settings: Settings) -> Node:
+        """Open what `settings` describe. When that fails, this process goes on as it was."""
+        config = settings.config
+        async with self._catalog.opening(config):
+            node = await Node.open(
+                config,
+                settings.secret_keys,
+                settings.choice,
+                self._pools,
+                metrics=self._metrics,
+                housekeeping=self._housekeeping,
+                rooms=self._rooms,
+                # Last of what may fail: other workers and other machines see it at once.
+                confirm=partial(self._catalog.declare, config),
+            )
+            self._catalog.use(config, settings.key_encryption, settings.secret_keys)
+        return node
 
     def _serve(self, serving: Serving) -> AbstractAsyncContextManager[None]:
         config = self._settings.config
@@ -253,16 +256,21 @@ class Worker:
                 await self._reload(serving)
 
     async def _reload(self, serving: Serving) -> None:
+        report = partial(self._lifelines.report_reload, time.monotonic())
         try:
             settings = await asyncio.to_thread(self._read_again)
             if self._certificate is not None:
+                # One that has been replaced is shown also when the rest is refused: `_keep_current` would show it soon.
                 self._certificate.renew()
             await self._serve_by(settings, serving)
         except HarmoniaError as error:
+            report(taken=False)
             _log.error("not reloaded: %s", "; ".join(str(error).splitlines()))  # the message is meant for people
         except Exception:  # noqa: BLE001  # after any error the next reload must find this task
+            report(taken=False)
             _log.exception("not reloaded")
         else:
+            report(taken=True)
             _log.info("reloaded")
 
     async def _look_for_store(self, serving: Serving) -> None:
@@ -295,8 +303,8 @@ class Worker:
                 _log.exception("the catalog that has come cannot be used")
 
     async def _serve_by(self, settings: Settings, serving: Serving) -> None:
-        await self._open_catalog(settings)
-        node = await self._open_node(settings)
+        node = await self._open(settings)
         serving.replace(*self._served(node, settings))
         self._limit_rooms(settings)
+        log.set_level(settings.config.log_level)
         self._settings = settings

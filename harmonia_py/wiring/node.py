@@ -1,7 +1,7 @@
 """`Node`: the local store, upstreams and cache of one configuration, made of the things that a process holds open."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -97,6 +97,7 @@ class Node:
         metrics: Metrics,
         housekeeping: bool,
         rooms: Rooms | None = None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Self:
         """Open a node inside the event loop that uses it, after any fork. When it fails, `pools` are as before.
 
@@ -108,10 +109,16 @@ class Node:
             metrics: the counters of this process.
             housekeeping: whether this process makes room and collects; one of all that share a directory does.
             rooms: hold all storage together to the limits of `[storage]`, in the housekeeping process.
+            confirm: is called once everything is open; when it fails, so does this.
         """
         async with pools.select() as selection:
             self = cls(Opening(config, choice, selection, metrics, housekeeping), rooms)
             await self._open(secret_keys)
+            if confirm is not None:
+                await confirm()
+            # Last: the mirror may be shared with the node before, and must stay as it was if anything above fails.
+            if self.mirror is not None:
+                self.mirror.on_kept = self.importing.want if self.importing is not None else lambda _: None
         return self
 
     async def _open(self, secret_keys: Sequence[SecretKey]) -> None:
@@ -153,9 +160,6 @@ class Node:
             policy=policy,
             secret_keys=secret_keys,
         )
-        # Last: the mirror may be shared with the node before, and must stay as it was if anything above fails.
-        if self.mirror is not None:
-            self.mirror.on_kept = self.importing.want if self.importing is not None else lambda _: None
 
     async def _open_store(self, metadata: StoreMetadata, policy: Policy | None) -> Source:
         opening, config = self._opening, self._opening.config

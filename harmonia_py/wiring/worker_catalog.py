@@ -8,8 +8,8 @@ the cache at `/`, and no module of a database is imported.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +53,7 @@ class _Opened(Struct, frozen=True):
 
     pushing: "PushNode"
     keys: CacheKeys
+    generation: Generation
 
 
 class WorkerCatalog:
@@ -64,9 +65,6 @@ class WorkerCatalog:
             ends the time of keys that are retiring; one of all workers does.
         rooms: hold all storage to the limits of `[storage]`, in the housekeeping process.
         clock: seconds since the epoch.
-
-    Attributes:
-        generation: changes when any process changes a cache, a token or a key.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class WorkerCatalog:
         rooms: Rooms | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.generation = Generation()
+        self._of_no_catalog = Generation()
         self._metrics = metrics
         self._usages = Usages(metrics)
         self._housekeeping = housekeeping
@@ -100,18 +98,22 @@ class WorkerCatalog:
         """The ports of the catalog; None while none is open."""
         return None if self._opened is None else self._opened.pushing.catalog
 
+    @property
+    def generation(self) -> Generation:
+        """Changes when any process changes a cache, a token or a key."""
+        return self._of_no_catalog if self._opened is None else self._opened.generation
+
     async def has_come(self, config: Config) -> bool:
         """Whether a command has made a catalog that is not open here yet."""
         return self._opened is None and await asyncio.to_thread(has_catalog, config)
 
-    async def open(self, config: Config, key_encryption: KeyEncryption | None = None) -> None:
-        """Open the catalog, if there is one by now or `config` needs one, and enter the caches that `config` declares.
+    @asynccontextmanager
+    async def opening(self, config: Config) -> AsyncIterator[None]:
+        """Open the catalog, if `config` needs one or there is one by now, and none is open here yet.
 
-        This process goes on with the settings before until `use` is called.
-
-        Args:
-            config: names the catalog.
-            key_encryption: decrypts the keys of caches, if the catalog is opened now.
+        The block opens what else `config` describes, and then calls `declare` and `use`. When it fails, a catalog that
+        was opened for it is closed again, and otherwise the housekeeping of that catalog begins after it: by then the
+        settings of caches are those of `config`.
 
         Raises:
             StorageError: the catalog cannot be opened.
@@ -119,11 +121,27 @@ class WorkerCatalog:
         """
         if any(table.deduplicate == CHUNKS for table in config.caches.values()):
             check_installed()
-        if self._opened is None:
-            if not wants_catalog(config) and not await self.has_come(config):
-                return
-            self._opened = await self._open(config, key_encryption)
-        if self._housekeeping:
+        if self._opened is not None or not (wants_catalog(config) or await self.has_come(config)):
+            yield
+            return
+        async with AsyncExitStack() as resources:
+            try:
+                self._opened = await self._open(config, resources)
+                yield
+                if self._housekeeping:
+                    await self._look_after(self._opened, config, resources)
+            except BaseException:
+                self._opened = None
+                raise
+            self._resources = resources.pop_all()
+
+    async def declare(self, config: Config) -> None:
+        """Enter the caches that `config` declares in the catalog, each in a transaction of its own.
+
+        Raises:
+            StorageError: the catalog does not take them, or not all of them.
+        """
+        if self._opened is not None and self._housekeeping:
             await declare(self._opened.pushing.catalog.caches, config)
 
     def use(self, config: Config, key_encryption: KeyEncryption | None, secret_keys: Sequence[SecretKey]) -> None:
@@ -137,23 +155,22 @@ class WorkerCatalog:
             keys.encryption, keys.default = key_encryption, secret_keys
             self._opened.pushing.max_size = config.storage.max_bytes
 
-    async def _open(self, config: Config, key_encryption: KeyEncryption | None) -> "_Opened":
+    async def _open(self, config: Config, resources: AsyncExitStack) -> "_Opened":
         from harmonia_py.database.transaction import Topic  # noqa: PLC0415
-        from harmonia_py.wiring.pushed_housekeeping import look_after  # noqa: PLC0415
         from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415
 
-        async with AsyncExitStack() as resources:
-            catalog = await open_catalog(config)
-            resources.push_async_callback(catalog.aclose)
-            pushing = await asyncio.to_thread(PushNode.of, config, catalog, self._metrics)
-            await resources.enter_async_context(pushing)
-            keys = CacheKeys(catalog.keys, key_encryption, clock=self._clock)
-            if self._housekeeping:
-                period = config.storage.scrub_period
-                await look_after(pushing, keys, rooms=self._rooms, scrub_period=period, resources=resources)
-            self._resources = resources.pop_all()
-        self.generation = Generation(catalog.database.watch(Topic.ACCESS))
-        return _Opened(pushing, keys)
+        catalog = await open_catalog(config)
+        resources.push_async_callback(catalog.aclose)
+        pushing = await asyncio.to_thread(PushNode.of, config, catalog, self._metrics)
+        await resources.enter_async_context(pushing)
+        generation = Generation(catalog.database.watch(Topic.ACCESS))
+        return _Opened(pushing, CacheKeys(catalog.keys, clock=self._clock), generation)
+
+    async def _look_after(self, opened: "_Opened", config: Config, resources: AsyncExitStack) -> None:
+        from harmonia_py.wiring.pushed_housekeeping import look_after  # noqa: PLC0415
+
+        period = config.storage.scrub_period
+        await look_after(opened.pushing, opened.keys, rooms=self._rooms, scrub_period=period, resources=resources)
 
     async def aclose(self) -> None:
         """Close the catalog."""

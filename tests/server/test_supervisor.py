@@ -337,6 +337,27 @@ class TestReload:
         wait_until(lambda: len(server.processes()) == 2, "fewer workers")
         assert "ended" not in server.output()
 
+    def test_a_worker_that_is_started_while_the_others_reload_has_the_new_configuration_as_well(
+        self, server: Server, settings: dict[str, Any]
+    ) -> None:
+        """No worker had taken it yet, so the new one began with the one before; and the signal had gone by."""
+        first, second = server.processes()[1:]
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGSTOP)
+        configure(server, settings | {"priority": 3})
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: server.output().count("info: reloaded") == 1, "the one that replaces it reloads")
+        os.kill(second, signal.SIGCONT)
+        wait_until(lambda: server.output().count("info: reloaded") == 2, "the other one reloads")
+        for _ in range(8):
+            assert b"Priority: 3\n" in server.get("/nix-cache-info").body
+
+    def test_the_level_of_the_log_may_change(self, server: Server, settings: dict[str, Any]) -> None:
+        configure(server, settings | {"priority": 3, "log_level": "error"})
+        wait_until(lambda: b"Priority: 3\n" in server.get("/nix-cache-info").body, "reloaded")
+        server.stop()
+        assert "info: stopping" not in server.output()
+
     def test_what_needs_a_restart_is_said(self, server: Server, settings: dict[str, Any]) -> None:
         reload(server, settings | {"stall_timeout": 9.0, "log_level": "debug"})
         assert "warning: stall_timeout: has changed; that takes effect at the next start" in server.output()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from harmonia_py.catalog.key_encryption import secret_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
+from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.wiring.catalog import catalog_file, open_catalog, pushed_directory
@@ -34,7 +36,8 @@ def config(directory: Path, **settings: Any) -> Config:
 async def open_and_close(config: Config, *, housekeeping: bool = True) -> None:
     opened = WorkerCatalog(Metrics.alone(), housekeeping=housekeeping)
     try:
-        await opened.open(config)
+        async with opened.opening(config):
+            await opened.declare(config)
     finally:
         await opened.aclose()
 
@@ -107,7 +110,8 @@ async def test_the_worker_that_does_the_housekeeping_sweeps_from_the_start(tmp_p
     place.write_bytes(b"x")
     opened = WorkerCatalog(Metrics.alone(), housekeeping=True)
     try:
-        await opened.open(settings)
+        async with opened.opening(settings):
+            assert place.exists(), "not before all is open"
         await eventually(lambda: not place.exists(), "the file is swept")
     finally:
         await opened.aclose()
@@ -128,9 +132,10 @@ async def test_a_key_that_was_rotated_signs_until_its_time_and_no_longer(tmp_pat
     opened = WorkerCatalog(Metrics.alone(), housekeeping=True, clock=lambda: clock[0])
     pools = Pools()
     try:
-        await opened.open(settings)
         choice = StoreChoice(Way.NONE, "no store")
-        node = await Node.open(settings, [], choice, pools, metrics=Metrics.alone(), housekeeping=True)
+        async with opened.opening(settings):
+            node = await Node.open(settings, [], choice, pools, metrics=Metrics.alone(), housekeeping=True)
+            await opened.declare(settings)
         caches = opened.caches(node, settings)
         catalog = await open_catalog(settings)
         row = await catalog.caches.find(CacheName("team"))
@@ -166,19 +171,25 @@ async def test_a_key_that_was_rotated_signs_until_its_time_and_no_longer(tmp_pat
         await pools.aclose()
 
 
-async def test_a_reload_that_fails_after_the_catalog_leaves_the_keys(tmp_path: Path) -> None:
-    """The new key signed, while everything else, and the answer to the reload, were those of the old configuration."""
-    settings = config(tmp_path, caches={"default": Cache()})
-    old, new = SecretKey.generate("old-1"), SecretKey.generate("new-1")
-    opened = WorkerCatalog(Metrics.alone(), housekeeping=False)
+async def cannot_be_opened() -> None:
+    raise StorageError("the store of this configuration cannot be opened")
+
+
+async def test_a_catalog_that_was_opened_for_what_cannot_be_opened_is_closed_again(tmp_path: Path) -> None:
+    """It stayed open and was not served: the server looked no further for a catalog that a command had made."""
+    settings = config(tmp_path, caches={"team": Cache()})
+    opened = WorkerCatalog(Metrics.alone(), housekeeping=True)
+    before = opened.generation
     try:
-        await opened.open(settings)
-        opened.use(settings, None, [old])
-        await opened.open(settings)  # the store of the new configuration cannot be opened, and it ends here
-        assert opened._opened is not None
-        assert opened._opened.keys.default == [old]
-        opened.use(settings, None, [new])
-        assert opened._opened.keys.default == [new]
+        with suppress(StorageError):
+            async with opened.opening(settings):
+                assert opened.ports is not None
+                await cannot_be_opened()
+        assert opened.ports is None
+        assert opened.generation is before
+        async with opened.opening(settings):
+            await opened.declare(settings)
+        assert set(await declared(settings)) == {"team"}
     finally:
         await opened.aclose()
 

@@ -1,0 +1,89 @@
+"""A reload that the workers refuse, though the configuration can be read, changes nothing."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import tomli_w
+from lab import Lab
+from reloading import reload
+from server import Server, settings_of
+
+# The library is an extra. That it is missing is found out by what opens the mirror, after everything else.
+WITHOUT_LIBRARY: Final = """if True:
+    import sys
+    sys.modules["pyfastcdc"] = None
+    from harmonia_py.cli import main
+    sys.exit(main())
+"""
+REFUSED: Final = "error: not reloaded: deduplicate: pyfastcdc is not installed"
+
+
+@pytest.fixture
+def settings(daemon: Lab) -> dict[str, Any]:
+    return settings_of(daemon) | {"compression": "none", "priority": 30, "caches": {"team": {"public": False}}}
+
+
+@pytest.fixture
+def wanted(settings: dict[str, Any]) -> dict[str, Any]:
+    """Another configuration, which can be opened."""
+    return settings | {"workers": 3, "priority": 7, "caches": {"team": {"public": True}, "new": {"public": True}}}
+
+
+@pytest.fixture
+def server(daemon: Lab, tmp_path: Path, settings: dict[str, Any], wanted: dict[str, Any]) -> Iterator[Server]:
+    """One that has refused `wanted`, because of a mirror."""
+    with Server(tmp_path, daemon.env, settings, interpreter=(sys.executable, "-c", WITHOUT_LIBRARY)) as server:
+        upstream = {"url": "http://127.0.0.1:9", "public_keys": []}
+        refused = wanted | {"log_level": "error", "upstream": [upstream], "mirror": {"deduplicate": "chunks"}}
+        (server.root / "harmonia.toml").write_text(tomli_w.dumps(refused))
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.output().count(REFUSED) == 2)
+        yield server
+
+
+def assert_as_before(server: Server) -> None:
+    """Ask often enough for each worker to answer."""
+    for _ in range(8):
+        assert b"Priority: 30\n" in server.get("/nix-cache-info").body
+        assert server.get("/team/nix-cache-info").status == 401
+        assert server.get("/new/nix-cache-info").status == 401
+
+
+def kill_workers(server: Server) -> None:
+    before = server.processes()[1:]
+    for process in before:
+        os.kill(process, signal.SIGKILL)
+    server.until(lambda: len(server.processes()) == 3 and not set(before) & set(server.processes()))
+
+
+def test_caches_in_the_catalog_keep_their_settings(server: Server) -> None:
+    """The caches that the file declared were in the catalog before anything else was opened: the cache was public."""
+    assert_as_before(server)
+    assert len(server.processes()) == 3, "as many workers as before"
+    server.stop()
+    assert "info: stopping" in server.output(), "the log has its level"
+
+
+def test_workers_that_replace_others_begin_as_before(server: Server) -> None:
+    """They began with what the others had refused, and ended at once, again and again."""
+    kill_workers(server)
+    assert_as_before(server)
+    assert "exit status" not in server.output()
+
+
+def test_the_next_reload_is_taken_and_workers_that_replace_others_have_it(
+    server: Server, wanted: dict[str, Any]
+) -> None:
+    wanted["workers"] = 2
+    reload(server, wanted)
+    kill_workers(server)
+    for _ in range(8):
+        assert b"Priority: 7\n" in server.get("/nix-cache-info").body
+        assert server.get("/team/nix-cache-info").status == 200
+        assert server.get("/new/nix-cache-info").status == 200
+    assert server.output().count("not reloaded") == 2
