@@ -42,6 +42,7 @@ class Selection:
         self._before = before
         self.selected: dict[str, _Held] = {}
         self.opened: list[_Held] = []
+        self.in_use = asyncio.Event()
 
     async def get(
         self,
@@ -71,6 +72,15 @@ class Selection:
         self.selected[name] = held
         return cast("T", held.thing)
 
+    def running(self, work: Callable[[], Coroutine[object, None, None]]) -> Open[asyncio.Task[None]]:
+        """As `running`, for work that deletes: it begins once the configuration is the one in use."""
+
+        async def begin() -> None:
+            await self.in_use.wait()
+            await work()
+
+        return running(begin)
+
 
 class Pools:
     """Everything that a process holds open. It belongs to one event loop."""
@@ -96,6 +106,7 @@ class Pools:
         left = [held for name, held in self._held.items() if selection.selected.get(name) is not held]
         self._held = selection.selected
         await _close([held for held in left if held.closes_at_once])
+        selection.in_use.set()
         if later := [held for held in left if not held.closes_at_once]:
             self._left += later
             closing = asyncio.create_task(self._close_when_idle(later))

@@ -33,7 +33,7 @@ from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.deduplicating import MirrorChunks, mirror_deduplication, mirror_packs
 from harmonia_py.wiring.files import OpenFiles, Space
-from harmonia_py.wiring.pools import Selection, owned, running
+from harmonia_py.wiring.pools import Selection, owned
 from harmonia_py.wiring.scrubbing import scrub
 
 _log = logging.getLogger(__name__)
@@ -85,13 +85,13 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
         key, of = self.key, (self.catalog, self.files)
         packs = await selection.get(f"packs of {key}", of, owned(self._pack_room, lambda _: None))
         # Closed at once by a reload: old limits must not evict any more, nor closed files be asked.
-        eviction = running(partial(self._evict, self._housekeeping(limits, packs), store_dir))
+        eviction = selection.running(partial(self._evict, self._housekeeping(limits, packs), store_dir))
         await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
         if rooms is not None:
             await selection.get(f"room of {key}", of, partial(self._enter_room, rooms, packs), closes_at_once=True)
-        checking = running(partial(self._check, scrub_period))
+        checking = selection.running(partial(self._check, scrub_period))
         await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
-        chunks = running(partial(self._make_chunks, packs, mirror_chunks))
+        chunks = selection.running(partial(self._make_chunks, packs, mirror_chunks))
         await selection.get(f"chunks of {key}", (*of, mirror_chunks), chunks, closes_at_once=True)
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from waiting import eventually
 
+from harmonia_py.errors import ConfigError
 from harmonia_py.wiring import pools as module
 from harmonia_py.wiring.pools import Pools, Selection, owned, running
 
@@ -65,6 +66,31 @@ async def test_what_depends_on_something_else_is_opened_anew_with_it() -> None:
     await eventually(lambda: world.closed)
     assert world.closed == ["above", "under"]
     await world.pools.aclose()
+
+
+async def test_work_that_deletes_begins_when_everything_is_open() -> None:
+    """An eviction went by the limits of a configuration that could not be opened, until that came out."""
+    pools, limits = Pools(), []
+
+    async def evict(limit: int) -> None:
+        limits.append(limit)
+        await asyncio.Event().wait()
+
+    async def select(limit: int, *, fails: bool) -> None:
+        async with pools.select() as selection:
+            work = selection.running(lambda: evict(limit))
+            await selection.get("eviction", (limit,), work, closes_at_once=True)
+            await asyncio.sleep(0.01)  # other things are opened
+            if fails:
+                raise ConfigError("this cannot be opened")
+
+    await select(3, fails=False)
+    await eventually(lambda: limits == [3])
+    with pytest.raises(ConfigError):
+        await select(1, fails=True)
+    await select(2, fails=False)
+    await eventually(lambda: limits == [3, 2])
+    await pools.aclose()
 
 
 async def test_what_is_needed_still_is_not_closed() -> None:
