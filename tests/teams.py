@@ -28,6 +28,11 @@ from harmonia_py.web.state import ServingSettings
 PUBLIC: Final = {"open": True, "team": False, "other": False}
 
 
+def advance(generation: Generation) -> None:
+    """Change the generation, as another process does when it has changed something."""
+    generation.cells[0] = (generation.cells[0] | 1) + 1
+
+
 class FakeTokens:
     """An `Authenticator`: tokens by name, which can be revoked.
 
@@ -64,7 +69,7 @@ class FakeTokens:
 
     def revoke(self, token: str) -> None:
         self._revoked.add(token)
-        self._generation.advance()
+        advance(self._generation)
 
 
 @dataclass

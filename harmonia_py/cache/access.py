@@ -17,6 +17,8 @@ from harmonia_py.errors import FormatError
 
 _PATTERN: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9_+*-]{0,99}", re.ASCII)
 _WORD_BYTES: Final = 8
+# No generation has this number: what is decided while access is changing is not remembered.
+_NEVER: Final = -1
 
 
 def may_look_into(*, public: bool, other_public: bool) -> bool:
@@ -160,13 +162,19 @@ class Generation(Struct):
 
     Attributes:
         cells: the number, as the only element. Looking at it costs some thirty nanoseconds.
+        seen: the number under which this process has decided what it remembers.
     """
 
     cells: "memoryview[int]" = field(default_factory=lambda: memoryview(bytearray(_WORD_BYTES)).cast("Q"))
+    seen: int = _NEVER
 
-    def advance(self) -> None:
-        """Say that something has changed, in this process."""
-        self.cells[0] = (self.cells[0] | 1) + 1
+    def has_changed(self) -> bool:
+        """Whether it is another one than at the last call: then what was decided before is to be forgotten."""
+        now = self.cells[0]
+        if now == self.seen:
+            return False
+        self.seen = now if now % 2 == 0 else _NEVER
+        return True
 
 
 def grants_of(actions: Iterable[str], patterns: Iterable[str]) -> tuple[Grant, ...]:

@@ -91,7 +91,17 @@ class Serving:
         self.administration_of = administration_of
         self.settings = settings or ServingSettings()
         self.principals = Principals(self.settings.authenticators)
-        self.answers = ReadyAnswers(self.generation, caches, self.principals)
+        self.answers = ReadyAnswers(self.generation, caches, self.principals, self.forget_what_is_old)
+
+    def forget_what_is_old(self) -> None:
+        """Forget what was found out under an older generation of access: principals, caches, and ready answers.
+
+        It is called before a request is let in.
+        """
+        if self.generation.has_changed():
+            self.principals.forget()
+            self.caches.forget()
+            self.answers.clear()
 
     def remember(
         self, cache: NamedCache, target: str, coding: str | None, response: web.Response, validity: Validity | None

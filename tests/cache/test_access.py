@@ -100,14 +100,13 @@ def test_a_public_cache_is_read_by_everybody_and_nothing_else_is_done_to_it() ->
     assert private.allows(Principal("token a", grants_of(["read"], ["team"])), Action.READ)
 
 
-def test_a_generation_is_never_one_that_it_was() -> None:
+def test_a_change_of_the_generation_is_seen_once_and_at_each_look_while_it_is_under_way() -> None:
     generation = Generation()
-    seen = {generation.cells[0]}
-    for _ in range(5):
-        generation.advance()
-        assert generation.cells[0] % 2 == 0
-        assert generation.cells[0] not in seen
-        seen.add(generation.cells[0])
+    assert [generation.has_changed() for _ in range(2)] == [True, False], "nothing has been decided before"
+    generation.cells[0] += 1
+    assert [generation.has_changed() for _ in range(3)] == [True, True, True]
+    generation.cells[0] += 1
+    assert [generation.has_changed() for _ in range(2)] == [True, False]
 
 
 class Declared:

@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 from serving import ABSENT, LOG_NAME, PATH, Answer, read_answer
-from teams import TeamServer, served_teams
+from teams import TeamServer, advance, served_teams
 
 from harmonia_py.cache.cache_name import RESERVED
 from harmonia_py.cache.usage import CacheUsage
@@ -230,7 +230,7 @@ async def test_a_cache_that_becomes_private(served: TeamServer) -> None:
         writer.write(request)
         assert (await read_answer(reader)).status == 200
     served.teams.public = {"open": False}
-    served.generation.advance()
+    advance(served.generation)
     writer.write(request)
     assert (await read_answer(reader)).status == 401
     writer.close()
@@ -277,7 +277,7 @@ async def test_a_name_in_another_spelling_is_the_same_cache(served: TeamServer) 
 async def test_names_that_are_first_segments_of_other_urls(served: TeamServer, name: str) -> None:
     """Such a cache is never looked up, by whatever is declared."""
     served.teams.public = {name: False}
-    served.generation.advance()
+    advance(served.generation)
     for path in BELOW:
         answer = await served.get(f"/{name}/{path}", {"Authorization": "Bearer admin"})
         # 422: nothing is pushed to the cache at `/`, which is what is below `/push`.

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from serving import ABSENT, DRV_OUTPUT, LOG_NAME, PATH
-from teams import TeamServer, served_teams
+from teams import TeamServer, advance, served_teams
 
 from harmonia_py.cache.access import Generation
 from harmonia_py.nix.hashes import Hash
@@ -96,7 +96,7 @@ async def test_a_ready_answer_ends_with_its_cache(served: TeamServer) -> None:
     for _ in range(2):
         assert (await served.ask(f"/open/{NARINFO}")).status == 200
     served.teams.public = {}
-    served.generation.advance()
+    advance(served.generation)
     assert (await served.ask(f"/open/{NARINFO}")).status == 401
 
 
@@ -105,8 +105,8 @@ async def test_an_answer_made_for_a_cache_that_is_gone_is_not_kept(served: TeamS
     assert (await served.ask(f"/open/{NARINFO}")).status == 200
     cache = served.serving.caches.known("open")
     assert cache is not None
-    served.generation.advance()
-    served.serving.answers.keep_up()
+    advance(served.generation)
+    served.serving.forget_what_is_old()
     assert not served.serving.serves(cache)
 
 

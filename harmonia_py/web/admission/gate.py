@@ -92,7 +92,7 @@ async def _invite_body(request: web.Request) -> None:
 async def _admit(request: web.Request) -> web.Response | None:
     """None for a request that may go on, with its cache and principal noted; otherwise the answer to it."""
     serving = request.app[SERVING]
-    serving.answers.keep_up()
+    serving.forget_what_is_old()
     if request.path != _HEALTH:
         refusal = await _wait_or_refuse(request)
         if refusal is not None:

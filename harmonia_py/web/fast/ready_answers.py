@@ -3,7 +3,7 @@
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Final, NamedTuple
 
@@ -36,8 +36,6 @@ VERSION: Final = b" HTTP/1.1\r\n"
 _NARINFO_SUFFIX: Final = b".narinfo"
 _NARINFO: Final = re.compile(rb"(?:([^/]+)/)?(%b)\.narinfo" % HASH_PART.pattern.encode())
 _NAR: Final = re.compile(r"(?:(?P<cache>[^/]+)/)?nar/(?P<file_name>[^/]+)", re.ASCII)
-# No generation of access has this number: answers found while access is changing are not given again.
-_NEVER: Final = -1
 # No target that is ever ready is longer.
 _MAX_TARGET: Final = 256
 
@@ -93,19 +91,27 @@ class ReadyAnswers:
     """The answers of one worker that may be given again as they are: narinfos, and NARs that are open files.
 
     Answers are kept by what follows `GET /`, which has the name of the cache in it. Each answer notes its cache, and is
-    given to clients that may read that cache. All answers are forgotten when the generation of access changes.
+    given to clients that may read that cache.
 
     Args:
         generation: of access.
         caches: the caches that answer.
         principals: finds the principal of a request.
+        forget_what_is_old: is called before an answer is looked for under another generation than the last one.
     """
 
-    def __init__(self, generation: Generation, caches: Caches, principals: Principals) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        caches: Caches,
+        principals: Principals,
+        forget_what_is_old: Callable[[], None],
+    ) -> None:
+        self._generation = generation
         self._cells = generation.cells
-        self._seen = self._cells[0]
+        self._seen = generation.seen
+        self._forget_what_is_old = forget_what_is_old
         self._caches = caches
-        self._principals = principals
         # By the coding and what follows `GET /`; the oldest expires first, or nearly so.
         self._narinfos: OrderedDict[tuple[str | None, bytes], _Ready] = OrderedDict()
         self._files = ReadyFiles()
@@ -153,10 +159,9 @@ class ReadyAnswers:
 
     def replace(self, generation: Generation, caches: Caches, principals: Principals) -> None:
         """Serve from `caches` and for `principals` from now on, and forget every answer of the caches before."""
+        self._generation = generation
         self._cells = generation.cells
-        self._seen = self._cells[0]
         self._caches = caches
-        self._principals = principals
         self.clear()
         self._blocks = HeaderBlocks(principals)
 
@@ -165,27 +170,19 @@ class ReadyAnswers:
         return self._blocks.take_used()
 
     def clear(self) -> None:
-        """Forget every answer."""
+        """Forget every answer, and what the header blocks of requests mean."""
         self._blocks.clear()
         self._narinfos.clear()
         self._files.clear()
-
-    def keep_up(self) -> None:
-        """Forget all answers and header blocks when they are of an older generation of access than the present one."""
-        now = self._cells[0]
-        if now != self._seen:
-            self._seen = now if now % 2 == 0 else _NEVER
-            self._principals.forget()
-            self._caches.forget()
-            self.clear()
+        self._seen = self._generation.seen
 
     def find(self, request: bytes) -> tuple[NamedCache, Answer] | None:
         """The cache that answers `request`, and its answer.
 
         None for a request that the framework must answer.
         """
-        if self._cells[0] != self._seen:
-            self.keep_up()
+        if self._cells[0] != self._seen:  # as `has_changed`, whose call would take longer than this
+            self._forget_what_is_old()
         end = request.find(VERSION, len(GET), _MAX_TARGET)
         if end < 0:
             return None

@@ -372,6 +372,7 @@ class TestSlowReaders:
                 # The slow way has no pieces here, so only the ready file can send anything.
                 file = FileSlice(source.fd, 0, 64 * MIB)
                 download = Download(size=64 * MIB, etag="x", pieces=lambda *_: iter(()), file=file)
+                served.serving.forget_what_is_old()  # as the request before, for which the file was opened
                 served.serving.answers.add_file(
                     served.serving.caches.default, nar_url(source)[1:], {"ETag": '"x"'}, file, download
                 )
