@@ -189,13 +189,13 @@ async def test_why_a_file_was_not_made_is_told_although_that_was_over_before_the
     assert answer.status == 409
 
 
-async def test_why_a_file_was_not_made_is_known_to_every_worker(house: House) -> None:
+async def test_why_a_file_was_not_made_is_known_to_every_worker(house: House, tmp_path: Path) -> None:
     """Another worker than the one that had failed said for two minutes that the file is being made."""
     client = await RecipeClient.begun(house.server)
     cut, nar_hash, server = Cut.of(AGAIN), AGAIN.claim.path_info.nar_hash, house.server
     refused = await client.send(nar_hash, cut.body([]), [])
     assert refused.status == 409
-    async with PushNode(server.directory, server.catalog, STORE, server.metrics, clock=house.clock) as other:
+    async with PushNode(tmp_path / "other", server.catalog, STORE, server.metrics, clock=house.clock) as other:
         pushes = other.caches.pushes_of(other.caches.cache_of(await team(house)))
         assert pushes is not None
         assert pushes.recipes is not None
