@@ -80,7 +80,8 @@ class NarinfoIndex:
         """The remembered narinfo of a path, however old; None when none is."""
         entry = self._present.get(hash_part)
         if entry is None:
-            entry = await self._load(hash_part) or self._recall(hash_part)
+            # While the catalog was asked, the narinfo may have come.
+            entry = await self._load(hash_part) or self._present.get(hash_part) or self._recall(hash_part)
             if entry is None:
                 return None
             self._put(entry)

@@ -85,10 +85,11 @@ class TestNarinfos:
         assert [request.path for request in upstream.requests] == [f"/{one.hash_part}.narinfo"]
 
     async def test_many_who_ask_at_once_cause_one_question(self, upstream: FaultUpstream, tmp_path: Path) -> None:
+        """Those for whom the catalog was still asked when the answer came asked for it once more."""
         one = package()
         upstream.serve(one)
         async with mirror_of(upstream, directory=tmp_path) as mirror:
-            found = await asyncio.gather(*[mirror.narinfo(one.hash_part) for _ in range(20)])
+            found = await asyncio.gather(*[mirror.narinfo(one.hash_part) for _ in range(300)])
         assert all(found)
         assert len(upstream.requests) == 1
 
