@@ -44,6 +44,11 @@ class Job(Generic[T]):
         with suppress(RuntimeError):  # the loop has ended, and nothing waits any more
             self.loop.call_soon_threadsafe(self._resolve)
 
+    def give_up(self) -> None:
+        """Tell the caller that it took too long."""
+        if not self.future.done():
+            self.future.set_exception(StorageError("the catalog did not answer in time"))
+
     def _resolve(self) -> None:
         if self.future.done():
             return
@@ -99,11 +104,11 @@ class Worker:
         if self._queue.qsize() >= _QUEUE:
             raise StorageError("too much waits for the catalog")
         self._queue.put(job)
+        timer = job.loop.call_later(WAIT_SECONDS, job.give_up)
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                return await job.future
-        except TimeoutError:
-            raise StorageError("the catalog did not answer in time") from None
+            return await job.future
+        finally:
+            timer.cancel()
 
     def close(self) -> bool:
         """End the thread when the queue is empty; False when it does not end. Blocks."""

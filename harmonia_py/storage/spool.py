@@ -127,7 +127,12 @@ class DiskSpool:
         if growths.get(key) is growth:
             del growths[key]
         # Not in the event loop: closing the last descriptor of a deleted file frees its blocks, for milliseconds.
-        self._threads.later(partial(os.close, growth.fd))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # this is a thread already
+            os.close(growth.fd)
+        else:
+            self._threads.later(partial(os.close, growth.fd))
 
     def _path(self, key: BlobKey) -> Path:
         # All files are in one directory, so that its modification time tells when one was begun or ended.
