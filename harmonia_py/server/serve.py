@@ -53,7 +53,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     """
     certificate = _certificate(config)
     # After everything else that may be wrong: a start that fails makes no key.
-    first = settings = wanted = read_settings(config)
+    first = settings = read_settings(config)
     import_parts(config)
     if first.choice.warning is not None:
         _log.warning("%s", first.choice.warning)
@@ -78,7 +78,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
         uvloop.run(worker.run())
 
     def check_reload() -> int | None:
-        nonlocal wanted
+        nonlocal settings
         systemd.notify(*systemd.reloading())
         try:
             changed = reload()
@@ -88,16 +88,16 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
         except HarmoniaError as error:
             _log.error("not reloaded: %s", "; ".join(str(error).splitlines()))  # the message is meant for people
             return None
+        except Exception:  # noqa: BLE001  # whatever a file has in it, the workers go on
+            _log.exception("not reloaded")
+            return None
         finally:
             systemd.notify(systemd.READY)
         _warn_of_what_needs_a_restart(config, changed)
-        return wanted.config.workers
-
-    def use_from_now_on() -> None:
-        """Have a worker that is started from now on, in the place of one that crashed, begin as the others go on."""
-        nonlocal settings
+        # A worker that is started from now on, in the place of one that crashed, begins with these.
         settings = wanted
         log.set_level(settings.config.log_level)
+        return settings.config.workers
 
     watchdog = systemd.watchdog_seconds(os.environ)
     supervisor = Supervisor(
@@ -112,7 +112,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     supervisor.start()
     print(banner(config, first.choice, listeners, [key.public_key for key in first.secret_keys]), flush=True)  # noqa: T201
     systemd.notify(systemd.READY, f"STATUS=harmonia-py {__version__} on {', '.join(one.url for one in listeners)}")
-    supervisor.supervise(check_reload, use_from_now_on, on_stop=lambda: _stop_listening(listeners))
+    supervisor.supervise(check_reload, on_stop=lambda: _stop_listening(listeners))
     return 0
 
 

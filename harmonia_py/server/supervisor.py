@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.server import signals
-from harmonia_py.server.lifelines import Heartbeats, Lifelines, Reloads
+from harmonia_py.server.lifelines import Heartbeats, Lifelines
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ IMPATIENCE_SECONDS: Final = 1.0
 
 # Between two signs of life of a healthy worker.
 _BEAT_SECONDS: Final = 1.0
-# Between two looks whether workers have taken a reload, which takes them some hundredths of a second.
-_RELOAD_SECONDS: Final = 0.02
 
 _SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -45,18 +43,6 @@ class _Worker(Struct):
     ready_fd: int
     started: float
     is_killed: bool = False
-
-
-class _Reload(Struct, frozen=True):
-    """A reload that the workers have been told of.
-
-    Attributes:
-        began: when, by `time.monotonic`.
-        count: of the workers that it wants.
-    """
-
-    began: float
-    count: int
 
 
 class WorkerFailed(HarmoniaError):
@@ -93,9 +79,6 @@ class Supervisor:
         # When this process went on after it had stood still.
         self._resumed_at = 0.0
         self._heartbeats = Heartbeats()
-        self._reloads = Reloads()
-        # That no worker has taken so far, and not all have refused.
-        self._reload: _Reload | None = None
         self._look_seconds = min(_BEAT_SECONDS, worker_timeout / 4)
         self._count = count
         self._run = run
@@ -126,29 +109,23 @@ class Supervisor:
                 self._stop()
                 raise WorkerFailed("a worker did not start; its messages are above")
 
-    def supervise(
-        self,
-        on_reload: Callable[[], int | None],
-        on_taken: Callable[[], None],
-        on_stop: Callable[[], None] | None = None,
-    ) -> None:
+    def supervise(self, on_reload: Callable[[], int | None], on_stop: Callable[[], None] | None = None) -> None:
         """Watch until SIGTERM or SIGINT, then stop the workers.
 
         Args:
             on_reload: called on SIGHUP; returns the number of workers wanted, or None to leave everything as it is.
-            on_taken: called once a worker has taken what was read by `on_reload`; workers may all refuse it.
             on_stop: called when stopping begins.
         """
-        reload_wanted = False
         while True:
             told = self._wait_for_signal()
-            # Before the ends of workers are looked at: one may have taken it and then ended.
-            self._end_reload(on_taken)
             received = None if told is None else told.si_signo
             if received == signal.SIGCHLD:
                 self._reap()
             elif received == signal.SIGHUP:
-                reload_wanted = True
+                count = on_reload()
+                if count is not None:
+                    self._signal(signal.SIGHUP)
+                    self._resize(count)
             elif told is not None:
                 if on_stop is not None:
                     on_stop()
@@ -157,35 +134,13 @@ class Supervisor:
                 self._stop()
                 return
             self._look_after_workers()
-            # One after another: what each has come to must be known.
-            if reload_wanted and self._reload is None:
-                reload_wanted = False
-                self._begin_reload(on_reload)
             if time.monotonic() >= self._restart_at:
                 while len(self._workers) < self._count:
                     self._spawn()
 
-    def _begin_reload(self, on_reload: Callable[[], int | None]) -> None:
-        count = on_reload()
-        if count is not None:
-            self._reload = _Reload(time.monotonic(), count)
-            self._signal(signal.SIGHUP)
-
-    def _end_reload(self, on_taken: Callable[[], None]) -> None:
-        if self._reload is None:
-            return
-        count = self._reload.count
-        taken = self._reloads.taken([worker.index for worker in self._workers.values()], self._reload.began)
-        if taken is None:
-            return
-        self._reload = None
-        if taken:
-            on_taken()
-            self._resize(count)
-
     def _wait_for_signal(self) -> signal.struct_siginfo | None:
         """The next signal, or None when it is time to look after the workers, or to start another."""
-        patience = self._look_seconds if self._reload is None else _RELOAD_SECONDS
+        patience = self._look_seconds
         if len(self._workers) < self._count:
             patience = min(patience, max(0.0, self._restart_at - time.monotonic()))
         return signals.wait_for(_SIGNALS, patience)
@@ -219,12 +174,11 @@ class Supervisor:
         index = next(index for index in range(self._count) if index not in taken)
         ready_read, ready_write = os.pipe()
         self._heartbeats.reset(index)
-        self._reloads.reset(index)
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)
             self._become_worker(
-                Lifelines(index, ready_write, self._lifeline_read, self._heartbeats, self._reloads, self._look_seconds)
+                Lifelines(index, ready_write, self._lifeline_read, self._heartbeats, self._look_seconds)
             )
         os.close(ready_write)
         self._workers[pid] = _Worker(pid, index, ready_read, time.monotonic())
@@ -239,9 +193,6 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             # SIGHUP waits until the worker listens to it: now it would end the process.
             signals.unblock(_SIGNALS - {signal.SIGHUP})
-            if self._reload is not None:
-                # The others have been told; this one begins with the settings before.
-                signal.raise_signal(signal.SIGHUP)
             self._run(lifelines)
             status = 0
         except HarmoniaError as error:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -18,9 +17,11 @@ from msgspec.structs import replace
 from harmonia_py.cache.access import Authenticator, Generation
 from harmonia_py.cache.caches import Caches
 from harmonia_py.cache.tokens import Tokens
+from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.key_encryption import KeyEncryption
 from harmonia_py.catalog.quota import Limits as StorageLimits
 from harmonia_py.catalog.rooms import Rooms
+from harmonia_py.chunks.installed import check_installed
 from harmonia_py.config import key_files, token_file
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import HarmoniaError
@@ -66,12 +67,15 @@ def read_settings(config: Config) -> Settings:
     """Read every file that `config` names, and look for the store. A signing key that is missing is made.
 
     Raises:
-        ConfigError: a file that cannot be read or written.
+        ConfigError: a file that cannot be read or written, or a library that is not installed.
     """
     if config.upstream:
         from harmonia_py.wiring.upstreams import check_upstreams  # noqa: PLC0415  # see `wiring/parts`
 
         check_upstreams(config)
+    has_chunks = any(table.deduplicate == CHUNKS for table in config.caches.values())
+    if has_chunks or (config.upstream and config.mirror.deduplicate == CHUNKS):
+        check_installed()
     if config.oidc:
         from harmonia_py.wiring.oidc import check_issuers  # noqa: PLC0415  # as above
 
@@ -173,6 +177,8 @@ class Worker:
             async with self._serve(serving):
                 self._lifelines.report_ready()
                 await self._stop.wait()
+                # One that is no longer wanted may finish transfers for long while another one has its place.
+                beating.cancel()
         finally:
             loop.remove_reader(self._lifelines.supervisor_fd)
             for task in tasks:
@@ -256,7 +262,6 @@ class Worker:
                 await self._reload(serving)
 
     async def _reload(self, serving: Serving) -> None:
-        report = partial(self._lifelines.report_reload, time.monotonic())
         try:
             settings = await asyncio.to_thread(self._read_again)
             if self._certificate is not None:
@@ -264,13 +269,10 @@ class Worker:
                 self._certificate.renew()
             await self._serve_by(settings, serving)
         except HarmoniaError as error:
-            report(taken=False)
             _log.error("not reloaded: %s", "; ".join(str(error).splitlines()))  # the message is meant for people
         except Exception:  # noqa: BLE001  # after any error the next reload must find this task
-            report(taken=False)
             _log.exception("not reloaded")
         else:
-            report(taken=True)
             _log.info("reloaded")
 
     async def _look_for_store(self, serving: Serving) -> None:

@@ -12,10 +12,8 @@ from harmonia_py.cache.explore import Explorer
 from harmonia_py.cache.policy import Policy
 from harmonia_py.cache.source import Source
 from harmonia_py.cache.tree import DebugFiles
-from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Rooms
-from harmonia_py.chunks.installed import check_installed
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
@@ -217,18 +215,12 @@ class Node:
 
 
 def _mirror_chunks(config: Config, directory: Path) -> "MirrorChunks":
-    """What becomes chunks in a directory: in that of a mirror, what the mirror says.
-
-    Raises:
-        ConfigError: the library that cuts files is not installed.
-    """
+    """What becomes chunks in a directory: in that of a mirror, what the mirror says."""
     from harmonia_py.wiring.deduplicating import NO_CHUNKS, MirrorChunks  # noqa: PLC0415
 
     mirror = config.mirror
     if not config.upstream or directory != Path(mirror.directory or config.cache.directory or "."):
         return NO_CHUNKS
-    if mirror.deduplicate == CHUNKS:
-        check_installed()
     return MirrorChunks(mirror.deduplicate, mirror.deduplicate_seconds)
 
 

@@ -43,12 +43,7 @@ async def look_after(
         rooms: hold all storage to the limits of `[storage]`.
         scrub_period: seconds in which each file is read once more; None for never.
         resources: end the housekeeping when they close.
-
-    Raises:
-        StorageError: the bucket belongs to another catalog.
     """
-    if node.files.owner is not None:
-        await node.files.owner.check_at_start()
     collector, metrics = pushed_collector(node, keys), node.metrics
     collecting, packs = catalog_fit(node).collecting, pushed_packs(node, metrics)
 

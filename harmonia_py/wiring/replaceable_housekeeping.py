@@ -6,7 +6,6 @@ The longest unused files are evicted, garbage is deleted, and every file is read
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
@@ -88,7 +87,8 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
         eviction = selection.running(partial(self._evict, self._housekeeping(limits, packs), store_dir))
         await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
         if rooms is not None:
-            await selection.get(f"room of {key}", of, partial(self._enter_room, rooms, packs), closes_at_once=True)
+            room = selection.running(partial(self._share_room, rooms, packs))
+            await selection.get(f"room of {key}", of, room, closes_at_once=True)
         checking = selection.running(partial(self._check, scrub_period))
         await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
         chunks = selection.running(partial(self._make_chunks, packs, mirror_chunks))
@@ -137,7 +137,7 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
         )
         await job.run()
 
-    async def _enter_room(self, rooms: Rooms, packs: PackRoom, resources: AsyncExitStack) -> None:
+    async def _share_room(self, rooms: Rooms, packs: PackRoom) -> None:
         async def scopes() -> Sequence[Scope]:
             return REPLACEABLE
 
@@ -151,7 +151,11 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
             device=self.space.device,
             packs=packs,
         )
-        resources.callback(rooms.add(room))
+        leave = rooms.add(room)
+        try:
+            await asyncio.Event().wait()  # for the end of this configuration
+        finally:
+            leave()
 
     async def _check(self, period: float | None) -> None:
         note_fault = isolating(self.files.blobs, self.catalog, self.metrics, self._name)

@@ -19,10 +19,9 @@ from harmonia_py.cache.access import Generation
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.cache.caches import Caches, NamedCache
 from harmonia_py.cache.checks import Check
-from harmonia_py.catalog.caches import CHUNKS, Timestamp
+from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.key_encryption import KeyEncryption
 from harmonia_py.catalog.rooms import Rooms
-from harmonia_py.chunks.installed import check_installed
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Metrics
@@ -116,11 +115,8 @@ class WorkerCatalog:
         settings of caches are those of `config`.
 
         Raises:
-            StorageError: the catalog cannot be opened.
-            ConfigError: a cache is to have chunks, and the library that cuts files is not installed.
+            StorageError: the catalog cannot be opened, or the bucket belongs to another one.
         """
-        if any(table.deduplicate == CHUNKS for table in config.caches.values()):
-            check_installed()
         if self._opened is not None or not (wants_catalog(config) or await self.has_come(config)):
             yield
             return
@@ -163,6 +159,8 @@ class WorkerCatalog:
         resources.push_async_callback(catalog.aclose)
         pushing = await asyncio.to_thread(PushNode.of, config, catalog, self._metrics)
         await resources.enter_async_context(pushing)
+        if pushing.files.owner is not None:
+            await pushing.files.owner.check_at_start()
         generation = Generation(catalog.database.watch(Topic.ACCESS))
         return _Opened(pushing, CacheKeys(catalog.keys, clock=self._clock), generation)
 

@@ -2,10 +2,12 @@
 
 import re
 import secrets
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomli_w
 from administering import Machine
 from lab import Lab
 from s3_double import Fault, S3Double, credentials_file
@@ -26,10 +28,10 @@ class Place:
     def __init__(self, root: Path, lab: Lab, bucket: S3Double | Bucket) -> None:
         root.mkdir(exist_ok=True)
         storage = {"url": bucket.url("kept"), "credentials_file": str(credentials_file(root))}
-        settings = settings_of(lab) | {"caches": {"team": {"public": True}}, "storage": storage}
+        self.settings = settings_of(lab) | {"caches": {"team": {"public": True}}, "storage": storage}
         self.lab = lab
         self.machine = Machine(root)
-        self.server = Server(root, lab.env, settings)
+        self.server = Server(root, lab.env, self.settings)
         self.config = ("--config", str(root / "server" / "harmonia.toml"))
         self.catalog = root / "server" / "state" / "catalog.sqlite"
 
@@ -90,7 +92,7 @@ def test_a_server_that_was_started_while_the_bucket_was_away_refuses_until_it_is
     with first.server:
         assert first.push() == 0
     before = contents(double)
-    double.fault("GET", MARKER, Fault.ERROR, times=3)
+    double.fault("GET", MARKER, Fault.ERROR, times=6)  # of two workers
     with second.server as server:
         assert "(InternalError); until that is known, nothing is written" in server.output()
         server.until(
@@ -139,11 +141,28 @@ def test_a_copied_catalog_is_the_same_one(make_place: MakePlace, double: S3Doubl
     assert second.machine.lines("fsck", "--json", *second.config)[-1]["faults"] == {}
 
 
-def test_a_start_asks_once_for_the_owner(make_place: MakePlace, double: S3Double) -> None:
+def test_each_worker_asks_once_for_the_owner(make_place: MakePlace, double: S3Double) -> None:
     place = make_place("first")
     with place.server as server:
         assert server.get("/ready").status == 200
     double.seen.clear()
     with place.server:
         place.server.until(lambda: any("list-type" in line for line in double.seen))
-    assert [line for line in double.seen if MARKER in line] == [f"GET {MARKER}"]
+    assert [line for line in double.seen if MARKER in line] == 2 * [f"GET {MARKER}"]
+
+
+def test_a_reload_that_would_open_another_catalog_is_refused_by_every_worker(
+    daemon: Lab, make_place: MakePlace, tmp_path: Path
+) -> None:
+    """One worker refused it and the others did not: clients were answered by one configuration or the other."""
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+    without_caches = {key: value for key, value in second.settings.items() if key != "caches"} | {"priority": 30}
+    with Server(tmp_path / "second", daemon.env, without_caches) as server:
+        (server.root / "harmonia.toml").write_text(tomli_w.dumps(second.settings | {"priority": 7}))
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.output().count(f"not reloaded: s3://double{REFUSAL}") == 2)
+        for _ in range(8):
+            assert b"Priority: 30\n" in server.get("/nix-cache-info").body
+            assert server.get("/team/nix-cache-info").status == 404

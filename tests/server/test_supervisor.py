@@ -340,17 +340,24 @@ class TestReload:
     def test_a_worker_that_is_started_while_the_others_reload_has_the_new_configuration_as_well(
         self, server: Server, settings: dict[str, Any]
     ) -> None:
-        """No worker had taken it yet, so the new one began with the one before; and the signal had gone by."""
         first, second = server.processes()[1:]
         os.kill(first, signal.SIGSTOP)
         os.kill(second, signal.SIGSTOP)
         configure(server, settings | {"priority": 3})
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: server.output().count("info: reloaded") == 1, "the one that replaces it reloads")
+        wait_until(lambda: len(server.processes()) == 3 and first not in server.processes(), "another is started")
         os.kill(second, signal.SIGCONT)
-        wait_until(lambda: server.output().count("info: reloaded") == 2, "the other one reloads")
+        wait_until(lambda: server.output().count("info: reloaded") == 1, "the other one reloads")
         for _ in range(8):
             assert b"Priority: 3\n" in server.get("/nix-cache-info").body
+
+    def test_a_name_that_no_file_can_have_ends_nothing(self, server: Server, settings: dict[str, Any]) -> None:
+        """The supervisor ended with a traceback, and with it all workers."""
+        before = server.processes()
+        configure(server, settings | {"token_file": "a\0b"})
+        server.until(lambda: "not reloaded" in server.output())
+        assert server.get("/nix-cache-info").status == 200
+        assert server.processes() == before
 
     def test_the_level_of_the_log_may_change(self, server: Server, settings: dict[str, Any]) -> None:
         configure(server, settings | {"priority": 3, "log_level": "error"})

@@ -1,5 +1,6 @@
 """What one worker opens with a catalog, and that it opens nothing where nothing needs one."""
 
+import asyncio
 import subprocess
 import sys
 from contextlib import suppress
@@ -111,6 +112,7 @@ async def test_the_worker_that_does_the_housekeeping_sweeps_from_the_start(tmp_p
     opened = WorkerCatalog(Metrics.alone(), housekeeping=True)
     try:
         async with opened.opening(settings):
+            await asyncio.sleep(0.2)
             assert place.exists(), "not before all is open"
         await eventually(lambda: not place.exists(), "the file is swept")
     finally:

@@ -92,11 +92,12 @@ async def _invite_body(request: web.Request) -> None:
 async def _admit(request: web.Request) -> web.Response | None:
     """None for a request that may go on, with its cache and principal noted; otherwise the answer to it."""
     serving = request.app[SERVING]
-    serving.forget_what_is_old()
     if request.path != _HEALTH:
         refusal = await _wait_or_refuse(request)
         if refusal is not None:
             return refusal
+    # After the wait: a token may have been revoked meanwhile.
+    serving.forget_what_is_old()
     terms = request.app[TERMS].get(request.match_info.handler, _READING)
     try:
         principal = await serving.principals.find(request.headers.getall(hdrs.AUTHORIZATION, []))
