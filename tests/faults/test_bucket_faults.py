@@ -12,7 +12,7 @@ from s3_double import Fault, Object, S3Double
 from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import StorageError
-from harmonia_py.storage.s3 import objects, stores, tapped
+from harmonia_py.storage.s3 import stores, tapped
 from harmonia_py.storage.s3.blobs import S3Blobs
 from harmonia_py.storage.s3.digests import S3Digests
 from harmonia_py.storage.spool import DiskSpool
@@ -31,7 +31,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_ANSWER", timedelta(seconds=2))
     monkeypatch.setattr(stores, "_STALL", timedelta(seconds=2))
     monkeypatch.setattr(stores, "_BACKOFF", {"init_backoff": timedelta(milliseconds=5), "base": 2})
-    monkeypatch.setattr(objects, "_ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(stores, "_ANSWER_SECONDS", 20.0)
     monkeypatch.setattr(tapped, "_ANSWER_SECONDS", 2.0)
     monkeypatch.setattr(tapped, "_STALL_SECONDS", 1.0)
 

@@ -4,13 +4,14 @@ import re
 import secrets
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import tomli_w
 from administering import Machine
 from lab import Lab
-from s3_double import Fault, S3Double, credentials_file
+from s3_double import Fault, Object, S3Double, credentials_file
 from seaweed import Bucket
 from server import Server, settings_of
 
@@ -25,9 +26,9 @@ REFUSAL = "/kept belongs to another catalog"
 class Place:
     """A server with a state directory of its own, the commands on that, and the cache `team`."""
 
-    def __init__(self, root: Path, lab: Lab, bucket: S3Double | Bucket) -> None:
+    def __init__(self, root: Path, lab: Lab, bucket: S3Double | Bucket, prefix: str = "kept") -> None:
         root.mkdir(exist_ok=True)
-        storage = {"url": bucket.url("kept"), "credentials_file": str(credentials_file(root))}
+        storage = {"url": bucket.url(prefix), "credentials_file": str(credentials_file(root))}
         self.settings = settings_of(lab) | {"caches": {"team": {"public": True}}, "storage": storage}
         self.lab = lab
         self.machine = Machine(root)
@@ -83,6 +84,24 @@ def test_the_second_catalog_does_not_start_and_changes_nothing(
         assert contents(bucket) == before
         assert first.status() == 200
         assert first.machine.lines("fsck", "--json", *first.config)[-1]["faults"] == {}
+
+
+def test_a_prefix_inside_of_another_keeps_its_files(daemon: Lab, double: S3Double, tmp_path: Path) -> None:
+    """`fsck --repair` of the outer one had the files of the inner one deleted: its catalog has no rows of them."""
+    outer, inner = (Place(tmp_path / name, daemon, double, name.strip("-")) for name in ("-", "kept"))
+    with inner.server, outer.server:
+        assert (inner.push(), outer.push()) == (0, 0)
+        outer.server.until(lambda: sum(key.endswith(".narinfo") for key in list(double.objects)) == 6)
+    for one in double.objects.values():
+        one.changed -= timedelta(hours=2)
+    double.objects["nar/stray.nar.zst"] = Object(b"", {}, datetime.now(UTC) - timedelta(hours=2))
+    *found, _ = outer.machine.lines("fsck", "--repair", "--json", *outer.config)
+    assert [one["key"] for one in found] == ["nar/stray.nar.zst"]
+    outer.machine.do("gc", *outer.config)
+    assert "nar/stray.nar.zst" not in double.objects
+    *_, sums = inner.machine.lines("fsck", "--hashes", "--json", *inner.config)
+    assert (sums["files"], sums["faults"]) == (3, {})
+    assert outer.machine.lines("fsck", "--hashes", "--json", *outer.config)[-1]["files"] == 3
 
 
 def test_a_server_that_was_started_while_the_bucket_was_away_refuses_until_it_is_its_own(

@@ -11,7 +11,7 @@ from s3_double import Fault, S3Double
 
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import FormatError, StorageError
-from harmonia_py.storage.s3 import deletions
+from harmonia_py.storage.s3 import deletions, stores
 from harmonia_py.storage.s3 import objects as module
 from harmonia_py.storage.s3.blobs import S3Blobs
 from harmonia_py.storage.s3.digests import S3Digests
@@ -84,7 +84,7 @@ async def test_files_that_a_bucket_does_not_delete_together_take_a_limited_time(
 ) -> None:
     """Each of 500 was tried after the other, for half a minute each, when the bucket did not answer."""
     monkeypatch.setattr(deletions, "_ONE_BY_ONE_SECONDS", 1.0)
-    monkeypatch.setattr(module, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(stores, "_ANSWER_SECONDS", 0.5)
     double.fault("POST", "delete", fault, times=1000)
     keys = [BlobKey(f"nar/{number}.nar") for number in range(100)]
     async with asyncio.timeout(30):

@@ -202,6 +202,34 @@ async def test_the_owner_is_asked_once_and_by_nothing_that_reads(double: S3Doubl
     assert asked(double) == ["GET"]
 
 
+@pytest.mark.parametrize("place", ["double", pytest.param("bucket", marks=pytest.mark.s3)])
+async def test_what_belongs_to_a_prefix_inside_is_not_listed(request: pytest.FixtureRequest, place: str) -> None:
+    bucket = request.getfixturevalue(place)
+
+    async def ours() -> str:
+        return OURS
+
+    async with AsyncExitStack() as stack:
+        for prefix in ("", "kept", "kept/more", "keptx", "team/inside"):
+            blobs = await stack.enter_async_context(S3Blobs(bucket.settings(prefix), ours if prefix else None))
+            for key in ("kept-a", "nar/a", "team/a", "team/log/a"):
+                await blobs.put(BlobKey(key), b"", {})
+        for prefix in ("", "kept"):
+            blobs = await stack.enter_async_context(S3Blobs(bucket.settings(prefix)))
+            assert {info.key async for info in blobs.list()} == {"kept-a", "nar/a", "team/a", "team/log/a"}
+
+
+async def test_a_bucket_that_lists_in_another_order_is_not_taken_at_its_word(
+    double: S3Double, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (MARKER, "kept/nar/a", "kept/inside/.catalog", "kept/inside/nar/a"):
+        double.objects[name] = Object(f"{OURS}\n".encode(), {})
+    blobs = await opened(double, OURS)
+    monkeypatch.setattr("s3_double.sorted", lambda names: sorted(names, reverse=True), raising=False)
+    with pytest.raises(StorageError, match=r"the bucket lists inside/\.catalog"):
+        assert [info async for info in blobs.list()]
+
+
 async def test_what_only_looks_takes_no_prefix(double: S3Double, opened: Open) -> None:
     await (await opened(double, OURS)).objects.owner.compare()
     assert double.objects == {}

@@ -17,14 +17,14 @@ from obstore.exceptions import BaseError
 
 from harmonia_py.cache.source import Redirect
 from harmonia_py.contents.blobs import IN_USE, Blob, BlobInfo, BlobKey, SpooledFile
-from harmonia_py.errors import FormatError
 from harmonia_py.runtime.bounded import Bounded
 from harmonia_py.runtime.threads import Pool, Threads, in_thread
 from harmonia_py.storage.s3 import metadata as headers
 from harmonia_py.storage.s3.deletions import Deletions
 from harmonia_py.storage.s3.errors import translated
 from harmonia_py.storage.s3.links import Links
-from harmonia_py.storage.s3.objects import HEAD_BYTES, Found, Objects, in_time
+from harmonia_py.storage.s3.listing import pages_of_blobs
+from harmonia_py.storage.s3.objects import HEAD_BYTES, Found, Objects
 from harmonia_py.storage.s3.owner import Identity
 from harmonia_py.storage.s3.settings import S3Settings
 
@@ -131,18 +131,11 @@ class S3Blobs:
         await self._deletions.delete(key)
 
     async def list(self) -> AsyncIterator[BlobInfo]:
-        """Every blob, in the order of the keys."""
-        pages = self.objects.questions.list()
-        while True:
-            with translated("list the bucket"):
-                page = await in_time(anext(pages, None))
-            if page is None:
-                return
-            for found in page:
-                with suppress(FormatError):  # what is beside blobs, and what other programs have put there
-                    key = BlobKey.parse(found["path"])
-                    last_used = self._uses.get(key, found["last_modified"].timestamp())
-                    yield BlobInfo(key, found["size"], IN_USE if key in self._readers else last_used)
+        """Every blob, in the order of the keys; not those of a prefix inside that belongs to another catalog."""
+        async for page in pages_of_blobs(self.objects.questions):
+            for key, found in page:
+                last_used = self._uses.get(key, found["last_modified"].timestamp())
+                yield BlobInfo(key, found["size"], IN_USE if key in self._readers else last_used)
 
     async def _metadata_of(self, key: BlobKey, found: Found | None) -> Mapping[str, str] | None:
         for _ in range(_ATTEMPTS):

@@ -7,9 +7,9 @@ The first bytes of an object come with what is known of it: opening a small one 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 from obstore.exceptions import BaseError
@@ -21,15 +21,11 @@ from harmonia_py.storage.s3.arriving import Arrivals
 from harmonia_py.storage.s3.errors import is_absent, is_beyond, translated
 from harmonia_py.storage.s3.owner import Identity, Owner
 from harmonia_py.storage.s3.settings import S3Settings
-from harmonia_py.storage.s3.stores import body_store, copy_store, question_store
+from harmonia_py.storage.s3.stores import body_store, copy_store, in_time, question_store
 from harmonia_py.storage.s3.tapped import TappedObjects
-
-T = TypeVar("T")
 
 HEAD_BYTES: Final = 64 * 1024
 """Of an object that come with the answer that it is there."""
-# A bucket that has not answered by then, attempts included, will not answer in time for any client.
-_ANSWER_SECONDS: Final = 30.0
 _PROBE: Final = ".probe"
 # Load balancers ask every few seconds, and each write costs money.
 _PROBE_SECONDS: Final = 10.0
@@ -194,13 +190,3 @@ async def _translated(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     with translated("read a file of the bucket"):
         async for portion in stream:
             yield portion
-
-
-async def in_time(answer: Awaitable[T]) -> T:
-    """The answer of a bucket.
-
-    Raises:
-        TimeoutError: it does not.
-    """
-    async with asyncio.timeout(_ANSWER_SECONDS):
-        return await answer

@@ -18,6 +18,7 @@ from obstore.store import S3Store
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.together import Together
 from harmonia_py.storage.s3.errors import has_no_bucket, is_absent, is_not_implemented, translated
+from harmonia_py.storage.s3.listing import OWNER
 from harmonia_py.storage.s3.settings import S3Settings
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ _log = logging.getLogger(__name__)
 Identity = Callable[[], Awaitable[str]]
 """Tells the identity of a catalog: 32 hexadecimal digits. Raises `StorageError` when the catalog cannot tell."""
 
-_NAME: Final = ".catalog"
 _TEXT: Final = re.compile(rb"([0-9a-f]{32})\n?")
 _MOST_BYTES: Final = 64
 # As for any other question; a start does not wait for a bucket that is away.
@@ -50,7 +50,7 @@ class Owner:
 
     def __init__(self, settings: S3Settings, store: S3Store, identity: Identity | None) -> None:
         self._place = f"s3://{settings.bucket}/{settings.prefix}"
-        self._key = f"{settings.prefix}/{_NAME}".lstrip("/")
+        self._key = f"{settings.prefix}/{OWNER}".lstrip("/")
         self._store = store
         self._identity = identity
         self._is_ours = identity is None
@@ -122,7 +122,7 @@ class Owner:
 
     async def _read(self) -> bytes | None:
         try:
-            answer = await self._store.get_async(_NAME, options={"range": (0, _MOST_BYTES)})
+            answer = await self._store.get_async(OWNER, options={"range": (0, _MOST_BYTES)})
         except FileNotFoundError as error:
             # Some servers make a bucket when the first object comes.
             if is_absent(error) or has_no_bucket(error):
@@ -135,10 +135,10 @@ class Owner:
         assert self._identity is not None
         data = f"{await self._identity()}\n".encode()
         try:
-            await self._store.put_async(_NAME, data, mode="create", use_multipart=False)
+            await self._store.put_async(OWNER, data, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return
         except BaseError as error:
             if not is_not_implemented(error):
                 raise
-            await self._store.put_async(_NAME, data, use_multipart=False)
+            await self._store.put_async(OWNER, data, use_multipart=False)

@@ -1,7 +1,9 @@
 """Clients of a bucket: how long they wait, how often they try again, and what signs their requests."""
 
+import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from obstore.store import S3Store
@@ -10,6 +12,8 @@ from harmonia_py.storage.s3.settings import S3Settings
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig
+
+T = TypeVar("T")
 
 _CONNECT: Final = timedelta(seconds=5)
 # A question about one object is answered in milliseconds; with two more attempts it takes less than clients wait.
@@ -20,6 +24,8 @@ _STALL: Final = timedelta(seconds=60)
 _BODY: Final = timedelta(hours=24)
 # Amazon copies five gibibytes in about a minute; other servers read and write them.
 _COPY: Final = timedelta(seconds=180)
+# A bucket that has not answered by then, attempts included, will not answer in time for any client.
+_ANSWER_SECONDS: Final = 30.0
 _QUESTION_RETRIES: Final = timedelta(seconds=20)
 _BODY_RETRIES: Final = timedelta(seconds=120)
 _BACKOFF: Final["BackoffConfig"] = {
@@ -27,6 +33,16 @@ _BACKOFF: Final["BackoffConfig"] = {
     "max_backoff": timedelta(seconds=3),
     "base": 2,
 }
+
+
+async def in_time(answer: Awaitable[T]) -> T:
+    """The answer of a bucket, which comes within half a minute.
+
+    Raises:
+        TimeoutError: the bucket does not answer.
+    """
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        return await answer
 
 
 def question_store(settings: S3Settings) -> S3Store:
