@@ -58,6 +58,13 @@ class Together(Generic[Question, Answer]):
         if self._asking is not None:
             await asyncio.wait([self._asking])
 
+    async def cancel(self) -> None:
+        """End the call that is under way; each question that waits gets a `StorageError`."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+            self._give_up(self._questions)  # those of a call that had not begun
+
     async def _ask(self) -> None:
         while self._questions:
             await asyncio.sleep(0)  # until every task that is ready to run has put its question
@@ -70,10 +77,7 @@ class Together(Generic[Question, Answer]):
                 found = [error] * len(questions)
             except BaseException:
                 # Also questions that came meanwhile: no further call is made for them.
-                questions, self._questions = [*questions, *self._questions], []
-                for _, waiting in questions:
-                    if not waiting.done():  # otherwise it waits until the time of its request is over
-                        waiting.set_exception(StorageError("it cannot be told: what was asked beside it failed"))
+                self._give_up([*questions, *self._questions])
                 raise
             for (_, waiting), answer in zip(questions, found, strict=True):
                 if waiting.done():  # its caller was cancelled
@@ -82,3 +86,9 @@ class Together(Generic[Question, Answer]):
                     waiting.set_exception(answer)
                 else:
                     waiting.set_result(answer)
+
+    def _give_up(self, questions: Sequence[tuple[Question, asyncio.Future[Answer]]]) -> None:
+        self._questions = []
+        for _, waiting in questions:
+            if not waiting.done():  # otherwise it waits until the time of its request is over
+                waiting.set_exception(StorageError("it cannot be told: what was asked beside it failed"))

@@ -124,3 +124,20 @@ async def test_questions_that_came_during_such_a_call_do_not_wait_either() -> No
         goes_on.set()
         answers = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(answer) for answer in answers] == [StorageError, StorageError]
+
+
+async def test_a_call_that_is_ended_leaves_no_question_waiting(disk: Disk, together: Together[str, int]) -> None:
+    disk.goes_on.clear()
+    for switches in (0, 4):
+        asked = [asyncio.create_task(together.ask("x"))]
+        await asyncio.sleep(0)
+        for _ in range(switches):
+            await asyncio.sleep(0)
+        asked.append(asyncio.create_task(together.ask("xx")))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await together.cancel()
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StorageError, StorageError]
+    disk.goes_on.set()
+    assert await together.ask("x") == 1

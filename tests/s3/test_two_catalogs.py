@@ -3,6 +3,7 @@
 import re
 import secrets
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,6 +129,16 @@ def test_a_server_that_was_started_while_the_bucket_was_away_refuses_until_it_is
         assert second.status() == 200
     with pytest.raises(AssertionError, match=REFUSAL):
         first.server.__enter__()
+
+
+def test_a_server_stops_while_the_bucket_is_silent(make_place: MakePlace, double: S3Double) -> None:
+    """It waited for an answer for half a minute, and was killed."""
+    double.fault("GET", MARKER, Fault.SILENT, times=100)
+    with make_place("first").server as server:
+        server.until(lambda: sum(MARKER in line for line in double.seen) > 1)
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 5.0
 
 
 def test_a_bucket_of_an_earlier_release_is_taken_by_its_catalog(make_place: MakePlace, double: S3Double) -> None:
