@@ -255,6 +255,7 @@ complete -c harmonia-py -n '__harmonia_py_at fsck' -s h -l help -d 'show this he
 complete -c harmonia-py -n '__harmonia_py_at fsck' -l hashes -d 'read every file, and hold it against its hash'
 complete -c harmonia-py -n '__harmonia_py_at fsck' -l repair -d 'put right what can be, and hide what is lost'
 complete -c harmonia-py -n '__harmonia_py_at fsck' -l rebuild -d 'fill a catalog that was lost, from the files; every NAR is read'
+complete -c harmonia-py -n '__harmonia_py_at fsck' -l take-over -d 'with --rebuild: the bucket belongs to the new catalog from now on; no server may run on the old one'
 complete -c harmonia-py -n '__harmonia_py_at fsck' -l json -d 'one object a line, the sums last'
 complete -c harmonia-py -n '__harmonia_py_at fsck' -s c -l config -r -F -d 'the configuration file'
 complete -c harmonia-py -n '__harmonia_py_at catalog' -a copy -d 'copy a catalog into a new one'

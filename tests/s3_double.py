@@ -89,6 +89,21 @@ class Fault(Enum):
     """It is done, and `If-Match` and `If-None-Match` are ignored."""
     NOT_IMPLEMENTED = auto()
     """501, because of a header that the server does not know, and nothing is done."""
+    BAD_REQUEST = auto()
+    """400, because of such a header."""
+    NOT_ALLOWED = auto()
+    """405, because of such a header."""
+    FORBIDDEN = auto()
+    """403, because a policy forbids it, and nothing is done."""
+
+
+_REFUSALS: Final = {
+    Fault.EXPIRED: (400, "ExpiredToken"),
+    Fault.NOT_IMPLEMENTED: (501, "NotImplemented"),
+    Fault.BAD_REQUEST: (400, "InvalidArgument"),
+    Fault.NOT_ALLOWED: (405, "MethodNotAllowed"),
+    Fault.FORBIDDEN: (403, "AccessDenied"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"Content-Type": "text/html"}, b"<html><h1>404 Not Found</h1></html>"
         if fault in (Fault.ERROR, Fault.SLOW_DOWN):
             raise Refused(500 if fault is Fault.ERROR else 503, "InternalError")
-        if fault is Fault.EXPIRED:
-            raise Refused(400, "ExpiredToken")
-        if fault is Fault.NOT_IMPLEMENTED:
-            raise Refused(501, "NotImplemented")
+        if fault in _REFUSALS:
+            raise Refused(*_REFUSALS[fault])
         if fault is Fault.ERROR_IN_200:
             return 200, {}, _error("InternalError")
         self._check(body)

@@ -24,6 +24,7 @@ from harmonia_py.metrics.board import Metrics
 
 if TYPE_CHECKING:
     from harmonia_py.push.rebuilding import Rebuilt
+    from harmonia_py.storage.s3.owner import Owner
     from harmonia_py.wiring.storages import OpenStorage
 
 
@@ -61,6 +62,7 @@ def add_arguments(parser: Parser) -> None:
         ("harmonia-py fsck", "look at names, sizes and times: seconds for a hundred thousand files"),
         ("harmonia-py fsck --hashes --repair", "read every file, hide what is wrong until it is pushed again"),
         ("harmonia-py fsck --rebuild", "fill a catalog that was lost, from the files"),
+        ("harmonia-py fsck --rebuild --take-over", "from the bucket of a catalog that was lost"),
         ("harmonia-py fsck --json | jq -r 'select(.fault == \"missing\") | .key'", "one object a line"),
     )
     parser.add_argument("--hashes", action="store_true", help="read every file, and hold it against its hash")
@@ -68,15 +70,22 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--rebuild", action="store_true", help="fill a catalog that was lost, from the files; every NAR is read"
     )
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="with --rebuild: the bucket belongs to the new catalog from now on; no server may run on the old one",
+    )
     parser.add_argument("--json", action="store_true", help="one object a line, the sums last")
     add_config(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Look; exit status 1 when something is left that is not as it should be."""
+    if options.take_over and not options.rebuild:
+        options.usage("--take-over goes with --rebuild")
     config = load(options)
     if options.rebuild:
-        return asyncio.run(rebuild(config, as_json=options.json))
+        return asyncio.run(rebuild(config, take_over=options.take_over, as_json=options.json))
     return asyncio.run(_fsck(config, hashes=options.hashes, repair=options.repair, as_json=options.json))
 
 
@@ -200,19 +209,22 @@ class _Report:
         print(json.dumps(values))  # what a script reads
 
 
-async def rebuild(config: Config, *, as_json: bool) -> int:
-    """Fill the catalogs; exit status 1 when a file could not be taken."""
+async def rebuild(config: Config, *, take_over: bool = False, as_json: bool) -> int:
+    """Fill the catalogs; exit status 1 when a file could not be taken.
+
+    `take_over`: also where the bucket belongs to another catalog, which is lost.
+    """
     from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports the database
 
     report: dict[str, Any] = {}
     faults: dict[str, str] = {}
     for place in await asyncio.to_thread(storages_of, config):
         name = place.name
-        if not await asyncio.to_thread(place.directory.exists):
+        if not await asyncio.to_thread(place.has_files):
             continue
         async with open_storage(config, place) as storage:
             if storage.owner is not None:
-                await storage.owner.compare()
+                await _own(storage.owner, take_over=take_over)
             if storage.is_pushed:
                 done = await _pushed(storage, config)
                 report[name], faults = asdict(done), done.faults
@@ -222,6 +234,14 @@ async def rebuild(config: Config, *, as_json: bool) -> int:
                 report[name] = {"named": await takeover_of(storage.blobs, storage.catalog, config.store_dir).run()}
     _say(report, faults, as_json=as_json)
     return 1 if faults else 0
+
+
+async def _own(owner: "Owner", *, take_over: bool) -> None:
+    """Have the bucket belong to the catalog that is filled from it; if `take_over`, also where it had another one."""
+    if not take_over:
+        await owner.check(fits=True)
+    elif await owner.take_over():
+        messages().print("The bucket belonged to another catalog, and belongs to this one from now on.")
 
 
 async def _pushed(storage: "OpenStorage", config: Config) -> "Rebuilt":

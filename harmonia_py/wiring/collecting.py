@@ -70,9 +70,13 @@ def catalog_fit(node: PushNode, *, clock: Callable[[], float] = time.time) -> Ca
     """The check whether the catalog fits the files that `node` has."""
 
     async def discard(now: Timestamp) -> Strays:
-        if node.files.owner is not None:
-            await node.files.owner.check()
-        return await discard_strays(node.blobs, node.catalog.repairs, now=now)
+        owner = node.files.owner
+        if owner is not None:  # where there are no files, each catalog fits them
+            await (owner.compare() if await owner.has_files() else owner.check(fits=True))
+        found = await discard_strays(node.blobs, node.catalog.repairs, now=now)
+        if owner is not None and found.unknown is None:
+            await owner.check(fits=True)
+        return found
 
     return CatalogFit(discard, node.catalog.database.collecting, clock=clock)
 

@@ -103,6 +103,10 @@ class StoragePlace(Struct, frozen=True):
         """Whether there is a catalog; that in a database is made when it is opened."""
         return self.catalog is None or self.catalog.exists()
 
+    def has_files(self) -> bool:
+        """Whether there may be files; those in a bucket are there without any directory of this machine."""
+        return self.directory.exists() or (self.bucket is not None and not self.has_part)
+
 
 def storages_of(config: Config) -> Sequence[StoragePlace]:
     """The storages of a configuration. It may block.

@@ -1,5 +1,6 @@
 """Two servers with catalogs of their own on one prefix of a bucket: one of them is told so, and changes nothing."""
 
+import json
 import re
 import secrets
 import signal
@@ -124,6 +125,7 @@ def test_a_server_that_was_started_while_the_bucket_was_away_refuses_until_it_is
         assert (answer.status, answer.body) == (503, b"bucket\n")
         assert contents(double) == before
         del double.objects[MARKER]  # as the message says
+        second.machine.do("fsck", "--rebuild", *second.config)
         assert server.get("/ready").status == 200
         assert second.push() == 0
         assert second.status() == 200
@@ -146,13 +148,55 @@ def test_a_bucket_of_an_earlier_release_is_taken_by_its_catalog(make_place: Make
     with first.server:
         assert first.push() == 0
     text = double.objects.pop(MARKER).data
-    with first.server:
+    with first.server as server:
+        server.until(lambda: MARKER in double.objects)
         assert double.objects[MARKER].data == text
         assert re.fullmatch(rb"[0-9a-f]{32}\n", text)
     with pytest.raises(AssertionError, match=REFUSAL):
         second.server.__enter__()
     with first.server:
         assert first.status() == 200
+
+
+def test_a_catalog_that_does_not_fit_the_files_takes_no_prefix(make_place: MakePlace, double: S3Double) -> None:
+    """A wrong state directory took the bucket of an earlier release, and the right server did not start any more."""
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+        first.server.until(lambda: sum(key.endswith(".narinfo") for key in list(double.objects)) == 3)
+    del double.objects[MARKER]
+    before = contents(double)
+    with second.server as server:
+        server.until(lambda: "the catalog is new, or older than the files" in server.output())
+        assert second.push() != 0
+        answer = server.get("/ready")
+        assert (answer.status, answer.body) == (503, b"bucket\n")
+    assert "the catalog is not that of the files" in second.machine.refusal("gc", *second.config)
+    assert contents(double) == before
+    with first.server as server:
+        server.until(lambda: MARKER in double.objects)
+        assert first.push() == 0
+        assert server.get("/ready").status == 200
+    with pytest.raises(AssertionError, match=REFUSAL):
+        second.server.__enter__()
+
+
+def test_a_catalog_that_was_lost_is_made_anew_in_its_place(make_place: MakePlace, double: S3Double) -> None:
+    """An administrator had to find the object `.catalog` and delete it first."""
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+        first.server.until(lambda: sum(key.endswith(".narinfo") for key in list(double.objects)) == 3)
+    assert "--take-over goes with --rebuild" in second.machine.run("fsck", "--take-over", *second.config).stderr
+    done = second.machine.run("fsck", "--rebuild", "--take-over", "--json", *second.config)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["pushed"]["paths"] == 3
+    assert "belonged to another catalog, and belongs to this one from now on" in done.stderr
+    with second.server:
+        assert second.status() == 200
+        assert second.push() == 0
+    with pytest.raises(AssertionError, match=REFUSAL):
+        first.server.__enter__()
 
 
 def test_a_copied_catalog_is_the_same_one(make_place: MakePlace, double: S3Double) -> None:

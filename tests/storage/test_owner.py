@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 from s3_double import Fault, Object, S3Double
@@ -11,17 +12,26 @@ from seaweed import Bucket
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import StorageError
 from harmonia_py.storage.s3 import owner as module
+from harmonia_py.storage.s3 import stores
 from harmonia_py.storage.s3.blobs import S3Blobs
 from harmonia_py.storage.s3.multipart import Multipart
 from harmonia_py.storage.s3.multipart_uploads import S3MultipartUploads
-from harmonia_py.storage.s3.owner import ForeignBucket
+from harmonia_py.storage.s3.owner import ForeignBucket, Identity
 from harmonia_py.storage.s3.uploads import S3Uploads
 
 KEY = BlobKey("nar/a.nar.zst")
 OURS, OTHER = "a" * 32, "b" * 32
 MARKER = "kept/.catalog"
 
+
 Open = Callable[[S3Double | Bucket, str], Awaitable[S3Blobs]]
+
+
+def teller(identity: str) -> Identity:
+    async def tell() -> str:
+        return identity
+
+    return tell
 
 
 @pytest.fixture
@@ -30,12 +40,8 @@ async def opened() -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def open_(place: S3Double | Bucket, identity: str) -> S3Blobs:
-            async def tell() -> str:
-                return identity
-
-            return await stack.enter_async_context(
-                S3Blobs(place.settings("kept", public_endpoint=place.endpoint), tell)
-            )
+            settings = place.settings("kept", public_endpoint=place.endpoint)
+            return await stack.enter_async_context(S3Blobs(settings, teller(identity)))
 
         yield open_
 
@@ -63,11 +69,12 @@ async def test_of_catalogs_that_come_at_once_one_gets_the_prefix(
     assert len([info async for info in taken[0].list()]) == 4
 
 
-async def test_a_prefix_with_files_and_no_owner_is_that_of_the_catalog_that_comes_first(
+async def test_a_prefix_with_files_and_no_owner_is_that_of_the_catalog_that_fits_first(
     double: S3Double, opened: Open
 ) -> None:
     double.objects[f"kept/{KEY}"] = Object(b"data", {})
     ours, other = await opened(double, OURS), await opened(double, OTHER)
+    await ours.objects.owner.check(fits=True)
     await ours.delete(KEY)
     assert double.objects.keys() == {MARKER}
     assert double.objects[MARKER].data == f"{OURS}\n".encode()
@@ -128,11 +135,46 @@ async def test_an_object_that_names_no_catalog_is_a_fault_and_is_not_replaced(
 ) -> None:
     double.objects[MARKER] = Object(text, {})
     blobs = await opened(double, OURS)
-    with pytest.raises(StorageError) as raised:
+    with pytest.raises(StorageError, match=rf"the object {MARKER} does not name a catalog; delete it") as raised:
         await blobs.put(KEY, b"data", {})
     assert not isinstance(raised.value, ForeignBucket)
     await blobs.objects.owner.check_at_start()
     assert double.objects[MARKER].data == text
+
+
+@pytest.mark.parametrize(("method", "step"), [("GET", "read"), ("PUT", "write")])
+async def test_a_policy_that_forbids_the_object_is_told_apart(
+    double: S3Double, opened: Open, method: str, step: str
+) -> None:
+    double.fault(method, MARKER, Fault.FORBIDDEN)
+    with pytest.raises(StorageError, match=rf"cannot {step} {MARKER}, which .* the bucket answers 403"):
+        await (await opened(double, OURS)).put(KEY, b"data", {})
+
+
+async def test_a_prefix_with_files_is_not_taken_by_a_catalog_that_may_not_fit_them(
+    double: S3Double, opened: Open
+) -> None:
+    """One that a wrong state directory began took the prefix at the first push, and the right one was refused."""
+    double.objects[f"kept/{KEY}"] = Object(b"data", {})
+    blobs = await opened(double, OURS)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="s3://double/kept has files and belongs to no catalog"):
+            await blobs.delete(KEY)
+    assert double.objects.keys() == {f"kept/{KEY}"}
+    await blobs.objects.owner.check(fits=True)
+    await blobs.delete(KEY)
+    assert double.objects.keys() == {MARKER}
+
+
+async def test_a_prefix_is_taken_over_at_a_word_alone(double: S3Double, opened: Open) -> None:
+    await (await opened(double, OTHER)).put(KEY, b"data", {})
+    owner = (await opened(double, OURS)).objects.owner
+    with pytest.raises(ForeignBucket):
+        await owner.check(fits=True)
+    assert await owner.take_over()
+    await owner.check()
+    assert double.objects[MARKER].data == f"{OURS}\n".encode()
+    assert not await owner.take_over()
 
 
 async def test_a_start_waits_for_a_silent_bucket_for_a_moment(
@@ -140,7 +182,7 @@ async def test_a_start_waits_for_a_silent_bucket_for_a_moment(
 ) -> None:
     """A worker that does not serve within half a minute fails, and with it the server."""
     monkeypatch.setattr(module, "_START_SECONDS", 0.1)
-    monkeypatch.setattr(module, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(stores, "_ANSWER_SECONDS", 1.0)
     double.fault("GET", MARKER, Fault.SILENT, times=3)
     blobs = await opened(double, OURS)
     await blobs.objects.owner.check_at_start()
@@ -151,7 +193,15 @@ async def test_a_start_waits_for_a_silent_bucket_for_a_moment(
 
 
 @pytest.mark.parametrize(
-    ("fault", "times"), [(Fault.LOST, 1), (Fault.NOT_IMPLEMENTED, 3), (Fault.NO_CONDITION, 1), (Fault.CUT, 1)]
+    ("fault", "times"),
+    [
+        (Fault.LOST, 1),
+        (Fault.NOT_IMPLEMENTED, 3),
+        (Fault.BAD_REQUEST, 1),
+        (Fault.NOT_ALLOWED, 1),
+        (Fault.NO_CONDITION, 1),
+        (Fault.CUT, 1),
+    ],
 )
 async def test_the_owner_is_written_on_every_server(double: S3Double, opened: Open, fault: Fault, times: int) -> None:
     """Some servers refuse what they do not know, some ignore it, and some answers are lost."""
@@ -169,14 +219,14 @@ async def test_a_server_that_ignores_the_condition_keeps_one_owner_whom_both_rea
     blobs = [await opened(double, identity) for identity in (OURS, OTHER)]
     both = asyncio.Barrier(2)
 
-    async def take_together(one: S3Blobs, take: Callable[[], Awaitable[None]]) -> None:
+    async def write_together(write: Callable[..., Awaitable[None]], *, over: bool) -> None:
         await both.wait()
-        await take()
+        await write(over=over)
         await both.wait()
 
     for one in blobs:
         owner = one.objects.owner
-        monkeypatch.setattr(owner, "_take", lambda one=one, take=owner._take: take_together(one, take))
+        monkeypatch.setattr(owner, "_write", partial(write_together, owner._write))
     found = await asyncio.gather(*(one.put(KEY, b"", {}) for one in blobs), return_exceptions=True)
     assert {type(error) for error in found} == {type(None), ForeignBucket}
 
@@ -184,7 +234,9 @@ async def test_a_server_that_ignores_the_condition_keeps_one_owner_whom_both_rea
 async def test_a_server_that_makes_a_bucket_for_its_first_object_gets_one(double: S3Double, opened: Open) -> None:
     """The owner was to be read before anything is written, and nothing could be read before the first object was."""
     double.fault("GET", MARKER, Fault.NO_BUCKET)
+    double.fault("GET", "list-type", Fault.NO_BUCKET)
     await (await opened(double, OURS)).put(KEY, b"data", {})
+    assert not double.faults_left()
     assert double.objects[MARKER].data == f"{OURS}\n".encode()
 
 
@@ -205,13 +257,9 @@ async def test_the_owner_is_asked_once_and_by_nothing_that_reads(double: S3Doubl
 @pytest.mark.parametrize("place", ["double", pytest.param("bucket", marks=pytest.mark.s3)])
 async def test_what_belongs_to_a_prefix_inside_is_not_listed(request: pytest.FixtureRequest, place: str) -> None:
     bucket = request.getfixturevalue(place)
-
-    async def ours() -> str:
-        return OURS
-
     async with AsyncExitStack() as stack:
         for prefix in ("", "kept", "kept/more", "keptx", "team/inside"):
-            blobs = await stack.enter_async_context(S3Blobs(bucket.settings(prefix), ours if prefix else None))
+            blobs = await stack.enter_async_context(S3Blobs(bucket.settings(prefix), teller(OURS) if prefix else None))
             for key in ("kept-a", "nar/a", "team/a", "team/log/a"):
                 await blobs.put(BlobKey(key), b"", {})
         for prefix in ("", "kept"):

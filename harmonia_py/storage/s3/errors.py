@@ -16,7 +16,8 @@ _FULL: Final = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExc
 _NO_KEY: Final = "<Code>NoSuchKey</Code>"
 _NO_BUCKET: Final = "<Code>NoSuchBucket</Code>"
 _NO_RANGE: Final = "416 "
-_NOT_IMPLEMENTED: Final = "501 "
+# What servers answer to a header that they do not know.
+_MISUNDERSTOOD: Final = ("400 ", "405 ", "501 ")
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def is_absent(error: FileNotFoundError) -> bool:
     return _NO_KEY in str(error)
 
 
-def has_no_bucket(error: FileNotFoundError) -> bool:
+def has_no_bucket(error: BaseException | None) -> bool:
     """Whether the server says that there is no such bucket."""
     return _NO_BUCKET in str(error)
 
@@ -55,11 +56,11 @@ def is_beyond(error: BaseError) -> bool:
     return _has_status(error, _NO_RANGE)
 
 
-def is_not_implemented(error: BaseError) -> bool:
-    """Whether the server does not know a header of the request."""
-    return _has_status(error, _NOT_IMPLEMENTED)
+def is_misunderstood(error: BaseError) -> bool:
+    """Whether the server may not know a header of the request."""
+    return _has_status(error, *_MISUNDERSTOOD)
 
 
-def _has_status(error: BaseError, status: str) -> bool:
+def _has_status(error: BaseError, *statuses: str) -> bool:
     found = _STATUS.search(str(error))
-    return found is not None and found[1].startswith(status)
+    return found is not None and found[1].startswith(statuses)
