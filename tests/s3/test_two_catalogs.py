@@ -46,6 +46,11 @@ class Place:
         url = f"http://x:{token}@127.0.0.1:{self.server.port}/team/push?compression=zstd"
         return self.lab.run("nix", "copy", "--to", url, self.lab.full(self.lab.closure.top), check=False).returncode
 
+    def told_of_bucket(self) -> str:
+        """What doctor says of it."""
+        report = json.loads(self.machine.run("doctor", "--json", *self.config).stdout)
+        return " ".join(one["what"] for one in report["findings"] if one["check"] == "bucket")
+
     def status(self) -> int:
         return self.server.get(f"/team/{self.lab.closure.top.hash_part}.narinfo").status
 
@@ -154,6 +159,8 @@ def test_a_bucket_of_an_earlier_release_is_taken_by_its_catalog(make_place: Make
         assert re.fullmatch(rb"[0-9a-f]{32}\n", text)
     with pytest.raises(AssertionError, match=REFUSAL):
         second.server.__enter__()
+    assert f"belongs to the catalog here, {text.decode().strip()}" in first.told_of_bucket()
+    assert REFUSAL in second.told_of_bucket()
     with first.server:
         assert first.status() == 200
 

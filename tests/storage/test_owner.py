@@ -279,7 +279,7 @@ async def test_a_bucket_that_lists_in_another_order_is_not_taken_at_its_word(
 
 
 async def test_what_only_looks_takes_no_prefix(double: S3Double, opened: Open) -> None:
-    await (await opened(double, OURS)).objects.owner.compare()
+    assert not await (await opened(double, OURS)).objects.owner.compare()
     assert double.objects == {}
     await (await opened(double, OTHER)).put(KEY, b"data", {})
     with pytest.raises(ForeignBucket):

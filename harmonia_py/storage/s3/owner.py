@@ -91,10 +91,11 @@ class Owner:
             why = str(error) or "the bucket does not answer"
             _log.warning("%s; until that is known, nothing is written or deleted in %s", why, self._place)
 
-    async def compare(self) -> None:
-        """As `check`, and a prefix that belongs to no catalog stays so; raises what that raises."""
+    async def compare(self) -> bool:
+        """As `check`, which may raise the same, and False for a prefix that belongs to no catalog, and stays so."""
         if not self._is_ours:
             await self._compare()
+        return self._is_ours
 
     async def take_over(self) -> bool:
         """Let the prefix belong to this catalog, also where it belonged to another one, which must be lost.
@@ -109,8 +110,7 @@ class Owner:
             await self.check(fits=True)
         except ForeignBucket:
             await self._write(over=True)
-            await self.compare()
-            return True
+            return await self.compare()
         return False
 
     async def has_files(self) -> bool:
