@@ -475,7 +475,8 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {}, f"<DeleteResult>{deleted}</DeleteResult>".encode()
 
     def _list(self) -> _Answer:
-        prefix, after = self._query.get("prefix", ""), self._query.get("continuation-token", "")
+        prefix = self._query.get("prefix", "")
+        after = max(self._query.get("start-after", ""), self._query.get("continuation-token", ""))
         most = int(self._query.get("max-keys", 1000))
         names = sorted(key for key in self.owner.objects if key.startswith(prefix) and key > after)
         page = names[:most]

@@ -78,6 +78,22 @@ async def unknown_path(blobs: BlobStore, repairs: Repairs) -> BlobKey | None:
     return None
 
 
+async def knows_some(blobs: BlobStore, repairs: Repairs) -> bool:
+    """Whether the catalog has the path of one of the narinfos, or there are no files at all.
+
+    Raises:
+        StorageError: the catalog or the storage cannot tell.
+    """
+    has_files = False
+    async for batch in _batches(blobs):
+        has_files = True
+        narinfos = [key for key in batch if path_of_narinfo(key) is not None]
+        for cache, paths in _by_cache(narinfos).items():
+            if await repairs.known_paths(cache, paths):
+                return True
+    return not has_files
+
+
 async def _unknown(keys: Sequence[BlobKey], blobs: BlobStore, repairs: Repairs) -> BlobKey | None:
     """The first of these that is a narinfo as `unknown_path` looks for it."""
     narinfos = [key for key in keys if path_of_narinfo(key) is not None]

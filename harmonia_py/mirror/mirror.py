@@ -183,7 +183,7 @@ class Mirror:
             self.counters.narinfos_remembered.add()
             # Offline, only what is kept is offered.
             return entry.published() if entry.facts is not None or not self._upstreams.offline else None
-        if self._upstreams.offline:
+        if self._upstreams.offline or (entry is None and self.index.is_absent(hash_part)):  # by an answer meanwhile
             return None
         return await self._ask_again(hash_part, entry)
 

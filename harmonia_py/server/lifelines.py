@@ -32,6 +32,34 @@ class Heartbeats:
         return self._last[index]
 
 
+class Reloads:
+    """The numbers of the last reload, and of the last one that a worker has taken, in memory that all processes share.
+
+    The start is number 0, and taken.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = memoryview(mmap.mmap(-1, 16)).cast("Q")
+
+    @property
+    def begun(self) -> int:
+        """The last reload that workers were told of."""
+        return self._numbers[0]
+
+    @property
+    def taken(self) -> int:
+        """The last reload that a worker has taken."""
+        return self._numbers[1]
+
+    def begin(self) -> None:
+        """Begin the next one."""
+        self._numbers[0] += 1
+
+    def take(self, number: int) -> None:
+        """Note that this process serves by the settings of this reload."""
+        self._numbers[1] = max(number, self._numbers[1])
+
+
 class Lifelines(Struct, frozen=True):
     """The worker's ends of these ties.
 

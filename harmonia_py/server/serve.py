@@ -17,10 +17,10 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Board
 from harmonia_py.server import log, systemd
 from harmonia_py.server.banner import banner
-from harmonia_py.server.lifelines import Lifelines
+from harmonia_py.server.lifelines import Lifelines, Reloads
 from harmonia_py.server.listen import Certificate, Listener
 from harmonia_py.server.supervisor import Supervisor
-from harmonia_py.server.worker import Worker, read_settings
+from harmonia_py.server.worker import Settings, Worker, read_settings
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import make_application
 from harmonia_py.wiring.parts import import_parts
@@ -39,6 +39,39 @@ _STORAGE_SET_AT_START: Final = (
 )
 
 
+class _Read:
+    """The settings with which workers begin that are started later, in the place of one that crashed.
+
+    These are the newest. Such that no worker has taken, because a disk or a database failed, are tried as well, and
+    then those by which the other workers go on.
+    """
+
+    def __init__(self, first: Settings) -> None:
+        self.reloads = Reloads()
+        self._newest = self._taken = first
+
+    def work(self, worker_of: Callable[[Settings], Worker]) -> None:
+        """Run one worker until it ends. Raises what it raises."""
+        newest = self.reloads.begun
+        if self.reloads.taken != newest:
+            worker = worker_of(self._newest)
+            try:
+                return uvloop.run(worker.run(newest))
+            except HarmoniaError as error:
+                if worker.has_served:
+                    raise
+                _log.error("a worker begins as before the last reload, because of this: %s", error)
+        begins_with = self._newest if self.reloads.taken == newest else self._taken
+        return uvloop.run(worker_of(begins_with).run(self.reloads.taken))
+
+    def add(self, wanted: Settings) -> None:
+        """Begin a reload with these."""
+        if self.reloads.taken == self.reloads.begun:
+            self._taken = self._newest
+        self._newest = wanted
+        self.reloads.begin()
+
+
 def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config]) -> int:
     """Serve until SIGTERM or SIGINT; the exit status.
 
@@ -53,7 +86,8 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     """
     certificate = _certificate(config)
     # After everything else that may be wrong: a start that fails makes no key.
-    first = settings = read_settings(config)
+    first = read_settings(config)
+    read = _Read(first)
     import_parts(config)
     if first.choice.warning is not None:
         _log.warning("%s", first.choice.warning)
@@ -65,20 +99,23 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
 
     def work(lifelines: Lifelines) -> None:
         metrics = board.claim(lifelines.index)
-        worker = Worker(
-            settings,
-            listeners,
-            certificate,
-            lambda: read_settings(_as_started(config, reload())),
-            lifelines,
-            metrics=metrics,
-            rates=rates,
-            application=application,
-        )
-        uvloop.run(worker.run())
+
+        def worker_of(settings: Settings) -> Worker:
+            return Worker(
+                settings,
+                listeners,
+                certificate,
+                lambda: read_settings(_as_started(config, reload())),
+                lifelines,
+                reloads=read.reloads,
+                metrics=metrics,
+                rates=rates,
+                application=application,
+            )
+
+        read.work(worker_of)
 
     def check_reload() -> int | None:
-        nonlocal settings
         systemd.notify(*systemd.reloading())
         try:
             changed = reload()
@@ -94,10 +131,9 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
         finally:
             systemd.notify(systemd.READY)
         _warn_of_what_needs_a_restart(config, changed)
-        # A worker that is started from now on, in the place of one that crashed, begins with these.
-        settings = wanted
-        log.set_level(settings.config.log_level)
-        return settings.config.workers
+        read.add(wanted)
+        log.set_level(wanted.config.log_level)
+        return wanted.config.workers
 
     watchdog = systemd.watchdog_seconds(os.environ)
     supervisor = Supervisor(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.runtime.lasting import lasting
 from harmonia_py.server import log
-from harmonia_py.server.lifelines import Lifelines
+from harmonia_py.server.lifelines import Lifelines, Reloads
 from harmonia_py.server.listen import Certificate, Listener
 from harmonia_py.web.admission.access_log import AccessLog
 from harmonia_py.web.admission.rate_limit import RateTable
@@ -117,9 +117,13 @@ class Worker:
         certificate: shown to clients; None for HTTP without TLS.
         read_again: reads the settings, in a thread.
         lifelines: tie it to its supervisor.
+        reloads: where it notes which reload it has taken.
         metrics: the counters of this process.
         rates: the requests of clients to all workers together.
         application: has not served yet.
+
+    Attributes:
+        has_served: whether it has come so far.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Worker:
         read_again: Callable[[], Settings],
         lifelines: Lifelines,
         *,
+        reloads: Reloads,
         metrics: Metrics,
         rates: RateTable,
         application: web.Application,
@@ -139,6 +144,7 @@ class Worker:
         self._certificate = certificate
         self._read_again = read_again
         self._lifelines = lifelines
+        self._reloads = reloads
         self._metrics = metrics
         self._rates = rates
         self._application = application
@@ -150,35 +156,30 @@ class Worker:
         self._rooms = Rooms() if self._housekeeping else None
         self._catalog = WorkerCatalog(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
         self._catalog_failure = ""
+        self.has_served = False
 
-    async def run(self) -> None:
-        """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish."""
+    async def run(self, number: int) -> None:
+        """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish.
+
+        Args:
+            number: of the reload that has read the settings.
+        """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         # The other end closes with the supervisor: a worker does not outlive it.
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
-        beating = asyncio.create_task(self._beat())
-        node = await self._open(self._settings)
-        self._limit_rooms(self._settings)
-        serving = Serving(*self._served(node, self._settings))
-        works: list[Callable[[], Awaitable[None]]] = [
-            partial(self._keep_configured, serving),
-            partial(self._catalog.do_chores, serving.take_last_uses),
-        ]
-        if self._housekeeping:
-            works.append(self._catalog.take_what_waits)
-        if self._rooms is not None:
-            works.append(self._rooms.run)
-        if self._certificate is not None:
-            works.append(partial(_keep_current, self._certificate))
-        tasks = [beating, *(asyncio.create_task(lasting(work)) for work in works)]
+        tasks = [asyncio.create_task(self._beat())]
         try:
+            node = await self._open(self._settings)
+            self._limit_rooms(self._settings)
+            serving = Serving(*self._served(node, self._settings))
+            tasks += [asyncio.create_task(lasting(work)) for work in self._works(serving)]
             async with self._serve(serving):
+                self.has_served = True
+                self._reloads.take(number)
                 self._lifelines.report_ready()
                 await self._stop.wait()
-                # One that is no longer wanted may finish transfers for long while another one has its place.
-                beating.cancel()
         finally:
             loop.remove_reader(self._lifelines.supervisor_fd)
             for task in tasks:
@@ -186,6 +187,16 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._catalog.aclose()
             await self._pools.aclose()
+
+    def _works(self, serving: Serving) -> Iterator[Callable[[], Awaitable[None]]]:
+        yield partial(self._keep_configured, serving)
+        yield partial(self._catalog.do_chores, serving.take_last_uses)
+        if self._housekeeping:
+            yield self._catalog.take_what_waits
+        if self._rooms is not None:
+            yield self._rooms.run
+        if self._certificate is not None:
+            yield partial(_keep_current, self._certificate)
 
     async def _beat(self) -> None:
         while True:
@@ -262,6 +273,7 @@ class Worker:
                 await self._reload(serving)
 
     async def _reload(self, serving: Serving) -> None:
+        number = self._reloads.begun
         try:
             settings = await asyncio.to_thread(self._read_again)
             if self._certificate is not None:
@@ -273,6 +285,7 @@ class Worker:
         except Exception:  # noqa: BLE001  # after any error the next reload must find this task
             _log.exception("not reloaded")
         else:
+            self._reloads.take(number)
             _log.info("reloaded")
 
     async def _look_for_store(self, serving: Serving) -> None:

@@ -11,7 +11,7 @@ from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.fit import CatalogFit
 from harmonia_py.catalog.pushed_housekeeping import CollectionCounters, PushedHousekeeping
-from harmonia_py.catalog.strays import Strays, discard_strays
+from harmonia_py.catalog.strays import Strays, discard_strays, knows_some, unknown_path
 from harmonia_py.database.transaction import Topic
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.push.static_renewal import StaticRenewal
@@ -70,13 +70,13 @@ def catalog_fit(node: PushNode, *, clock: Callable[[], float] = time.time) -> Ca
     """The check whether the catalog fits the files that `node` has."""
 
     async def discard(now: Timestamp) -> Strays:
-        owner = node.files.owner
-        if owner is not None:  # where there are no files, each catalog fits them
-            await (owner.compare() if await owner.has_files() else owner.check(fits=True))
-        found = await discard_strays(node.blobs, node.catalog.repairs, now=now)
-        if owner is not None and found.unknown is None:
-            await owner.check(fits=True)
-        return found
+        owner, repairs = node.files.owner, node.catalog.repairs
+        if owner is not None and not await owner.compare():
+            if (unknown := await unknown_path(node.blobs, repairs)) is not None:
+                return Strays(0, unknown)
+            # Files without a narinfo do not show whose they are.
+            await owner.check(fits=await knows_some(node.blobs, repairs))
+        return await discard_strays(node.blobs, repairs, now=now)
 
     return CatalogFit(discard, node.catalog.database.collecting, clock=clock)
 

@@ -112,13 +112,14 @@ def test_a_prefix_inside_of_another_keeps_its_files(daemon: Lab, double: S3Doubl
 
 
 def test_a_server_that_was_started_while_the_bucket_was_away_refuses_until_it_is_its_own(
-    make_place: MakePlace, double: S3Double
+    daemon: Lab, make_place: MakePlace, double: S3Double, tmp_path: Path
 ) -> None:
     first, second = make_place("first"), make_place("second")
     with first.server:
         assert first.push() == 0
     before = contents(double)
-    double.fault("GET", MARKER, Fault.ERROR, times=6)  # of two workers
+    second.server = Server(tmp_path / "second", daemon.env, second.settings | {"workers": 1})
+    double.fault("GET", MARKER, Fault.ERROR, times=3)  # the question of the start, which is made again twice
     with second.server as server:
         assert "(InternalError); until that is known, nothing is written" in server.output()
         server.until(
@@ -247,3 +248,22 @@ def test_a_reload_that_would_open_another_catalog_is_refused_by_every_worker(
         for _ in range(8):
             assert b"Priority: 30\n" in server.get("/nix-cache-info").body
             assert server.get("/team/nix-cache-info").status == 404
+
+
+def test_files_of_pushes_that_no_narinfo_names_stay_where_a_wrong_catalog_comes_first(
+    make_place: MakePlace, double: S3Double
+) -> None:
+    """While a bucket is copied there are NARs before there is a narinfo: a new catalog took all of them for garbage."""
+    first, second = make_place("first"), make_place("second")
+    with first.server:
+        assert first.push() == 0
+        first.server.until(lambda: any(key.endswith(".narinfo") for key in contents(double)))
+    for key in [MARKER, *(key for key in contents(double) if key.endswith(".narinfo"))]:
+        del double.objects[key]
+    before = contents(double)
+    with second.server as server:
+        server.until(lambda: "has files and belongs to no catalog" in server.output())
+        assert second.push() != 0
+    done = second.machine.run("gc", *second.config)
+    assert done.returncode == 1
+    assert contents(double) == before

@@ -87,3 +87,25 @@ def test_the_next_reload_is_taken_and_workers_that_replace_others_have_it(
         assert server.get("/team/nix-cache-info").status == 200
         assert server.get("/new/nix-cache-info").status == 200
     assert server.output().count("not reloaded") == 1
+
+
+def test_workers_that_replace_those_that_have_refused_begin_as_before(
+    daemon: Lab, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The supervisor took what it could read: workers that it started then ended at once, and nothing served."""
+    del settings["caches"]
+    (tmp_path / "file").touch()
+    with Server(tmp_path, daemon.env, settings) as server:
+        no_directory = {"state_directory": str(tmp_path / "file" / "state"), "caches": {"team": {}}, "priority": 7}
+        (server.root / "harmonia.toml").write_text(tomli_w.dumps(settings | no_directory))
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.output().count("not reloaded: ") == 2)
+        kill_workers(server)
+        server.until(lambda: server.output().count("a worker begins as before the last reload") == 2)
+        for _ in range(8):
+            assert b"Priority: 30\n" in server.get("/nix-cache-info").body
+        reload(server, settings | {"priority": 9})
+        kill_workers(server)
+        for _ in range(8):
+            assert b"Priority: 9\n" in server.get("/nix-cache-info").body
+        assert "exit status" not in server.output()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OWNER: Final = ".catalog"
 """The name below a prefix of the object that names its catalog."""
+# Keys of blobs begin with no dot; below such names there may be far more objects than blobs.
+_BEFORE_BLOBS: Final = ".zz"
 
 
 async def pages_of_blobs(store: S3Store) -> "AsyncIterator[list[tuple[BlobKey, ObjectMeta]]]":
@@ -27,7 +29,7 @@ async def pages_of_blobs(store: S3Store) -> "AsyncIterator[list[tuple[BlobKey, O
     Raises:
         StorageError: the bucket cannot tell, or told of an owner after it told of what belongs to that one.
     """
-    pages = store.list()
+    pages = store.list(offset=_BEFORE_BLOBS)
     foreign: tuple[str, ...] = ()
     folders: set[str] = set()
     while True:

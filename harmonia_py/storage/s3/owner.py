@@ -74,7 +74,8 @@ class Owner:
             StorageError: the bucket or the catalog cannot tell, or this catalog may not take the prefix.
         """
         if not self._is_ours:
-            await self._checking.ask(fits)
+            with translated("find out which catalog the bucket belongs to"):
+                await in_time(self._checking.ask(fits))
 
     async def check_at_start(self) -> None:
         """As `compare`; where that cannot be told within seconds, whatever changes the bucket first asks again.
