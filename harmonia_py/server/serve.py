@@ -39,11 +39,11 @@ _STORAGE_SET_AT_START: Final = (
 )
 
 
-class _Read:
-    """The settings with which workers begin that are started later, in the place of one that crashed.
+class _StartSettings:
+    """The settings that a worker begins with, also one that takes the place of another one later.
 
-    These are the newest. Such that no worker has taken, because a disk or a database failed, are tried as well, and
-    then those by which the other workers go on.
+    The newest settings come first. As long as every worker has refused them, because a disk or a database failed, a new
+    worker tries them too, and otherwise begins with the settings that the other workers still serve by.
     """
 
     def __init__(self, first: Settings) -> None:
@@ -87,7 +87,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
     certificate = _certificate(config)
     # After everything else that may be wrong: a start that fails makes no key.
     first = read_settings(config)
-    read = _Read(first)
+    start_settings = _StartSettings(first)
     import_parts(config)
     if first.choice.warning is not None:
         _log.warning("%s", first.choice.warning)
@@ -107,13 +107,13 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
                 certificate,
                 lambda: read_settings(_as_started(config, reload())),
                 lifelines,
-                reloads=read.reloads,
+                reloads=start_settings.reloads,
                 metrics=metrics,
                 rates=rates,
                 application=application,
             )
 
-        read.work(worker_of)
+        start_settings.work(worker_of)
 
     def check_reload() -> int | None:
         systemd.notify(*systemd.reloading())
@@ -131,7 +131,7 @@ def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config
         finally:
             systemd.notify(systemd.READY)
         _warn_of_what_needs_a_restart(config, changed)
-        read.add(wanted)
+        start_settings.add(wanted)
         log.set_level(wanted.config.log_level)
         return wanted.config.workers
 
