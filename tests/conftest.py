@@ -90,6 +90,13 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("HARMONIA_PY_BACKING"):
+        for item in items:
+            if item.get_closest_marker("default_backing"):
+                item.add_marker(pytest.mark.skip(reason="of the default backing"))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
     """Let go of the servers of a test: aiohttp remembers the middlewares of a thousand, with all that they had."""

@@ -62,6 +62,7 @@ def place(tmp_path: FilePath) -> Iterator[Place]:
     place.tree.close()
 
 
+@pytest.mark.default_backing
 def test_a_server_of_attic_moves_and_its_clients_notice_nothing(daemon: Lab, tmp_path: FilePath) -> None:
     place = Place(tmp_path)
     key = SecretKey.generate("team")

@@ -17,6 +17,7 @@ def realise(client: Client, url: str, public_key: str, path: str) -> None:
     client.nix_store("--realise", path, *arguments)
 
 
+@pytest.mark.default_backing
 @pytest.mark.parametrize(
     ("settings", "bind"),
     [({"bind": "127.0.0.1:0"}, None), ({}, "127.0.0.1:0"), (None, "127.0.0.1:0")],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import prefork
+import pytest
 from lab import Lab
 from server import Server
 
@@ -76,6 +77,7 @@ class Readers:
                 thread.join()
 
 
+@pytest.mark.default_backing
 def test_a_cache_with_content_is_switched_on_and_off_while_clients_read(lab: Lab, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with Server(tmp_path, lab.env, settings_of(lab, state, "files")) as server:

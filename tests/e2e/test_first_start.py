@@ -79,6 +79,7 @@ def test_the_generated_key_is_private_and_kept(daemon: Lab, tmp_path: Path) -> N
     assert printed[0] == printed[1]
 
 
+@pytest.mark.default_backing
 def test_a_configuration_file_does_not_end_signing(daemon: Lab, tmp_path: Path) -> None:
     """With a file, even that which check-config had printed, nothing was signed any more from the next restart on."""
     target = f"/{daemon.closure.top.hash_part}.narinfo"
@@ -98,6 +99,7 @@ def test_a_configuration_file_does_not_end_signing(daemon: Lab, tmp_path: Path) 
         assert b"\nSig: " not in server.get(target).body
 
 
+@pytest.mark.default_backing
 def test_a_store_that_comes_after_the_server_is_found(daemon: Lab, tmp_path: Path) -> None:
     """A server that was started before Nix was installed answered 404 until it was reloaded, and did not say so."""
     later = tmp_path / "later"
@@ -128,6 +130,7 @@ def test_a_cache_that_clients_push_to_is_ready_where_there_is_no_nix(daemon: Lab
         server.wait_for(re.compile("the store is here now: .*, through the nix-daemon"))
 
 
+@pytest.mark.default_backing
 def test_the_first_cache_that_a_command_makes_is_ready_where_there_is_no_nix(daemon: Lab, tmp_path: Path) -> None:
     """`/ready` was 503 for ever after `harmonia-py cache create team`, while `/team/nix-cache-info` was 200."""
     nowhere = {"real_nix_store": str(tmp_path / "store"), "daemon_socket": str(tmp_path / "socket")}

@@ -51,6 +51,7 @@ def exchange(server: Server, token: str, **fields: str) -> tuple[int, dict[str, 
         return error.code, json.load(error)
 
 
+@pytest.mark.default_backing
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
 def test_a_job_pushes_with_its_own_token(daemon: Lab, tmp_path: Path, algorithm: str) -> None:
     with (
@@ -91,6 +92,7 @@ def test_the_issuer_has_a_certificate_of_its_own(daemon: Lab, tmp_path: Path) ->
         assert copy(daemon, server, "main", issuer.token(ref="refs/heads/main"), tmp_path)[0] == 0
 
 
+@pytest.mark.default_backing
 def test_a_server_starts_while_its_issuer_is_away(daemon: Lab, tmp_path: Path, issuer: Issuer) -> None:
     """Others ask for the keys when they start, and do not start while the issuer is away."""
     issuer.answers["/jwks"] = Reply(503)
@@ -106,6 +108,7 @@ def test_a_server_starts_while_its_issuer_is_away(daemon: Lab, tmp_path: Path, i
         assert server.get("/main/nix-cache-info").status == 200
 
 
+@pytest.mark.default_backing
 def test_a_reload_takes_other_rules_and_keeps_the_keys(daemon: Lab, tmp_path: Path, issuer: Issuer) -> None:
     with Server(tmp_path, daemon.env, settings(daemon, table_of(issuer, MAIN))) as server:
         token = issuer.token(ref="refs/pull/7/merge")
@@ -198,6 +201,7 @@ def test_what_is_not_exchanged_is_told_why(daemon: Lab, tmp_path: Path, issuer: 
                 assert (answer.code, json.load(answer)) == (400, told)
 
 
+@pytest.mark.default_backing
 def test_a_subject_with_as_many_tokens_as_it_may_have_is_told_to_wait(
     daemon: Lab, tmp_path: Path, issuer: Issuer
 ) -> None:

@@ -113,6 +113,7 @@ def test_what_a_client_gets_of_an_upstream_is_in_the_store_soon_after(
         assert other.run("nix-store", "--dump", str(other.real(lab.closure.top))).stdout == lab.dump(lab.closure.top)
 
 
+@pytest.mark.default_backing
 @pytest.mark.parametrize("trusted_user", ["root", "nobody"])
 def test_what_the_daemon_does_not_trust_stays_outside_and_the_log_says_why_once(
     lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path, trusted_user: str
@@ -159,6 +160,7 @@ def test_a_path_that_comes_before_what_it_refers_to_waits_for_it(
         assert imports(server)["failed"] == 0.0
 
 
+@pytest.mark.default_backing
 def test_a_server_that_asks_no_daemon_says_that_nothing_comes_into_the_store(
     lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path
 ) -> None:
@@ -214,6 +216,7 @@ def collect(lab: Lab) -> list[StorePath]:
     return [path for path in closure(lab) if lab.is_valid(path)]
 
 
+@pytest.mark.default_backing
 def test_a_key_that_is_added_to_nix_conf_is_noticed_after_a_reload(
     lab: Lab, upstream: Nginx, keys: Keys, tmp_path: Path
 ) -> None:
@@ -287,6 +290,7 @@ def test_a_daemon_of_each_version_takes_what_it_trusts_and_nothing_else(
                 assert not any(lab.is_valid(path) for path in closure(lab))
 
 
+@pytest.mark.default_backing
 def test_a_worker_that_is_killed_midway_leaves_the_path_to_its_successor(lab: Lab, keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "large"
     file.write_bytes(bytes(100_000_000))

@@ -118,6 +118,7 @@ def test_only_what_the_roots_need(lab: Lab, added: StorePath, tmp_path: Path) ->
         assert "policy.roots: /nowhere: leads to no store path" in server.output()
 
 
+@pytest.mark.default_backing
 def test_a_policy_that_comes_later_also_holds_for_what_is_kept_and_ready(
     lab: Lab, added: StorePath, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def files(server: Server) -> dict[str, tuple[int, int]]:
     return {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in found}
 
 
+@pytest.mark.default_backing
 def test_a_closure_is_promoted_and_no_bytes_move(daemon: Lab, tmp_path: Path, server: Server, issuer: Issuer) -> None:
     closure, narinfo = daemon.closure, f"/main/{daemon.closure.top.hash_part}.narinfo"
     public_keys = [run_command(server, daemon, "key", "create", name)[-1] for name in ("pulls", "main")]

@@ -43,6 +43,7 @@ def signers(directory: Path) -> set[tuple[str, ...]]:
     return {tuple(sorted(re.findall(r"^Sig: ([^:]+):", text, re.MULTILINE))) for text in texts}
 
 
+@pytest.mark.default_backing
 def test_nginx_serves_what_was_pushed_when_the_server_is_gone_under_the_keys_of_now(
     pushed: Server, lab: Lab, machine: Machine, tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_nginx_serves_what_was_pushed_when_the_server_is_gone_under_the_keys_of_
             assert client.run("nix-store", "--dump", str(client.real(path))).stdout == lab.dump(path)
 
 
+@pytest.mark.default_backing
 def test_listings_are_read_from_nginx_when_the_server_is_gone_and_come_with_the_renewal_of_narinfos(
     pushed: Server, lab: Lab, machine: Machine, tmp_path: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_listings_are_read_from_nginx_when_the_server_is_gone_and_come_with_the_
         assert set(infos.split()) == {lab.full(path) for path in paths}
 
 
+@pytest.mark.default_backing
 def test_a_key_that_changed_while_no_server_ran_is_noticed_at_the_start(
     pushed: Server, lab: Lab, machine: Machine, tmp_path: Path
 ) -> None:

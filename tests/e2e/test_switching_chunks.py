@@ -133,6 +133,7 @@ class Clients:
                 thread.join()
 
 
+@pytest.mark.default_backing
 def test_chunks_are_switched_on_off_and_on_by_reloads_while_clients_read_and_push(lab: Lab, tmp_path: Path) -> None:
     """The job looked at what caches want once a minute alone, and missed a setting that came after its first look."""
     state = tmp_path / "state"

@@ -104,6 +104,7 @@ class Readers:
                 thread.join()
 
 
+@pytest.mark.default_backing
 def test_chunks_of_a_mirror_are_switched_on_off_and_on_by_reloads_while_clients_read(lab: Lab, tmp_path: Path) -> None:
     with (
         Nginx(tmp_path, written(tmp_path / "upstream")) as nginx,

@@ -226,6 +226,7 @@ async def test_a_megabyte_is_not_read_for_a_client_that_may_push_nothing(server:
         assert (answer.status, answer.json["error"]) == refusal
 
 
+@pytest.mark.default_backing
 async def test_an_upload_that_is_cut(server: PushServer) -> None:
     text = json.dumps(described())
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
