@@ -48,6 +48,7 @@ class StaticSide:
         blobs: takes the files.
         listings: writes the listings of its paths.
         errors: says errors of ours, of all static sides.
+        discard: lists keys for the collector to delete, or to write anew where readers see their paths.
 
     Attributes:
         cache: which.
@@ -63,6 +64,7 @@ class StaticSide:
         blobs: BlobStore,
         listings: StaticListings,
         errors: RareWarning,
+        discard: Callable[[Sequence[BlobKey]], Awaitable[object]],
     ) -> None:
         self.cache = cache
         self._name = name
@@ -71,6 +73,7 @@ class StaticSide:
         self._blobs = blobs
         self._listings = listings
         self._errors = errors
+        self._discard = discard
         self._has_cache_info = False
 
     async def write(
@@ -78,7 +81,7 @@ class StaticSide:
     ) -> Mapping[HashPart, BlobKey | HarmoniaError]:
         """Write the listings of published paths, then their narinfos, signed as readers get them.
 
-        One question to the catalog and one to the disk serve all paths. With `is_renewal` only signatures may have
+        Two questions to the catalog and one to the disk serve all paths. With `is_renewal` only signatures may have
         changed: a listing that is there stays.
 
         Returns:
@@ -94,7 +97,18 @@ class StaticSide:
         listings = await self._listings_of(objects, is_renewal=is_renewal)
         writings = (self._try_to_write(stored, listings.get(hash_part)) for hash_part, stored in objects.items())
         places = zip(objects, await asyncio.gather(*writings), strict=True)
-        return {hash_part: place for hash_part, place in places if place is not None}
+        written = {hash_part: place for hash_part, place in places if place is not None}
+        await self._discard_gone(written)
+        return written
+
+    async def _discard_gone(self, written: Collection[HashPart]) -> None:
+        """Have the collector delete what was written while the row went: no lock holds both together.
+
+        To the next start it would look as if the catalog was older than the files.
+        """
+        here = {stored.hash_part for stored in await self._objects.objects(self.cache, written)} if written else set()
+        if gone := [self._key(hash_part, is_chunked=False) for hash_part in written if hash_part not in here]:
+            await self._discard(gone)
 
     async def _listings_of(
         self, objects: Mapping[HashPart, StoredObject], *, is_renewal: bool

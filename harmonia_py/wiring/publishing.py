@@ -1,12 +1,13 @@
 """The pushes to each cache, put together from the things that a process has open."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CHUNKS, CacheRow
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -168,7 +169,11 @@ class Publishing:
             blobs=self._node.blobs,
             listings=self._static_listings,
             errors=self._static_errors,
+            discard=self._discard,
         )
+
+    async def _discard(self, keys: Sequence[BlobKey]) -> None:
+        await self._node.catalog.repairs.discard(keys, garbage_from=self._node.now())
 
     def _publisher(
         self, catalog: PushPorts, row: CacheRow, find_elsewhere: FindElsewhere, *, trusts_all: bool = False

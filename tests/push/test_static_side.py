@@ -106,6 +106,34 @@ async def test_a_narinfo_that_is_renewed_while_it_is_written_is_never_there_with
     assert {static(REFERENCE), listing(REFERENCE)} <= house.files()
 
 
+async def test_a_narinfo_whose_path_is_deleted_while_it_is_written_goes_as_well(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing named it any more: the next start found a path that the catalog does not have, and collected nothing."""
+    await house.published(GLIBC)
+    cache = await team(house)
+    side = house.server.node.caches.static_side(cache, [])
+    put = type(house.server.node.blobs).put
+
+    async def late(self: Any, key: BlobKey, *arguments: Any, **more: Any) -> None:
+        if key == static(REFERENCE):
+            deletions = house.server.catalog.deletions
+            gone = await deletions.delete(
+                cache.id, [REFERENCE.hash_part], deleted_by="me", despite_pushes=True, now=Timestamp(int(house.clock()))
+            )
+            assert gone.paths
+            await house.look(1)
+            assert static(REFERENCE) not in house.files()
+        await put(self, key, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(house.server.node.blobs), "put", late)
+        await side.write([REFERENCE.hash_part])
+    assert static(REFERENCE) in house.files()
+    await house.look(2)
+    assert static(REFERENCE) not in house.files()
+
+
 async def test_a_narinfo_that_cannot_be_renewed_goes_before_the_bytes_that_it_may_name(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
