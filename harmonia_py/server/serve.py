@@ -19,8 +19,9 @@ from harmonia_py.server import log, systemd
 from harmonia_py.server.banner import banner
 from harmonia_py.server.lifelines import Lifelines, Reloads
 from harmonia_py.server.listen import Certificate, Listener
+from harmonia_py.server.settings import Settings, read_settings
 from harmonia_py.server.supervisor import Supervisor
-from harmonia_py.server.worker import Settings, Worker, read_settings
+from harmonia_py.server.worker import Worker
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import make_application
 from harmonia_py.wiring.parts import import_parts

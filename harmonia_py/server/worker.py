@@ -7,40 +7,32 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from aiohttp import web
-from msgspec import Struct
 from msgspec.structs import replace
 
-from harmonia_py.cache.access import Authenticator, Generation
+from harmonia_py.cache.access import Generation
 from harmonia_py.cache.caches import Caches
-from harmonia_py.cache.tokens import Tokens
-from harmonia_py.catalog.caches import CHUNKS
-from harmonia_py.catalog.key_encryption import KeyEncryption
 from harmonia_py.catalog.quota import Limits as StorageLimits
 from harmonia_py.catalog.rooms import Rooms
-from harmonia_py.chunks.installed import check_installed
-from harmonia_py.config import key_files, token_file
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Metrics
-from harmonia_py.nix.signing import SecretKey
 from harmonia_py.runtime.lasting import lasting
 from harmonia_py.server import log
 from harmonia_py.server.lifelines import Lifelines, Reloads
 from harmonia_py.server.listen import Certificate, Listener
+from harmonia_py.server.settings import Settings
 from harmonia_py.web.admission.access_log import AccessLog
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
 from harmonia_py.web.state import AdministrationOf, PushesOf, Serving, ServingSettings
 from harmonia_py.wiring.access import authenticators, token_exchange
-from harmonia_py.wiring.attic_tokens import attic_tokens
 from harmonia_py.wiring.node import Node
 from harmonia_py.wiring.pools import Pools
 from harmonia_py.wiring.serving_settings import clients_of, limits_of, serving_settings_of
-from harmonia_py.wiring.store_choice import StoreChoice, Way, choose_store
+from harmonia_py.wiring.store_choice import Way, choose_store
 from harmonia_py.wiring.worker_catalog import WorkerCatalog
 
 _log = logging.getLogger(__name__)
@@ -50,41 +42,6 @@ _CERTIFICATE_SECONDS: Final = 5.0
 # How often is looked for a store while there is none, and for a catalog: a connection that is refused, and a file that
 # is not there, in a thread.
 _LOOK_SECONDS: Final = 2.0
-
-
-class Settings(Struct, frozen=True):
-    """A configuration, and what it says about this machine."""
-
-    config: Config
-    secret_keys: list[SecretKey]
-    choice: StoreChoice
-    tokens: Tokens | None
-    key_encryption: KeyEncryption | None
-    attic: Authenticator | None
-
-
-def read_settings(config: Config) -> Settings:
-    """Read every file that `config` names, and look for the store. A signing key that is missing is made.
-
-    Raises:
-        ConfigError: a file that cannot be read or written, or a library that is not installed.
-    """
-    if config.upstream:
-        from harmonia_py.wiring.upstreams import check_upstreams  # noqa: PLC0415  # see `wiring/parts`
-
-        check_upstreams(config)
-    has_chunks = any(table.deduplicate == CHUNKS for table in config.caches.values())
-    if has_chunks or (config.upstream and config.mirror.deduplicate == CHUNKS):
-        check_installed()
-    if config.oidc:
-        from harmonia_py.wiring.oidc import check_issuers  # noqa: PLC0415  # as above
-
-        check_issuers(config)
-    opened_by = token_file.read_tokens(Path(config.token_file), os.environ) if config.token_file is not None else None
-    secret_keys = key_files.read_signing_keys(config, os.environ, make=True)
-    key_encryption = key_files.read_key_encryption(config, os.environ)
-    attic = attic_tokens(config, os.environ)
-    return Settings(config, secret_keys, choose_store(config), opened_by, key_encryption, attic)
 
 
 def _access_log(config: Config) -> AccessLog | None:
@@ -123,7 +80,7 @@ class Worker:
         application: has not served yet.
 
     Attributes:
-        has_served: whether it has come so far.
+        has_served: whether it has begun to serve.
     """
 
     def __init__(
