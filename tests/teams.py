@@ -23,6 +23,7 @@ from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.errors import NotAuthenticated, StorageError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.store_path import StoreDir
+from harmonia_py.web.admission.clients import Clients
 from harmonia_py.web.state import ServingSettings
 
 PUBLIC: Final = {"open": True, "team": False, "other": False}
@@ -117,7 +118,9 @@ class TeamServer(Served):
 
 
 @asynccontextmanager
-async def served_teams(public: Mapping[str, bool] | None = None) -> AsyncIterator[TeamServer]:
+async def served_teams(
+    public: Mapping[str, bool] | None = None, *, clients: Clients | None = None
+) -> AsyncIterator[TeamServer]:
     teams = Teams(dict(PUBLIC if public is None else public))
     generation = Generation()
     tokens = FakeTokens(generation)
@@ -126,6 +129,7 @@ async def served_teams(public: Mapping[str, bool] | None = None) -> AsyncIterato
         settings=ServingSettings(authenticators=[tokens]),
         others=teams.find,
         generation=generation,
+        clients=clients,
     )
     server.teams, server.tokens, server.generation = teams, tokens, generation
     async with server as served:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import Server
 from serving import PATH, TIME_LIMIT, FakeSource, Served, read_answer
+from teams import served_teams
 from waiting import eventually
 
 from harmonia_py.cache.found import Found
@@ -518,6 +519,20 @@ class TestTooManyRequests:
             assert 1 <= int(answer.headers["Retry-After"]) <= 1000
             assert answer.headers["Cache-Control"] == "no-store"
             assert (await served.get("/health")).status == 200
+
+    async def test_a_token_that_is_revoked_while_a_push_waits_for_its_turn_is_not_good(self) -> None:
+        """It was known from a request before, and was looked at as it had been before the wait."""
+        clients = Clients(limiter=RateLimiter(RateTable(), rate=2, burst=1, group_of=group_of))
+        async with served_teams(clients=clients) as served, asyncio.timeout(TIME_LIMIT):
+            known = await served.get("/team/nix-cache-info", {"Authorization": "Bearer reader"})
+            assert known.status == 200
+            reader, writer = await served.connect()
+            lines = ["PUT /team/push/nix-cache-info HTTP/1.1", "Host: x", "User-Agent: curl/8.14.1 Nix/2.8.0"]
+            writer.write("\r\n".join([*lines, "Authorization: Bearer reader", "Content-Length: 1", "", "x"]).encode())
+            await asyncio.sleep(0.2)
+            served.tokens.revoke("reader")
+            assert (await read_answer(reader)).status == 401
+            writer.close()
 
     async def test_ready_answers_count_as_well(self) -> None:
         async with self.limited(5) as served:
