@@ -145,7 +145,8 @@ class FileTransfer:
         limit = self._next + PORTION_BYTES
         try:
             while self._first:
-                self._first = self._first[os.write(self._fd, self._first) :]
+                # A view of nothing that is left would hold all that has been sent for as long as the transfer takes.
+                self._first = self._first[os.write(self._fd, self._first) :] or memoryview(b"")
             while self._next < self._end:
                 if self._next >= limit:
                     self._unwatch()

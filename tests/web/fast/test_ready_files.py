@@ -3,9 +3,11 @@
 import asyncio
 import errno
 import os
+import socket
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,26 @@ async def ready(server: Served) -> Answer:
     answer = await server.get(url_of(server.source))
     await eventually(lambda: len(server.source.asked) == 2)
     return answer
+
+
+async def test_a_download_that_its_client_does_not_read_holds_no_part_of_the_file(disk_path: Path) -> None:
+    clients = 20
+    async with served(disk_path, 16 * MIB) as server:
+        await ready(server)
+        request = f"GET {url_of(server.source)} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        loop = asyncio.get_running_loop()
+        tracemalloc.start()
+        try:
+            with ExitStack() as connections:
+                for _ in range(clients):
+                    client = connections.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                    client.setblocking(False)
+                    await loop.sock_sendall(client, request)
+                    assert await loop.sock_recv(client, 1)
+                held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < clients * ready_file.FIRST_BYTES / 2
 
 
 @pytest.mark.parametrize("size", [1, 1000, ready_file.FIRST_BYTES, ready_file.FIRST_BYTES + 1, 5 * MIB + 3])
