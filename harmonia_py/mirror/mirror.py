@@ -195,9 +195,13 @@ class Mirror:
             return await self._stale(entry, error)
         if found is not None:
             return found.published()
-        if entry is not None and await self._is_kept(entry):
-            # The upstream has collected it; here it is verified and kept, so clients still get it.
-            return entry.published()
+        if entry is not None:
+            if await self._is_kept(entry):
+                # The upstream has collected it; here it is verified and kept, so clients still get it.
+                return entry.published()
+            newer = self.index.newer_than(entry)
+            if newer is not None:  # another request has got it while the storage was asked
+                return newer.published()
         self.index.forget(hash_part)
         self.index.note_absent(hash_part)
         return None

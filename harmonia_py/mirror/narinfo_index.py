@@ -93,6 +93,11 @@ class NarinfoIndex:
         """As `find`, for the upstream's narinfo alone: whether its NAR is kept may have changed."""
         return self._present.get(hash_part) or await self.find(hash_part)
 
+    def newer_than(self, entry: IndexedNarInfo) -> IndexedNarInfo | None:
+        """The narinfo of the same path that this process has got since `entry`."""
+        present = self._present.get(entry.narinfo.path_info.store_path.hash_part)
+        return present if present is not None and present.fetched > entry.fetched else None
+
     def _is_known(self, entry: IndexedNarInfo) -> bool:
         """Whether what the entry says of the kept file is still right, so that no look is needed."""
         self._kept.epochs()

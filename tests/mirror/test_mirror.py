@@ -801,6 +801,31 @@ class TestStale:
             assert found is not None
             assert found.origin.label == "kept"
 
+    async def test_an_absence_that_was_told_before_does_not_hide_what_has_come_since(
+        self, upstream: FaultUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the storage was asked for the file, another request got the narinfo: it was forgotten for 30 s."""
+        one = package()
+        upstream.answers[f"/{one.hash_part}.narinfo"] = body(one.narinfo_text, Cache_Control="max-age=0")
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            assert await mirror.narinfo(one.hash_part) is not None
+            upstream.answers.clear()
+            has, asked, go_on = mirror._kept.has, asyncio.Event(), asyncio.Event()
+
+            async def has_slowly(key: BlobKey) -> bool:
+                asked.set()
+                await go_on.wait()
+                return await has(key)
+
+            monkeypatch.setattr(mirror._kept, "has", has_slowly)
+            first = asyncio.create_task(mirror.narinfo(one.hash_part))
+            await asked.wait()
+            upstream.serve(one)
+            assert await mirror.narinfo(one.hash_part) is not None
+            go_on.set()
+            assert await first is not None
+            assert await mirror.narinfo(one.hash_part) is not None
+
     async def test_offline_serves_what_is_kept_and_asks_nobody(self, upstream: FaultUpstream, tmp_path: Path) -> None:
         one, other = package(1), package(2)
         upstream.serve(one, other)
