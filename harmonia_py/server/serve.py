@@ -21,7 +21,7 @@ from harmonia_py.server.lifelines import Lifelines, Reloads
 from harmonia_py.server.listen import Certificate, Listener
 from harmonia_py.server.settings import Settings, read_settings
 from harmonia_py.server.supervisor import Supervisor
-from harmonia_py.server.worker import Worker
+from harmonia_py.server.worker import Reload, Worker
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import make_application
 from harmonia_py.wiring.parts import import_parts
@@ -62,8 +62,10 @@ class _StartSettings:
                 if worker.has_served:
                     raise
                 _log.error("a worker begins as before the last reload, because of this: %s", error)
-        begins_with = self._newest if self.reloads.taken == newest else self._taken
-        return uvloop.run(worker_of(begins_with).run(self.reloads.taken))
+        taken = self.reloads.taken
+        if taken == newest:
+            return uvloop.run(worker_of(self._newest).run(newest))
+        return uvloop.run(worker_of(self._taken).run(taken, Reload(newest, self._newest)))
 
     def add(self, wanted: Settings) -> None:
         """Begin a reload with these."""

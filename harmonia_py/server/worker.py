@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from aiohttp import web
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.access import Generation
@@ -42,6 +43,20 @@ _CERTIFICATE_SECONDS: Final = 5.0
 # How often is looked for a store while there is none, and for a catalog: a connection that is refused, and a file that
 # is not there, in a thread.
 _LOOK_SECONDS: Final = 2.0
+# How often a reload is tried again that could not be opened: it takes as long as a start, and asks a bucket.
+_RETRY_SECONDS: Final = 5.0
+
+
+class Reload(Struct, frozen=True):
+    """The settings that a reload has read.
+
+    Attributes:
+        number: of the reload.
+        settings: that it has read.
+    """
+
+    number: int
+    settings: Settings
 
 
 def _access_log(config: Config) -> AccessLog | None:
@@ -113,14 +128,19 @@ class Worker:
         self._rooms = Rooms() if self._housekeeping else None
         self._catalog = WorkerCatalog(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
         self._catalog_failure = ""
+        # The last reload while this worker does not serve by it, and why it does not.
+        self._refused: Reload | None = None
+        self._refusal = ""
         self.has_served = False
 
-    async def run(self, number: int) -> None:
+    async def run(self, number: int, refused: Reload | None = None) -> None:
         """Serve. Transfers that run at SIGTERM get `shutdown_timeout` seconds to finish.
 
         Args:
             number: of the reload that has read the settings.
+            refused: a later reload that could not be opened, and is tried again.
         """
+        self._refused = refused
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
@@ -218,32 +238,59 @@ class Worker:
     async def _keep_configured(self, serving: Serving) -> None:
         """Reload when that is wanted, and look now and then for a store and a catalog while there is none."""
         while True:
-            waits = self._settings.choice.may_change or self._catalog.ports is None
             try:
-                async with asyncio.timeout(_LOOK_SECONDS if waits else None):
+                async with asyncio.timeout(self._patience()):
                     await self._reload_wanted.wait()
             except TimeoutError:
+                if self._refused is not None:
+                    await self._take(self._refused, serving)
                 await self._look_for_store(serving)
-                await self._look_for_catalog(serving)
+                if self._refused is None:  # otherwise a catalog may be one that the reload has begun to make
+                    await self._look_for_catalog(serving)
             else:
                 self._reload_wanted.clear()
                 await self._reload(serving)
 
+    def _patience(self) -> float | None:
+        """Seconds until there is something to be tried again, or looked for; None for nothing."""
+        if self._refused is not None:
+            return _RETRY_SECONDS
+        return _LOOK_SECONDS if self._settings.choice.may_change or self._catalog.ports is None else None
+
     async def _reload(self, serving: Serving) -> None:
         number = self._reloads.begun
+        self._refused, self._refusal = None, ""
         try:
             settings = await asyncio.to_thread(self._read_again)
             if self._certificate is not None:
                 # One that has been replaced is shown also when the rest is refused: `_keep_current` would show it soon.
                 self._certificate.renew()
-            await self._serve_by(settings, serving)
-        except HarmoniaError as error:
-            _log.error("not reloaded: %s", "; ".join(str(error).splitlines()))  # the message is meant for people
-        except Exception:  # noqa: BLE001  # after any error the next reload must find this task
-            _log.exception("not reloaded")
+        except Exception as error:  # noqa: BLE001  # after any error the next reload must find this task
+            self._log_refusal(error)
         else:
-            self._reloads.take(number)
+            await self._take(Reload(number, settings), serving)
+
+    async def _take(self, reload: Reload, serving: Serving) -> None:
+        """Serve by what a reload has read; while a disk, a database or a bucket fails, it is tried again."""
+        try:
+            await self._serve_by(reload.settings, serving)
+        except Exception as error:  # noqa: BLE001  # as in `_reload`
+            self._refused = reload
+            self._log_refusal(error)
+        else:
+            self._refused = None
+            self._reloads.take(reload.number)
             _log.info("reloaded")
+
+    def _log_refusal(self, error: Exception) -> None:
+        words = "; ".join(str(error).splitlines())
+        if words == self._refusal:  # tried again, to no other end
+            return
+        self._refusal = words
+        if isinstance(error, HarmoniaError):
+            _log.error("not reloaded: %s", words)  # the message is meant for people
+        else:
+            _log.error("not reloaded", exc_info=error)
 
     async def _look_for_store(self, serving: Serving) -> None:
         """Serve the local store as soon as there is one: the server may have been started before Nix was installed."""

@@ -109,3 +109,29 @@ def test_workers_that_replace_those_that_have_refused_begin_as_before(
         for _ in range(8):
             assert b"Priority: 9\n" in server.get("/nix-cache-info").body
         assert "exit status" not in server.output()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_reload_is_tried_again_until_it_can_be_opened(
+    daemon: Lab, tmp_path: Path, settings: dict[str, Any], *, killed: bool
+) -> None:
+    """What failed for a moment was refused until the next SIGHUP: a token that was taken away was good until then."""
+    del settings["caches"]
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    with Server(tmp_path, daemon.env, settings) as server:
+        wanted = {"state_directory": str(in_the_way / "state"), "caches": {"team": {}}, "priority": 7}
+        (server.root / "harmonia.toml").write_text(tomli_w.dumps(settings | wanted))
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.output().count("not reloaded: ") == 2)
+        if killed:
+            kill_workers(server)
+            server.until(lambda: server.output().count("a worker begins as before the last reload") == 2)
+        in_the_way.unlink()
+        server.until(lambda: server.output().count("info: reloaded") == 2)
+        for _ in range(8):
+            assert b"Priority: 7\n" in server.get("/nix-cache-info").body
+        kill_workers(server)
+        for _ in range(8):
+            assert b"Priority: 7\n" in server.get("/nix-cache-info").body
+        assert killed or server.output().count("not reloaded: ") == 2, "each worker says it once"
