@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -29,9 +29,13 @@ RECIPE = Recipe("mirror", ("python3",), 2_000, 256 * MIB, 100, 3 << 30)
 _GIGABIT = "125m"
 _SMALL_BYTES = 256 * 1024
 _LOCAL = "local store"
+_UPSTREAM = "nginx"
 _MB = 1e6
 # Downloading directly is to be at most a tenth faster.
 _GOAL = 0.9
+
+Trees = Mapping[str, Path]
+"""What is measured, by the name it has in the table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,9 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30, help="measure no longer than this (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes of each server (%(default)s)")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, of %(default)s")
-    parser.add_argument("--tree", type=Path, default=PROJECT, help="the tree that is measured (this one)")
+    parser.add_argument(
+        "--tree", action="append", default=[], metavar="NAME=DIR", help="another version of this project"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory for mirror.md (%(default)s)")
     options = parser.parse_args(arguments)
+    for text in options.tree:
+        if "=" not in text:
+            parser.error(f"NAME=DIR is meant, not {text!r}")
     begin, load = time.monotonic(), os.getloadavg()[0]
 
     def say(text: str) -> None:
@@ -79,8 +88,9 @@ def _measure(options: argparse.Namespace, built: Closure, say: Callable[[str], N
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harmonia-bench-")))
         executor = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         socket = stack.enter_context(built.store.daemon(directory))
-        tree = servers.snapshot(options.tree, directory / "tree")
-        local = servers.harmonia_py(built, socket, tree, _LOCAL)
+        given = {report.MEASURED: str(PROJECT)} | dict(text.split("=", 1) for text in options.tree)
+        trees = {name: servers.snapshot(Path(tree), directory / f"tree-{name}") for name, tree in given.items()}
+        local = servers.harmonia_py(built, socket, trees[report.MEASURED], _LOCAL)
         bench = Bench(
             built,
             [local],
@@ -94,19 +104,21 @@ def _measure(options: argparse.Namespace, built: Closure, say: Callable[[str], N
             for form in FORMS:
                 say(f"{name}, {form}")
                 try:
-                    yield from SECTIONS[name](bench, tree, form)
+                    yield from SECTIONS[name](bench, trees, form)
                 except OutOfTimeError as error:
                     say(str(error))
                     return
 
 
-def _pairs(bench: Bench, tree: Path, form: str, limit: str = "") -> Iterator[tuple[Server, Server]]:
-    """The upstream, and for each round a mirror of it that has just started and keeps nothing."""
+def _servers(bench: Bench, trees: Trees, form: str, limit: str = "") -> Iterator[Server]:
+    """For each round the upstream, and mirrors of it that have just started, one after the other, and keep nothing."""
     setting = Setting(form, bench.workers)
     with bench.running(servers.nginx(bench.closure, limit=limit), setting) as upstream:
         for _ in bench.rounds():
-            with bench.running(servers.mirror(bench.closure, upstream.url, tree), setting) as mirror:
-                yield upstream, mirror
+            yield upstream
+            for name, tree in trees.items():
+                with bench.running(servers.mirror(bench.closure, upstream.url, tree, name), setting) as mirror:
+                    yield mirror
 
 
 def _resolve(bench: Bench, server: Server, form: str) -> Target:
@@ -115,60 +127,56 @@ def _resolve(bench: Bench, server: Server, form: str) -> Target:
     return target
 
 
-def _large(bench: Bench, tree: Path, form: str, what: str, limit: str = "") -> Iterator[Sample]:
+def _large(bench: Bench, trees: Trees, form: str, what: str, limit: str = "") -> Iterator[Sample]:
     """The path of one large file, over one connection."""
     case = Case("cold", f"{form}, {what}", "MB/s", more_is_better=True, goal=Goal(_GOAL))
-    for pair in _pairs(bench, tree, form, limit):
-        for server in pair:
-            url = bench.nar_of(_resolve(bench, server, form), bench.closure.big)
-            with Watch(server.tree) as watch:
-                seconds, size = bench.client(client.drain_all, server.address, [url], 1)
-            yield Sample(case, server.name, size / seconds / _MB, watch.cpu_seconds, watch.peak_pss)
+    for server in _servers(bench, trees, form, limit):
+        url = bench.nar_of(_resolve(bench, server, form), bench.closure.big)
+        with Watch(server.tree) as watch:
+            seconds, size = bench.client(client.drain_all, server.address, [url], 1)
+        yield Sample(case, server.name, size / seconds / _MB, watch.cpu_seconds, watch.peak_pss)
 
 
-def loopback(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
+def loopback(bench: Bench, trees: Trees, form: str) -> Iterator[Sample]:
     """As fast as memory is."""
-    yield from _large(bench, tree, form, "loopback without a limit")
+    yield from _large(bench, trees, form, "loopback without a limit")
 
 
-def gigabit(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
+def gigabit(bench: Bench, trees: Trees, form: str) -> Iterator[Sample]:
     """An upstream that gives 1 Gbit/s to each connection."""
-    yield from _large(bench, tree, form, "upstream at 1 Gbit/s", _GIGABIT)
+    yield from _large(bench, trees, form, "upstream at 1 Gbit/s", _GIGABIT)
 
 
-def nix(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
+def nix(bench: Bench, trees: Trees, form: str) -> Iterator[Sample]:
     """A real client copies the closure into an empty store."""
     case = Case("nix copy", f"{form}, the whole closure", "s", goal=Goal(round(1 / _GOAL, 2)))
-    for pair in _pairs(bench, tree, form):
-        for server in pair:
-            bench.check_time()
-            with Watch(server.tree) as watch:
-                seconds = nix_client.copy_closure(bench, server)
-            yield Sample(case, server.name, seconds, watch.cpu_seconds, watch.peak_pss)
+    for server in _servers(bench, trees, form):
+        bench.check_time()
+        with Watch(server.tree) as watch:
+            seconds = nix_client.copy_closure(bench, server)
+        yield Sample(case, server.name, seconds, watch.cpu_seconds, watch.peak_pss)
 
 
-def first(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
+def first(bench: Bench, trees: Trees, form: str) -> Iterator[Sample]:
     """Time to first byte of every NAR of the closure, one after the other."""
     sizes = ("up to 256 KiB", "larger")
     found: dict[tuple[str, str], list[float]] = {}
-    names = []
-    for pair in _pairs(bench, tree, form):
-        names = [server.name for server in pair]
-        for server in pair:
-            target = _resolve(bench, server, form)
-            lengths = _file_sizes(server, target)
-            for url, seconds in zip(
-                target.nars, bench.client(client.first_bytes, server.address, target.nars), strict=True
-            ):
-                size = sizes[lengths[url] > _SMALL_BYTES]
-                found.setdefault((server.name, size), []).append(seconds * 1000)
+    for server in _servers(bench, trees, form):
+        target = _resolve(bench, server, form)
+        lengths = _file_sizes(server, target)
+        waits = bench.client(client.first_bytes, server.address, target.nars)
+        for url, seconds in zip(target.nars, waits, strict=True):
+            size = sizes[lengths[url] > _SMALL_BYTES]
+            found.setdefault((server.name, size), []).append(seconds * 1000)
     for size in sizes:
         for percentile in (50, 95):
             case = Case("first byte", f"{form}, {size}, p{percentile}", "ms")
-            values = [quantiles(found[name, size], n=100)[percentile - 1] for name in names]
-            yield from (Sample(case, name, value) for name, value in zip(names, values, strict=True))
+            values = {
+                name: quantiles(times, n=100)[percentile - 1] for (name, of), times in found.items() if of == size
+            }
+            yield from (Sample(case, name, value) for name, value in values.items())
             more = dataclasses.replace(case, what=f"{case.what}, later than upstream", goal=Goal(10, None))
-            yield Sample(more, names[1], values[1] - values[0])
+            yield from (Sample(more, name, values[name] - values[_UPSTREAM]) for name in trees if name in values)
 
 
 def _file_sizes(server: Server, target: Target) -> dict[str, int]:
@@ -180,7 +188,7 @@ def _file_sizes(server: Server, target: Target) -> dict[str, int]:
     return sizes
 
 
-def warm(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
+def warm(bench: Bench, trees: Trees, form: str) -> Iterator[Sample]:
     """What is kept, beside the zstd files that are kept of the local store."""
     if form != "zstd":
         return
@@ -188,7 +196,8 @@ def warm(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
     setting = Setting(form, bench.workers)
     with ExitStack() as stack:
         upstream = stack.enter_context(bench.running(servers.nginx(bench.closure), setting))
-        contenders = [servers.mirror(bench.closure, upstream.url, tree), *bench.contenders]
+        mirrors = [servers.mirror(bench.closure, upstream.url, tree, name) for name, tree in trees.items()]
+        contenders = [*mirrors, *bench.contenders]
         running = [stack.enter_context(bench.running(contender, setting)) for contender in contenders]
         targets = [_resolve(bench, server, form) for server in running]
         for target in targets:
@@ -198,7 +207,7 @@ def warm(bench: Bench, tree: Path, form: str) -> Iterator[Sample]:
                 yield bench.time_downloads(case, target, [*target.nars] * 4, 4)
 
 
-Section = Callable[[Bench, Path, str], Iterator[Sample]]
+Section = Callable[[Bench, Trees, str], Iterator[Sample]]
 SECTIONS: dict[str, Section] = {"loopback": loopback, "gigabit": gigabit, "first": first, "nix": nix, "warm": warm}
 
 if __name__ == "__main__":
