@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from enum import Enum
 from typing import Final, Self, TypeVar
 
@@ -106,27 +107,17 @@ async def findings_of(check: Check) -> Sequence[Finding]:
 async def in_thread(call: Callable[[], Value]) -> Value:
     """The result of `call`, run in a thread of its own; the caller, and the program, may end while it still hangs."""
     # The threads of asyncio's own pool are waited for at exit: one dead NFS mount would keep the program for ever.
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Value] = loop.create_future()
-
-    def settle(value: Value | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(value)  # type: ignore[arg-type]  # None is a Value where there is no error
+    future: Future[Value] = Future()
+    future.set_running_or_notify_cancel()  # so that a caller that has gone does not cancel what the thread sets
 
     def run() -> None:
         try:
-            outcome: tuple[Value | None, BaseException | None] = (call(), None)
+            future.set_result(call())
         except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
-            outcome = (None, error)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, *outcome)
+            future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return await future
+    return await asyncio.wrap_future(future)
 
 
 def shown(text: str) -> str:
