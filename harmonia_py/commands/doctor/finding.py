@@ -120,7 +120,12 @@ async def in_thread(call: Callable[[], Value]) -> Value:
     return await asyncio.wrap_future(future)
 
 
+def one_line(text: str) -> str:
+    """`text` on one line, without characters that a terminal takes for commands."""
+    return " ".join(clean(text).split())
+
+
 def shown(text: str) -> str:
     """Text from outside, fit to stand in a line: without control characters, and not too long."""
-    line = " ".join(clean(text).split())
+    line = one_line(text)
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"

@@ -3,15 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harmonia_py.commands.doctor.finding import Finding, Verdict
-from harmonia_py.nix.handshake import clean
+from harmonia_py.commands.doctor.finding import Finding, Verdict, one_line
 
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARNING: "bold yellow", Verdict.FAILURE: "bold red"}
 _VERDICT_WIDTH: Final = 7
@@ -35,7 +34,7 @@ class Report:
         self._sections.append((title, []))
         if not self._as_json:
             self._console.print()
-            self._console.print(Text(_line(title), style="bold"))
+            self._console.print(Text(one_line(title), style="bold"))
 
     def add(self, findings: Sequence[Finding]) -> None:
         """Add findings to the group that was begun last."""
@@ -47,10 +46,9 @@ class Report:
 
     def looking_at(self, name: str) -> AbstractContextManager[object]:
         """Name on a terminal the check that is running, for as long as the context lasts."""
-        status = self._console.status(f"[dim]{name} …[/]", spinner="dots", spinner_style="dim")
         if self._as_json or not self._console.is_terminal:
-            return _Nothing()
-        return status
+            return nullcontext()
+        return self._console.status(f"[dim]{name} …[/]", spinner="dots", spinner_style="dim")
 
     def finish(self) -> int:
         """Print how many findings of each verdict there are, and return the exit status."""
@@ -64,28 +62,22 @@ class Report:
         return 1 if counts[Verdict.FAILURE] else 0
 
 
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def _row(finding: Finding) -> Table:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=_VERDICT_WIDTH + 1, no_wrap=True)
     grid.add_column(width=_CHECK_WIDTH, overflow="fold")
     grid.add_column(overflow="fold")
     style = _STYLES[finding.verdict]
-    grid.add_row(Text(f" {finding.verdict.value}", style), Text(_line(finding.check)), Text(_line(finding.what)))
+    grid.add_row(Text(f" {finding.verdict.value}", style), Text(one_line(finding.check)), Text(one_line(finding.what)))
     if finding.remedy is not None:
-        grid.add_row("", "", Text(f"→ {_line(finding.remedy)}", "cyan"))
+        grid.add_row("", "", Text(f"→ {one_line(finding.remedy)}", "cyan"))
     return grid
 
 
 def _plain(finding: Finding) -> Text:
-    line = f" {finding.verdict.value:{_VERDICT_WIDTH}} {_line(finding.check):{_CHECK_WIDTH}} {_line(finding.what)}"
+    line = f" {finding.verdict.value:{_VERDICT_WIDTH}} {one_line(finding.check):{_CHECK_WIDTH}} {one_line(finding.what)}"
     if finding.remedy is not None:
-        line += f"\n {'':{_VERDICT_WIDTH}} {'':{_CHECK_WIDTH}} → {_line(finding.remedy)}"
+        line += f"\n {'':{_VERDICT_WIDTH}} {'':{_CHECK_WIDTH}} → {one_line(finding.remedy)}"
     return Text(line)
 
 
@@ -107,15 +99,10 @@ def _as_json(sections: Sequence[tuple[str, list[Finding]]], counts: Counter[Verd
                 "section": title,
                 "check": finding.check,
                 "verdict": finding.verdict.value,
-                "what": _line(finding.what),
-                "remedy": None if finding.remedy is None else _line(finding.remedy),
+                "what": one_line(finding.what),
+                "remedy": None if finding.remedy is None else one_line(finding.remedy),
             }
             for title, group in sections
             for finding in group
         ],
     }
-
-
-def _line(text: str) -> str:
-    """`text` on one line, without characters that a terminal takes for commands."""
-    return " ".join(clean(text).split())
