@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,20 +28,21 @@ class Report:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._console = Console(highlight=False, soft_wrap=True)
-        self._sections: list[tuple[str, list[Finding]]] = []
+        self._title = ""
+        self._found: list[tuple[str, Finding]] = []
 
     def section(self, title: str) -> None:
         """Begin another group of findings."""
-        self._sections.append((title, []))
+        self._title = title
         if not self._as_json:
             self._console.print()
             self._console.print(Text(one_line(title), style="bold"))
 
     def add(self, findings: Sequence[Finding]) -> None:
         """Add findings to the group that was begun last."""
-        self._sections[-1][1].extend(findings)
-        if not self._as_json:
-            for finding in findings:
+        for finding in map(_printable, findings):
+            self._found.append((self._title, finding))
+            if not self._as_json:
                 # In a file or a pipe, lines are not broken: grep wants them whole.
                 self._console.print(_row(finding) if self._console.is_terminal else _plain(finding))
 
@@ -52,14 +54,19 @@ class Report:
 
     def finish(self) -> int:
         """Print how many findings of each verdict there are, and return the exit status."""
-        findings = [finding for _, group in self._sections for finding in group]
-        counts = Counter(finding.verdict for finding in findings)
+        counts = Counter(finding.verdict for _, finding in self._found)
         if self._as_json:
-            print(json.dumps(_as_json(self._sections, counts), indent=2, ensure_ascii=False))
+            print(json.dumps(_as_json(self._found, counts), indent=2, ensure_ascii=False))
         else:
             self._console.print()
             self._console.print(_sum(counts))
         return 1 if counts[Verdict.FAILURE] else 0
+
+
+def _printable(finding: Finding) -> Finding:
+    """Each text of a finding on one line, without characters that a terminal takes for commands."""
+    remedy = None if finding.remedy is None else one_line(finding.remedy)
+    return Finding(one_line(finding.check), finding.verdict, one_line(finding.what), remedy)
 
 
 def _row(finding: Finding) -> Table:
@@ -68,16 +75,16 @@ def _row(finding: Finding) -> Table:
     grid.add_column(width=_CHECK_WIDTH, overflow="fold")
     grid.add_column(overflow="fold")
     style = _STYLES[finding.verdict]
-    grid.add_row(Text(f" {finding.verdict.value}", style), Text(one_line(finding.check)), Text(one_line(finding.what)))
+    grid.add_row(Text(f" {finding.verdict.value}", style), Text(finding.check), Text(finding.what))
     if finding.remedy is not None:
-        grid.add_row("", "", Text(f"→ {one_line(finding.remedy)}", "cyan"))
+        grid.add_row("", "", Text(f"→ {finding.remedy}", "cyan"))
     return grid
 
 
 def _plain(finding: Finding) -> Text:
-    line = f" {finding.verdict.value:{_VERDICT_WIDTH}} {one_line(finding.check):{_CHECK_WIDTH}} {one_line(finding.what)}"
+    line = f" {finding.verdict.value:{_VERDICT_WIDTH}} {finding.check:{_CHECK_WIDTH}} {finding.what}"
     if finding.remedy is not None:
-        line += f"\n {'':{_VERDICT_WIDTH}} {'':{_CHECK_WIDTH}} → {one_line(finding.remedy)}"
+        line += f"\n {'':{_VERDICT_WIDTH}} {'':{_CHECK_WIDTH}} → {finding.remedy}"
     return Text(line)
 
 
@@ -90,19 +97,9 @@ def _sum(counts: Counter[Verdict]) -> Text:
     return Text.assemble(*words[:-1])
 
 
-def _as_json(sections: Sequence[tuple[str, list[Finding]]], counts: Counter[Verdict]) -> dict[str, object]:
+def _as_json(found: Sequence[tuple[str, Finding]], counts: Counter[Verdict]) -> dict[str, object]:
     return {
         "ok": not counts[Verdict.FAILURE],
         "counts": {verdict.value: counts[verdict] for verdict in Verdict},
-        "findings": [
-            {
-                "section": title,
-                "check": finding.check,
-                "verdict": finding.verdict.value,
-                "what": one_line(finding.what),
-                "remedy": None if finding.remedy is None else one_line(finding.remedy),
-            }
-            for title, group in sections
-            for finding in group
-        ],
+        "findings": [{"section": title} | msgspec.to_builtins(finding) for title, finding in found],
     }
