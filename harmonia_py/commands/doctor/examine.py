@@ -66,8 +66,7 @@ async def _from_outside(options: Options, report: Report) -> None:
             hash_part=options.path,
             candidates=lambda: candidates_in(real_store),
         )
-        report.section(f"{remote.url}, as clients see it")
-        await _run(view.checks(), report)
+        await _run(report, f"{remote.url}, as clients see it", view.checks())
 
 
 async def _this_machine(options: Options, report: Report, load: Load) -> None:
@@ -81,8 +80,7 @@ async def _this_machine(options: Options, report: Report, load: Load) -> None:
     report.add([Finding.ok("configuration", str(file or "no file: the defaults"))])
     view = LocalView(config, os.environ, signing_keys.service_of(file, os.environ))
     for section in view.sections():
-        report.section(section.title)
-        await _run(section.checks, report)
+        await _run(report, section.title, section.checks)
     await _own_clients(options, report, view, config)
 
 
@@ -104,15 +102,15 @@ async def _own_clients(options: Options, report: Report, local: LocalView, confi
             hash_part=options.path,
             candidates=local.candidates,
         )
-        report.section(f"{remote.url}, as clients see it")
-        await _run(view.checks(), report)
+        await _run(report, f"{remote.url}, as clients see it", view.checks())
 
 
 def _authorization(options: Options) -> str | None:
-    return None if options.token_file is None else read_authorization("", None, options.token_file)
+    return read_authorization("", None, options.token_file)
 
 
-async def _run(checks: Sequence[Check], report: Report) -> None:
+async def _run(report: Report, title: str, checks: Sequence[Check]) -> None:
+    report.section(title)
     for check in checks:
         with report.looking_at(check.name):
             found = await findings_of(check)

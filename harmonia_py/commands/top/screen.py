@@ -35,7 +35,7 @@ def top(url: str, *, token_file: Path | None, interval: float, once: bool, as_js
         ConfigError: the file of the token cannot be read.
     """
     console = Console(highlight=False)
-    authorization = None if token_file is None else read_authorization("", None, token_file)
+    authorization = read_authorization("", None, token_file)
     if once or as_json or not console.is_terminal:
         for view in _views(url, interval, authorization, sleep):
             if as_json:
