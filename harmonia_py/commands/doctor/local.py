@@ -1,7 +1,8 @@
 """This machine as its configuration describes it: sections of checks, in the order in which an administrator looks."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,6 @@ from harmonia_py.commands.doctor import (
 )
 from harmonia_py.commands.doctor.finding import Check, Finding, in_thread
 from harmonia_py.config.settings import Config
-from harmonia_py.config.upstream_tables import Upstream
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.store.daemon.store import DaemonStore
@@ -42,6 +42,7 @@ from harmonia_py.wiring.store_choice import Lack, Way, choose_store, lack_of_sto
 _SECONDS: Final = 15.0
 _UPSTREAM_SECONDS: Final = 45.0
 _DISK_HANGS: Final = "a file system does not answer: look at `mount` for a network one whose server is away"
+_HANGS: Final = "it hangs, or is far too slow"
 
 
 class Section(Struct, frozen=True):
@@ -69,28 +70,19 @@ class LocalView:
         self._environment = environment
         self._service = service
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> Iterator[Section]:
         """All checks, in sections."""
         config = self._config
-        store = [
-            Check("nix-daemon", partial(daemon.look_at, config), _SECONDS, "its log says what it waits for"),
-            Check("store", self._look_at_store, _SECONDS, _DISK_HANGS),
-        ]
-        upstreams = [
-            Section(f"upstream {one.label}", [_of_another("connection", partial(self._look_at_upstream, one))])
-            for one in (() if config.mirror.offline else config.upstream)
-        ]
-        of_issuers = [
-            Section(f"issuer {name}", [_of_another("keys", partial(issuers.look_at, config, name), _SECONDS)])
-            for name in config.oidc
-        ]
-        return [
-            Section("store", store),
-            Section("serving", list(self._serving())),
-            *upstreams,
-            *of_issuers,
-            Section("machine", [_in_thread("machine", partial(machine.look_at, config))]),
-        ]
+        nix_daemon = Check("nix-daemon", partial(daemon.look_at, config), _SECONDS, "its log says what it waits for")
+        yield Section("store", [nix_daemon, Check("store", self._look_at_store, _SECONDS, _DISK_HANGS)])
+        yield Section("serving", list(self._serving()))
+        for upstream in () if config.mirror.offline else config.upstream:
+            look_at = partial(mirrored.look_at, upstream, config.store_dir, self.candidates)
+            yield Section(f"upstream {upstream.label}", [Check("connection", look_at, _UPSTREAM_SECONDS, _HANGS)])
+        for name in config.oidc:
+            keys = Check("keys", partial(issuers.look_at, config, name), _SECONDS, _HANGS)
+            yield Section(f"issuer {name}", [keys])
+        yield Section("machine", [_in_thread("machine", partial(machine.look_at, config))])
 
     def _serving(self) -> Iterator[Check]:
         config, environment = self._config, self._environment
@@ -137,11 +129,8 @@ class LocalView:
             names = await in_thread(lambda: directories.store_paths_in(config.real_store))
         except OSError as error:
             return [directories.explain_unreadable(config.real_store, error)]
-        metadata = _metadata(config, choice.way)
-        try:
+        async with aclosing(_metadata(config, choice.way)) as metadata:
             return await directories.look_at_store(config, metadata, names)
-        finally:
-            await metadata.aclose()
 
     async def _look_at_addresses(self) -> Sequence[Finding]:
         served = await listening.look_at(self._config)
@@ -158,27 +147,14 @@ class LocalView:
         choice = await in_thread(lambda: choose_store(config))
         if choice.way is Way.NONE:
             return findings
-        metadata = _metadata(config, choice.way)
-        try:
+        async with aclosing(_metadata(config, choice.way)) as metadata:
             names = await in_thread(lambda: directories.store_paths_in(config.real_store))
             return [*findings, *await policy.look_at_paths(config, metadata, names)]
-        finally:
-            await metadata.aclose()
-
-    async def _look_at_upstream(self, upstream: Upstream) -> Sequence[Finding]:
-        return await mirrored.look_at(upstream, self._config.store_dir, self.candidates)
 
 
 def _in_thread(name: str, look_at: Callable[[], Sequence[Finding]]) -> Check:
     """A check by a function that may block."""
     return Check(name, partial(in_thread, look_at), _SECONDS, _DISK_HANGS)
-
-
-def _of_another(
-    name: str, look_at: Callable[[], Awaitable[Sequence[Finding]]], seconds: float = _UPSTREAM_SECONDS
-) -> Check:
-    """A check of another machine."""
-    return Check(name, look_at, seconds, "it hangs, or is far too slow")
 
 
 def _metadata(config: Config, way: Way) -> StoreMetadata:
