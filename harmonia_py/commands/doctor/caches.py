@@ -1,7 +1,6 @@
 """The catalog: caches that cannot sign or are full, tokens that end, files that are lost, and who may read all that."""
 
 import os
-import stat
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.passes import LastPass
 from harmonia_py.commands.doctor.finding import Finding, in_thread
 from harmonia_py.commands.shared.progress import count
-from harmonia_py.commands.shared.user import describe
+from harmonia_py.commands.shared.user import describe, others_may
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, StorageError
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
 
 _NAME: Final = "catalog"
-_OTHERS: Final = 0o077
 # In time to give every client another one.
 _SOON_SECONDS: Final = 14 * 86_400
 # The collector has made room long before; what is left is pinned.
@@ -74,7 +72,7 @@ async def look_at(
 
 def _permissions(file: Path) -> list[Finding]:
     status = file.stat()
-    if stat.S_IMODE(status.st_mode) & _OTHERS:
+    if others_may(status):
         what = f"{file}: others may read it ({describe(status)}), and it holds signing keys"
         return [Finding.warning(_NAME, what, f"chmod 600 {file}")]
     return []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from harmonia_py.commands.doctor.finding import Finding, in_thread
+from harmonia_py.commands.doctor.signing_keys import NIXOS_KEY
 from harmonia_py.config.settings import Config
 from harmonia_py.config.upstream_tables import Upstream
 from harmonia_py.errors import FormatError
@@ -80,7 +81,7 @@ def read_settings(file: Path) -> Settings:
     Raises:
         OSError: a file cannot be read.
     """
-    settings = {_KEYS: [str(key) for key in Upstream("https://cache.nixos.org").keys]}
+    settings = {_KEYS: [str(NIXOS_KEY)]}
     _read(file, settings, needed=False, left=_MOST_INCLUDES)
     return settings
 

@@ -9,6 +9,7 @@ from harmonia_py.commands.doctor import cache_info, narinfo
 from harmonia_py.commands.doctor.client_view import Candidates
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.commands.doctor.remote import NoAnswer, Remote
+from harmonia_py.commands.doctor.signing_keys import NIXOS_KEY
 from harmonia_py.config.upstream_tables import Upstream
 from harmonia_py.errors import ConfigError
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE
@@ -17,7 +18,6 @@ from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.wiring.upstreams import place_of
 
 _MOST_CANDIDATES: Final = 20
-_NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
 
 
 async def look_at(upstream: Upstream, store_dir: StoreDir, candidates: Candidates) -> list[Finding]:
@@ -44,9 +44,9 @@ async def look_at(upstream: Upstream, store_dir: StoreDir, candidates: Candidate
 
 def judge_keys(keys: Sequence[PublicKey]) -> list[Finding]:
     """Whether there are public keys, and whether those of well-known names are the right ones."""
-    if any(key.name == _NIXOS_KEY.name and key != _NIXOS_KEY for key in keys):
-        what = f"the key {_NIXOS_KEY.name} is not that of cache.nixos.org: none of its signatures would be good"
-        return [Finding.failure("public_keys", what, f"write {_NIXOS_KEY}, or leave public_keys out")]
+    if any(key.name == NIXOS_KEY.name and key != NIXOS_KEY for key in keys):
+        what = f"the key {NIXOS_KEY.name} is not that of cache.nixos.org: none of its signatures would be good"
+        return [Finding.failure("public_keys", what, f"write {NIXOS_KEY}, or leave public_keys out")]
     if not keys:
         what = "none: of what this upstream says, only what is its own proof is believed"
         return [Finding.warning("public_keys", what, "write down the public key that its operator names")]

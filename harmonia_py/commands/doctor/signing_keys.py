@@ -1,7 +1,6 @@
 """The files of secret keys: whether they hold keys, which users may read them, and the public keys of clients."""
 
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -9,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.shared.user import describe, may
+from harmonia_py.commands.shared.user import describe, may, others_may
 from harmonia_py.config.file import SYSTEM_FILE
 from harmonia_py.config.key_files import CREDENTIALS, is_credential, read_secret_keys
 from harmonia_py.config.settings import Config
@@ -23,9 +22,8 @@ OF_SERVICE: Final = CREDENTIALS / "harmonia-py.service"
 _FILES_OF_SERVICE: Final = (SYSTEM_FILE, SYSTEM_FILE.with_name("harmonia.toml"))
 
 _NAME: Final = "signing key"
-_NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
+NIXOS_KEY: Final = Upstream("https://cache.nixos.org").keys[0]
 _MAX_FILE_SIZE: Final = 4096
-_OTHERS: Final = 0o077
 _AS_ROOT: Final = "run this as root: sudo harmonia-py doctor"
 _GENERATE: Final = "make one with `harmonia-py generate-key cache.example.org-1`"
 
@@ -37,17 +35,13 @@ class KeyFile(Struct, frozen=True, kw_only=True):
         file: its name.
         public_key: of the key in it; None when there is none.
         fault: why there is none, and what to do.
-        mode: its permissions.
-        described: its permissions and owner as `ls -l` shows them.
-        guarded: whether it is where systemd puts credentials, which no other user can enter.
+        exposed: its permissions and owner as `ls -l` shows them, where others may read it; else empty.
     """
 
     file: Path
     public_key: PublicKey | None = None
-    fault: tuple[str, str] | None = None
-    mode: int = 0o600
-    described: str = ""
-    guarded: bool = False
+    fault: tuple[str, str] = ("", "")
+    exposed: str = ""
 
 
 def service_of(file: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -104,13 +98,8 @@ def read(file: Path, environment: Mapping[str, str]) -> KeyFile:
         return KeyFile(file=file, fault=_explain_system(error))
     except (FormatError, UnicodeDecodeError) as error:
         return KeyFile(file=file, fault=_explain_format(file, error))
-    return KeyFile(
-        file=file,
-        public_key=key.public_key,
-        mode=stat.S_IMODE(status.st_mode),
-        described=describe(status),
-        guarded=is_credential(file, environment),
-    )
+    is_exposed = others_may(status) and not is_credential(file, environment)
+    return KeyFile(file=file, public_key=key.public_key, exposed=describe(status) if is_exposed else "")
 
 
 def look_at(config: Config, environment: Mapping[str, str], service: Path | None = None) -> list[Finding]:
@@ -146,13 +135,13 @@ def judge(found: Sequence[KeyFile]) -> list[Finding]:
 def _judge_one(one: KeyFile) -> list[Finding]:
     key = one.public_key
     if key is None:
-        what, remedy = one.fault or ("there is no key in it", _GENERATE)
+        what, remedy = one.fault
         return [Finding.failure(_NAME, f"{one.file}: {what}", remedy)]
     findings = [Finding.ok(_NAME, f"{one.file}: {key}")]
-    if one.mode & _OTHERS and not one.guarded:
-        what = f"{one.file}: others may read it ({one.described}), and sign as you"
+    if one.exposed:
+        what = f"{one.file}: others may read it ({one.exposed}), and sign as you"
         findings.append(Finding.warning(_NAME, what, f"chmod 600 {one.file}; if another user may have, make a new key"))
-    if key.name == _NIXOS_KEY.name and key != _NIXOS_KEY:
+    if key.name == NIXOS_KEY.name and key != NIXOS_KEY:
         what = f"{one.file}: {key.name} is the name of cache.nixos.org's key: clients take its signatures for forged"
         findings.append(Finding.failure(_NAME, what, f"{_GENERATE}, with your own host's name"))
     return findings

@@ -1,18 +1,16 @@
 """The file with the hashes of the tokens that open a cache which is not public."""
 
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from harmonia_py.cache.tokens import Tokens
 from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.shared.user import describe
+from harmonia_py.commands.shared.user import describe, others_may
 from harmonia_py.config.key_files import is_credential
 from harmonia_py.errors import FormatError
 
 _NAME: Final = "token_file"
-_OTHERS: Final = 0o077
 
 
 def look_at(file: Path, environment: Mapping[str, str]) -> list[Finding]:
@@ -29,7 +27,7 @@ def look_at(file: Path, environment: Mapping[str, str]) -> list[Finding]:
         what = f"{file}: holds no token, so no client may read this cache"
         return [Finding.warning(_NAME, what, "add one with `harmonia-py generate-token`")]
     findings = [Finding.ok(_NAME, f"{file}: {len(tokens)} {'token opens' if len(tokens) == 1 else 'tokens open'} this")]
-    if stat.S_IMODE(status.st_mode) & _OTHERS and not is_credential(file, environment):
+    if others_may(status) and not is_credential(file, environment):
         what = f"{file}: others may read it ({describe(status)}); hashes are no tokens, but name their holders"
         findings.append(Finding.warning(_NAME, what, f"chmod 600 {file}"))
     return findings

@@ -21,6 +21,11 @@ def may(path: Path, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
+def others_may(status: os.stat_result) -> bool:
+    """Whether users beside the owner of a file have a permission on it."""
+    return bool(status.st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
 def describe(status: os.stat_result) -> str:
     """Mode, owner and group as `ls -l` shows them."""
     owner, group = str(status.st_uid), str(status.st_gid)
