@@ -33,12 +33,10 @@ async def ask(remote: Remote) -> tuple[Answer, Answer]:
 
 def parse(answer: Answer) -> CacheInfo | None:
     """The `nix-cache-info` in the answer; None when there is none."""
+    if answer.status != HTTPStatus.OK or not answer.whole:
+        return None
     try:
-        return (
-            CacheInfo.parse(answer.body, _DEFAULT_STORE_DIR)
-            if answer.status == HTTPStatus.OK and answer.whole
-            else None
-        )
+        return CacheInfo.parse(answer.body, _DEFAULT_STORE_DIR)
     except FormatError:
         return None
 

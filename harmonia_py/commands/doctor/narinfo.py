@@ -15,7 +15,7 @@ from harmonia_py.commands.doctor.remote import Answer
 from harmonia_py.contents.codecs import COMPRESSIONS
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.narinfo import SUFFIXES, NarInfo
-from harmonia_py.nix.signing import PublicKey, Signature
+from harmonia_py.nix.signing import PublicKey, parse_signatures
 from harmonia_py.nix.store_path import HashPart, StoreDir
 
 # The fields that Nix writes, in its order. Nix reads any order, but line-wise tools do not.
@@ -144,19 +144,11 @@ def _oddities(data: bytes, narinfo: NarInfo) -> list[Finding]:
     elif narinfo.compression not in COMPRESSIONS:
         what = f"its NAR is compressed as {narinfo.compression}, which is not checked here"
         found.append(Finding.warning("narinfo", what, f"try a path that has one of {', '.join(sorted(COMPRESSIONS))}"))
-    malformed = [value for name, _, value in lines if name == "Sig" and not _is_signature(value)]
+    malformed = [value for name, _, value in lines if name == "Sig" and not parse_signatures([value])]
     if malformed:
         remedy = "remove it from the store that signed it: it is <key name>:<base-64 of 64 bytes>"
         found.append(Finding.warning("narinfo", f"it has a malformed signature: {shown(malformed[0])!r}", remedy))
     return found
-
-
-def _is_signature(text: str) -> bool:
-    try:
-        Signature.parse(text)
-    except FormatError:
-        return False
-    return True
 
 
 def judge_status(answer: Answer, hash_part: HashPart) -> Finding | None:
