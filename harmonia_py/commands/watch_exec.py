@@ -55,7 +55,7 @@ async def _run(options: argparse.Namespace, command: Sequence[str]) -> int:
         ended: list[int] = []
         try:
             execute = partial(_execute, command, service, ended)
-            drained, _ = await service.run_watching(options.deadline, seen=None, until=execute)
+            drained = await service.run_watching(options.deadline, seen=None, until=execute)
         except HarmoniaError as error:
             if not ended:
                 raise
@@ -65,7 +65,7 @@ async def _run(options: argparse.Namespace, command: Sequence[str]) -> int:
     return ended[0] or (0 if drained.is_empty and not drained.aside else _NOT_PUSHED)
 
 
-async def _execute(command: Sequence[str], service: QueueService, ended: list[int]) -> int:
+async def _execute(command: Sequence[str], service: QueueService, ended: list[int]) -> None:
     """Run a command to its end, also when its builds can no longer be pushed; its status is added to `ended`."""
     try:
         process = await asyncio.create_subprocess_exec(*command)
@@ -90,7 +90,6 @@ async def _execute(command: Sequence[str], service: QueueService, ended: list[in
     finally:
         if (status := process.returncode) is not None:
             ended.append(_BY_SIGNAL - status if status < 0 else status)
-    return ended[0]
 
 
 def _say(drained: Drained, queue: PushQueue) -> None:

@@ -38,5 +38,5 @@ async def _run(options: argparse.Namespace) -> int:
     directory = Path(options.queue or queue_directory("watch", os.environ))
     service = QueueService(PushQueue(directory), options.cache)
     service.end_at_signals()
-    drained, _ = await service.run_watching(options.deadline, seen=directory / "seen")
+    drained = await service.run_watching(options.deadline, seen=directory / "seen")
     return 0 if drained.is_empty and not drained.aside else 1

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 from harmonia_py.client.draining import Drained, Draining
@@ -32,7 +31,8 @@ class QueueService:
         self._cache = find_cache(cache, os.environ)
         self._config = store_config(os.environ)
         self.ending = asyncio.Event()
-        self._draining: asyncio.Task[Drained] | None = None
+        self._draining = Draining(queue, self._push, self._config.store_dir)
+        self._drained: asyncio.Task[Drained] | None = None
 
     def end_at_signals(self) -> None:
         """Have SIGTERM and SIGINT end the work, once the rest of the queue is pushed."""
@@ -41,17 +41,17 @@ class QueueService:
 
     def give_up(self) -> None:
         """Have `run_watching` end without pushing the rest of the queue."""
-        if self._draining is not None:
-            self._draining.cancel()
+        if self._drained is not None:
+            self._drained.cancel()
 
     async def run(self, deadline: float) -> Drained:
         """Push paths as they come until `ending` is set, then the rest, for at most `deadline` seconds."""
-        return await Draining(self._queue, self._push, self._config.store_dir).run(self.ending, deadline)
+        return await self._draining.run(self.ending, deadline)
 
     async def run_watching(
-        self, deadline: float, *, seen: Path | None, until: Callable[[], Awaitable[int]] | None = None
-    ) -> tuple[Drained, int]:
-        """Push what comes into the store until `until` has ended, or a signal has come; and what `until` returned.
+        self, deadline: float, *, seen: Path | None, until: Callable[[], Awaitable[None]] | None = None
+    ) -> Drained:
+        """Push what comes into the store until `until` has ended, or a signal has come.
 
         Args:
             deadline: as for `run`.
@@ -62,22 +62,20 @@ class QueueService:
             HarmoniaError: the store cannot be watched, the queue not be written, or what `until` raised.
         """
         try:
-            async with AsyncExitStack() as stack:
-                registrations = await stack.enter_async_context(open_registrations(self._config))
+            async with open_registrations(self._config) as registrations:
                 watching = Watching(registrations, self._queue, self._config.store_dir, seen)
                 await watching.begin()
                 seen_all = asyncio.Event()
                 async with asyncio.TaskGroup() as tasks:
-                    draining = Draining(self._queue, self._push, self._config.store_dir)
-                    self._draining = drained = tasks.create_task(draining.run(seen_all, deadline))
+                    self._drained = drained = tasks.create_task(self._draining.run(seen_all, deadline))
                     watched = tasks.create_task(watching.run(self.ending))
                     watched.add_done_callback(lambda _: seen_all.set())
-                    status = 0 if until is None else await until()
                     if until is not None:
+                        await until()
                         self.ending.set()
         except* HarmoniaError as group:
             raise first_of(group) from None
-        return Drained(is_empty=False, aside=0) if drained.cancelled() else drained.result(), status
+        return Drained(is_empty=False, aside=0) if drained.cancelled() else drained.result()
 
     async def _push(self, paths: Collection[StorePath]) -> Summary:
         return await push(self._cache, paths, Silent(), jobs=8, level=3, pins={}, environment=os.environ)
