@@ -3,16 +3,13 @@
 import argparse
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.paging import rows_of
 from harmonia_py.commands.shared.catalog import in_catalog
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.catalog import SqlCatalog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Print it."""
     config = load(options)
 
-    async def show(catalog: "SqlCatalog") -> None:
+    async def show(catalog: SqlCatalog) -> None:
         async for one in rows_of(catalog.audit.page, lambda one: (one.at_ns, one.id)):
             if options.cache in (None, one.cache):
                 print(_line(one))

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import asdict, replace
 
@@ -16,11 +16,9 @@ from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config.settings import Config
 from harmonia_py.config.units import parse_size
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, naming
 from harmonia_py.nix.signing import PublicKey
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -105,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
 def _create(options: argparse.Namespace, config: Config) -> int:
     name, changes = named_cache(options.name), _changes(options)
 
-    async def create(catalog: "SqlCatalog") -> None:
+    async def create(catalog: SqlCatalog) -> None:
         settings = replace(CacheSettings(), **changes)
         await check_elsewhere(catalog, config, name, settings)
         await catalog.caches.create(name, settings, declared=False, now=now())
@@ -118,7 +116,7 @@ def _create(options: argparse.Namespace, config: Config) -> int:
 def _configure(options: argparse.Namespace, config: Config) -> int:
     name, changes = named_cache(options.name), _changes(options)
 
-    async def configure(catalog: "SqlCatalog") -> None:
+    async def configure(catalog: SqlCatalog) -> None:
         row = await _own(catalog, name)
         settings = replace(row.settings, **changes)
         await check_elsewhere(catalog, config, name, settings)
@@ -142,7 +140,7 @@ def _list(options: argparse.Namespace, config: Config) -> int:
 def _show(options: argparse.Namespace, config: Config) -> int:
     name = named_cache(options.name)
 
-    async def show(catalog: "SqlCatalog") -> dict[str, Any]:
+    async def show(catalog: SqlCatalog) -> dict[str, Any]:
         row = await found_cache(catalog, name)
         size = await catalog.objects.size(row.id)
         has = {"paths": size.objects, "size": size.size, "chunked_paths": await catalog.chunk_work.chunked(row.id)}
@@ -162,7 +160,7 @@ def _delete(options: argparse.Namespace, config: Config) -> int:
     if not options.yes:
         raise ConfigError(f"this removes the cache {name} and what nothing else keeps; give --yes if you mean it")
 
-    async def delete(catalog: "SqlCatalog") -> None:
+    async def delete(catalog: SqlCatalog) -> None:
         await _own(catalog, name)
         await catalog.caches.delete(name, now=now())
         await catalog.audit.note([entry("cache.delete", cache=name, subject=name)])
@@ -171,7 +169,7 @@ def _delete(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-async def _own(catalog: "SqlCatalog", name: CacheName) -> CacheRow:
+async def _own(catalog: SqlCatalog, name: CacheName) -> CacheRow:
     row = await found_cache(catalog, name)
     if row.declared:
         raise ConfigError(f"the cache {name} is declared in the configuration file: change it there")
@@ -224,7 +222,7 @@ def _fields(row: CacheRow) -> dict[str, Any]:
     return {"name": row.name, "declared": row.declared, **asdict(row.settings)}
 
 
-async def check_elsewhere(catalog: "SqlCatalog", config: Config, name: CacheName, settings: CacheSettings) -> None:
+async def check_elsewhere(catalog: SqlCatalog, config: Config, name: CacheName, settings: CacheSettings) -> None:
     """Check that the cache `name` may look where `settings` say, as it is checked in `harmonia.toml`.
 
     Raises:
@@ -251,7 +249,7 @@ async def check_elsewhere(catalog: "SqlCatalog", config: Config, name: CacheName
             ways.append((found.caches, [*way, other]))
 
 
-async def _settings_of(catalog: "SqlCatalog", config: Config, name: str) -> CacheSettings:
+async def _settings_of(catalog: SqlCatalog, config: Config, name: str) -> CacheSettings:
     if name == DEFAULT:
         table = config.default_cache
         return CacheSettings(public=config.is_public, caches=() if table is None else tuple(table.caches))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
@@ -12,10 +11,8 @@ from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.shared.path_arguments import parse_hash_part
 from harmonia_py.commands.shared.progress import count
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -47,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     config = load(options)
     cache, hash_part = any_cache(options.cache), parse_hash_part(options.path, config.store_dir)
 
-    async def delete(catalog: "SqlCatalog") -> Deleted:
+    async def delete(catalog: SqlCatalog) -> Deleted:
         row = await found_cache(catalog, cache)
         by, despite_pushes = user(), options.despite_pushes
         if options.closure:

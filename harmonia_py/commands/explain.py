@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 from rich.markup import escape
@@ -26,15 +26,12 @@ from harmonia_py.commands.shared.path_arguments import parse_hash_part, parse_ur
 from harmonia_py.commands.shared.progress import hanging, results
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.kept_files import key_of
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, HarmoniaError
 from harmonia_py.mirror.explain import Verdict, explain_upstream
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.wiring.node import Node
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
-
 
 _MAX_NAMED: Final = 3
 
@@ -165,7 +162,7 @@ def explain_cache(config: Config, cache: str, hash_part: HashPart) -> int:
     """Say it in plain words; exit status 1 when neither the cache nor one that it looks into was pushed this path."""
     name = any_cache(cache)
 
-    async def explain(catalog: "SqlCatalog") -> int:
+    async def explain(catalog: SqlCatalog) -> int:
         row = await found_cache(catalog, name)
         if name == DEFAULT:
             row = _as_configured(config, row)
@@ -184,7 +181,7 @@ def explain_cache(config: Config, cache: str, hash_part: HashPart) -> int:
     return in_catalog(config, explain)
 
 
-async def _answers(catalog: "SqlCatalog", row: CacheRow, hash_part: HashPart) -> AsyncIterator[tuple[bool, str]]:
+async def _answers(catalog: SqlCatalog, row: CacheRow, hash_part: HashPart) -> AsyncIterator[tuple[bool, str]]:
     """Whether something was pushed to the cache, and to those it looks into, in the order in which they are asked."""
     rows, seen = [row], {row.name}
     while rows:
@@ -205,7 +202,7 @@ async def _answers(catalog: "SqlCatalog", row: CacheRow, hash_part: HashPart) ->
                 rows.append(other)
 
 
-async def _answer(catalog: "SqlCatalog", row: CacheRow, hash_part: HashPart) -> tuple[bool, str]:
+async def _answer(catalog: SqlCatalog, row: CacheRow, hash_part: HashPart) -> tuple[bool, str]:
     stored = await catalog.objects.find(row.id, hash_part)
     if stored is not None:
         info = stored.path_info

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from msgspec import Struct
 from rich.filesize import decimal
@@ -22,11 +22,9 @@ from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.shared.progress import count
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 _NANOSECONDS: Final = 1_000_000_000
 # A pass of the server's own is seldom longer than a second.
@@ -92,10 +90,10 @@ def run(options: argparse.Namespace) -> int:
     """Do it, or say what it would do."""
     config = load(options)
 
-    async def collect_in_copy(catalog: "SqlCatalog") -> None:
+    async def collect_in_copy(catalog: SqlCatalog) -> None:
         await _report(options, catalog, *(await _collect_rows(catalog)))
 
-    async def collect(catalog: "SqlCatalog") -> None:
+    async def collect(catalog: SqlCatalog) -> None:
         await _report(options, catalog, *(await _collect(catalog, config)))
 
     if options.dry_run:
@@ -105,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _collect_rows(catalog: "SqlCatalog") -> tuple[Timestamp, Collected]:
+async def _collect_rows(catalog: SqlCatalog) -> tuple[Timestamp, Collected]:
     """Collect in a catalog that has no bytes."""
 
     async def delete_nothing(_keys: Iterable[str]) -> list[str]:
@@ -118,7 +116,7 @@ async def _collect_rows(catalog: "SqlCatalog") -> tuple[Timestamp, Collected]:
     return now, await collector.run(now)
 
 
-async def _collect(catalog: "SqlCatalog", config: Config) -> tuple[Timestamp, Collected]:
+async def _collect(catalog: SqlCatalog, config: Config) -> tuple[Timestamp, Collected]:
     """Collect as the server does, with its bytes.
 
     Raises:
@@ -140,7 +138,7 @@ async def _collect(catalog: "SqlCatalog", config: Config) -> tuple[Timestamp, Co
     return begun, done
 
 
-async def _report(options: argparse.Namespace, catalog: "SqlCatalog", begun: Timestamp, done: Collected) -> None:
+async def _report(options: argparse.Namespace, catalog: SqlCatalog, begun: Timestamp, done: Collected) -> None:
     caches = await all_of(catalog.caches.page, lambda row: row.name)
     condemned, condemned_size = 0, 0
     if options.dry_run or options.json:
@@ -159,7 +157,7 @@ async def _report(options: argparse.Namespace, catalog: "SqlCatalog", begun: Tim
     _say_sums(options, done, condemned, condemned_size)
 
 
-async def _gone(catalog: "SqlCatalog", begun: Timestamp) -> AsyncIterator[Going]:
+async def _gone(catalog: SqlCatalog, begun: Timestamp) -> AsyncIterator[Going]:
     """The paths that went since then, as the audit log has them."""
     begin = (begun * _NANOSECONDS, "")
     async for one in rows_of(catalog.audit.page, lambda one: (one.at_ns, one.id), after=begin):
@@ -184,7 +182,7 @@ def _say(options: argparse.Namespace, going: Going) -> None:
     print(f"{going.cache}: {going.path}, {decimal(going.size)}, {when}: {why}")
 
 
-async def _say_what_stays(options: argparse.Namespace, catalog: "SqlCatalog", cache: CacheRow) -> None:
+async def _say_what_stays(options: argparse.Namespace, catalog: SqlCatalog, cache: CacheRow) -> None:
     """The figures of what stays in a cache, and of the pins that keep some of it."""
     size = await catalog.objects.size(cache.id)
     objects, total = size.objects - size.condemned, size.size - size.condemned_size

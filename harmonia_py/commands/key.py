@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from harmonia_py.cache.cache_name import CacheName
@@ -18,11 +18,9 @@ from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, naming
 from harmonia_py.nix.signing import PublicKey, SecretKey
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 def _create(options: argparse.Namespace, config: Config) -> int:
     name, encryption = named_cache(options.cache), key_files.read_key_encryption(config, os.environ)
 
-    async def create(catalog: "SqlCatalog") -> PublicKey:
+    async def create(catalog: SqlCatalog) -> PublicKey:
         cache, rows = await _keys_of(catalog, name)
         if signing := _signing(rows, name, encryption):
             raise ConfigError(f"the cache {name} signs with {signing[-1].name}; `key rotate` makes a successor")
@@ -85,7 +83,7 @@ def _rotate(options: argparse.Namespace, config: Config) -> int:
     name, encryption = named_cache(options.cache), key_files.read_key_encryption(config, os.environ)
     until = Timestamp(now() + seconds_of("--overlap", options.overlap))
 
-    async def rotate(catalog: "SqlCatalog") -> tuple[PublicKey, list[str]]:
+    async def rotate(catalog: SqlCatalog) -> tuple[PublicKey, list[str]]:
         cache, rows = await _keys_of(catalog, name)
         signing = _signing(rows, name, encryption)
         if not signing:
@@ -105,7 +103,7 @@ def _rotate(options: argparse.Namespace, config: Config) -> int:
 def _retire(options: argparse.Namespace, config: Config) -> int:
     name = named_cache(options.cache)
 
-    async def retire(catalog: "SqlCatalog") -> bool:
+    async def retire(catalog: SqlCatalog) -> bool:
         cache, rows = await _keys_of(catalog, name)
         at = now()
         signing = [row.name for row in rows if row.signs(at)]
@@ -123,7 +121,7 @@ def _retire(options: argparse.Namespace, config: Config) -> int:
 def _list(options: argparse.Namespace, config: Config) -> int:
     name = named_cache(options.cache)
 
-    async def keys(catalog: "SqlCatalog") -> Sequence[KeyRow]:
+    async def keys(catalog: SqlCatalog) -> Sequence[KeyRow]:
         return (await _keys_of(catalog, name))[1]
 
     for row in in_catalog(config, keys):
@@ -131,7 +129,7 @@ def _list(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-async def _keys_of(catalog: "SqlCatalog", name: CacheName) -> tuple[CacheRow, Sequence[KeyRow]]:
+async def _keys_of(catalog: SqlCatalog, name: CacheName) -> tuple[CacheRow, Sequence[KeyRow]]:
     cache = await found_cache(catalog, name)
     return cache, await catalog.keys.of(cache.id)
 

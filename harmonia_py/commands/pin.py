@@ -3,7 +3,7 @@
 import argparse
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.catalog.pins import DAY, Pin, PinName, PinRevision, PinRuleChange
@@ -12,10 +12,8 @@ from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.shared.path_arguments import parse_store_path
 from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, naming
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 _MOST: int = 1_000_000
 _MOST_DAYS: int = 36_500
@@ -86,7 +84,7 @@ def _set(options: argparse.Namespace, config: Config) -> int:
         keep_forever=options.keep_forever,
     )
 
-    async def set_pin(catalog: "SqlCatalog") -> PinRevision:
+    async def set_pin(catalog: SqlCatalog) -> PinRevision:
         row = await found_cache(catalog, cache)
         revision: PinRevision = await catalog.pins.set(row.id, name, path, change, set_by=user(), now=now())
         return revision
@@ -104,7 +102,7 @@ def _set(options: argparse.Namespace, config: Config) -> int:
 def _list(options: argparse.Namespace, config: Config) -> int:
     cache = any_cache(options.cache)
 
-    async def pins(catalog: "SqlCatalog") -> list[Pin]:
+    async def pins(catalog: SqlCatalog) -> list[Pin]:
         row = await found_cache(catalog, cache)
         return await all_of(partial(catalog.pins.page, row.id), lambda pin: pin.name)
 
@@ -122,7 +120,7 @@ def _line(pin: Pin) -> str:
 def _show(options: argparse.Namespace, config: Config) -> int:
     cache, name = any_cache(options.cache), _name(options.name)
 
-    async def revisions(catalog: "SqlCatalog") -> list[tuple[PinRevision, bool]]:
+    async def revisions(catalog: SqlCatalog) -> list[tuple[PinRevision, bool]]:
         row = await found_cache(catalog, cache)
         if await catalog.pins.find(row.id, name) is None:
             raise _no_pin(cache, name)
@@ -141,7 +139,7 @@ def _show(options: argparse.Namespace, config: Config) -> int:
 def _remove(options: argparse.Namespace, config: Config) -> int:
     cache, name = any_cache(options.cache), _name(options.name)
 
-    async def remove(catalog: "SqlCatalog") -> None:
+    async def remove(catalog: SqlCatalog) -> None:
         row = await found_cache(catalog, cache)
         if not await catalog.pins.remove(row.id, name, removed_by=user(), now=now()):
             raise _no_pin(cache, name)

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harmonia_py.cache.access import Action, CachePattern
 from harmonia_py.catalog.access import TokenRow
@@ -13,10 +13,8 @@ from harmonia_py.catalog.tokens import new_token
 from harmonia_py.commands.shared.catalog import entry, in_catalog, now, seconds_of
 from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, FormatError
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -79,7 +77,7 @@ def _create(options: argparse.Namespace) -> int:
     token, row = new_token(options.name, actions, patterns, now=now(), expires=_end(options.expires))
     told = entry("token.create", subject=row.name, id=row.id, allow=options.allow, caches=patterns, expires=row.expires)
 
-    async def create(catalog: "SqlCatalog") -> None:
+    async def create(catalog: SqlCatalog) -> None:
         await catalog.access.add(row)
         await catalog.audit.note([told])
 
@@ -117,7 +115,7 @@ def _allowed(row: TokenRow) -> str:
 def _revoke(options: argparse.Namespace) -> int:
     config = load(options)
 
-    async def revoke(catalog: "SqlCatalog") -> int:
+    async def revoke(catalog: SqlCatalog) -> int:
         if options.holder is None:
             count: int = await catalog.access.revoke(options.name, now=now())
             told = entry("token.revoke", subject=options.name)

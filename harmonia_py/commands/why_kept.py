@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from harmonia_py.catalog.caches import CacheRow, iso
 from harmonia_py.catalog.paging import all_of
@@ -14,11 +14,9 @@ from harmonia_py.commands.shared.catalog import any_cache, found_cache, in_catal
 from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.shared.path_arguments import parse_hash_part
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError
 from harmonia_py.nix.store_path import StorePath
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 # Such a search has taken seconds by then.
 _MOST: Final = 100_000
@@ -45,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     config = load(options)
     hash_part = parse_hash_part(options.path, config.store_dir)
 
-    async def look(catalog: "SqlCatalog") -> list[Standing]:
+    async def look(catalog: SqlCatalog) -> list[Standing]:
         if options.cache is not None:
             caches: Sequence[CacheRow] = [await found_cache(catalog, any_cache(options.cache))]
         else:

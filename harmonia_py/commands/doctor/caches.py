@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich.filesize import decimal
 
@@ -20,11 +20,9 @@ from harmonia_py.commands.shared.progress import count
 from harmonia_py.commands.shared.user import describe, others_may
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, StorageError
 from harmonia_py.wiring.catalog import catalog_file, catalog_place, has_catalog, open_catalog
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 _NAME: Final = "catalog"
 # In time to give every client another one.
@@ -85,7 +83,7 @@ def _size(file: Path) -> int:
 
 
 async def _in_catalog(
-    catalog: "SqlCatalog", size: int | None, encryption: KeyEncryption | None, now: Timestamp
+    catalog: SqlCatalog, size: int | None, encryption: KeyEncryption | None, now: Timestamp
 ) -> AsyncIterator[Finding]:
     rows = [row for row in await all_of(catalog.caches.page, lambda row: row.name) if row.name != DEFAULT]
     tokens = [row for row in await all_of(catalog.access.page, lambda row: row.id) if row.revoked is None]
@@ -119,7 +117,7 @@ async def _in_catalog(
         yield Finding.warning(_NAME, what, "`harmonia-py fsck` names them; pushing them again puts them right")
 
 
-async def _shown(catalog: "SqlCatalog", config: Config) -> list[Finding]:
+async def _shown(catalog: SqlCatalog, config: Config) -> list[Finding]:
     """Private caches in a bucket that everybody may read."""
     rows = await all_of(catalog.caches.page, lambda row: row.name)
     is_public = {row.name: row.settings.public for row in rows if row.name != DEFAULT}
@@ -134,7 +132,7 @@ async def _shown(catalog: "SqlCatalog", config: Config) -> list[Finding]:
 
 
 async def _signs(
-    catalog: "SqlCatalog", row: CacheRow, encryption: KeyEncryption | None, now: Timestamp
+    catalog: SqlCatalog, row: CacheRow, encryption: KeyEncryption | None, now: Timestamp
 ) -> tuple[bool, Finding | None]:
     """Whether a cache signs; and a finding where its key cannot be read: then it is not served at all."""
     signs = False
@@ -150,7 +148,7 @@ async def _signs(
     return signs, None
 
 
-async def _is_full(catalog: "SqlCatalog", row: CacheRow) -> bool:
+async def _is_full(catalog: SqlCatalog, row: CacheRow) -> bool:
     most = row.settings.max_size
     return most is not None and (await catalog.objects.size(row.id)).size > _NEARLY_FULL * most
 

@@ -8,18 +8,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.audit import AuditEntry, entry_now
 from harmonia_py.catalog.caches import CacheRow, Timestamp, time_by
 from harmonia_py.commands.shared.user import user_name
 from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, FormatError, naming
 from harmonia_py.wiring.catalog import catalog_file, has_catalog, open_catalog
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
 
 T = TypeVar("T")
 
@@ -32,7 +30,7 @@ _LASTS: Final = re.compile(r"([1-9][0-9]{0,5})([mhdwy])", re.ASCII)
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
 
-def in_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]", *, make: bool = False) -> T:
+def in_catalog(config: Config, work: Callable[[SqlCatalog], Awaitable[T]], *, make: bool = False) -> T:
     """The result of `work` with the catalog; with `make` one is made where there is none.
 
     Raises:
@@ -47,7 +45,7 @@ def in_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]", *, 
     return asyncio.run(run())
 
 
-def in_copied_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]]") -> T:
+def in_copied_catalog(config: Config, work: Callable[[SqlCatalog], Awaitable[T]]) -> T:
     """The result of `work` with a copy of the catalog, which it may change at will.
 
     Raises:
@@ -65,7 +63,7 @@ def in_copied_catalog(config: Config, work: "Callable[[SqlCatalog], Awaitable[T]
 
 
 @asynccontextmanager
-async def opened_catalog(config: Config, *, make: bool) -> "AsyncIterator[SqlCatalog]":
+async def opened_catalog(config: Config, *, make: bool) -> AsyncIterator[SqlCatalog]:
     """The catalog, while the context lasts; with `make` one is made where there is none.
 
     Raises:
@@ -120,7 +118,7 @@ def any_cache(text: str) -> CacheName:
         return CacheName.parse(text)
 
 
-async def found_cache(catalog: "SqlCatalog", name: CacheName) -> CacheRow:
+async def found_cache(catalog: SqlCatalog, name: CacheName) -> CacheRow:
     """The cache of this name.
 
     Raises:
