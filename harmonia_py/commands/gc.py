@@ -3,20 +3,20 @@
 import argparse
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 from rich.filesize import decimal
 
-from harmonia_py.catalog.caches import CacheRow, Timestamp, iso, time_by
+from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
 from harmonia_py.catalog.collection import Collected
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.paging import all_of, rows_of
 from harmonia_py.catalog.pins import DAY
-from harmonia_py.commands.shared.catalog import in_catalog, in_copied_catalog
+from harmonia_py.commands.shared.catalog import in_catalog, in_copied_catalog, now
 from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.shared.progress import count
@@ -71,33 +71,20 @@ class Going(Struct, frozen=True, kw_only=True):
     path: str
     why: str
     size: int
-    used: Timestamp | None
-    goes: Timestamp | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry as JSON."""
-        return {
-            "cache": self.cache,
-            "path": self.path,
-            "why": self.why,
-            "size": self.size,
-            "used": iso(self.used),
-            "goes": iso(self.goes),
-        }
+    used: str | None
+    goes: str | None
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it, or say what it would do."""
     config = load(options)
 
-    async def collect_in_copy(catalog: SqlCatalog) -> None:
-        await _report(options, catalog, *(await _collect_rows(catalog)))
-
     async def collect(catalog: SqlCatalog) -> None:
-        await _report(options, catalog, *(await _collect(catalog, config)))
+        begun, done = await (_collect_rows(catalog) if options.dry_run else _collect(catalog, config))
+        await _report(options, catalog, begun, done)
 
     if options.dry_run:
-        in_copied_catalog(config, collect_in_copy)
+        in_copied_catalog(config, collect)
     else:
         in_catalog(config, collect)
     return 0
@@ -112,8 +99,8 @@ async def _collect_rows(catalog: SqlCatalog) -> tuple[Timestamp, Collected]:
     collector = Collector(
         catalog.collection, catalog.garbage, delete_nothing, sizes=catalog.objects, wanted=catalog.room_wanted
     )
-    now = time_by(time.time)
-    return now, await collector.run(now)
+    begun = now()
+    return begun, await collector.run(begun)
 
 
 async def _collect(catalog: SqlCatalog, config: Config) -> tuple[Timestamp, Collected]:
@@ -148,9 +135,9 @@ async def _report(options: argparse.Namespace, catalog: SqlCatalog, begun: Times
         async for one in rows_of(partial(catalog.collection.condemned, cache.id), lambda one: one.place):
             condemned, condemned_size = condemned + 1, condemned_size + one.size
             if options.dry_run or options.json:
-                goes = Timestamp(one.since + cache.settings.grace)
-                why = one.reason.value
-                _say(options, Going(cache=cache.name, path=one.path, why=why, size=one.size, used=one.used, goes=goes))
+                goes = iso(Timestamp(one.since + cache.settings.grace))
+                why, used = one.reason.value, iso(one.used)
+                _say(options, Going(cache=cache.name, path=one.path, why=why, size=one.size, used=used, goes=goes))
     if options.dry_run or options.json:
         for cache in caches:
             await _say_what_stays(options, catalog, cache)
@@ -168,17 +155,17 @@ async def _gone(catalog: SqlCatalog, begun: Timestamp) -> AsyncIterator[Going]:
                 path=one.subject,
                 why=detail["why"],
                 size=detail["size"],
-                used=Timestamp(detail["used"]),
+                used=iso(detail["used"]),
                 goes=None,
             )
 
 
 def _say(options: argparse.Namespace, going: Going) -> None:
     if options.json:
-        print(json.dumps(going.to_json()))
+        print(json.dumps(asdict(going)))
         return
-    when = "goes now" if going.goes is None else f"goes at {iso(going.goes)} unless something asks for it"
-    why = f"{_WORDS[going.why]}, last used {iso(going.used)}"
+    when = "goes now" if going.goes is None else f"goes at {going.goes} unless something asks for it"
+    why = f"{_WORDS[going.why]}, last used {going.used}"
     print(f"{going.cache}: {going.path}, {decimal(going.size)}, {when}: {why}")
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -37,12 +37,7 @@ def in_catalog(config: Config, work: Callable[[SqlCatalog], Awaitable[T]], *, ma
         ConfigError: there is none.
         StorageError: it cannot be opened, or cannot tell.
     """
-
-    async def run() -> T:
-        async with opened_catalog(config, make=make) as catalog:
-            return await work(catalog)
-
-    return asyncio.run(run())
+    return asyncio.run(_within(opened_catalog(config, make=make), work))
 
 
 def in_copied_catalog(config: Config, work: Callable[[SqlCatalog], Awaitable[T]]) -> T:
@@ -55,11 +50,12 @@ def in_copied_catalog(config: Config, work: Callable[[SqlCatalog], Awaitable[T]]
     _check_there_is_one(config)
     from harmonia_py.wiring.copying import copied_catalog  # noqa: PLC0415  # it imports the database
 
-    async def run() -> T:
-        async with copied_catalog(config) as catalog:
-            return await work(catalog)
+    return asyncio.run(_within(copied_catalog(config), work))
 
-    return asyncio.run(run())
+
+async def _within(opening: AbstractAsyncContextManager[SqlCatalog], work: Callable[[SqlCatalog], Awaitable[T]]) -> T:
+    async with opening as catalog:
+        return await work(catalog)
 
 
 @asynccontextmanager
