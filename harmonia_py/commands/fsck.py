@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheExists
@@ -17,7 +19,7 @@ from harmonia_py.catalog.fsck_findings import Fault, Finding
 from harmonia_py.catalog.strays import unknown_path
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
-from harmonia_py.commands.shared.progress import count, hanging, messages, progress_of, results
+from harmonia_py.commands.shared.progress import count, hanging, messages, print_json, progress_of, results
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
@@ -96,7 +98,8 @@ async def _fsck(config: Config, *, hashes: bool, repair: bool, as_json: bool) ->
     for place in await asyncio.to_thread(storages_of, config):
         name, directory = place.name, place.directory
         if not await asyncio.to_thread(place.has_catalog):
-            report.no_catalog(name, str(directory), is_used=await asyncio.to_thread(directory.exists))
+            if name == "pushed" and await asyncio.to_thread(directory.exists):
+                report.no_catalog(name, str(directory))
             continue
         try:
             async with open_storage(config, place) as storage:
@@ -165,38 +168,35 @@ class _Report:
     def add(self, storage: str, finding: Finding) -> None:
         self._counts[finding.fault] += 1
         self._done += finding.done is not None
-        self.left = self.left or finding.done is None
-        if self._as_json:
-            word = finding.fault.name.lower()
-            self._line(storage=storage, fault=word, key=finding.key, detail=finding.detail, done=finding.done)
-            return
         words = "; ".join(part for part in (f"{storage}: {finding.key}", finding.detail, finding.done) if part)
-        self._out.print(hanging(self._out, _MARKS[finding.fault], words))
+        text = hanging(self._out, _MARKS[finding.fault], words)
+        word = finding.fault.name.lower()
+        self._tell(text, storage=storage, fault=word, key=finding.key, detail=finding.detail, done=finding.done)
 
-    def no_catalog(self, storage: str, directory: str, *, is_used: bool) -> None:
-        """A storage without a catalog: nothing was kept, or the catalog is lost."""
-        if is_used and storage == "pushed":
-            self.left = True
-            if self._as_json:
-                self._line(storage=storage, fault="no_catalog", key=directory, detail="", done=None)
-            else:
-                self._out.print(
-                    f"{directory} has files and no catalog: stop the server, and `fsck --rebuild` makes one"
-                )
+    def no_catalog(self, storage: str, directory: str) -> None:
+        """A storage that has files, and whose catalog is lost."""
+        text = f"{directory} has files and no catalog: stop the server, and `fsck --rebuild` makes one"
+        self._tell(text, storage=storage, fault="no_catalog", key=directory)
 
     def unreadable(self, storage: str, directory: str, error: StorageError) -> None:
         """A storage that cannot be looked at, or not to its end."""
-        self.left = True
+        text = hanging(self._out, "[bold red]unreadable[/]", f"{storage}: {directory}; {error}")
+        self._tell(text, storage=storage, fault="unreadable", key=directory, detail=str(error))
+
+    def _tell(
+        self, text: Table | Text | str, *, storage: str, fault: str, key: str, detail: str = "", done: str | None = None
+    ) -> None:
+        self.left = self.left or done is None
         if self._as_json:
-            self._line(storage=storage, fault="unreadable", key=directory, detail=str(error), done=None)
+            print(json.dumps({"storage": storage, "fault": fault, "key": key, "detail": detail, "done": done}))
         else:
-            self._out.print(hanging(self._out, "[bold red]unreadable[/]", f"{storage}: {directory}; {error}"))
+            self._out.print(text)
 
     def end(self) -> None:
         """The sums, and what each kind of finding means."""
         if self._as_json:
             faults = {fault.name.lower(): number for fault, number in self._counts.items()}
-            self._line(files=self.files, faults=faults, repaired=self._done)
+            print(json.dumps({"files": self.files, "faults": faults, "repaired": self._done}))
             return
         found = sum(self._counts.values())
         self._out.print(f"{count(self.files, 'file')} looked at, {found} not as it should be, {self._done} put right")
@@ -205,11 +205,8 @@ class _Report:
         if found > self._done:
             self._out.print("`harmonia-py fsck --repair` puts right what can be; what is lost has to be pushed again.")
 
-    def _line(self, **values: Any) -> None:
-        print(json.dumps(values))  # what a script reads
 
-
-async def rebuild(config: Config, *, take_over: bool = False, as_json: bool) -> int:
+async def rebuild(config: Config, *, take_over: bool, as_json: bool) -> int:
     """Fill the catalogs; exit status 1 when a file could not be taken.
 
     `take_over`: also where the bucket belongs to another catalog, which is lost.
@@ -259,7 +256,7 @@ async def _pushed(storage: "OpenStorage", config: Config) -> "Rebuilt":
 
 def _say(report: dict[str, Any], faults: dict[str, str], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**report, "lost": _LOST}, indent=2))  # what a script reads
+        print_json({**report, "lost": _LOST})
         return
     out = results()
     for name, done in report.items():
