@@ -11,7 +11,7 @@ from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.caches import CHUNKS, CacheRow, CacheSettings
 from harmonia_py.catalog.paging import all_of
 from harmonia_py.chunks.installed import check_installed
-from harmonia_py.commands.shared.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
+from harmonia_py.commands.shared.catalog import any_cache, entry, found_cache, in_catalog, named_cache, now, seconds_of
 from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config.settings import Config
@@ -253,8 +253,4 @@ async def _settings_of(catalog: SqlCatalog, config: Config, name: str) -> CacheS
     if name == DEFAULT:
         table = config.default_cache
         return CacheSettings(public=config.is_public, caches=() if table is None else tuple(table.caches))
-    with naming(repr(name)):
-        row = await catalog.caches.find(CacheName.parse(name))
-    if row is None:
-        raise ConfigError(f"there is no cache {name}; `cache list` shows which there are")
-    return row.settings
+    return (await found_cache(catalog, any_cache(name))).settings

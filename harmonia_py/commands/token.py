@@ -13,6 +13,7 @@ from harmonia_py.catalog.tokens import new_token
 from harmonia_py.commands.shared.catalog import entry, in_catalog, now, seconds_of
 from harmonia_py.commands.shared.options import add_config, add_json_lines, load
 from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.config.settings import Config
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError, FormatError
 
@@ -67,11 +68,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it."""
-    return {"create": _create, "list": _list, "revoke": _revoke}[options.action](options)
-
-
-def _create(options: argparse.Namespace) -> int:
     config = load(options)
+    return {"create": _create, "list": _list, "revoke": _revoke}[options.action](options, config)
+
+
+def _create(options: argparse.Namespace, config: Config) -> int:
     actions = [Action.parse(word) for word in options.allow.split(",")]
     patterns = [CachePattern.parse(pattern) for pattern in options.cache]
     token, row = new_token(options.name, actions, patterns, now=now(), expires=_end(options.expires))
@@ -87,8 +88,7 @@ def _create(options: argparse.Namespace) -> int:
     return 0
 
 
-def _list(options: argparse.Namespace) -> int:
-    config = load(options)
+def _list(options: argparse.Namespace, config: Config) -> int:
     rows = in_catalog(config, lambda catalog: all_of(catalog.access.page, lambda row: row.id))
     rows.sort(key=lambda row: (row.name, row.created))
     if options.json:
@@ -112,9 +112,7 @@ def _allowed(row: TokenRow) -> str:
     return "; ".join(f"{actions} on {','.join(patterns)}" for actions, patterns in allowed.items())
 
 
-def _revoke(options: argparse.Namespace) -> int:
-    config = load(options)
-
+def _revoke(options: argparse.Namespace, config: Config) -> int:
     async def revoke(catalog: SqlCatalog) -> int:
         if options.holder is None:
             count: int = await catalog.access.revoke(options.name, now=now())
