@@ -60,7 +60,7 @@ async def examine_token(tokens: IdTokens, text: str) -> Examination:
         raise FormatError("this is no token of an issuer that is configured")
     claims = claims_without_trust(text)
     try:
-        fault = None if await tokens.identity(text) is not None else "no key of the issuer has signed it"
+        fault = None if await tokens.principal(text) is not None else "no key of the issuer has signed it"
     except (NotAuthenticated, UpstreamError) as error:
         fault = str(error).removeprefix("Unauthorized: ")
     rules = tuple(_result(rule, claims) for rule in trusted.rules)

@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Struct
 
 from harmonia_py import json_text
-from harmonia_py.cache.access import Principal
 from harmonia_py.cache.identity import Identity, IdentityRule, identity_of
 from harmonia_py.cache.jwt_shape import JWT, LEEWAY_SECONDS, MAX_LENGTH, begins_later, decoded, shown_time
 from harmonia_py.errors import FormatError, NotAuthenticated
@@ -82,12 +81,8 @@ class IdTokens:
         """Whether it has the shape of a JWT, and says that one of the issuers made it."""
         return self.said_issuer(token) is not None
 
-    async def principal(self, token: str) -> Principal | None:
-        """As in `Authenticator`; an `Identity`."""
-        return await self.identity(token)
-
-    async def identity(self, token: str) -> Identity | None:
-        """Whose token it is; None when its signature is not right.
+    async def principal(self, token: str) -> Identity | None:
+        """As in `Authenticator`: whose token it is; None when its signature is not right.
 
         Raises:
             NotAuthenticated: the token is signed, and for another audience or time.

@@ -32,7 +32,7 @@ def token_exchange(catalog: "SqlCatalog | None", id_tokens: "IdTokens | None") -
     from harmonia_py.catalog.exchange import TokenExchange  # noqa: PLC0415  # where there are issuers
 
     return TokenExchange(
-        id_tokens.identity,
+        id_tokens.principal,
         id_tokens.audiences,
         access=catalog.access,
         audit=catalog.audit,

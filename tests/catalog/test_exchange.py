@@ -32,7 +32,7 @@ class World:
         id_tokens = IdTokens([trusted], lambda: self.now)
         self.tokens = CatalogTokens(catalog.access, lambda: self.now)
         self.exchange = TokenExchange(
-            id_tokens.identity,
+            id_tokens.principal,
             id_tokens.audiences,
             access=catalog.access,
             audit=catalog.audit,

@@ -36,7 +36,7 @@ async def identity(*rules: IdentityRule, **claims: Any) -> Identity:
     tokens = tokens_of(Documents(KEY), *rules)
     token = KEY.sign(claims_of(URL, NOW, **claims))
     assert tokens.takes(token)
-    found = await tokens.identity(token)
+    found = await tokens.principal(token)
     assert found is not None
     return found
 
@@ -125,24 +125,24 @@ async def test_keys_are_asked_for_by_the_first_token_and_then_remembered() -> No
     tokens = tokens_of(documents, rule(ref="x"))
     assert documents.asked == 0
     for _ in range(3):
-        assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+        assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
     assert documents.asked == 1
 
 
 async def test_a_new_key_is_asked_for_and_unknown_ones_at_a_bounded_rate() -> None:
     documents, clock = Documents(KEY), Clock()
     tokens = tokens_of(documents, rule(ref="x"), clock=clock)
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
     new = SigningKey.of("ES256", "two")
     documents.keys.append(new)
     unknown = SigningKey.of("EdDSA", "three")
     # It was asked just now, for the first token.
-    assert await tokens.identity(new.sign(claims_of(URL, NOW))) is None
+    assert await tokens.principal(new.sign(claims_of(URL, NOW))) is None
     assert documents.asked == 1
     clock.seconds += 31
-    assert await tokens.identity(new.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(new.sign(claims_of(URL, NOW))) is not None
     for _ in range(50):
-        assert await tokens.identity(unknown.sign(claims_of(URL, NOW))) is None
+        assert await tokens.principal(unknown.sign(claims_of(URL, NOW))) is None
         clock.seconds += 1
     assert documents.asked == 3
 
@@ -150,30 +150,30 @@ async def test_a_new_key_is_asked_for_and_unknown_ones_at_a_bounded_rate() -> No
 async def test_a_key_that_the_issuer_takes_away_is_good_for_an_hour_at_most() -> None:
     documents, clock = Documents(KEY), Clock()
     tokens = tokens_of(documents, rule(ref="x"), clock=clock)
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
     documents.keys = [SigningKey.of("ES256", "two")]
     clock.seconds += 3599
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
     clock.seconds += 2
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is None
 
 
 async def test_keys_are_kept_while_the_issuer_is_away_and_for_a_day_at_most() -> None:
     documents, clock = Documents(KEY), Clock()
     tokens = tokens_of(documents, rule(ref="x"), clock=clock)
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
     documents.failure = UpstreamUnreachable("no connection")
     clock.seconds += 23 * 3600
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
     # Whether the issuer has a key that is not known cannot be told.
     with pytest.raises(UpstreamUnreachable, match=URL):
-        await tokens.identity(SigningKey.of("ES256", "two").sign(claims_of(URL, NOW)))
+        await tokens.principal(SigningKey.of("ES256", "two").sign(claims_of(URL, NOW)))
     clock.seconds += 3601
     with pytest.raises(UpstreamUnreachable, match="no connection"):
-        await tokens.identity(KEY.sign(claims_of(URL, NOW)))
+        await tokens.principal(KEY.sign(claims_of(URL, NOW)))
     documents.failure = None
     clock.seconds += 31
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
 
 
 async def test_an_issuer_that_failed_is_asked_again_after_five_seconds() -> None:
@@ -183,12 +183,12 @@ async def test_an_issuer_that_failed_is_asked_again_after_five_seconds() -> None
     documents.failure = UpstreamUnreachable("no connection")
     for _ in range(5):
         with pytest.raises(UpstreamUnreachable):
-            await tokens.identity(KEY.sign(claims_of(URL, NOW)))
+            await tokens.principal(KEY.sign(claims_of(URL, NOW)))
         clock.seconds += 0.9
     assert documents.asked == 1
     documents.failure = None
     clock.seconds += 0.6
-    assert await tokens.identity(KEY.sign(claims_of(URL, NOW))) is not None
+    assert await tokens.principal(KEY.sign(claims_of(URL, NOW))) is not None
 
 
 async def test_what_waits_for_the_keys_of_an_issuer_that_is_closed_can_be_answered() -> None:
@@ -211,7 +211,7 @@ async def test_what_waits_for_the_keys_of_an_issuer_that_is_closed_can_be_answer
 async def test_documents_of_another_issuer_are_not_believed() -> None:
     documents = Documents(KEY, url="https://other.example.org")
     with pytest.raises(UpstreamProtocolError, match="of another issuer"):
-        await tokens_of(documents, rule(ref="x")).identity(KEY.sign(claims_of(URL, NOW)))
+        await tokens_of(documents, rule(ref="x")).principal(KEY.sign(claims_of(URL, NOW)))
 
 
 @pytest.mark.parametrize(("configured", "said", "in_token"), [(f"{URL}/", URL, URL), (URL, f"{URL}/", f"{URL}/")])
@@ -219,6 +219,6 @@ async def test_issuer_url_trailing_slash(configured: str, said: str, in_token: s
     issuer = Issuer(configured, Documents(KEY, url=said))
     trusted = TrustedIssuer(name="ci", issuer=issuer, audience=AUDIENCE, rules=[rule(repository="acme/*")])
     tokens = IdTokens([trusted], lambda: NOW)
-    who = await tokens.identity(KEY.sign(claims_of(in_token, NOW)))
+    who = await tokens.principal(KEY.sign(claims_of(in_token, NOW)))
     assert who is not None
     assert allowed(who, "main") == {"push"}
