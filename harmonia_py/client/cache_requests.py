@@ -1,12 +1,18 @@
 """Requests to one cache of a server, those that belong to a session among them."""
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from harmonia_py.client.answers import SessionInfo, fields
 from harmonia_py.client.http import HttpServer
+
+T = TypeVar("T")
+
+# Between two questions, beside the time that the server itself takes for an answer while it works.
+_AGAIN_SECONDS: Final = 2.0
 
 
 class CacheRequests:
@@ -33,3 +39,16 @@ class CacheRequests:
         """
         data = msgspec.json.encode(body, enc_hook=str)
         return fields((await self._server.ask("POST", self._place(session, verb), data)).json())
+
+
+async def ask_again(ask: Callable[[], Awaitable[T]], times: int) -> T | None:
+    """Ask a server that answers only when a long work of its own is done, until the answer is something that is true.
+
+    None: so many questions had no such answer.
+    """
+    for _ in range(times):
+        answer = await ask()
+        if answer:
+            return answer
+        await asyncio.sleep(_AGAIN_SECONDS)
+    return None

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from harmonia_py.client.answers import SessionInfo, UploadInParts
-from harmonia_py.client.asking_again import ask_again
+from harmonia_py.client.cache_requests import ask_again
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.made_file import StoredFile
 from harmonia_py.client.upload_api import UploadApi

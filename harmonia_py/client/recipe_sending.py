@@ -16,8 +16,8 @@ from typing import Final
 from harmonia_py.chunks.installed import is_installed
 from harmonia_py.chunks.recipe import MAX_REFERENCES
 from harmonia_py.client.answers import ChunkTerms, FileHere, SessionInfo
-from harmonia_py.client.asking_again import ask_again
 from harmonia_py.client.bodies import Body
+from harmonia_py.client.cache_requests import ask_again
 from harmonia_py.client.chunk_api import ChunkApi
 from harmonia_py.client.local_paths import LocalPaths
 from harmonia_py.client.made_file import MadeFile, NoPlace, StoredFile
