@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 from urllib.request import getproxies
@@ -55,26 +55,7 @@ _MAX_MESSAGE: Final = 500
 _FIRST_SECONDS: Final = 0.25
 _LONGEST_SECONDS: Final = 15.0
 # A server that asks for more is not coming back for this push.
-MAX_RETRY_AFTER_SECONDS: Final = 120.0
-
-
-def delays() -> Iterator[float]:
-    """Seconds to wait before the second, third … attempt: anything up to a bound that doubles up to 15 s.
-
-    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-    """
-    bound = _FIRST_SECONDS
-    while True:
-        yield random.uniform(0, bound)  # noqa: S311  # spreads clients, hides nothing
-        bound = min(2 * bound, _LONGEST_SECONDS)
-
-
-def wait_before_next(delay: float, retry_after: float | None) -> float:
-    """The seconds to wait before the next attempt: `delay`, or, if the server gave it, the time of `Retry-After`.
-
-    A little of the jitter is kept: all clients were told the same.
-    """
-    return delay if retry_after is None else min(retry_after, MAX_RETRY_AFTER_SECONDS) + min(delay, 1.0)
+_MAX_RETRY_AFTER_SECONDS: Final = 120.0
 
 
 class Answer(Struct, frozen=True):
@@ -180,16 +161,16 @@ class HttpServer:
         Raises:
             UpstreamUnreachable: it failed for longer than the patience.
         """
-        end = time.monotonic() + self._patience
-        for delay in delays():
+        end, bound = time.monotonic() + self._patience, _FIRST_SECONDS
+        while True:
             try:
                 return await attempt()
             except UpstreamUnreachable as error:
-                wait = wait_before_next(delay, error.retry_after)
+                wait = _pause(bound, error.retry_after)
                 if time.monotonic() + wait > end:
                     raise
             await asyncio.sleep(wait)
-        raise AssertionError("the delays have no end")
+            bound = min(2 * bound, _LONGEST_SECONDS)
 
     async def once(
         self,
@@ -219,6 +200,17 @@ class HttpServer:
         """The context for TLS. To read the certificates of the machine takes as long as to ask about 1,000 paths."""
         self._tls = self._tls or ssl.create_default_context()
         return self._tls
+
+
+def _pause(bound: float, retry_after: float | None) -> float:
+    """Seconds to wait before the next attempt: anything up to `bound`, or the time of `Retry-After` if there was one.
+
+    A little of the jitter is kept then: all clients were told the same.
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    delay = random.uniform(0, bound)  # noqa: S311  # spreads clients, hides nothing
+    return delay if retry_after is None else min(retry_after, _MAX_RETRY_AFTER_SECONDS) + min(delay, 1.0)
 
 
 def parse_url(text: str) -> URL:
