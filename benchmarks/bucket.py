@@ -30,7 +30,7 @@ from obstore.store import S3Store
 from seaweed import Bucket, Seaweed, environment
 from server import INTERPRETER, Server
 
-from harmonia_py.client.answers import SessionInfo, UploadInParts
+from harmonia_py.client.answers import UploadInParts
 from harmonia_py.client.api import PushApi
 from harmonia_py.client.http import HttpServer
 from harmonia_py.client.made_file import StoredFile
@@ -103,11 +103,11 @@ class Uploads(UploadApi):
         super().__init__(server, "team/")
         self._forget = forget
 
-    async def finish_parts(self, session: SessionInfo, file: str, upload: UploadInParts, etags: Sequence[str]) -> bool:
+    async def finish_parts(self, upload: UploadInParts, etags: Sequence[str]) -> bool:
         self.sent = self.sent or time.perf_counter()
         if not self._forget:
-            return await super().finish_parts(session, file, upload, etags)
-        await self.give_up_parts(session, file, upload)
+            return await super().finish_parts(upload, etags)
+        await self.give_up_parts(upload)
         raise PushRefused("it was only sent")
 
 

@@ -140,10 +140,12 @@ class UploadInParts(Struct, frozen=True):
     Attributes:
         id: as the server has it.
         part_size: bytes of each part but the last, which has the rest.
+        place: on the server, of requests about it.
     """
 
     id: str
     part_size: int
+    place: str
 
 
 class Lacking(Struct, frozen=True):

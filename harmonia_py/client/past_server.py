@@ -60,7 +60,7 @@ class PastServer:
         if session.in_parts is not None and file.size in session.in_parts:
             upload = await self._api.begin_parts(session, file.name, file.size)
             if upload is not None:
-                return await self._send_parts(session, file, upload)
+                return await self._send_parts(file, upload)
         if session.past_server is None or file.size not in session.past_server:
             return False
         url = await self._api.url(session, file.name, file.size)
@@ -73,11 +73,11 @@ class PastServer:
             return False
         return await self._is_taken(partial(self._api.finish, session, file.name))
 
-    async def _send_parts(self, session: SessionInfo, file: StoredFile, upload: UploadInParts) -> bool:
+    async def _send_parts(self, file: StoredFile, upload: UploadInParts) -> bool:
         elsewhere = self._elsewhere
         if elsewhere is None:  # another file has found meanwhile that nothing can be sent there
             return False
-        parts = _Parts(self._api, elsewhere, session, file, upload)
+        parts = _Parts(self._api, elsewhere, file, upload)
         try:
             etags = await parts.send()
         except SessionEnded:
@@ -85,9 +85,9 @@ class PastServer:
         except HarmoniaError:  # as for one request
             self._elsewhere = None
             with suppress(HarmoniaError):  # the server removes it when the session ends
-                await self._api.give_up_parts(session, file.name, upload)
+                await self._api.give_up_parts(upload)
             return False
-        return await self._is_taken(partial(self._api.finish_parts, session, file.name, upload, etags))
+        return await self._is_taken(partial(self._api.finish_parts, upload, etags))
 
     async def _is_taken(self, ask: Callable[[], Awaitable[bool]]) -> bool:
         """Whether the server takes the file that it is asked to take."""
@@ -104,12 +104,9 @@ class PastServer:
 class _Parts:
     """The parts of one file on their way."""
 
-    def __init__(
-        self, api: UploadApi, elsewhere: HttpServer, session: SessionInfo, file: StoredFile, upload: UploadInParts
-    ) -> None:
+    def __init__(self, api: UploadApi, elsewhere: HttpServer, file: StoredFile, upload: UploadInParts) -> None:
         self._api = api
         self._elsewhere = elsewhere
-        self._session = session
         self._file = file
         self._upload = upload
         self._urls: dict[int, tuple[str, float]] = {}
@@ -147,7 +144,7 @@ class _Parts:
             if time.monotonic() < until:
                 return url
             until = time.monotonic() + _URL_SECONDS
-            urls = await self._api.part_urls(self._session, self._file.name, self._upload, number, _URLS_AT_ONCE)
+            urls = await self._api.part_urls(self._upload, number, _URLS_AT_ONCE)
             self._urls |= {number + further: (url, until) for further, url in enumerate(urls)}
             return self._urls.pop(number)[0]
 

@@ -8,7 +8,7 @@ import msgspec
 
 from harmonia_py.client.answers import SessionInfo, UploadInParts, fields
 from harmonia_py.client.cache_requests import CacheRequests
-from harmonia_py.client.http import parse_url
+from harmonia_py.client.http import Answer, parse_url
 from harmonia_py.errors import UpstreamProtocolError
 
 
@@ -34,17 +34,15 @@ class UploadApi(CacheRequests):
         Raises:
             HarmoniaError: as `HttpServer.ask`.
         """
-        body = msgspec.json.encode({"size": size})
-        answer = await self._server.ask("POST", self._place(session, f"uploads/{file}/parts"), body, absent=True)
+        place = self._place(session, f"uploads/{file}/parts")
+        answer = await self._server.ask("POST", place, msgspec.json.encode({"size": size}), absent=True)
         told = fields(answer.json()) if answer.status == HTTPStatus.OK else {}  # as for `url`
         upload, part_size = told.get("upload"), told.get("part_size")
         if not isinstance(upload, str) or not isinstance(part_size, int) or part_size < 1:
             return None
-        return UploadInParts(upload, part_size)
+        return UploadInParts(upload, part_size, place)
 
-    async def part_urls(
-        self, session: SessionInfo, file: str, upload: UploadInParts, first: int, count: int
-    ) -> Sequence[str]:
+    async def part_urls(self, upload: UploadInParts, first: int, count: int) -> Sequence[str]:
         """The URLs of parts from `first` on, which is counted from 1: `count` of them, or those that there are.
 
         Raises:
@@ -52,7 +50,7 @@ class UploadApi(CacheRequests):
             HarmoniaError: as `HttpServer.ask`.
         """
         query = urlencode({"upload": upload.id, "first": first, "count": count})
-        answer = await self._server.ask("GET", self._place(session, f"uploads/{file}/parts?{query}"))
+        answer = await self._server.ask("GET", f"{upload.place}?{query}")
         urls = fields(answer.json()).get("urls")
         if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
             raise UpstreamProtocolError("the server does not say where parts are sent")
@@ -60,7 +58,7 @@ class UploadApi(CacheRequests):
             raise UpstreamProtocolError("the server wants parts to be sent in the clear, or to what is no URL")
         return urls
 
-    async def finish_parts(self, session: SessionInfo, file: str, upload: UploadInParts, etags: Sequence[str]) -> bool:
+    async def finish_parts(self, upload: UploadInParts, etags: Sequence[str]) -> bool:
         """Have the server take in a file whose parts were all sent; False while that is checked: ask again.
 
         Raises:
@@ -68,19 +66,15 @@ class UploadApi(CacheRequests):
             HarmoniaError: as `HttpServer.ask`.
         """
         body = msgspec.json.encode({"upload": upload.id, "etags": etags})
-        place = self._place(session, f"uploads/{file}/parts")
-        answer = await self._server.ask("PUT", place, body, absent=True)
-        # As for `url`; another server is asked next.
-        return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
+        return _is_checked(await self._server.ask("PUT", upload.place, body, absent=True))
 
-    async def give_up_parts(self, session: SessionInfo, file: str, upload: UploadInParts) -> None:
+    async def give_up_parts(self, upload: UploadInParts) -> None:
         """Have the server remove what was sent of a file.
 
         Raises:
             HarmoniaError: as `HttpServer.ask`.
         """
-        query = urlencode({"upload": upload.id})
-        await self._server.once("DELETE", self._place(session, f"uploads/{file}/parts?{query}"))
+        await self._server.once("DELETE", f"{upload.place}?{urlencode({'upload': upload.id})}")
 
     def _may_lead_to(self, url: str) -> bool:
         """Whether files may be sent there: not in the clear where the server itself is spoken to in secret."""
@@ -97,6 +91,9 @@ class UploadApi(CacheRequests):
             PushConflict: it is not there.
             HarmoniaError: as `HttpServer.ask`.
         """
-        answer = await self._server.ask("POST", self._place(session, f"uploads/{file}"), absent=True)
-        # As for `url`; another server is asked next.
-        return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
+        return _is_checked(await self._server.ask("POST", self._place(session, f"uploads/{file}"), absent=True))
+
+
+def _is_checked(answer: Answer) -> bool:
+    # As for `url`; another server is asked next.
+    return answer.status == HTTPStatus.OK and fields(answer.json()).get("state") != "checking"
