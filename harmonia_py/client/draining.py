@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -76,11 +77,9 @@ class Draining:
     async def _wait(self, ending: asyncio.Event | None, seconds: float, end: float | None) -> None:
         if end is not None:
             seconds = min(seconds, max(0.0, end - asyncio.get_running_loop().time()))
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await (asyncio.Event() if ending is None else ending).wait()
-        except TimeoutError:
-            pass
 
     async def _push_entries(self, names: Collection[str]) -> bool:
         """Push what these entries name; False when the server cannot be reached, or refuses all of it."""

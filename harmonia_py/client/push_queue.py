@@ -89,7 +89,6 @@ class PushQueue:
         """The content of the queue."""
         entries = self.entries(1_000_000)
         oldest = int(entries[0].partition("-")[0]) / 1e9 if entries else None
-        aside: list[tuple[str, str]] = []
         with _errors_of_the_queue():
             files = sorted(self._aside.iterdir()) if self._aside.exists() else []
             aside = [(file.name, file.read_text(encoding="utf-8", errors="replace").strip()) for file in files]
