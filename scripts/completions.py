@@ -171,12 +171,7 @@ def _fish_lines(every: list[Verb], verb: Verb) -> Iterator[str]:
         yield f"{begin} -a {one.words[-1]} -d '{_fish(one.help)}'"
     for option in verb.options:
         names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
-        value = ""
-        if option.metavar is not None:
-            value = (
-                f" -x -a '{' '.join(option.choices)}'" if option.choices else " -r -F" if _is_file(option) else " -x"
-            )
-        yield f"{begin} {names}{value} -d '{_fish(option.help)}'"
+        yield f"{begin} {names}{_fish_value(option)} -d '{_fish(option.help)}'"
     if _takes_files(verb):
         yield f"{begin} -F"
 

@@ -60,9 +60,7 @@ def requirements(version: str) -> str:
     """Return what the lock file says for that Python, without what is replaced."""
     text = (PROJECT / "requirements-extras.lock").read_text()
     kept = []
-    for found in re.finditer(
-        r"^([\w.-]+)==[^\s;]+(?: ; ([^\\\n]+?))? \\\n(?:    --hash=\S+(?: \\)?\n?)+", text, re.MULTILINE
-    ):
+    for found in _LOCKED.finditer(text):
         name, marker = found[1], found[2]
         environment = {"python_full_version": f"{version}.0", "python_version": version, "sys_platform": "linux"}
         if name not in REPLACED and (marker is None or Marker(marker).evaluate(environment)):
@@ -85,12 +83,8 @@ def fetch(version: str) -> Path:
         lock.write_text(wanted)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--require-hashes", "--only-binary=:all:", f"--python-version={version}", "--implementation=cp"]
-        command += [f"--platform={one}" for one in PLATFORMS] + [
-            "--dest",
-            f"{partial}/wheels",
-            "--requirement",
-            str(lock),
-        ]
+        command += [f"--platform={one}" for one in PLATFORMS]
+        command += ["--dest", f"{partial}/wheels", "--requirement", str(lock)]
         subprocess.run(command, check=True, timeout=FETCH_LIMIT)
         Path(partial, "wheels").rename(folder)
     return folder
