@@ -1,16 +1,9 @@
-"""Write docs/reference/metrics.md from the table of families, or check that it is current.
+"""docs/reference/metrics.md, made from the table of families. `generate_reference.py` writes it."""
 
-usage: metrics_reference.py [--check]
-"""
-
-import sys
-from pathlib import Path
 from typing import Final
 
 from harmonia_py.metrics.families import FAMILIES
 from harmonia_py.metrics.family import Family
-
-FILE: Final = Path(__file__).parent.parent / "docs" / "reference" / "metrics.md"
 
 _HEAD: Final = """\
 # Metrics
@@ -23,7 +16,7 @@ when the cache is first used.
 Counters survive workers and begin again with the server.
 `path` is the name of a route, or `other`; `method` is `GET`, `HEAD` or `other`.
 
-Made from the code by `scripts/metrics_reference.py`. A dashboard and alert rules are in `dashboards/`.
+Made from the code by `scripts/generate_reference.py`. A dashboard and alert rules are in `dashboards/`.
 
 | name | kind | labels | what it says |
 |---|---|---|---|
@@ -43,19 +36,3 @@ def _row(family: Family) -> str:
 def _buckets(family: Family) -> str:
     bounds = ", ".join(f"{bound:g}" for bound in family.buckets)
     return f"* `{family.name}`: {bounds}\n" if bounds else ""
-
-
-def main() -> int:
-    """Write the file, or say whether that would change it."""
-    if sys.argv[1:] == ["--check"]:
-        if FILE.exists() and FILE.read_text() == text():
-            return 0
-        print(f"{FILE.name} is not current: run scripts/metrics_reference.py", file=sys.stderr)
-        return 1
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_text(text())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

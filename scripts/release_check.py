@@ -27,18 +27,22 @@ def version(project: Path) -> str:
     return found[1]
 
 
+def section(project: Path, heading: str) -> re.Match[str] | None:
+    """Return what CHANGELOG.md has below a heading, which is a pattern: the heading, and the text."""
+    text = (project / "CHANGELOG.md").read_text()
+    return re.search(rf"^## ({heading})\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+
+
 def problems_of_text(project: Path) -> Iterator[str]:
     """What is wrong with the changelog and other places that could have a version."""
     wanted = version(project)
-    changelog = (project / "CHANGELOG.md").read_text()
-    heading = rf"^## {re.escape(wanted)} \(\d{{4}}-\d\d-\d\d\)\n(.*?)(?=^## |\Z)"
-    section = re.search(heading, changelog, re.MULTILINE | re.DOTALL)
-    if section is None:
+    found = section(project, rf"{re.escape(wanted)} \(\d{{4}}-\d\d-\d\d\)")
+    if found is None:
         yield f"CHANGELOG.md: has no heading `## {wanted} (YYYY-MM-DD)`"
-    elif not section[1].strip():
+    elif not found[2].strip():
         yield f"CHANGELOG.md: says nothing about {wanted}"
-    unreleased = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
-    if unreleased is not None and unreleased[1].strip():
+    unreleased = section(project, "Unreleased")
+    if unreleased is not None and unreleased[2].strip():
         yield "CHANGELOG.md: something is still under `## Unreleased`"
     if "version" in tomllib.loads((project / "pyproject.toml").read_text())["project"]:
         yield "pyproject.toml: has a version of its own"

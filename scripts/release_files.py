@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from make_single_file import source_date
-from release_check import version
+from release_check import section, version
 
 PROJECT: Final = Path(__file__).parent.parent
 ARCHIVE: Final = "harmonia-py-files.tar.gz"
@@ -56,10 +56,9 @@ def notes(project: Path) -> str:
     Raises:
         SystemExit: it says nothing of either.
     """
-    changelog = (project / "CHANGELOG.md").read_text()
     wanted = version(project)
     for heading in (rf"{re.escape(wanted)} \([0-9-]+\)", "Unreleased"):
-        found = re.search(rf"^## ({heading})\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+        found = section(project, heading)
         if found is not None and found[2].strip():
             title = found[1] if found[1] != "Unreleased" else f"{wanted}, not released"
             return f"# harmonia-py {title}\n\n{found[2].strip()}\n"

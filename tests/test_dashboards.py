@@ -55,8 +55,8 @@ def test_every_label_that_is_named_is_one_of_its_metric(name: str) -> None:
 
 
 def test_the_reference_is_current() -> None:
-    """Run scripts/metrics_reference.py after a change of families."""
-    script = DASHBOARDS.parent / "scripts" / "metrics_reference.py"
+    """Run scripts/generate_reference.py after a change of families."""
+    script = DASHBOARDS.parent / "scripts" / "generate_reference.py"
     done = subprocess.run(
         [sys.executable, script, "--check"],
         check=False,
