@@ -13,7 +13,6 @@ import hashlib
 import json
 import lzma
 import sqlite3
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,13 +22,9 @@ from typing import Any, Final
 import brotli
 import tomli_w
 from attic_client import Path
+from zstd_library import zstd
 
 from harmonia_py.nix.signing import SecretKey
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _CREATED: Final = "2026-01-02 03:04:05.678901234 +00:00"
 _SCHEMA: Final = """

@@ -3,9 +3,10 @@
 import random
 
 from house import House
-from pushed_paths import PATH, REFERENCE, ZSTD, pushed
+from pushed_paths import PATH, REFERENCE, pushed
 from pushing import TEAM
 from trees import File, Folder, Tree
+from zstd_library import zstd
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import Timestamp
@@ -46,9 +47,9 @@ HELLO = pushed(PATH, program(PATH), REFERENCE, compression="zstd")
 
 def nar_of(data: bytes) -> bytes:
     """What a client that reads several frames gets."""
-    out, unpacker = b"", ZSTD.ZstdDecompressor()
+    out, unpacker = b"", zstd.ZstdDecompressor()
     while data:
         out += unpacker.decompress(data)
         data = unpacker.unused_data
-        unpacker = ZSTD.ZstdDecompressor()
+        unpacker = zstd.ZstdDecompressor()
     return out

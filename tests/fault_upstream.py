@@ -15,7 +15,6 @@ import gzip
 import lzma
 import random
 import struct
-import sys
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Final, Self
 import brotli
 from msgspec import Struct
 from msgspec.structs import replace
+from zstd_library import zstd
 
 from harmonia_py.nix.base32 import encode
 from harmonia_py.nix.hashes import Hash
@@ -32,11 +32,6 @@ from harmonia_py.nix.narinfo import SUFFIXES, NarInfo, NarUrl
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 STORE_DIR: Final = StoreDir.parse("/nix/store")
 KEY: Final = SecretKey.generate("upstream-1")

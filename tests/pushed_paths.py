@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import lzma
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 from pushing import PushServer
 from serving import Answer
 from trees import File, Folder, Tree, nar
+from zstd_library import zstd
 
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
@@ -21,12 +21,6 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.push.claims import PushedFile
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-ZSTD: Final = zstd
 STORE: Final = StoreDir("/nix/store")
 PATH: Final = StorePath("26xbg1ndr7hbcncrlf9nhx5is2b25d13-hello-2.12.1")
 REFERENCE: Final = StorePath("1b9p07z77phvv2hf6gm9f28syp39f1ag-glibc-2.35")

@@ -13,7 +13,6 @@ with Raw(server.port, receive_buffer=4096) as client:      # a blocking socket
 import os
 import socket
 import struct
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -23,12 +22,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final, Self
 
-from harmonia_py.nix.hashes import Hash
+from zstd_library import zstd
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from harmonia_py.nix.hashes import Hash
 
 TIME_LIMIT: Final = 30.0
 # What Python's and libc's allocators may keep of what has been freed.

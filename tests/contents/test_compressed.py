@@ -17,6 +17,7 @@ import pytest
 from blob_readers import read_all
 from msgspec.structs import replace
 from nar_source import FileNar, compressed, compressing, kept_in, storage_in
+from zstd_library import zstd
 
 from harmonia_py.cache.source import AT_ONCE, Download, FileSlice, NotAtOnce
 from harmonia_py.contents.blobs import IN_USE
@@ -28,11 +29,6 @@ from harmonia_py.contents.storage import Storage
 from harmonia_py.contents.writing import SMALL_BYTES
 from harmonia_py.errors import HarmoniaError, StorageError, StorePathChanged
 from harmonia_py.nix.hashes import Hash
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 LARGE: Final = 3_000_000
 TESTS: Final = Path(__file__).parent.parent

@@ -1,9 +1,9 @@
 """What reading a kept file again finds."""
 
-import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
+from zstd_library import zstd
 
 from harmonia_py.cache.source import Piece
 from harmonia_py.contents.blobs import BlobKey
@@ -11,11 +11,6 @@ from harmonia_py.contents.fsck import Rotten, check_file
 from harmonia_py.contents.pieces import BUFFER_BYTES
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.storage.slices import read_slice
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 STORE_PATH = "n5wkd9frr45pa74if5gpz9j7mifg27fh-hello-2.12"
 KEY = BlobKey.parse(f"{STORE_PATH[:32]}-{Hash.of(b'nar').nix32}.nar.zst")

@@ -2,23 +2,18 @@
 
 import lzma
 import random
-import sys
 
 import pytest
 from fault_upstream import COMPRESS, package
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zstd_library import zstd
 
 from harmonia_py.contents.codecs import COMPRESSIONS, Unpacker
 from harmonia_py.contents.encoders import encoder
 from harmonia_py.contents.nar_check import CheckedNar, NarBounds, NarCheck
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 # Files of lzip, which nothing here can make, have tests of their own.
 TRIED = sorted(COMPRESSIONS & COMPRESS.keys())

@@ -2,18 +2,13 @@
 
 import lzma
 import random
-import sys
 
 import pytest
+from zstd_library import zstd
 
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.contents.memory import UNPACKING
 from harmonia_py.errors import FormatError, Overloaded
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 DATA = random.Random(1).randbytes(300_000)
 

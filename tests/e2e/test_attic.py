@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path as FilePath
@@ -14,14 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from lab import Lab
 from server import Server, settings_of
+from zstd_library import zstd
 
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import StorePath
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 @pytest.fixture

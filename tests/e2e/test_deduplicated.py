@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,13 +12,9 @@ import prefork
 import pytest
 from lab import Lab
 from server import Server
+from zstd_library import zstd
 
 from harmonia_py.nix.narinfo import NarInfo
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 LIMIT: Final = 60.0
 

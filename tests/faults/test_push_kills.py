@@ -32,6 +32,7 @@ from power_cut import Disk
 from push_state import published, violations
 from server import Server, kill_group
 from trees import File, nar
+from zstd_library import zstd
 
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
@@ -39,11 +40,6 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.claims import PushedFile
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _MISSING: Final = power_cut.missing()
 pytestmark = [

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -33,6 +32,7 @@ from json_threads import note_threads
 from mirrors import fetch, fetch_kept, kept, leftovers, mirror_of, named, settle
 from msgspec.structs import replace
 from s3_double import S3Double
+from zstd_library import zstd
 
 from harmonia_py.cache.source import AT_ONCE, DocumentKind, Download, NotAtOnce
 from harmonia_py.contents.blobs import Blob, BlobKey
@@ -49,11 +49,6 @@ from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.storage.s3.blobs import S3Blobs
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from catalogs import opened_catalog
 from pushed_paths import PATH, pushed
 from trees import File
 from waiting import eventually
+from zstd_library import zstd
 
 from harmonia_py.catalog.caches import DEFAULT_CACHE
 from harmonia_py.catalog.uploads import Session
@@ -27,11 +28,6 @@ from harmonia_py.push.upload_check import UploadCheck
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.spool import DiskSpool
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 SIZE = 512 * 1024**2
 

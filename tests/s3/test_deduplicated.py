@@ -1,7 +1,6 @@
 """`deduplicate = "chunks"` on the real server, with what is pushed in a bucket."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,7 @@ from lab import Lab
 from realising import assert_has_the_closure
 from s3_double import S3Double, credentials_file
 from server import Server, settings_of
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from zstd_library import zstd
 
 pytestmark = pytest.mark.s3
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE, ZSTD, Pushed, push, pushed
+from pushed_paths import GLIBC, HELLO, PATH, REFERENCE, STORE, Pushed, push, pushed
 from pushing import PushServer, pushed_to
 from serving import TIME_LIMIT, Answer
 from trees import File, Folder, Link
 from waiting import eventually
+from zstd_library import zstd
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.nix.hashes import Hash
@@ -107,8 +108,8 @@ def with_a_wide_window(data: bytes) -> bytes:
 def wide(compression: str) -> bytes:
     if compression == "xz":
         return with_a_wide_window(lzma.compress(HELLO.data))
-    options: dict[int, int] = {ZSTD.CompressionParameter.window_log: 30, ZSTD.CompressionParameter.content_size_flag: 0}
-    compressor = ZSTD.ZstdCompressor(options=options)
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.content_size_flag: 0}
+    compressor = zstd.ZstdCompressor(options=options)
     return compressor.compress(HELLO.data) + compressor.flush()
 
 
@@ -164,7 +165,7 @@ def nested(depth: int) -> bytes:
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 async def test_an_archive_that_harms_clients(server: PushServer, root: bytes, compression: str) -> None:
     archive = strings(b"nix-archive-1") + root
-    data = archive if compression == "none" else ZSTD.compress(archive)
+    data = archive if compression == "none" else zstd.compress(archive)
     file = PushedFile(Hash.of(data), compression)
     answer = await server.put(f"/nar/{file}", data)
     await refused(server, answer, f"nar/{file}")

@@ -16,11 +16,12 @@ from typing import Final
 import pytest
 from chunking import HELLO, LIBRARY, make_chunks, program
 from house import Clock, House, status
-from pushed_paths import PATH, REFERENCE, STORE, ZSTD, Pushed, pushed
+from pushed_paths import PATH, REFERENCE, STORE, Pushed, pushed
 from pushing import OTHER, PushServer, pushed_to
 from recipe_client import Body, Cut, RecipeClient
 from serving import Answer
 from waiting import eventually
+from zstd_library import zstd
 
 from harmonia_py.catalog.caches import CacheSettings
 from harmonia_py.chunks.frames import compress_chunk
@@ -169,7 +170,7 @@ async def test_a_chunk_of_the_right_length_that_is_another_one(house: House) -> 
 
 
 async def test_a_frame_that_unpacks_to_a_gibibyte(house: House) -> None:
-    frame = ZSTD.compress(bytes(2**30), 1)
+    frame = zstd.compress(bytes(2**30), 1)
     assert len(frame) < 2**20
     await refused(house, await sent(house, Forged([len(DATA)], [len(frame)], [CHUNK]), frame), 400, "chunk")
 
@@ -246,7 +247,7 @@ async def test_a_recipe_that_says_it_has_a_gibibyte_of_columns(house: House) -> 
 
 async def test_columns_that_unpack_to_more_than_they_say(house: House) -> None:
     honest = Forged().format()
-    bomb = honest[: 8 + struct.calcsize("<32sQIIIIIQ")] + ZSTD.compress(bytes(2**30), 1)
+    bomb = honest[: 8 + struct.calcsize("<32sQIIIIIQ")] + zstd.compress(bytes(2**30), 1)
     await refused(house, await sent(house, bomb), 400)
 
 
@@ -257,7 +258,7 @@ async def test_a_recipe_that_is_longer_than_any(house: House) -> None:
 async def test_a_recipe_for_an_hour_of_zeros(house: House) -> None:
     """Some hundred bytes of chunks unpacked for a minute of a core, however many recipes there were."""
     data = bytes(2**24)
-    chunk, frame = ChunkHash(hashlib.sha256(data).digest()), ZSTD.compress(data)
+    chunk, frame = ChunkHash(hashlib.sha256(data).digest()), zstd.compress(data)
     recipe = Forged([len(data)] * 4000, [len(frame)] * 4000, [chunk] * 4000)
     await refused(house, await sent(house, recipe, frame), 422, "many times")
 

@@ -7,7 +7,6 @@ import asyncio
 import http.client
 import lzma
 import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -26,15 +25,11 @@ from server import Server
 from serving import Served
 from waiting import eventually
 from watched import memory_of
+from zstd_library import zstd
 
 from harmonia_py.contents.memory import BUDGET_BYTES, MIB, Memory, Share
 from harmonia_py.errors import Overloaded
 from harmonia_py.nix.narinfo import NarUrl
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 # The window is wider than the usual ones, and the NAR fills it.
 NAR_BYTES: Final = 30 * MIB

@@ -5,7 +5,6 @@ import ctypes
 import gzip
 import json
 import random
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import LOG_NAME, PATH, Answer, FakeSource, Served, read_answer
+from zstd_library import zstd
 
 from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.config.settings import Config
@@ -22,11 +22,6 @@ from harmonia_py.web.http.coding import CODINGS, MIN_BYTES, Coder, Coding, selec
 from harmonia_py.web.http.transfer import MAX_CODERS
 from harmonia_py.web.state import ServingSettings
 from harmonia_py.wiring.serving_settings import serving_settings_of
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 DECODE: dict[str, Callable[[bytes], bytes]] = {"zstd": zstd.decompress, "gzip": gzip.decompress}
 NAR_BYTES = b"all the same " * 30_000

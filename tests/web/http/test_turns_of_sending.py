@@ -5,7 +5,6 @@ import gc
 import itertools
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from serving import PATH, FakeSource, Served
 from waiting import eventually
+from zstd_library import zstd
 
 from harmonia_py.cache.source import Piece
 from harmonia_py.web.http import pump
@@ -20,11 +20,6 @@ from harmonia_py.web.http.coding import Coding
 from harmonia_py.web.http.pump import Pump, Turn
 from harmonia_py.web.http.transfer import MAX_CODERS, making_rest
 from harmonia_py.web.state import ServingSettings
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 NAR = f"/nar/{PATH.hash_part}.nar"
 HEADERS = b"Host: x\r\nAccept-Encoding: zstd\r\n\r\n"
