@@ -1,10 +1,9 @@
 """What the job does that makes chunks, step by step, on a server of `house.py`."""
 
-import random
-
 from house import House
 from pushed_paths import PATH, REFERENCE, pushed
 from pushing import TEAM
+from rebuilds import contents_of
 from trees import File, Folder, Tree
 from zstd_library import zstd
 
@@ -13,8 +12,6 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.chunks.work import Packed
 from harmonia_py.nix.store_path import StorePath
 
-# Of each byte: what compresses a little, as programs do.
-_LETTERS = bytes(97 + byte % 26 for byte in range(256))
 OTHER = StorePath("6qv4vv5c4s9nlw2m5p0brzz0pmi1p3jw-hello-2.12.1")
 
 
@@ -33,7 +30,7 @@ async def make_chunks(house: House, name: CacheName = TEAM) -> Packed:
 
 
 def program(own: StorePath, size: int = 700_000, seed: int = 1) -> Tree:
-    contents = random.Random(seed).randbytes(size).translate(_LETTERS)
+    contents = contents_of(size, seed)
     path = f"/nix/store/{own}/share:/nix/store/{REFERENCE}/lib".encode()
     wrapper = f"#!/nix/store/{REFERENCE}/bin/sh\nexec x\n".encode()
     return Folder(

@@ -3,7 +3,6 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 from rich.filesize import decimal
@@ -14,12 +13,10 @@ from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.commands.shared.progress import add_json, count, messages, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
+from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import ConfigError
 from harmonia_py.metrics.board import Metrics
-
-if TYPE_CHECKING:
-    from harmonia_py.database.catalog import SqlCatalog
-    from harmonia_py.push.exporting import Exported
+from harmonia_py.push.exporting import Exported
 
 
 def add_arguments(parser: Parser) -> None:
@@ -52,11 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if "://" in options.directory:
         raise ConfigError(f"{options.directory}: a cache is exported to a directory; copy that to where it shall be")
     config = load(options)
-
-    async def export(catalog: "SqlCatalog") -> "Exported":
-        return await _export(catalog, config, options)
-
-    done = in_catalog(config, export)
+    done = in_catalog(config, lambda catalog: _export(catalog, config, options))
     if options.as_json:
         print_json(asdict(done))
     else:
@@ -68,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if done.skipped else 0
 
 
-async def _export(catalog: "SqlCatalog", config: Config, options: argparse.Namespace) -> "Exported":
+async def _export(catalog: SqlCatalog, config: Config, options: argparse.Namespace) -> Exported:
     from harmonia_py.wiring.cache_keys import CacheKeys  # noqa: PLC0415  # no other command needs these
     from harmonia_py.wiring.exporting import export_of  # noqa: PLC0415
     from harmonia_py.wiring.pushing import PushNode  # noqa: PLC0415

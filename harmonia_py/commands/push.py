@@ -7,10 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Self
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.progress import Progress
 
 from harmonia_py.client.http import PATIENCE_SECONDS
 from harmonia_py.client.outcomes import Outcome, State, Summary
@@ -74,11 +74,11 @@ def run(options: argparse.Namespace) -> int:
     console = messages()
     # What was imported stays: looking for garbage among it, again and again, would take a tenth of the time.
     gc.freeze()
-    with _Bar(console) as bar:
+    with progress_bar(console) as progress:
         pushing = push(
             cache,
             roots,
-            bar,
+            _Bar(progress),
             jobs=options.jobs,
             level=options.level,
             pins=pins,
@@ -95,17 +95,10 @@ def run(options: argparse.Namespace) -> int:
 class _Bar:
     """A bar of the bytes that are read, on a terminal."""
 
-    def __init__(self, console: Console) -> None:
-        self._progress = progress_bar(console)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._task = self._progress.add_task("looking what is missing", total=None)
         self._total = 0
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
     def planned(self, paths: int, nar_bytes: int) -> None:
         """As in `Events`."""
