@@ -22,82 +22,47 @@ _CONNECT_SECONDS: Final = 5.0
 _NAME: Final = "nix-daemon"
 
 
-class DaemonFacts(Struct, frozen=True, kw_only=True):
-    """The facts about the nix-daemon and the database.
+class _Place(Struct, frozen=True):
+    """The place where the nix-daemon should listen.
 
     Attributes:
-        socket_path: where the nix-daemon should listen.
+        path: of its socket.
         described: mode, owner and group of the socket; None when it cannot be seen.
         is_socket: whether it is one.
-        user: the user that this process runs as.
-        connect_error: why there is no connection.
-        error: why there is no conversation over it.
-        session: what was agreed on.
-        seconds: that the handshake took.
-        database: of the store.
-        database_readable: whether it can be read.
-        database_named: whether the configuration wants it instead of the daemon.
-        lack: how bad it is where there is none.
+        error: why there is no connection; None when there is.
     """
 
-    socket_path: Path
+    path: Path
     described: str | None
     is_socket: bool
-    user: str
-    connect_error: OSError | None = None
-    error: DaemonError | None = None
-    session: Session | None = None
-    seconds: float = 0.0
-    database: Path
-    database_readable: bool
-    database_named: bool
-    lack: Lack
+    error: OSError | None
 
 
 async def look_at(config: Config) -> list[Finding]:
-    """The way to the store that this configuration describes."""
-    socket_path = Path(config.daemon_socket)
-    described, is_socket, connect_error = await in_thread(lambda: _look_at_socket(socket_path))
-    session, error, began = None, None, time.perf_counter()
-    if connect_error is None:
+    """The way to the store that this configuration describes, for a cache that wants to serve it."""
+    user, database = user_name(), config.nix_database
+    is_readable = await in_thread(lambda: may(database, os.R_OK))
+    if config.nix_db_path is not None:
+        return [_judge_named_database(database, user, is_readable=is_readable)]
+    place = await in_thread(lambda: _look_at_socket(Path(config.daemon_socket)))
+    refusal: DaemonError | None = None
+    if place.error is None:
+        began = time.perf_counter()
         try:
-            connection = await Connection.open(socket_path, _CONNECT_SECONDS)
-        except DaemonError as failure:
-            error = failure
+            connection = await Connection.open(place.path, _CONNECT_SECONDS)
+        except DaemonError as error:
+            refusal = error
         else:
-            session = connection.session
             connection.close()
             await connection.wait_closed()
-    facts = DaemonFacts(
-        socket_path=socket_path,
-        described=described,
-        is_socket=is_socket,
-        user=user_name(),
-        connect_error=connect_error,
-        error=error,
-        session=session,
-        seconds=time.perf_counter() - began,
-        database=config.nix_database,
-        database_readable=await in_thread(lambda: may(config.nix_database, os.R_OK)),
-        database_named=config.nix_db_path is not None,
-        lack=await in_thread(lambda: lack_of_store(config)),
-    )
-    return judge(facts)
-
-
-def judge(facts: DaemonFacts) -> list[Finding]:
-    """The findings from the facts, for a cache that wants to serve the store."""
-    if facts.database_named:
-        return [_judge_named_database(facts)]
-    if facts.session is not None:
-        return [_judge_session(facts, facts.session)]
-    what, remedy = _explain(facts)
-    absent = isinstance(facts.connect_error, FileNotFoundError)
-    if facts.database_readable and absent:
-        return [Finding.ok(_NAME, f"there is none; {facts.database} is read instead")]
-    if facts.database_readable:
-        return [Finding.warning(_NAME, f"{what}; {facts.database} is read instead", remedy)]
-    return [_judge_lack(facts.lack if absent else Lack.FAULT, what, remedy)]
+            return [_judge_session(connection.session, user, time.perf_counter() - began)]
+    what, remedy = _explain(place, refusal, user)
+    absent = isinstance(place.error, FileNotFoundError)
+    if is_readable and absent:
+        return [Finding.ok(_NAME, f"there is none; {database} is read instead")]
+    if is_readable:
+        return [Finding.warning(_NAME, f"{what}; {database} is read instead", remedy)]
+    return [_judge_lack(await in_thread(lambda: lack_of_store(config)) if absent else Lack.FAULT, what, remedy)]
 
 
 def _judge_lack(lack: Lack, what: str, remedy: str) -> Finding:
@@ -108,45 +73,44 @@ def _judge_lack(lack: Lack, what: str, remedy: str) -> Finding:
     return Finding.failure(_NAME, what, remedy)
 
 
-def _judge_named_database(facts: DaemonFacts) -> Finding:
-    if facts.database_readable:
-        return Finding.ok("database", f"{facts.database} can be read, and the nix-daemon is not needed")
-    what = f"{facts.database}: {facts.user} cannot read it"
+def _judge_named_database(database: Path, user: str, *, is_readable: bool) -> Finding:
+    if is_readable:
+        return Finding.ok("database", f"{database} can be read, and the nix-daemon is not needed")
+    what = f"{database}: {user} cannot read it"
     return Finding.failure("database", what, "mend nix_db_path or the permissions, or remove it to use the nix-daemon")
 
 
-def _judge_session(facts: DaemonFacts, session: Session) -> Finding:
+def _judge_session(session: Session, user: str, seconds: float) -> Finding:
     trust = {True: ", trusts us (more than is needed)", False: ", does not trust us (nor needs to)", None: ""}
-    milliseconds = facts.seconds * 1000
-    what = f"Nix {session.nix_version} answers {facts.user} in {milliseconds:.0f} ms{trust[session.trusted]}"
+    what = f"Nix {session.nix_version} answers {user} in {seconds * 1000:.0f} ms{trust[session.trusted]}"
     return Finding.ok(_NAME, what)
 
 
-def _explain(facts: DaemonFacts) -> tuple[str, str]:
-    path, user = facts.socket_path, facts.user
-    if isinstance(facts.connect_error, PermissionError):
-        seen = f": it is {facts.described}" if facts.described else ", nor see it"
+def _explain(place: _Place, refusal: DaemonError | None, user: str) -> tuple[str, str]:
+    path = place.path
+    if isinstance(place.error, PermissionError):
+        seen = f": it is {place.described}" if place.described else ", nor see it"
         remedy = (
             f"give {user} a group that may: on Debian `usermod -aG nix-users {user}`, in a unit SupplementaryGroups=; "
             "or SocketMode= of nix-daemon.socket, and look at the directories above"
         )
         return f"{path}: {user} may not connect{seen}", remedy
-    if isinstance(facts.connect_error, FileNotFoundError | NotADirectoryError):
+    if isinstance(place.error, FileNotFoundError | NotADirectoryError):
         remedy = "`systemctl start nix-daemon.socket`, install Nix, or set daemon_socket"
         return f"there is no socket at {path}", remedy
-    if not facts.is_socket:
+    if not place.is_socket:
         return f"{path} is no socket", "set daemon_socket to where the nix-daemon listens"
-    if facts.connect_error is not None:
-        reason = (facts.connect_error.strerror or "no answer in time").lower()
+    if place.error is not None:
+        reason = (place.error.strerror or "no answer in time").lower()
         return f"{path}: {reason}", "`systemctl restart nix-daemon.socket nix-daemon`; its log says why it went"
-    if isinstance(facts.error, DaemonUnreachable):
+    if isinstance(refusal, DaemonUnreachable):
         remedy = f"add {user} to allowed-users in nix.conf and restart the nix-daemon; its log names refused users"
         return f"{path}: it hangs up on {user} before it says a word", remedy
-    return f"{path}: {facts.error}", "Nix 2.8 or later is needed; set daemon_socket if this is something else"
+    return f"{path}: {refusal}", "Nix 2.8 or later is needed; set daemon_socket if this is something else"
 
 
-def _look_at_socket(path: Path) -> tuple[str | None, bool, OSError | None]:
-    described, is_socket = None, False
+def _look_at_socket(path: Path) -> _Place:
+    described, is_socket, failure = None, False, None
     with suppress(OSError):
         status = path.stat()
         described, is_socket = describe(status), stat.S_ISSOCK(status.st_mode)
@@ -155,5 +119,5 @@ def _look_at_socket(path: Path) -> tuple[str | None, bool, OSError | None]:
         try:
             probe.connect(str(path))
         except OSError as error:
-            return described, is_socket, error
-    return described, is_socket, None
+            failure = error
+    return _Place(path, described, is_socket, failure)
