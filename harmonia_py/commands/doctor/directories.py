@@ -140,15 +140,12 @@ async def look_at_store(config: Config, metadata: StoreMetadata, names: Sequence
     if sample and not valid:
         return judged  # it is another store's: nothing can be missing there
     try:
-        missing = await _missing_in(config.real_store, await metadata.all_paths())
+        paths = await metadata.all_paths()
     except DaemonError:
         return []  # said already
+    there = config.real_store
+    missing = await asyncio.to_thread(lambda: [path for path in paths if not os.path.lexists(there / path)])
     return [*judged, *judge_missing(missing)]
-
-
-async def _missing_in(directory: Path, paths: Sequence[StorePath]) -> list[StorePath]:
-    """The paths of which nothing is in the directory."""
-    return await asyncio.to_thread(lambda: [path for path in paths if not os.path.lexists(directory / path)])
 
 
 def judge_missing(missing: Sequence[StorePath]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Files by the catalogs of a server: lost ones, those that were not read for long, and those in chunks."""
+"""What catalogs say of their storages: files that are lost, not read for long, in chunks, and whose the bucket is."""
 
 import asyncio
 import time
@@ -12,6 +12,7 @@ from harmonia_py.chunks.work import ChunkFigures, LastLook
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.commands.shared.progress import count
 from harmonia_py.config.settings import Config
+from harmonia_py.errors import StorageError
 
 # Beyond its period the scrub is late, but a service that was off for a while catches up.
 _LATE: Final = 2.0
@@ -34,6 +35,26 @@ async def look_at(config: Config) -> list[Finding]:
                 if last is not None and (figures.packs or last.waiting or last.error):
                     findings.append(_judge_chunks(place.name, figures, last, time.time()))
     return findings
+
+
+async def look_at_bucket(config: Config) -> list[Finding]:
+    """A finding for the bucket of what is pushed; none where there is no bucket, or no catalog yet."""
+    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # as above
+
+    check = "bucket"
+    place = (await asyncio.to_thread(storages_of, config))[0]
+    if place.bucket is None or not await asyncio.to_thread(place.has_catalog):
+        return []
+    async with open_storage(config, place) as storage:
+        assert storage.owner is not None
+        try:
+            is_ours = await storage.owner.compare()
+        except StorageError as error:
+            return [Finding.failure(check, str(error), "until that is mended, nothing is pushed or collected")]
+        if is_ours:
+            return [Finding.ok(check, f"belongs to the catalog here, {await storage.catalog.identity()}")]
+    what = "belongs to no catalog yet: the catalog here takes it when a server finds that the two fit"
+    return [Finding.ok(check, what)]
 
 
 def _judge(name: str, health: Health, period: int | None) -> Finding:

@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.commands.doctor import (
-    bucket_owner,
     cache_info,
     caches,
     certificate,
@@ -94,9 +93,8 @@ class LocalView:
             yield _in_thread(key, partial(_look_at_directory, key, path, room))
         yield Check("kept files", partial(kept.look_at, config), _SECONDS, _DISK_HANGS)
         if config.storage.url is not None:
-            yield Check(
-                "bucket", partial(bucket_owner.look_at, config), _SECONDS, "see that this machine reaches the bucket"
-            )
+            late = "see that this machine reaches the bucket"
+            yield Check("bucket", partial(kept.look_at_bucket, config), _SECONDS, late)
         yield Check("address", self._look_at_addresses, _SECONDS, "name resolution hangs: use numbers in `bind`")
         if config.tls_cert_path is not None and config.tls_key_path is not None:
             chain, key_file = Path(config.tls_cert_path), Path(config.tls_key_path)
