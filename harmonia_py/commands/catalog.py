@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
-from harmonia_py.commands.shared.progress import add_json, count, messages, print_json, progress_of, results
+from harmonia_py.commands.shared.progress import add_json, count, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.errors import ConfigError
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             status = subprocess.run(options.then, shell=True, check=False).returncode  # noqa: S602  # as was asked
 
     password = key_files.read_database_password(load(options), os.environ)
-    with progress_of(messages(), "rows") as report:
+    with progress_of("rows") as report:
         done = asyncio.run(
             copy_catalog(
                 options.source,

@@ -4,8 +4,6 @@ import argparse
 import asyncio
 from typing import Final
 
-from rich.console import Console
-
 from harmonia_py.commands.shared.node import open_node
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
@@ -56,19 +54,19 @@ async def _compress(config: Config, options: argparse.Namespace) -> int:
         narinfos = await _narinfos(node, compressed, config.store_dir, options)
         missing = [narinfo for narinfo in narinfos if narinfo.file_size is None]
         console.print(f"{count(len(narinfos), 'store path')}, {len(missing)} to compress")
-        failures = await _keep_all(compressed, missing, config.cache.jobs, console) if missing else []
+        failures = await _keep_all(compressed, missing, config.cache.jobs) if missing else []
     if missing:
         console.print(f"{len(missing) - len(failures)} compressed, {len(failures)} failed")
-    print_failures(console, failures)
+    print_failures(failures)
     if options.as_json:
         print_json({"storePaths": len(narinfos), "compressed": len(missing) - len(failures), "failures": failures})
     return 1 if failures else 0
 
 
-async def _keep_all(compressed: CompressedNars, missing: list[NarInfo], jobs: int, console: Console) -> list[str]:
+async def _keep_all(compressed: CompressedNars, missing: list[NarInfo], jobs: int) -> list[str]:
     failures: list[str] = []
     total = sum(narinfo.path_info.nar_size for narinfo in missing)
-    with progress_of(console, "compressing", total) as report:
+    with progress_of("compressing", total) as report:
 
         async def keep(narinfo: NarInfo) -> None:
             info = narinfo.path_info

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from harmonia_py.commands.shared.catalog import any_cache, found_cache, in_catalog
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
-from harmonia_py.commands.shared.progress import add_json, count, messages, print_json, progress_of, results
+from harmonia_py.commands.shared.progress import add_json, count, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.database.catalog import SqlCatalog
@@ -71,7 +71,7 @@ async def _export(catalog: SqlCatalog, config: Config, options: argparse.Namespa
     keys.default = key_files.read_signing_keys(config, os.environ)
     size = (await catalog.objects.size(row.id)).size
     async with PushNode.of(config, catalog, Metrics.alone()) as node:
-        with progress_of(messages(), "exporting", size) as report:
+        with progress_of("exporting", size) as report:
             target = Path(options.directory)
             export = export_of(
                 node,

@@ -117,7 +117,7 @@ async def _look_at(storage: "OpenStorage", report: "_Report", *, hashes: bool, r
         await _check_catalog(storage)
     health = await storage.catalog.file_checks.health()
     work = f"reading {storage.name}" if hashes else storage.name
-    with progress_of(messages(), work, health.size) as advance:
+    with progress_of(work, health.size) as advance:
         fsck = Fsck(
             storage.fsck_ports,
             storage.blobs,
@@ -250,7 +250,7 @@ async def _pushed(storage: "OpenStorage", config: Config) -> "Rebuilt":
             await storage.catalog.caches.create(name, table.settings, declared=True, now=now)
     total = sum([info.size async for info in storage.blobs.list()])
     async with PushNode.of(config, storage.catalog, Metrics.alone()) as node:
-        with progress_of(messages(), "reading", total) as report:
+        with progress_of("reading", total) as report:
             return await node.publishing.rebuild(report).run()
 
 

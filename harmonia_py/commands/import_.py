@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from harmonia_py.commands.shared.catalog import opened_catalog
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
-from harmonia_py.commands.shared.progress import add_json, count, hanging, messages, print_json, progress_of, results
+from harmonia_py.commands.shared.progress import add_json, count, hanging, print_json, progress_of, results
 from harmonia_py.config import key_files
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
@@ -137,7 +137,7 @@ async def _take(
             if node.files.owner is not None:
                 await node.files.owner.check()
             total = sum([(await source.size(cache))[1] for cache, _ in caches])
-            with progress_of(messages(), "importing", total) as report:
+            with progress_of("importing", total) as report:
                 work = AtticImport(
                     source,
                     ChunkFiles(server.directory, server.bucket),

@@ -5,8 +5,6 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
-
 from harmonia_py.commands.shared.node import open_node
 from harmonia_py.commands.shared.options import add_config, add_upstream, load
 from harmonia_py.commands.shared.parser import Parser
@@ -53,21 +51,20 @@ async def _mirror(config: Config, options: argparse.Namespace) -> int:
     wanted = {parse_hash_part(path, config.store_dir) for path in options.paths}
     if options.store_paths is not None:
         wanted.update(await asyncio.to_thread(read_hash_parts, options.store_paths, config.store_dir))
-    console = messages()
     async with open_node(config) as node:
         if node.mirror is None or node.mirrored_files is None or node.mirrored_files.intake.storage.blobs is None:
             raise ConfigError(
                 "no upstream is configured, or nowhere to keep what it has: see [[upstream]] and [mirror]"
             )
-        ahead = _Ahead(node, console, config.mirror.downloads, closure=options.closure)
+        ahead = _Ahead(node, config.mirror.downloads, closure=options.closure)
         await ahead.fetch(wanted)
         imported: int | None = None
         if node.importing is not None:
             await node.importing.idle()
             imported = int(node.importing.counters.imported.value)
     added = "" if imported is None else f", {imported} added to the local store"
-    console.print(f"{count(ahead.kept, 'store path')} kept{added}, {len(ahead.failures)} failed")
-    print_failures(console, ahead.failures)
+    messages().print(f"{count(ahead.kept, 'store path')} kept{added}, {len(ahead.failures)} failed")
+    print_failures(ahead.failures)
     if options.as_json:
         print_json({"kept": ahead.kept, "imported": imported, "failures": ahead.failures})
     return 1 if ahead.failures else 0
@@ -76,13 +73,13 @@ async def _mirror(config: Config, options: argparse.Namespace) -> int:
 class _Ahead:
     """Fetches paths, and what they refer to, so many at once. What is kept already costs a look."""
 
-    def __init__(self, node: Node, console: Console, at_once: int, *, closure: bool) -> None:
+    def __init__(self, node: Node, at_once: int, *, closure: bool) -> None:
         assert node.mirror is not None
         self.kept = 0
         self.failures: list[str] = []
         self._mirror = node.mirror
         self._closure = closure
-        self._progress = progress_bar(console)
+        self._progress = progress_bar(messages())
         self._task = self._progress.add_task("mirroring", total=0)
         self._at_once = at_once
         self._total = 0

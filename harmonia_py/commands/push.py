@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import Progress
 
@@ -71,10 +70,9 @@ def run(options: argparse.Namespace) -> int:
     if options.pin is not None and len(roots) != 1:
         options.usage("--pin is for one path: push the others without it")
     pins = {} if options.pin is None else {options.pin: roots[0]}
-    console = messages()
     # What was imported stays: looking for garbage among it, again and again, would take a tenth of the time.
     gc.freeze()
-    with progress_bar(console) as progress:
+    with progress_bar(messages()) as progress:
         pushing = push(
             cache,
             roots,
@@ -87,8 +85,8 @@ def run(options: argparse.Namespace) -> int:
         )
         summary = asyncio.run(pushing)
     if options.as_json:
-        print_lines(summary)
-    say(console, summary, cache.url)
+        _print_lines(summary)
+    _say(summary, cache.url)
     return 0 if summary.is_good else 1
 
 
@@ -110,7 +108,7 @@ class _Bar:
         self._progress.advance(self._task, nar_bytes)
 
 
-def print_lines(summary: Summary) -> None:
+def _print_lines(summary: Summary) -> None:
     """A JSON object a line: one for each path, and the last for all."""
     lines = [json.dumps(_fields(outcome)) for outcome in summary.outcomes]
     counts = {state.value: summary.count(state) for state in State}
@@ -134,7 +132,7 @@ def _fields(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def say(console: Console, summary: Summary, url: str) -> None:
+def _say(summary: Summary, url: str) -> None:
     """The summary, for people."""
     parts: Sequence[str] = [
         f"{summary.count(State.PUSHED)} pushed ({_sent(summary)})",
@@ -142,10 +140,10 @@ def say(console: Console, summary: Summary, url: str) -> None:
         *([f"{n} upstream"] if (n := summary.count(State.UPSTREAM)) else []),
         *([f"{len(summary.failures)} failed"] if summary.failures else []),
     ]
-    print_failures(console, [f"{outcome.path}: {outcome.reason}" for outcome in summary.failures])
+    print_failures([f"{outcome.path}: {outcome.reason}" for outcome in summary.failures])
     if summary.unpinned:
-        print_failures(console, [f"the pin is not set: {summary.unpinned}"])
-    console.print(f"{url}: {', '.join(parts)}")
+        print_failures([f"the pin is not set: {summary.unpinned}"])
+    messages().print(f"{url}: {', '.join(parts)}")
 
 
 def _sent(summary: Summary) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict
-from rich.console import Console
 
 from harmonia_py.commands.shared.node import open_node
 from harmonia_py.commands.shared.options import add_config, load
 from harmonia_py.commands.shared.parser import Parser
-from harmonia_py.commands.shared.progress import add_json, hanging, messages, print_json, progress_of, results
+from harmonia_py.commands.shared.progress import add_json, hanging, print_json, progress_of, results
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Rotten, check_file
@@ -45,12 +44,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _verify(config: Config, *, as_json: bool) -> int:
-    console = messages()
     rotten: list[Rotten] = []
     count = 0
     for directory in dict.fromkeys([config.cache.directory or ".", config.mirror.directory or config.cache.directory]):
         async with DiskBlobs(Path(directory or ".")) as blobs:
-            found, read = await _read_all(blobs, config.cache.jobs, console)
+            found, read = await _read_all(blobs, config.cache.jobs)
         rotten += found
         count += read
     async with open_node(config) as node:
@@ -98,13 +96,13 @@ async def _fetch_again(node: Node, key: BlobKey) -> bool:
         return False
 
 
-async def _read_all(blobs: DiskBlobs, jobs: int, console: Console) -> tuple[list[Rotten], int]:
+async def _read_all(blobs: DiskBlobs, jobs: int) -> tuple[list[Rotten], int]:
     # A NAR in chunks is read by `fsck --hashes`: the catalog says of which it is made. Other files in directories of
     # their own are not ours, such as a program that is unpacked there.
     infos = [info async for info in blobs.list() if "/" not in info.key]
     rotten: list[Rotten] = []
     unopened: set[BlobKey] = set()
-    with progress_of(console, "reading", sum(info.size for info in infos)) as report:
+    with progress_of("reading", sum(info.size for info in infos)) as report:
 
         async def check(key: BlobKey) -> None:
             blob = await blobs.open(key)

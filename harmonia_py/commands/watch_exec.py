@@ -14,7 +14,7 @@ from harmonia_py.client.draining import Drained
 from harmonia_py.client.push_queue import PushQueue
 from harmonia_py.commands.shared.options import add_cache
 from harmonia_py.commands.shared.parser import Parser, add_deadline
-from harmonia_py.commands.shared.progress import messages, print_failures
+from harmonia_py.commands.shared.progress import print_failures
 from harmonia_py.commands.shared.queue_service import QueueService
 from harmonia_py.errors import ConfigError, HarmoniaError, describe_os_error
 
@@ -59,7 +59,7 @@ async def _run(options: argparse.Namespace, command: Sequence[str]) -> int:
         except HarmoniaError as error:
             if not ended:
                 raise
-            print_failures(messages(), [str(error)])
+            print_failures([str(error)])
             return ended[0] or _NOT_PUSHED
         _say(drained, queue)
     return ended[0] or (0 if drained.is_empty and not drained.aside else _NOT_PUSHED)
@@ -93,7 +93,6 @@ async def _execute(command: Sequence[str], service: QueueService, ended: list[in
 
 
 def _say(drained: Drained, queue: PushQueue) -> None:
-    console, state = messages(), queue.state()
-    print_failures(console, [f"{path}: {reason}" for path, reason in state.aside])
+    print_failures([f"{path}: {reason}" for path, reason in queue.state().aside])
     if not drained.is_empty:
-        print_failures(console, ["the rest was not pushed in time"])
+        print_failures(["the rest was not pushed in time"])

@@ -40,8 +40,9 @@ def messages() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def print_failures(console: Console, failures: Iterable[str]) -> None:
-    """A line for each."""
+def print_failures(failures: Iterable[str]) -> None:
+    """A line for each, on standard error."""
+    console = messages()
     for failure in failures:
         console.print(hanging(console, "[bold red]failed[/]", failure))
 
@@ -98,7 +99,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 @contextmanager
-def progress_of(console: Console, work: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress_of(work: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A bar of one work, which is told of bytes, or other units, that are done; `total` is None for not known."""
-    with progress_bar(console) as progress:
+    with progress_bar(messages()) as progress:
         yield partial(progress.advance, progress.add_task(work, total=total))
