@@ -23,10 +23,6 @@ _CHUNKS: Final = """
     select r.seq, c.compression, c.remote_file from chunkref r left join chunk c on c.id = r.chunk_id and c.state = 'V'
     where r.nar_id = $1 order by r.seq
 """
-_OBJECT_FIELDS: Final = (
-    *("id", "nar_id", "store_path", "references", "deriver", "sigs", "ca"),
-    *("nar_state", "nar_hash", "nar_size", "num_chunks"),
-)
 
 
 class AtticCatalog:
@@ -51,7 +47,7 @@ class AtticCatalog:
     async def objects(self, cache: AtticCache, after: int, limit: int) -> Sequence[AtticObject]:
         """Up to `limit` paths of a cache, those whose rows follow the one with the id `after`."""
         rows = await self._database.rows(_OBJECTS, cache.id, after, limit)
-        return [AtticObject(**dict(zip(_OBJECT_FIELDS, row, strict=True))) for row in rows]
+        return [AtticObject(*row) for row in rows]
 
     async def chunks(self, found: AtticObject) -> Sequence[AtticChunk]:
         """The parts of its NAR, in their order.

@@ -76,8 +76,8 @@ class AtticCache:
         return SecretKey.parse(self.keypair)
 
 
-class AtticObject(Struct, frozen=True, kw_only=True):
-    """A path in a cache.
+class AtticObject(Struct, frozen=True):
+    """A path in a cache: a row of the query `_OBJECTS` of `attic/catalog.py`.
 
     Attributes:
         id: of its row; pages go by it.

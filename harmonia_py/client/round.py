@@ -56,11 +56,12 @@ class Publishing:
 
     def settled(self, hash_part: HashPart) -> None:
         """Note that the path is published, or left to the next round."""
-        self._forget(hash_part)
+        self._waits.pop(hash_part, None)
+        self._sent.pop(hash_part, None)
 
     def failed(self, hash_part: HashPart) -> None:
         """Note that the path, and with it every path that refers to it, cannot be published."""
-        self._forget(hash_part)
+        self.settled(hash_part)
         self._failed.add(hash_part)
 
     def has_failed_reference(self, info: PathInfo) -> bool:
@@ -75,10 +76,6 @@ class Publishing:
         """The references that are not settled yet, without the path itself."""
         own = info.store_path.hash_part
         return {path.hash_part for path in info.references if path.hash_part in self._waits and path.hash_part != own}
-
-    def _forget(self, hash_part: HashPart) -> None:
-        self._waits.pop(hash_part, None)
-        self._sent.pop(hash_part, None)
 
 
 class Round:
