@@ -17,12 +17,10 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """The capabilities of a server.
 
     Attributes:
-        version: of its program.
         principal: whose token it was shown: `token ci`, `anonymous`.
         audiences: for one of which the token of a CI must be made; none where it takes no such tokens.
     """
 
-    version: str
     principal: str
     audiences: Sequence[str] = ()
 
@@ -180,12 +178,10 @@ class Published(Struct, frozen=True):
     Attributes:
         state: published, waiting, absent (its file is not there) or refused.
         reason: for which it is not published.
-        first: whether the cache had it already with another NAR, which stays.
     """
 
     state: str
     reason: str = ""
-    first: bool = False
 
 
 @contextmanager

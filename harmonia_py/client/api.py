@@ -57,14 +57,11 @@ class PushApi(CacheRequests):
         Raises:
             HarmoniaError: as `HttpServer.ask`; also for a server that is none of ours.
         """
-        answer = await self._server.ask("GET", "api/capabilities", absent=True)
-        if answer.status != _OK:
-            raise UpstreamProtocolError(f"there is no harmonia-py that takes pushes at {self._server.url}")
-        told = fields(answer.json())
+        missing = f"there is no harmonia-py that takes pushes at {self._server.url}"
+        told = await self._told("GET", "api/capabilities", missing)
         principal = fields(told.get("principal", {}))
         audiences = fields(told.get("oidc", {})).get("audiences", ())
         return Capabilities(
-            version=str(told.get("version", "")),
             principal=str(principal.get("name", "")),
             audiences=tuple(map(str, audiences)) if isinstance(audiences, list) else (),
         )
@@ -76,10 +73,7 @@ class PushApi(CacheRequests):
             HarmoniaError: as `HttpServer.ask`; the message says why it gives none.
         """
         form = FormBody(urlencode(_EXCHANGE | {"subject_token": id_token}))
-        answer = await self._server.ask("POST", "api/token", form, absent=True)
-        if answer.status != _OK:
-            raise UpstreamProtocolError(f"{self._server.url} takes no tokens of CIs")
-        told = fields(answer.json())
+        told = await self._told("POST", "api/token", f"{self._server.url} takes no tokens of CIs", form)
         with understanding():
             return Exchanged(
                 token=str(told["access_token"]),
@@ -93,10 +87,8 @@ class PushApi(CacheRequests):
         Raises:
             HarmoniaError: as `HttpServer.ask`; also where there is no such cache.
         """
-        answer = await self._server.ask("GET", f"{self._root}api/cache", absent=True)
-        if answer.status != _OK:
-            raise UpstreamProtocolError(f"there is no cache of a harmonia-py at {self._server.url}{self._root}")
-        told = fields(answer.json())
+        missing = f"there is no cache of a harmonia-py at {self._server.url}{self._root}"
+        told = await self._told("GET", f"{self._root}api/cache", missing)
         with understanding():
             keys = tuple(str(PublicKey.parse(str(key))) for key in told.get("public_keys", ()))
             return CacheInfo(name=str(told["name"]), public=bool(told.get("public", False)), public_keys=keys)
@@ -107,10 +99,8 @@ class PushApi(CacheRequests):
         Raises:
             HarmoniaError: as `HttpServer.ask`; also for a server that is none of ours, or too new.
         """
-        answer = await self._server.ask("POST", f"{self._root}api/sessions", absent=True)
-        if answer.status != _OK:
-            raise UpstreamProtocolError(f"there is no harmonia-py that takes pushes at {self._server.url}{self._root}")
-        told = fields(answer.json())
+        missing = f"there is no harmonia-py that takes pushes at {self._server.url}{self._root}"
+        told = await self._told("POST", f"{self._root}api/sessions", missing)
         if told.get("version", VERSION) != VERSION:
             raise UpstreamProtocolError("the server wants a newer harmonia-py: upgrade this one")
         with understanding():
@@ -245,6 +235,13 @@ class PushApi(CacheRequests):
         nar = await self._server.ask("HEAD", f"{self._root}{narinfo.url}", absent=True)
         return narinfo if nar.status == _OK else None
 
+    async def _told(self, method: str, place: str, missing: str, body: Body | None = None) -> Mapping[str, Any]:
+        """The object that answers a request; `missing` says what it means that there is no such place."""
+        answer = await self._server.ask(method, place, body, absent=True)
+        if answer.status != _OK:
+            raise UpstreamProtocolError(missing)
+        return fields(answer.json())
+
 
 def _offset(value: Any) -> int:
     offset = fields(value).get("offset")
@@ -262,4 +259,4 @@ def _published(told: Mapping[str, Any]) -> Published:
     reason = str(told.get("reason", ""))
     if not reason and told.get("missing"):
         reason = f"it waits for {', '.join(map(str, told['missing']))}"
-    return Published(state, reason, first="first" in told)
+    return Published(state, reason)
