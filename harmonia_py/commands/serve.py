@@ -4,8 +4,9 @@ import argparse
 import gc
 import os
 
-from harmonia_py.commands.shared.options import add_settings, load, load_file, naming_the_place
+from harmonia_py.commands.shared.options import add_settings, load, load_file
 from harmonia_py.commands.shared.parser import Parser
+from harmonia_py.errors import ConfigError
 from harmonia_py.server import listen, log
 from harmonia_py.server.framework import without_client
 
@@ -42,12 +43,11 @@ def run(options: argparse.Namespace) -> int:
         stamp=log.stamp_for(os.environ),
         waits=False,
     )
-    with naming_the_place("bind", options, file):
-        scheme = "http" if settings.tls_cert_path is None else "https"
-        listeners = listen.open_listeners(
-            settings.addresses,
-            os.environ,
-            scheme,
-            listen.Permissions(settings.socket_mode, settings.unix_socket_group),
-        )
+    scheme = "http" if settings.tls_cert_path is None else "https"
+    permissions = listen.Permissions(settings.socket_mode, settings.unix_socket_group)
+    try:
+        listeners = listen.open_listeners(settings.addresses, os.environ, scheme, permissions)
+    except ConfigError as error:
+        place = "command line" if options.bind else file or "configuration"
+        raise ConfigError(f"{place}: {error}") from None
     return serve.serve(settings, listeners, lambda: load(options))

@@ -2,14 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from harmonia_py.config import file as config_file
 from harmonia_py.config.settings import Config
-from harmonia_py.errors import ConfigError
 
 _SETTINGS: Final = ("bind", "workers", "sign_key_paths", "priority", "log_level", "log_format", "access_log")
 
@@ -86,13 +83,3 @@ def load_file(options: argparse.Namespace) -> tuple[Path | None, Config]:
     if getattr(options, "upstream", None):
         given["upstream"] = [{"url": url} for url in options.upstream]
     return file, config_file.load(file, os.environ, given)
-
-
-@contextmanager
-def naming_the_place(setting: str, options: argparse.Namespace, file: Path | None) -> Iterator[None]:
-    """Name where `setting` was set, when it is wrong."""
-    try:
-        yield
-    except ConfigError as error:
-        place = "command line" if getattr(options, setting) else file or "configuration"
-        raise ConfigError(f"{place}: {error}") from None
