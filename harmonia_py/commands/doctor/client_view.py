@@ -13,8 +13,8 @@ from aiohttp import hdrs
 
 from harmonia_py.commands.doctor import cache_info, certificate, nar, narinfo
 from harmonia_py.commands.doctor.absence import judge_absent, judge_malformed
-from harmonia_py.commands.doctor.finding import Check, Finding, Verdict, shown
-from harmonia_py.commands.doctor.remote import NoAnswer, Remote
+from harmonia_py.commands.doctor.finding import Check, Finding, NoAnswer, Verdict, shown
+from harmonia_py.commands.doctor.remote import Remote
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.base32 import encode
 from harmonia_py.nix.narinfo import MAX_NARINFO_SIZE, NarInfo

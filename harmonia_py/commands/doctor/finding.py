@@ -59,8 +59,8 @@ class Finding(Struct, frozen=True):
         return cls(check, Verdict.FAILURE, what, remedy)
 
 
-class CannotTell(HarmoniaError):
-    """A check cannot be made.
+class NoAnswer(HarmoniaError):
+    """A cache gives no answer that could be judged.
 
     Attributes:
         remedy: what to do about it.
@@ -94,7 +94,7 @@ async def findings_of(check: Check) -> Sequence[Finding]:
             return await check.run()
     except TimeoutError:
         return [Finding.failure(check.name, f"no answer within {check.seconds:g} seconds", check.late)]
-    except CannotTell as error:
+    except NoAnswer as error:
         return [Finding.failure(check.name, str(error), error.remedy)]
     except ConfigError as error:
         remedy = "mend what the configuration names; `harmonia-py check-config` lists all that is wrong with it"

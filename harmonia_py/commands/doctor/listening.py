@@ -13,8 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.commands.doctor.finding import Finding, in_thread
-from harmonia_py.commands.doctor.remote import NoAnswer, Remote
+from harmonia_py.commands.doctor.finding import Finding, NoAnswer, in_thread
+from harmonia_py.commands.doctor.remote import Remote
 from harmonia_py.commands.shared.user import may, user_name
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError

@@ -7,8 +7,8 @@ from typing import Final
 
 from harmonia_py.commands.doctor import cache_info, narinfo
 from harmonia_py.commands.doctor.client_view import Candidates
-from harmonia_py.commands.doctor.finding import Finding
-from harmonia_py.commands.doctor.remote import NoAnswer, Remote
+from harmonia_py.commands.doctor.finding import Finding, NoAnswer
+from harmonia_py.commands.doctor.remote import Remote
 from harmonia_py.commands.doctor.signing_keys import NIXOS_KEY
 from harmonia_py.config.upstream_tables import Upstream
 from harmonia_py.errors import ConfigError

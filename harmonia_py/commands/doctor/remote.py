@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from harmonia_py import __version__
-from harmonia_py.commands.doctor.finding import CannotTell
+from harmonia_py.commands.doctor.finding import NoAnswer
 from harmonia_py.upstream.client import proxy_for
 
 # As Nix does.
@@ -29,10 +29,6 @@ _MOST_WAITS: Final = 3
 _LONGEST_WAIT: Final = 5
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 20.0
-
-
-class NoAnswer(CannotTell):
-    """The cache gives no answer that could be judged."""
 
 
 class Answer(Struct, frozen=True):
