@@ -67,7 +67,6 @@ class ClientView:
         self._is_cache = False
         self._cache_dir = store_dir or StoreDir.parse("/nix/store")
         self._narinfo: NarInfo | None = None
-        self._compared_again = False
 
     def checks(self) -> Sequence[Check]:
         """The checks, in the order in which they must run; one without the results that it needs finds nothing."""
@@ -142,9 +141,9 @@ class ClientView:
     async def _judge_narinfo(self, hash_part: HashPart) -> Sequence[Finding]:
         url = f"{hash_part}.narinfo"
         answer = await self._remote.ask(url, MAX_NARINFO_SIZE)
-        wrong = narinfo.judge_status(answer, hash_part)
-        if wrong is not None:
-            return [wrong]
+        if answer.status != HTTPStatus.OK:
+            remedy = "choose a path that the cache has with --path, or look at its log"
+            return [Finding.failure("narinfo", f"of {hash_part}: the answer is {answer.status}", remedy)]
         findings = narinfo.judge_encoding(answer, "the narinfo")
         if findings:
             return findings
@@ -159,15 +158,15 @@ class ClientView:
         ]
 
     async def _compare_head(self, url: str) -> Finding:
-        while True:
+        for is_last in (False, True):
             get = await self._remote.ask(url, MAX_NARINFO_SIZE)
             head = await self._remote.ask(url, 0, method=hdrs.METH_HEAD)
             finding = narinfo.judge_head(get, head, "narinfo")
-            if finding.verdict is Verdict.OK or self._compared_again:
-                return finding
+            if finding.verdict is Verdict.OK or is_last:
+                break
             # The narinfo may just have changed, and servers keep ready answers for a few seconds.
-            self._compared_again = True
             await asyncio.sleep(_CHANGE_SECONDS)
+        return finding
 
     async def _look_at_references(self) -> Sequence[Finding]:
         if self._narinfo is None:

@@ -4,7 +4,6 @@ Source: `src/libstore/nar-info.cc` of Nix, which takes a value from the second b
 """
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Final
 
 from msgspec import Struct
@@ -149,11 +148,3 @@ def _oddities(data: bytes, narinfo: NarInfo) -> list[Finding]:
         remedy = "remove it from the store that signed it: it is <key name>:<base-64 of 64 bytes>"
         found.append(Finding.warning("narinfo", f"it has a malformed signature: {shown(malformed[0])!r}", remedy))
     return found
-
-
-def judge_status(answer: Answer, hash_part: HashPart) -> Finding | None:
-    """Why there is no narinfo in the answer; None when there may be one."""
-    if answer.status == HTTPStatus.OK:
-        return None
-    remedy = "choose a path that the cache has with --path, or look at its log"
-    return Finding.failure("narinfo", f"of {hash_part}: the answer is {answer.status}", remedy)
