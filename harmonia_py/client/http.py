@@ -119,7 +119,6 @@ class HttpServer:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._token}"
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
             trust_env=True,

@@ -55,15 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
     password = key_files.read_database_password(load(options), os.environ)
     with progress_of("rows") as report:
-        done = asyncio.run(
-            copy_catalog(
-                options.source,
-                options.target,
-                password=password,
-                before_release=then,
-                report=report,
-            )
-        )
+        copying = copy_catalog(options.source, options.target, password=password, before_release=then, report=report)
+        done = asyncio.run(copying)
     if options.as_json:
         print_json({"rows": dict(done)})
     else:

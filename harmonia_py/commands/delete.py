@@ -24,10 +24,7 @@ def add_arguments(parser: Parser) -> None:
         push under way was told is here; the refusal says which it is.""",
         ("harmonia-py delete team ./result", "one path"),
         ("harmonia-py delete team ./result --closure", "and what it alone references, directly or not"),
-        (
-            "harmonia-py delete team ./result --despite-pushes",
-            "also while a push counts on it",
-        ),
+        ("harmonia-py delete team ./result --despite-pushes", "also while a push counts on it"),
     )
     parser.add_argument("cache", metavar="CACHE", help="the name of the cache")
     parser.add_argument("path", metavar="PATH", help="a store path, its hash part, or a link to it")

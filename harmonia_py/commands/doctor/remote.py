@@ -218,10 +218,8 @@ _EXPLANATIONS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], 
 
 def _explained(error: Exception, base: URL) -> NoAnswer:
     what, remedy = next((what, remedy) for kind, what, remedy in _EXPLANATIONS if isinstance(error, kind))
-    return NoAnswer(
-        what.format(place=f"{base.host}:{base.port}", host=base.host, error=_reason(error)),
-        remedy,
-    )
+    place = f"{base.host}:{base.port}"
+    return NoAnswer(what.format(place=place, host=base.host, error=_reason(error)), remedy)
 
 
 def _reason(error: Exception) -> str:
