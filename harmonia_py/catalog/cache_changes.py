@@ -10,8 +10,8 @@ from harmonia_py.cache.access import Principal
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
 from harmonia_py.catalog.audit import Audit, AuditEntry, entry_now
 from harmonia_py.catalog.caches import CacheExists, CacheRow, Caches, CacheSettings, time_by
-from harmonia_py.catalog.key_encryption import KeyEncryption, secret_of
-from harmonia_py.catalog.keys import KeyExists, KeyRow, Keys, KeyState
+from harmonia_py.catalog.key_encryption import KeyEncryption, new_row
+from harmonia_py.catalog.keys import KeyExists, KeyRow, Keys
 from harmonia_py.errors import PushRefused
 from harmonia_py.nix.signing import SecretKey
 
@@ -130,16 +130,7 @@ class CacheChanges:
         return row
 
     def _key_row(self, cache: CacheRow, key: SecretKey) -> KeyRow:
-        secret, scheme = secret_of(key, cache.name, self._encryption)
-        return KeyRow(
-            cache=cache.id,
-            name=key.name,
-            public_key=str(key.public_key),
-            secret=secret,
-            encryption=scheme,
-            state=KeyState.ACTIVE,
-            created=time_by(self._clock),
-        )
+        return new_row(cache, key, self._encryption, now=time_by(self._clock))
 
     async def _note(
         self, by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]

@@ -12,7 +12,8 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.catalog.keys import KeyRow
+from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.keys import KeyRow, KeyState
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.nix.signing import SecretKey
 
@@ -64,6 +65,20 @@ def secret_of(key: SecretKey, cache: CacheName, encryption: KeyEncryption | None
     """The text that the catalog keeps of a key of `cache`, and the scheme in which it is encrypted."""
     message = f"{cache}\n{key.format()}".encode()
     return (message, PLAIN) if encryption is None else (encryption.encrypt(message), SECRETBOX)
+
+
+def new_row(cache: CacheRow, key: SecretKey, encryption: KeyEncryption | None, *, now: Timestamp) -> KeyRow:
+    """The row of a key that `cache` signs with from now on."""
+    secret, scheme = secret_of(key, cache.name, encryption)
+    return KeyRow(
+        cache=cache.id,
+        name=key.name,
+        public_key=str(key.public_key),
+        secret=secret,
+        encryption=scheme,
+        state=KeyState.ACTIVE,
+        created=now,
+    )
 
 
 def secret_key_of(row: KeyRow, cache: CacheName, encryption: KeyEncryption | None) -> SecretKey:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheRow, Timestamp, iso
-from harmonia_py.catalog.key_encryption import KeyEncryption, secret_key_of, secret_of
+from harmonia_py.catalog.key_encryption import KeyEncryption, new_row, secret_key_of
 from harmonia_py.catalog.keys import KeyRow, KeyState
 from harmonia_py.commands.shared.catalog import entry, found_cache, in_catalog, named_cache, now, seconds_of
 from harmonia_py.commands.shared.options import add_config, add_json_lines, load
@@ -72,7 +72,7 @@ def _create(options: argparse.Namespace, config: Config) -> int:
             raise ConfigError(f"the cache {name} signs with {signing[-1].name}; `key rotate` makes a successor")
         key = _new_key(options, config, name, rows)
         noted = entry("key.create", cache=name, subject=key.name, public_key=str(key.public_key))
-        await catalog.keys.add(_row(cache, key, encryption), noted)
+        await catalog.keys.add(new_row(cache, key, encryption, now=now()), noted)
         return key.public_key
 
     print(in_catalog(config, create))
@@ -90,7 +90,7 @@ def _rotate(options: argparse.Namespace, config: Config) -> int:
             raise ConfigError(f"the cache {name} has no key that signs; `key create` makes one")
         key = _new_key(options, config, name, rows)
         noted = entry("key.rotate", cache=name, subject=key.name, public_key=str(key.public_key), until=until)
-        await catalog.keys.add(_row(cache, key, encryption), noted, retire_others=until)
+        await catalog.keys.add(new_row(cache, key, encryption, now=now()), noted, retire_others=until)
         return key.public_key, [row.name for row in signing if row.state is KeyState.ACTIVE]
 
     public_key, others = in_catalog(config, rotate)
@@ -155,19 +155,6 @@ def _new_key(options: argparse.Namespace, config: Config, cache: CacheName, rows
     name = options.name or next(name for name in numbered if name not in taken)
     with naming(f"--name {name!r}"):
         return SecretKey.generate(name)
-
-
-def _row(cache: CacheRow, key: SecretKey, encryption: KeyEncryption | None) -> KeyRow:
-    secret, scheme = secret_of(key, cache.name, encryption)
-    return KeyRow(
-        cache=cache.id,
-        name=key.name,
-        public_key=str(key.public_key),
-        secret=secret,
-        encryption=scheme,
-        state=KeyState.ACTIVE,
-        created=now(),
-    )
 
 
 def _state(row: KeyRow) -> KeyState:

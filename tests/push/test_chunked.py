@@ -16,8 +16,7 @@ from trees import File
 
 from harmonia_py.cache.source import Pause, Piece
 from harmonia_py.catalog.audit import entry_now
-from harmonia_py.catalog.key_encryption import secret_of
-from harmonia_py.catalog.keys import KeyRow, KeyState
+from harmonia_py.catalog.key_encryption import new_row
 from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.chunks import sending, windows
 from harmonia_py.errors import StorageError
@@ -111,17 +110,8 @@ async def test_after_a_rotation_the_narinfos_of_chunks_are_signed_by_the_keys_of
 
 async def add_key(house: House, name: str) -> None:
     """Let another key sign what the cache serves, in the place of those before."""
-    key, row, now = SecretKey.generate(name), await team(house), house.server.node.now()
-    secret, scheme = secret_of(key, row.name, None)
-    added = KeyRow(
-        cache=row.id,
-        name=name,
-        public_key=str(key.public_key),
-        secret=secret,
-        encryption=scheme,
-        state=KeyState.ACTIVE,
-        created=now,
-    )
+    now = house.server.node.now()
+    added = new_row(await team(house), SecretKey.generate(name), None, now=now)
     await house.server.catalog.keys.add(added, entry_now("tests", "key.rotate"), retire_others=now)
 
 

@@ -13,7 +13,7 @@ from waiting import eventually
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.audit import entry_now
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheRow, CacheSettings, Timestamp
-from harmonia_py.catalog.key_encryption import secret_of
+from harmonia_py.catalog.key_encryption import new_row
 from harmonia_py.catalog.keys import KeyRow, KeyState
 from harmonia_py.config.cache_table import Cache
 from harmonia_py.config.settings import Config
@@ -201,14 +201,4 @@ def later(seconds: int) -> Timestamp:
 
 
 def key_row(cache: CacheRow, name: str, created: Timestamp) -> KeyRow:
-    key = SecretKey.generate(name)
-    secret, scheme = secret_of(key, cache.name, None)
-    return KeyRow(
-        cache=cache.id,
-        name=name,
-        public_key=str(key.public_key),
-        secret=secret,
-        encryption=scheme,
-        state=KeyState.ACTIVE,
-        created=created,
-    )
+    return new_row(cache, SecretKey.generate(name), None, now=created)
