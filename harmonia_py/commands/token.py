@@ -106,8 +106,8 @@ def _list(options: argparse.Namespace, config: Config) -> int:
 
 def _allowed(row: TokenRow) -> str:
     """`push,read on team-*,other; read on base`."""
-    allowed = {",".join(sorted(row.actions)): list(row.patterns)} if row.patterns else {}
-    for grant in row.grants:
+    allowed: dict[str, list[str]] = {}
+    for grant in row.all_grants:
         allowed.setdefault(",".join(sorted(grant.actions)), []).append(grant.caches)
     return "; ".join(f"{actions} on {','.join(patterns)}" for actions, patterns in allowed.items())
 
