@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server import Server
+from waiting import wait_until
 from watched import TIME_LIMIT, Raw, ResponseAborted, decompressed
 
 from harmonia_py.nix.hashes import Hash
@@ -102,11 +103,8 @@ class Clients:
 
     def until(self, status: int, count: int = 50) -> None:
         """Return when so many more answers have had this status."""
-        before = self.statuses[status]
-        deadline = time.monotonic() + TIME_LIMIT
-        while self.statuses[status] < before + count:
-            assert time.monotonic() < deadline, self.statuses
-            time.sleep(0.01)
+        wanted = self.statuses[status] + count
+        wait_until(lambda: self.statuses[status] >= wanted, f"{count} more answers of {status}")
 
 
 @contextmanager
