@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from msgspec import Struct
 
 from harmonia_py.errors import UpstreamProtocolError
+from harmonia_py.mirror.upstream_metrics import UpstreamMetrics
 from harmonia_py.nix.signing import PublicKey
 
 Take = Callable[[memoryview], None]
@@ -81,6 +82,8 @@ class Upstream(Protocol):
         name: as it is configured.
         priority: a smaller number is asked first.
         public_keys: whose signatures are good on its narinfos.
+        metrics: what it answers is counted there by itself. `Upstreams` decides whether it is asked and whether it is
+            trusted, and counts that.
     """
 
     @property
@@ -91,6 +94,9 @@ class Upstream(Protocol):
 
     @property
     def public_keys(self) -> tuple[PublicKey, ...]: ...  # noqa: D102  # see the class
+
+    @property
+    def metrics(self) -> UpstreamMetrics: ...  # noqa: D102  # see the class
 
     async def open(self, url: str, resume: Resume | None = None) -> Body | None:
         """The body at `url`, relative to the cache or absolute; None when there is nothing.

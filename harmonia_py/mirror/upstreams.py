@@ -19,7 +19,6 @@ from harmonia_py.errors import UpstreamError, UpstreamUnreachable, UpstreamUntru
 from harmonia_py.mirror.breaker import Breaker
 from harmonia_py.mirror.outcome import OnUnknown, Outcome, check_absent, is_not_found
 from harmonia_py.mirror.upstream import Upstream
-from harmonia_py.mirror.upstream_metrics import CountedUpstream, UpstreamMetrics
 from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ class UpstreamState(Struct):
     """An upstream, how long it gets at most for an answer, how it has fared, and how much it is asked at once."""
 
     upstream: Upstream
-    metrics: UpstreamMetrics
     timeout: float | None = None
     breaker: Breaker = field(default_factory=Breaker)
     warning: RareWarning = field(default_factory=lambda: RareWarning(_log))
@@ -89,7 +87,6 @@ class Upstreams:
         on_unknown: what becomes of a question that no upstream can answer.
         timeouts: seconds, by the names of the upstreams that get less than their share of the budget.
         offline: no upstream is ever asked, and what none can tell is "not found".
-        metrics: where the conversations with the upstream of that name are counted.
         breakers: the breaker of the upstream of that name.
     """
 
@@ -101,15 +98,10 @@ class Upstreams:
         on_unknown: OnUnknown,
         timeouts: Mapping[str, float] = MappingProxyType({}),
         offline: bool = False,
-        metrics: Callable[[str], UpstreamMetrics] = lambda _: UpstreamMetrics(),
         breakers: Callable[[str], Breaker] = lambda _: Breaker(),
     ) -> None:
         self.offline = offline
-        self.all = []
-        for upstream in upstreams:
-            counted = CountedUpstream(upstream, metrics(upstream.name))
-            breaker = breakers(upstream.name)
-            self.all.append(UpstreamState(counted, counted.metrics, timeouts.get(upstream.name), breaker))
+        self.all = [UpstreamState(one, timeouts.get(one.name), breakers(one.name)) for one in upstreams]
         self._tiers = tiers(self.all)
         self._budget = budget
         self._on_unknown = on_unknown
@@ -126,7 +118,7 @@ class Upstreams:
         """Bring the figures up to date with what other processes have learnt."""
         now = time.monotonic()
         for state in self.all:
-            state.metrics.breaker_open.set(state.breaker.is_open(now))
+            state.upstream.metrics.breaker_open.set(state.breaker.is_open(now))
 
     def find(self, name: str) -> UpstreamState | None:
         """The upstream with this name."""
@@ -206,12 +198,12 @@ class Upstreams:
             state.breaker.abandoned(permit)
             raise
         except TimeoutError:
-            state.metrics.unreachable.add()  # what was cancelled has not said so itself
+            state.upstream.metrics.unreachable.add()  # what was cancelled has not said so itself
             self.charge(state, UpstreamUnreachable(f"no answer within {seconds:.1f} s"))
             return Outcome.UNKNOWN
         except UpstreamUntrusted as error:
             self._clear(state)
-            state.metrics.untrusted.add()
+            state.upstream.metrics.untrusted.add()
             state.say(error)
             return Outcome.REFUSED
         except UpstreamError as error:
@@ -228,12 +220,12 @@ class Upstreams:
         """Note a failure of an upstream."""
         now = time.monotonic()
         state.breaker.failed(now, error.retry_after if isinstance(error, UpstreamUnreachable) else None)
-        state.metrics.breaker_open.set(state.breaker.is_open(now))
+        state.upstream.metrics.breaker_open.set(state.breaker.is_open(now))
         state.say(error)
 
     def _clear(self, state: UpstreamState) -> None:
         state.breaker.succeeded()
-        state.metrics.breaker_open.set(0)
+        state.upstream.metrics.breaker_open.set(0)
 
 
 def _is_of_that_file_alone(error: UpstreamError) -> bool:

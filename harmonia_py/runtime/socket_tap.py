@@ -48,9 +48,13 @@ class SocketTap:
         buffered: the bytes that the framework had read already.
         left: number of bytes on the socket.
         stall_timeout: seconds without a byte after which the connection is dead.
+
+    Attributes:
+        taken: number of bytes that were handed over.
     """
 
     def __init__(self, sock: socket.socket | None, buffered: bytes, left: int, stall_timeout: float) -> None:
+        self.taken = 0
         self._socket = sock
         self._buffered = buffered
         self._left = left
@@ -62,8 +66,7 @@ class SocketTap:
         Raises:
             ReceiveError: the connection was cut.
         """
-        if self._buffered:
-            data, self._buffered = self._buffered, b""
+        if data := self._take_buffered():
             take(memoryview(data))
         view = memoryview(_buffer())
         stop = time.monotonic() + _TURN_SECONDS
@@ -73,6 +76,7 @@ class SocketTap:
             if count is None:
                 break
             self._left -= count
+            self.taken += count
             take(view[:count])
         return self._left > 0
 
@@ -82,12 +86,17 @@ class SocketTap:
         Raises:
             ReceiveError: the connection was cut.
         """
-        if self._buffered:
-            data, self._buffered = self._buffered, b""
+        if data := self._take_buffered():
             return data
         assert self._socket is not None
         data = _received(partial(self._socket.recv, min(_BUFFER_BYTES, self._left))) or b""
         self._left -= len(data)
+        self.taken += len(data)
+        return data
+
+    def _take_buffered(self) -> bytes:
+        data, self._buffered = self._buffered, b""
+        self.taken += len(data)
         return data
 
     async def wait(self, size: int = _BUFFER_BYTES) -> None:

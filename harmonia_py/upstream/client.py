@@ -18,6 +18,7 @@ from yarl import URL
 
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 from harmonia_py.mirror.upstream import Body, Resume, Take
+from harmonia_py.mirror.upstream_metrics import UpstreamMetrics
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.runtime.retry_after import seconds_until
 from harmonia_py.runtime.socket_tap import ReceiveError, SocketTap, tap
@@ -61,10 +62,19 @@ class Place:
 class HttpUpstream:
     """An `Upstream`. Enter it inside the event loop that uses it."""
 
-    def __init__(self, place: Place, *, name: str, priority: int, public_keys: tuple[PublicKey, ...]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        *,
+        name: str,
+        priority: int,
+        public_keys: tuple[PublicKey, ...],
+        metrics: UpstreamMetrics | None = None,
+    ) -> None:
         self.name = name
         self.priority = priority
         self.public_keys = public_keys
+        self.metrics = metrics or UpstreamMetrics()
         self._place = place
         self._base = URL(place.url.rstrip("/") + "/", encoded=True)
         self._proxy = proxy_for(self._base)
@@ -106,13 +116,22 @@ class HttpUpstream:
             UpstreamUnreachable: it does not answer, or not in time, or says that it cannot for now.
             UpstreamProtocolError: its answer makes no sense, or leads where an upstream must not lead.
         """
+        try:
+            body = await self._open(url, resume)
+        except UpstreamError as error:
+            self.metrics.failed(error)
+            raise
+        (self.metrics.absent if body is None else self.metrics.found).add()
+        return body
+
+    async def _open(self, url: str, resume: Resume | None) -> Body | None:
         headers = {} if resume is None else _range_headers(resume)
         # The URL is the upstream's: nothing in it is decoded or encoded, because its query may be a signature.
         target = _joined(self._base, url)
         for _ in range(_MAX_REDIRECTS + 1):
             response = await self._get(target, headers)
             if response.status not in _REDIRECTS:
-                return _body(response, resume, self._place.stall_timeout)
+                return _body(response, resume, self._place.stall_timeout, self.metrics)
             location = response.headers.get(hdrs.LOCATION, "")
             response.release()
             target = _joined(target, location)
@@ -154,11 +173,13 @@ def _range_headers(resume: Resume) -> dict[str, str]:
     return headers
 
 
-def _body(response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout: float) -> Body | None:
+def _body(
+    response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout: float, metrics: UpstreamMetrics
+) -> Body | None:
     """The body that the headers announce; when there is none to read, the connection is given back."""
     try:
         if response.status not in _ABSENT:
-            return _readable(response, resume, stall_timeout)
+            return _readable(response, resume, _Reader(response, stall_timeout, metrics))
     except BaseException:
         response.release()
         raise
@@ -166,7 +187,7 @@ def _body(response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout
     return None
 
 
-def _readable(response: aiohttp.ClientResponse, resume: Resume | None, stall_timeout: float) -> Body:
+def _readable(response: aiohttp.ClientResponse, resume: Resume | None, reader: "_Reader") -> Body:
     _check_status(response)
     start, size = 0, response.content_length
     if response.status == HTTPStatus.PARTIAL_CONTENT:
@@ -174,7 +195,6 @@ def _readable(response: aiohttp.ClientResponse, resume: Resume | None, stall_tim
             raise UpstreamProtocolError("a part of a file came where all of it was asked for")
         start, size = _content_range(response.headers.get(hdrs.CONTENT_RANGE, ""))
     encoding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    reader = _Reader(response, stall_timeout)
     return Body(
         size=size,
         start=start,
@@ -201,26 +221,31 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
 
 
 class _Reader:
-    """Reads a response, and gives its connection back at the end."""
+    """Reads a response, counts what comes, and gives its connection back at the end."""
 
-    def __init__(self, response: aiohttp.ClientResponse, stall_timeout: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, stall_timeout: float, metrics: UpstreamMetrics) -> None:
         self._response = response
         self._stall_timeout = stall_timeout
+        self._metrics = metrics
         self._read = 0
-        self._tap: SocketTap | None = None
+        self._tap: _UpstreamTap | None = None
 
     async def read(self) -> bytes:
         try:
             data = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise _translated(error) from error
+            failure = _translated(error)
+            self._metrics.failed(failure)
+            raise failure from error
         self._read += len(data)
+        self._metrics.received_bytes.add(len(data))
         return data
 
     def tap(self) -> "_UpstreamTap | None":
         left = (self._response.content_length or 0) - self._read
-        self._tap = tap(self._response, left, self._stall_timeout)
-        return None if self._tap is None else _UpstreamTap(self._tap)
+        found = tap(self._response, left, self._stall_timeout)
+        self._tap = None if found is None else _UpstreamTap(found, self._metrics)
+        return self._tap
 
     def close(self) -> None:
         if self._tap is not None:
@@ -229,22 +254,41 @@ class _Reader:
 
 
 class _UpstreamTap:
-    """A `Tap` whose errors are those of an upstream."""
+    """A `Tap`. What threads have taken is counted by the event loop, which alone changes figures."""
 
-    def __init__(self, tap: SocketTap) -> None:
+    def __init__(self, tap: SocketTap, metrics: UpstreamMetrics) -> None:
         self._tap = tap
+        self._metrics = metrics
+        self._counted = 0
+        self._error: UpstreamUnreachable | None = None
 
     def run(self, take: Take) -> bool:
         try:
             return self._tap.run(take)
         except ReceiveError as error:
-            raise UpstreamUnreachable(str(error)) from error
+            self._error = UpstreamUnreachable(str(error))
+            raise self._error from error
 
     async def wait(self) -> None:
+        self._count()
         try:
             await self._tap.wait()
         except ReceiveError as error:
-            raise UpstreamUnreachable(str(error)) from error
+            failure = UpstreamUnreachable(str(error))
+            self._metrics.failed(failure)
+            raise failure from error
+
+    def close(self) -> None:
+        self._count()
+        self._tap.close()
+
+    def _count(self) -> None:
+        taken = self._tap.taken
+        self._metrics.received_bytes.add(taken - self._counted)
+        self._counted = taken
+        if self._error is not None:
+            self._metrics.failed(self._error)
+            self._error = None
 
 
 def _translated(error: Exception) -> UpstreamUnreachable | UpstreamProtocolError:

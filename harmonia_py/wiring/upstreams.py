@@ -33,7 +33,7 @@ async def open_upstreams(config: Config, selection: Selection, metrics: Metrics)
     Raises:
         ConfigError: a file that the configuration names cannot be read.
     """
-    opened = [await _open_upstream(upstream, selection) for upstream in config.upstream]
+    opened = [await _open_upstream(upstream, selection, metrics) for upstream in config.upstream]
     mirror = config.mirror
     timeouts = {upstream.label: upstream.timeout for upstream in config.upstream if upstream.timeout is not None}
     urls = {upstream.label: upstream.url for upstream in config.upstream}
@@ -45,7 +45,6 @@ async def open_upstreams(config: Config, selection: Selection, metrics: Metrics)
             on_unknown=OnUnknown(mirror.on_unknown),
             timeouts=timeouts,
             offline=mirror.offline,
-            metrics=lambda name: UpstreamMetrics.on(metrics, name),
             # By its URL: another upstream of the same name begins with a closed breaker.
             breakers=lambda name: Breaker(metrics.board.shared.row(f"breaker {urls[name]}")),
         )
@@ -58,10 +57,11 @@ async def open_upstreams(config: Config, selection: Selection, metrics: Metrics)
     return upstreams
 
 
-async def _open_upstream(upstream: Upstream, selection: Selection) -> HttpUpstream:
+async def _open_upstream(upstream: Upstream, selection: Selection, metrics: Metrics) -> HttpUpstream:
     place, certificates = await asyncio.to_thread(lambda: (place_of(upstream), _certificates(upstream)))
     name, values = upstream.label, (upstream.priority, upstream.keys)
-    make = entered(lambda: HttpUpstream(place, name=name, priority=values[0], public_keys=values[1]))
+    counted = UpstreamMetrics.on(metrics, name)
+    make = entered(lambda: HttpUpstream(place, name=name, priority=values[0], public_keys=values[1], metrics=counted))
     # A TLS context is a new object each time: the content of the file tells whether it is the same.
     pool = await selection.get(f"connections of {name}", (replace(place, tls=None), certificates), make)
     return await selection.get(
@@ -107,7 +107,7 @@ async def _show_breakers(upstreams: Upstreams) -> None:
             await asyncio.sleep(_SHOW_SECONDS)
     finally:
         for state in upstreams.all:  # perhaps a reload has removed it
-            state.metrics.breaker_open.set(0)
+            state.upstream.metrics.breaker_open.set(0)
 
 
 def check_upstreams(config: Config) -> None:

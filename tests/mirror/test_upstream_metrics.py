@@ -17,7 +17,7 @@ from harmonia_py.mirror.upstream_metrics import UpstreamMetrics
 
 
 def figures_of(mirror: Mirror) -> UpstreamMetrics:
-    return mirror._upstreams.all[0].metrics
+    return mirror._upstreams.all[0].upstream.metrics
 
 
 async def test_answers_and_bytes_are_counted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from harmonia_py.mirror.outcome import OnUnknown, Outcome, conclude, is_not_found
 from harmonia_py.mirror.upstream import Body, Resume
+from harmonia_py.mirror.upstream_metrics import UpstreamMetrics
 from harmonia_py.mirror.upstreams import Upstreams, share, tiers
 from harmonia_py.nix.signing import PublicKey
 
@@ -16,6 +17,7 @@ class Named:
     """An upstream that is never asked."""
 
     public_keys: tuple[PublicKey, ...] = ()
+    metrics = UpstreamMetrics()
 
     def __init__(self, name: str, priority: int) -> None:
         self.name = name
