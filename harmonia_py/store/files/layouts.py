@@ -3,17 +3,12 @@
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
-from typing import Final
 
 from harmonia_py.cache.source import Piece
-from harmonia_py.errors import StorageError, StorePathChanged
+from harmonia_py.errors import StorePathChanged
 from harmonia_py.nix.layout import Layout
 from harmonia_py.runtime.bounded import BoundedBytes
 from harmonia_py.store.files.dump import dump, layout_of, read_error
-
-# A scan of a huge tree on a cold disk takes a minute; requests shall not queue for ever behind a dead one.
-_SCAN_SECONDS: Final = 300.0
 
 Identity = tuple[int, int, int]
 """Device, inode and change time: they differ when a path was deleted and made again since it was scanned."""
@@ -44,39 +39,22 @@ class Layouts:
     def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
         self._lock = threading.Lock()
         self._kept: BoundedBytes[str, tuple[Identity, Layout]] = BoundedBytes(max_bytes, lambda kept: kept[1].memory)
-        self._scans: dict[str, Future[Layout]] = {}
 
     def get(self, path: str) -> Layout:
-        """The layout of the tree at `path`. An unknown tree is scanned, once for all callers that ask meanwhile.
+        """The layout of the tree at `path`, which is scanned if it is not known: `Scans` calls this.
 
         Raises:
             StorePathChanged: it is not there, changed during the scan, or is of a kind no store path has.
-            StorageError: it cannot be read, not in time, or exceeds the limits of a NAR.
+            StorageError: it cannot be read, or exceeds the limits of a NAR.
         """
         identity = identity_of(path)
         with self._lock:
             kept = self._kept.get(path)
-            if kept is not None and kept[0] == identity:
-                return kept[1]
-            scan_ = self._scans.get(path)
-            if scan_ is None:
-                mine = self._scans[path] = Future()
-        if scan_ is not None:
-            try:
-                return scan_.result(_SCAN_SECONDS)
-            except TimeoutError:
-                raise StorageError("the scan of a store path takes too long") from None
-        try:
-            layout = layout_of(path)
-        except BaseException as error:
-            with self._lock:
-                del self._scans[path]
-            mine.set_exception(error)
-            raise
+        if kept is not None and kept[0] == identity:
+            return kept[1]
+        layout = layout_of(path)
         with self._lock:
-            del self._scans[path]
             self._kept.put(path, (identity, layout))
-        mine.set_result(layout)
         return layout
 
     def drop(self, path: str) -> None:

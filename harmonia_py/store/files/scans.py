@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from harmonia_py.runtime.tasks import retrieve
 from harmonia_py.runtime.threads import Pool, Threads
 
 T = TypeVar("T")
 
 
 class _Job(Struct):
+    call: Future[Any]
     done: asyncio.Future[Any]
     waiting: int = 0
 
@@ -30,16 +33,24 @@ class Scans:
     async def run(self, key: str, call: Callable[[], T]) -> T:
         """The result of `call`, or of the call that is under way for the `key`, which names the result.
 
-        A call that no task waits for any more is not begun. Raises what the call raises.
+        A call that no task waits for any more is not begun; one that has begun goes on, and is that of the next task.
+        Raises what the call raises.
         """
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = _Job(asyncio.get_running_loop().run_in_executor(self._threads, call))
-            job.done.add_done_callback(lambda _: self._jobs.pop(key))
+            future = self._threads.submit(call)
+            job = self._jobs[key] = _Job(future, asyncio.wrap_future(future))
+            job.done.add_done_callback(retrieve)
+            job.done.add_done_callback(lambda _: self._forget(key, job))
         job.waiting += 1
         try:
             return await asyncio.shield(job.done)
         finally:
             job.waiting -= 1
-            if job.waiting == 0 and not job.done.done():
-                job.done.cancel()
+            if job.waiting == 0 and job.call.cancel():
+                # At once: a task that asks next, before `done` is, is not to wait for a call that will not begin.
+                self._forget(key, job)
+
+    def _forget(self, key: str, job: _Job) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]

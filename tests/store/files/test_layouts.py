@@ -1,12 +1,13 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from trees import File, Folder, Tree, nar, read_pieces, write
 
-from harmonia_py.errors import StorePathChanged
+from harmonia_py.errors import StorageError, StorePathChanged
 from harmonia_py.store.files.layouts import Layouts
+from harmonia_py.store.files.scans import Scans
 
 
 def _write(path: Path, tree: Tree) -> str:
@@ -80,40 +81,31 @@ def test_a_path_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(StorePathChanged):
             layouts.get(str(tmp_path / "tree"))
-    assert layouts._scans == {}
     write(File(), tmp_path / "tree")
     layouts.get(str(tmp_path / "tree"))
 
 
-def test_many_threads_share_one_scan(tmp_path: Path) -> None:
+@pytest.fixture
+def scans() -> Iterator[Scans]:
+    scans = Scans()
+    yield scans
+    scans.close()
+
+
+async def test_many_clients_share_one_scan(tmp_path: Path, scans: Scans) -> None:
     path = _write(tmp_path / "tree", Folder({b"%d" % number: File() for number in range(2000)}))
     layouts = Layouts()
-    together = threading.Barrier(8)
-
-    def ask(_: int) -> int:
-        together.wait(30)
-        return id(layouts.get(path))
-
-    with ThreadPoolExecutor(8) as threads:
-        assert len(set(threads.map(ask, range(8)))) == 1
-    assert layouts._scans == {}
+    found = await asyncio.gather(*(scans.run(path, lambda: layouts.get(path)) for _ in range(8)))
+    assert len({id(layout) for layout in found}) == 1
+    assert scans._jobs == {}
 
 
-def test_a_scan_that_fails_fails_for_all_who_wait(tmp_path: Path) -> None:
+async def test_a_scan_that_fails_fails_for_all_who_wait(tmp_path: Path, scans: Scans) -> None:
     path = _write(tmp_path / "tree", Folder({b"%d" % number: Folder({}) for number in range(300)}))
     layouts = Layouts()
     deep = tmp_path / "tree" / "0"
     deep.joinpath(*["d"] * 70).mkdir(parents=True)
-    together = threading.Barrier(4)
-
-    def ask(_: int) -> str:
-        together.wait(30)
-        try:
-            layouts.get(path)
-        except Exception as error:  # noqa: BLE001  # its kind is what we look at
-            return type(error).__name__
-        return "no error"
-
-    with ThreadPoolExecutor(4) as threads:
-        assert set(threads.map(ask, range(4))) == {"StorageError"}
-    assert layouts._scans == {}
+    asked = [scans.run(path, lambda: layouts.get(path)) for _ in range(4)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(one) for one in found} == {StorageError}
+    assert scans._jobs == {}

@@ -226,3 +226,24 @@ async def test_a_failure_is_told_to_all_and_kept_for_none(scans: Scans) -> None:
     results = await asyncio.gather(*(scans.run("a", fail) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [OSError] * 3
     assert await scans.run("a", lambda: 1) == 1
+
+
+async def test_work_that_has_begun_is_that_of_the_next_client_as_well(scans: Scans) -> None:
+    """A client that gave up after a minute, and asked again, had the same large tree scanned a second time."""
+    may_end = threading.Event()
+    begun: list[str] = []
+
+    def work() -> str:
+        begun.append("a")
+        assert may_end.wait(30)
+        return "done"
+
+    first = asyncio.create_task(scans.run("a", work))
+    await eventually(lambda: begun)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(scans.run("a", work))
+    await asyncio.sleep(0)
+    may_end.set()
+    assert await second == "done"
+    assert begun == ["a"]
