@@ -71,8 +71,5 @@ class Spool(Protocol):
     async def follow(self, key: BlobKey) -> GrowingFile | None:
         """The file that is being written under this key, by any process; None when there is none."""
 
-    async def last_change(self) -> int:
-        """When a file was last begun or ended, by any process, in nanoseconds since the epoch; 0 for never."""
-
     async def free_bytes(self) -> int:
         """The free bytes of the file system."""

@@ -82,10 +82,6 @@ class Storage:
         """Remove a file."""
         await self.ask(lambda _, blobs: blobs.delete(key))
 
-    async def last_change(self) -> int:
-        """When a file was last begun or ended, as `Spool` tells it."""
-        return await self.ask(lambda spool, _: spool.last_change())
-
     async def ask(self, question: Callable[[Spool, BlobStore], Awaitable[T]]) -> T:
         """The answer of the spool or the blob store, unless they failed a moment ago."""
         if self.spool is None or self.blobs is None or self._rests():

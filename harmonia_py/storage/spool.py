@@ -109,16 +109,6 @@ class DiskSpool:
                 )
         return GrowingFile(growth.pieces, growth.reaches_beyond, growth.closed, growth.leave)
 
-    async def last_change(self) -> int:
-        """The time of the last change of the directory of growing files, in nanoseconds since the epoch."""
-
-        def modified() -> int:
-            with translated("look for new files"), suppress(FileNotFoundError):
-                return self._growing.stat().st_mtime_ns
-            return 0
-
-        return await self._threads.in_time(modified)
-
     async def free_bytes(self) -> int:
         """The free bytes that an unprivileged process has on the file system."""
         return await self._threads.in_time(self._free_bytes)
@@ -135,7 +125,7 @@ class DiskSpool:
             self._threads.later(partial(os.close, growth.fd))
 
     def _path(self, key: BlobKey) -> Path:
-        # All files are in one directory, so that its modification time tells when one was begun or ended.
+        # All files are in one directory: one look finds those that dead writers have left.
         name = key.replace("/", ",")
         return self._growing / (name if len(name) <= _MAX_NAME else hashlib.sha256(name.encode()).hexdigest())
 

@@ -132,18 +132,6 @@ async def test_a_writer_knows_whether_it_is_followed(spool: Spool, other: Spool)
     await asyncio.to_thread(writer.close)
 
 
-async def test_each_beginning_and_each_end_is_a_change(spool: Spool, other: Spool) -> None:
-    seen = [await other.last_change()]
-    for _ in range(2):
-        writer = await spool.begin(KEY, 1)
-        assert writer is not None
-        seen.append(await other.last_change())
-        await asyncio.to_thread(writer.close)
-        seen.append(await other.last_change())
-    assert seen == sorted(seen)
-    assert seen[0] > 0
-
-
 async def test_what_cannot_fit_is_refused(spool: Spool) -> None:
     with pytest.raises(StorageFull):
         await spool.begin(KEY, 2**62)
