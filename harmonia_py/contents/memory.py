@@ -11,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from harmonia_py.errors import Overloaded
+from harmonia_py.runtime.tasks import wake
 
 MIB: Final = 1024 * 1024
 # The budget of each worker: 28 downloads whose windows are full, or one with the widest window beside a dozen others.
@@ -168,11 +169,7 @@ class _Waiting:
 
     def grant(self) -> None:
         """Wake it; any thread calls this."""
-        self._loop.call_soon_threadsafe(self._set)
-
-    def _set(self) -> None:
-        if not self.granted.done():
-            self.granted.set_result(None)
+        self._loop.call_soon_threadsafe(wake, self.granted)
 
 
 class MemoryFull(Overloaded):

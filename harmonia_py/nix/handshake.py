@@ -156,19 +156,11 @@ def read_log() -> Parser[None]:
         yield from skip()
 
 
-def _skip_message() -> Parser[None]:
-    yield from read_bytes()
-
-
 def _skip_start_activity() -> Parser[None]:
     for _ in ("id", "level", "type"):
         yield from read_u64()
     yield from read_bytes()
     yield from _skip_fields()
-    yield from read_u64()
-
-
-def _skip_stop_activity() -> Parser[None]:
     yield from read_u64()
 
 
@@ -187,10 +179,10 @@ def _skip_fields() -> Parser[None]:
 
 
 # READ asks for data and WRITE delivers some: only operations that are not spoken here do that.
-_SKIP: Final[dict[int, Callable[[], Parser[None]]]] = {
-    Frame.NEXT: _skip_message,
+_SKIP: Final[dict[int, Callable[[], Parser[object]]]] = {
+    Frame.NEXT: read_bytes,
     Frame.START_ACTIVITY: _skip_start_activity,
-    Frame.STOP_ACTIVITY: _skip_stop_activity,
+    Frame.STOP_ACTIVITY: read_u64,
     Frame.RESULT: _skip_result,
 }
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.tasks import wake
 
 # When nothing was added to a file for so long, its writer hangs; clients give up after 300 seconds.
 STALL_SECONDS: Final = 120.0
@@ -169,8 +170,7 @@ class Growth:
         self._waking = False
         self._woke = self._loop.time()
         for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+            wake(waiting)
 
     async def aclose(self) -> None:
         """Stop looking: from now on nothing is known of the file."""

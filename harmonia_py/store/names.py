@@ -14,7 +14,6 @@ import math
 import os
 from array import array
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from itertools import islice
 from operator import attrgetter, itemgetter
 from time import monotonic
@@ -22,6 +21,7 @@ from typing import Final
 
 from harmonia_py.cache.validity import Epoch
 from harmonia_py.nix.store_path import HASH_PART_LENGTH
+from harmonia_py.runtime.threads import Threads
 from harmonia_py.store.inotify import NamesLost, NewNames
 
 # A Bloom filter with two probes and so many bits for each name says of 1 absent hash part in 72 that it may be there,
@@ -88,7 +88,7 @@ class StoreNames:
         threads: where looking at the directory waits for the disk.
     """
 
-    def __init__(self, directory: str, threads: Executor) -> None:
+    def __init__(self, directory: str, threads: Threads) -> None:
         self._directory = directory
         self._threads = threads
         self._filter: NameFilter | None = None
@@ -153,7 +153,7 @@ class StoreNames:
             # First, so that a name which comes during the look is told of.
             if self._told is None:
                 self._told = NewNames(self._directory)
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, _names_in, self._directory)
+            found = await self._threads.run(_names_in, self._directory)
             self._told_at = monotonic()
             self._filter = found
         except OSError:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from shutil import copyfile
@@ -15,6 +14,7 @@ from lab import Lab
 from harmonia_py.errors import DaemonUnreachable, StorageError
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
+from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.store.daemon.connection import Connection
 from harmonia_py.store.daemon.known_paths import CHECK_SECONDS, KnownPaths
 from harmonia_py.store.daemon.store import DaemonStore
@@ -231,7 +231,7 @@ async def test_the_files_of_a_path_are_looked_at_where_it_is_read(daemon: Lab) -
     lost, whole = daemon.closure.input0, daemon.closure.input2
     os.utime(daemon.real_store, (1, 1))
     try:
-        with ThreadPoolExecutor(1) as threads:
+        with Threads(Pool.KNOWN) as threads:
             known = KnownPaths(both, str(daemon.real_store), threads, clock=lambda: now, damaged=damaged)
             assert await known.path_info(daemon.closure.top.hash_part) is not None  # the two agree from now on
             deleted = daemon.add(Path(__file__))

@@ -6,7 +6,6 @@ import math
 import os
 import tracemalloc
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,6 +17,7 @@ from waiting import eventually
 
 from harmonia_py.cache.validity import Epoch
 from harmonia_py.nix.store_path import HashPart
+from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.store import names
 from harmonia_py.store.inotify import NamesLost, NewNames
 from harmonia_py.store.names import NameFilter, StoreNames
@@ -68,7 +68,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(names, "_SHARE", math.inf)
     directory = tmp_path / "store"
     directory.mkdir()
-    with ThreadPoolExecutor(1) as threads:
+    with Threads(Pool.KNOWN) as threads:
         world = World(directory, StoreNames(str(directory), threads), Epoch(0.0), looks)
         world.make(1)
         yield world
@@ -150,7 +150,7 @@ async def test_a_directory_that_is_deleted_is_not_believed(world: World) -> None
 
 
 async def test_a_directory_that_cannot_be_read_is_asked_for_no_names(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as threads:
+    with Threads(Pool.KNOWN) as threads:
         nowhere = StoreNames(str(tmp_path / "nowhere"), threads)
         nowhere.follow(Epoch(math.inf))
         await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreach
 from harmonia_py.nix.handshake import Exchange, Session, greet, introduce
 from harmonia_py.nix.wire import END_OF_FRAMES, Parser, write_frames
 from harmonia_py.nix.worker import set_options
-from harmonia_py.runtime.tasks import retrieve
+from harmonia_py.runtime.tasks import retrieve, wake
 
 _log = logging.getLogger(__name__)
 
@@ -205,8 +205,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Part of asyncio.Protocol."""
-        if self._paused is not None and not self._paused.done():
-            self._paused.set_result(None)
+        if self._paused is not None:
+            wake(self._paused)
         self._paused = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -216,8 +216,7 @@ class Connection(asyncio.Protocol):
         error = DaemonUnreachable("the nix-daemon closed the connection")
         error.__cause__ = exc
         self._end(error)
-        if not self._lost.done():
-            self._lost.set_result(None)
+        wake(self._lost)
 
     def _begin(self, exchange: Exchange[Value]) -> tuple[asyncio.Future[Value], asyncio.WriteTransport]:
         if self.closed or self._transport is None:

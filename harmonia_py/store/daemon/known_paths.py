@@ -5,13 +5,11 @@ one `stat` a second tells whether everything known is still there; what a daemon
 is then a look into a dictionary.
 """
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 
@@ -20,13 +18,12 @@ from harmonia_py.errors import StorageError, describe_os_error
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.runtime.bounded import Bounded
+from harmonia_py.runtime.threads import Threads
 from harmonia_py.runtime.together import Together
 from harmonia_py.store.damaged import DamagedPaths
 from harmonia_py.store.look_ahead import Ahead, LookAhead
 from harmonia_py.store.metadata import Looked, LooksUp, StoreMetadata
 from harmonia_py.store.names import StoreNames
-
-T = TypeVar("T")
 
 # Paths that are looked at ahead in one call. Between two of these the look whether the store has changed has its turn,
 # for which every narinfo waits.
@@ -63,7 +60,7 @@ class KnownPaths:
         self,
         metadata: StoreMetadata,
         real_store: str,
-        threads: Executor,
+        threads: Threads,
         *,
         clock: Callable[[], float] = monotonic,
         damaged: DamagedPaths | None = None,
@@ -78,7 +75,7 @@ class KnownPaths:
         self._known: Bounded[HashPart, KnownPath] = Bounded(MAX_KNOWN)
         self._damaged = damaged or DamagedPaths()
         self._names = names
-        self._looks = Together.in_thread(_are_there, self._in_thread)
+        self._looks = Together.in_thread(_are_there, threads.run)
         self._ahead = None if ahead is None else LookAhead(ahead, self._those_there, clock)
         self._changes = ChangeDetector(self._modified, seconds=CHECK_SECONDS, clock=clock)
 
@@ -141,7 +138,7 @@ class KnownPaths:
         for start in range(0, len(infos), _LOOKS_AHEAD):
             some = infos[start : start + _LOOKS_AHEAD]
             paths = [f"{self._real_store}/{info.store_path}" for info in some]
-            there = await self._in_thread(partial(_are_there, paths))
+            there = await self._threads.run(_are_there, paths)
             found += [info for info, is_there in zip(some, there, strict=True) if is_there]
         return found
 
@@ -170,13 +167,10 @@ class KnownPaths:
         if again is not None:
             self._damaged.note(info.store_path, info.nar_hash, "nothing of it is in the store directory", None)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
     async def _modified(self) -> int:
         """When the store directory was last changed, or a damage found in it."""
         try:
-            status = await self._in_thread(partial(os.stat, self._real_store))
+            status = await self._threads.run(os.stat, self._real_store)
             return max(status.st_mtime_ns, self._damaged.changed_ns)
         except OSError as error:
             raise StorageError(f"the store directory cannot be read: {describe_os_error(error)}") from error

@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from harmonia_py.errors import DaemonUnreachable, StorageError
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StorePath
+from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.store.daemon import known_paths
 from harmonia_py.store.daemon.known_paths import KnownPaths
 from harmonia_py.store.daemon.store import DaemonStore
@@ -63,7 +63,7 @@ async def opened(lab: Lab) -> AsyncIterator[World]:
     # As a store is in which nothing has happened for a while: nothing is remembered across a change just now.
     os.utime(lab.real_store, (1, 1))
     metadata = Counting(DaemonStore(lab.socket, lab.store_dir))
-    with ThreadPoolExecutor(1) as threads:
+    with Threads(Pool.KNOWN) as threads:
         world = World(lab, metadata, KnownPaths(metadata, str(lab.real_store), threads, clock=lambda: world.now))
         try:
             yield world
@@ -213,7 +213,7 @@ async def opened_with_database(lab: Lab) -> AsyncIterator[World]:
     os.utime(lab.real_store, (1, 1))
     database = SqliteStore(lab.database, lab.store_dir)
     metadata = Counting(database)
-    with ThreadPoolExecutor(1) as threads:
+    with Threads(Pool.KNOWN) as threads:
         known = KnownPaths(metadata, str(lab.real_store), threads, clock=lambda: world.now, ahead=database)
         world = World(lab, metadata, known)
         try:
