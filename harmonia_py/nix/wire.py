@@ -4,7 +4,7 @@ Source: `src/libutil/serialise.cc` of Nix. An integer has eight bytes, little en
 and zeros up to a multiple of eight; a collection is the number of its items and the items.
 
 Writers return bytes. Readers are generators: they yield how many bytes they need next and are sent exactly these, so
-that the same parser runs on bytes in memory (`run`) and on a socket. Lengths are believed only up to a limit, and
+that the same parser runs on bytes in memory and on a socket. Lengths are believed only up to a limit, and
 nothing is allocated for a length before its bytes are there.
 """
 
@@ -129,25 +129,3 @@ def read_strings(limit: int = MAX_COLLECTION_SIZE) -> Parser[list[str]]:
         FormatError: as `read_list` and `read_string`.
     """
     return read_list(read_string, limit)
-
-
-def run(parser: Parser[Value], data: bytes) -> Value:
-    """The value that `parser` reads from exactly `data`.
-
-    Raises:
-        FormatError: what the parser raises, or `data` is too short or too long.
-    """
-    position = 0
-    try:
-        size = next(parser)
-        while position + size <= len(data):
-            chunk = data[position : position + size]
-            position += size
-            size = parser.send(chunk)
-    except StopIteration as stop:
-        if position != len(data):
-            raise FormatError("bytes follow where nothing is expected") from None
-        value: Value = stop.value
-        return value
-    parser.close()
-    raise FormatError("the data ends too early")

@@ -39,7 +39,6 @@ _MAX_STORE_SIZE: Final = 20_000_000
 class Operation(IntEnum):
     """The first word of a request."""
 
-    IS_VALID_PATH = 1
     QUERY_REFERRERS = 6
     ADD_TEMP_ROOT = 11
     SET_OPTIONS = 19
@@ -69,13 +68,8 @@ def set_options() -> Exchange[None]:
     return _operation(Operation.SET_OPTIONS, payload, _read_nothing)
 
 
-def is_valid_path(store_path: StorePath, store_dir: StoreDir) -> Exchange[bool]:
-    """Whether `store_path` is valid. A daemon's process may remember: `query_path_from_hash_part` never does."""
-    return _operation(Operation.IS_VALID_PATH, write_string(store_dir.join(store_path)), read_bool)
-
-
 def query_path_from_hash_part(hash_part: HashPart, store_dir: StoreDir) -> Exchange[StorePath | None]:
-    """The valid path with this hash part."""
+    """The valid path with this hash part. A daemon's process never answers this from memory."""
     return _operation(
         Operation.QUERY_PATH_FROM_HASH_PART, write_string(hash_part), lambda: _read_optional_path(store_dir)
     )

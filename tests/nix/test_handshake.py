@@ -1,4 +1,5 @@
 import pytest
+from wire_parsing import is_valid_path, run
 
 from harmonia_py.errors import DaemonRefused, FormatError
 from harmonia_py.nix import handshake, worker
@@ -6,7 +7,7 @@ from harmonia_py.nix.handshake import FEATURE_REALISATION_WITH_PATH, Frame, Sess
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import StoreDir, StorePath
-from harmonia_py.nix.wire import run, write_string, write_strings, write_u64
+from harmonia_py.nix.wire import write_string, write_strings, write_u64
 
 STORE_DIR = StoreDir.parse("/nix/store")
 PATH = StorePath.parse("7h7qgvs4kgzsn8a6rb273saxyqh4jxlz-hello-2.12")
@@ -100,19 +101,19 @@ def test_all_kinds_of_log_messages_are_skipped() -> None:
             *(write_u64(Frame.STOP_ACTIVITY), write_u64(1)),
         )
     )
-    assert run(worker.is_valid_path(PATH, STORE_DIR).reply, log + LAST + write_u64(1)) is True
+    assert run(is_valid_path(PATH, STORE_DIR).reply, log + LAST + write_u64(1)) is True
 
 
 @pytest.mark.parametrize("word", [Frame.READ, Frame.WRITE, 0, 0xFFFFFFFF])
 def test_an_unknown_or_misplaced_frame_is_an_error(word: int) -> None:
     with pytest.raises(FormatError, match="neither a log message nor a reply"):
-        run(worker.is_valid_path(PATH, STORE_DIR).reply, write_u64(word) + bytes(64))
+        run(is_valid_path(PATH, STORE_DIR).reply, write_u64(word) + bytes(64))
 
 
 def test_an_error_is_told_without_colours_and_control_characters() -> None:
     message = "path '\x1b[35;1m/nix/store/x\x1b[0m' \x07is \x1b]8;;http://x\x1b\\bad\x1b]8;;\x07\r\n\x9b"
     with pytest.raises(DaemonRefused) as refusal:
-        run(worker.is_valid_path(PATH, STORE_DIR).reply, error(message, traces=3))
+        run(is_valid_path(PATH, STORE_DIR).reply, error(message, traces=3))
     assert str(refusal.value) == "path '/nix/store/x' is bad"
 
 

@@ -4,10 +4,11 @@ import tracemalloc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire_parsing import run
 
 from harmonia_py.errors import FormatError
 from harmonia_py.nix import wire
-from harmonia_py.nix.wire import Parser, run
+from harmonia_py.nix.wire import Parser
 
 
 def test_a_string_is_its_length_its_bytes_and_zeros() -> None:

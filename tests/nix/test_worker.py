@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire_parsing import is_valid_path, run
 
 from harmonia_py.errors import DaemonRefused, FormatError
 from harmonia_py.nix import handshake, worker
@@ -15,7 +16,7 @@ from harmonia_py.nix.path_info import PathInfo, sorted_references
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.signing import Signature
 from harmonia_py.nix.store_path import StoreDir, StorePath
-from harmonia_py.nix.wire import run, write_string, write_strings, write_u64
+from harmonia_py.nix.wire import write_string, write_strings, write_u64
 
 STORE_DIR = StoreDir.parse("/nix/store")
 PATH = StorePath.parse("7h7qgvs4kgzsn8a6rb273saxyqh4jxlz-hello-2.12")
@@ -153,7 +154,7 @@ def _exchanges() -> list[Exchange[Any]]:
         handshake.introduce(34),
         handshake.introduce(38),
         worker.set_options(),
-        worker.is_valid_path(PATH, STORE_DIR),
+        is_valid_path(PATH, STORE_DIR),
         worker.query_path_from_hash_part(PATH.hash_part, STORE_DIR),
         worker.query_path_info(PATH, STORE_DIR),
         worker.query_all_valid_paths(STORE_DIR),

@@ -8,6 +8,7 @@ import pytest
 import uvloop
 from lab import Lab
 from msgspec.structs import replace
+from wire_parsing import is_valid_path
 
 from harmonia_py.errors import DaemonRefused, DaemonUnreachable
 from harmonia_py.nix import worker
@@ -44,9 +45,9 @@ async def test_relations_between_paths(daemon: Lab, connection: Connection) -> N
 
 async def test_validity(daemon: Lab, connection: Connection) -> None:
     top, store_dir = daemon.closure.top, daemon.store_dir
-    assert await connection.ask(worker.is_valid_path(top, store_dir), LIMIT)
+    assert await connection.ask(is_valid_path(top, store_dir), LIMIT)
     daemon.delete(top)
-    assert not await connection.ask(worker.is_valid_path(top, store_dir), LIMIT)
+    assert not await connection.ask(is_valid_path(top, store_dir), LIMIT)
     assert await connection.ask(worker.query_path_info(top, store_dir), LIMIT) is None
 
 
@@ -54,7 +55,7 @@ async def test_a_refused_request_leaves_the_connection_in_step(daemon: Lab, conn
     short = worker.query_path_from_hash_part(HashPart("abc"), daemon.store_dir)
     with pytest.raises(DaemonRefused, match=r"^invalid hash part$"):
         await connection.ask(short, LIMIT)
-    assert await connection.ask(worker.is_valid_path(daemon.closure.top, daemon.store_dir), LIMIT)
+    assert await connection.ask(is_valid_path(daemon.closure.top, daemon.store_dir), LIMIT)
 
 
 def tree_of(lab: Lab, directory: Path) -> tuple[bytes, PathInfo]:
@@ -86,13 +87,13 @@ async def test_a_nar_that_is_not_what_was_said_is_refused_and_the_connection_sta
     frames = write_frames(nar) + END_OF_FRAMES
     with pytest.raises(DaemonRefused, match="hash mismatch"):
         await connection.ask(Exchange(exchange.request + frames, exchange.reply), LIMIT)
-    assert not await connection.ask(worker.is_valid_path(info.store_path, daemon.store_dir), LIMIT)
+    assert not await connection.ask(is_valid_path(info.store_path, daemon.store_dir), LIMIT)
 
 
 async def test_a_closed_connection_answers_nothing(daemon: Lab, connection: Connection) -> None:
     connection.close()
     with pytest.raises(DaemonUnreachable):
-        await connection.ask(worker.is_valid_path(daemon.closure.top, daemon.store_dir), LIMIT)
+        await connection.ask(is_valid_path(daemon.closure.top, daemon.store_dir), LIMIT)
 
 
 async def connect_often(daemon: Lab) -> None:
