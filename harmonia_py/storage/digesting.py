@@ -3,17 +3,17 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable
-from typing import Final, TypeVar
+from abc import ABC, abstractmethod
+from typing import Final, Self
 
+from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.fsck import Digest
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
-from harmonia_py.runtime.threads import Pool, Threads, in_thread
+from harmonia_py.runtime.threads import Threads, in_thread
 
 PORTION: Final = 1024 * 1024
 """Bytes that are read at a time; a thread that is to stop does so after them."""
-
-T = TypeVar("T")
 
 
 class Reading:
@@ -52,19 +52,26 @@ class Reading:
         return Hash("sha256", self._digest.digest())
 
 
-class ReadingThreads:
-    """Threads that read blobs once more; a reading ends when its caller is cancelled."""
+class BlobDigests(ABC):
+    """Computes hashes of blobs, in `threads`, which end with it. Entered inside the event loop that uses it."""
 
-    def __init__(self, pool: Pool, threads: int) -> None:
-        self._threads = Threads(pool, threads)
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
         self._stop = threading.Event()
 
-    async def run(self, read: Callable[[Reading], T], rate: float | None) -> T:
-        """The result of `read` in a thread. When this call is cancelled, it returns after `read` has ended."""
-        stop = threading.Event()
-        return await in_thread(self._threads, read, Reading(rate, stop, self._stop), give_up=stop.set)
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def aclose(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End all readings."""
         self._stop.set()
         await self._threads.aclose()
+
+    async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
+        """As in `Digests`. When this call is cancelled, the reading ends, and then this call."""
+        stop = threading.Event()
+        return await in_thread(self._threads, self._read, key, Reading(rate, stop, self._stop), give_up=stop.set)
+
+    @abstractmethod
+    def _read(self, key: BlobKey, reading: Reading) -> Digest | None:
+        """Read a blob, in a thread; None when there is none that is whole."""

@@ -3,22 +3,20 @@
 import errno
 import os
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Self
 
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import Digest
 from harmonia_py.errors import StorageFull
-from harmonia_py.runtime.threads import Pool
-from harmonia_py.storage.digesting import PORTION, Reading, ReadingThreads
+from harmonia_py.runtime.threads import Pool, Threads
+from harmonia_py.storage.digesting import PORTION, BlobDigests, Reading
 from harmonia_py.storage.directory import BlobDirectory, WholeFile
 from harmonia_py.storage.errors import translated
 from harmonia_py.storage.probe import probe
 
 
-class DiskDigests:
-    """Computes hashes of blobs in a directory. Entered inside the event loop that uses it.
+class DiskDigests(BlobDigests):
+    """Computes hashes of blobs in a directory.
 
     Args:
         directory: of a `DiskBlobs`.
@@ -26,19 +24,9 @@ class DiskDigests:
     """
 
     def __init__(self, directory: Path, *, threads: int = 1) -> None:
+        super().__init__(Threads(Pool.DIGEST, threads))
         self._place = directory
         self._directory = BlobDirectory(directory)
-        self._threads = ReadingThreads(Pool.DIGEST, threads)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._threads.aclose()
-
-    async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
-        """As in `Digests`."""
-        return await self._threads.run(partial(self._read, key), rate)
 
     def _read(self, key: BlobKey, reading: Reading) -> Digest | None:
         file = self._directory.open(key)
