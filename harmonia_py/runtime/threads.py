@@ -21,7 +21,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.tasks import retrieve
@@ -118,8 +118,8 @@ class Threads(ThreadPoolExecutor):
         """The result of `call`. If the caller is cancelled, the thread goes on."""
         return await asyncio.get_running_loop().run_in_executor(self, call, *arguments)
 
-    async def in_time(self, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-        """The result of `call`; when the caller is gone by then, `undo` takes it.
+    async def in_time(self, call: Callable[[], T], undo: Callable[[Any], object] | None = None) -> T:
+        """The result of `call`; when the caller is gone by then, `undo` takes it, unless it is None.
 
         Raises:
             StorageError: the disk does not answer.
@@ -172,6 +172,6 @@ async def in_thread(
         raise
 
 
-def _undo(undo: Callable[[T], None], future: "Future[T]") -> None:
-    if not future.cancelled() and future.exception() is None:
-        undo(future.result())
+def _undo(undo: Callable[[Any], object], future: "Future[Any]") -> None:
+    if not future.cancelled() and future.exception() is None and (result := future.result()) is not None:
+        undo(result)

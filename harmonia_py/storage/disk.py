@@ -120,7 +120,9 @@ class DiskBlobs:
             self._drop(self._files.pop(key))
             file = None
         if file is None:
-            opened = await self._threads.in_time(partial(self._directory.open, key), undo=_close)
+            opened = await self._threads.in_time(
+                partial(self._directory.open, key), undo=lambda whole: os.close(whole.fd)
+            )
             if opened is None:
                 return None
             file = self._keep_open(opened)
@@ -230,8 +232,3 @@ class DiskBlobs:
     async def _write_last_uses(self) -> None:
         uses, self._uses = self._uses, {}
         await self._threads.in_time(partial(self._directory.write_last_uses, uses))
-
-
-def _close(opened: WholeFile | None) -> None:
-    if opened is not None:
-        os.close(opened.fd)

@@ -67,11 +67,6 @@ class DiskPartialFile:
         os.close(self._fd)
 
 
-def _close(file: DiskPartialFile | None) -> None:
-    if file is not None:
-        file.close()
-
-
 class DiskPartialFiles:
     """A `PartialFiles` below `directory`, which its owner has made."""
 
@@ -89,7 +84,7 @@ class DiskPartialFiles:
 
     async def open(self, name: str) -> DiskPartialFile | None:
         """As in `PartialFiles`."""
-        return await self._threads.in_time(lambda: self._open(name), _close)
+        return await self._threads.in_time(lambda: self._open(name), DiskPartialFile.close)
 
     async def taken(self, prefix: str) -> int:
         """As in `PartialFiles`."""

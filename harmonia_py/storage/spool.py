@@ -96,7 +96,7 @@ class DiskSpool:
         """The growing file; shared with its writer or other readers in this process, else opened from the disk."""
         growth = _in_use(self._written, key) or _in_use(self._followed, key)
         if growth is None:
-            fd = await self._threads.in_time(partial(self._open, key), undo=_close_found)
+            fd = await self._threads.in_time(partial(self._open, key), undo=os.close)
             if fd is None:
                 return None
             growth = _in_use(self._followed, key)
@@ -193,17 +193,11 @@ def _in_use(growths: dict[BlobKey, Growth], key: BlobKey) -> Growth | None:
     return growth if growth is not None and not growth.is_closed and growth.use() else None
 
 
-def _undo(begun: _Begun | None) -> None:
-    if begun is not None:
-        with suppress(OSError):
-            begun.path.unlink()
-        os.close(begun.reader)
-        os.close(begun.fd)
-
-
-def _close_found(fd: int | None) -> None:
-    if fd is not None:
-        os.close(fd)
+def _undo(begun: _Begun) -> None:
+    with suppress(OSError):
+        begun.path.unlink()
+    os.close(begun.reader)
+    os.close(begun.fd)
 
 
 def _remove_dead(paths: Iterable[Path]) -> list[Path]:
