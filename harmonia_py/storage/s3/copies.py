@@ -17,8 +17,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
-
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import StorageFull
 from harmonia_py.storage.directory import BlobDirectory
@@ -35,18 +33,6 @@ _SHARE: Final = 4
 # From this part of the room on the longest unused go, a tenth of all at once, so that the next eviction is not soon.
 _FULL: Final = 0.95
 _MORE: Final = 10
-
-
-class Evicted(Struct, frozen=True):
-    """The figures of an eviction.
-
-    Attributes:
-        files: copies that were evicted.
-        size: their bytes together.
-    """
-
-    files: int = 0
-    size: int = 0
 
 
 class Copies:
@@ -156,34 +142,30 @@ class Copies:
         with translated("count copies"), suppress(BlockingIOError), self._locked(_EVICTING, fcntl.LOCK_NB):
             self._list()
 
-    def make_room(self, wanted: int = 0) -> Evicted:
+    def make_room(self, wanted: int) -> int:
         """Evict the longest unused copies, if there is no room for so many bytes more or hardly any is left.
 
-        Nothing happens while another thread or process does that.
+        Nothing happens while another thread or process does that. Returns the bytes of the evicted copies.
 
         Raises:
             StorageError: the disk fails.
         """
         with translated("evict copies"):
-            if self._too_much(self.size(), wanted) <= 0:
-                return Evicted()
-            try:
-                with self._locked(_EVICTING, fcntl.LOCK_NB):
+            if self._too_much(self.size(), wanted) > 0:
+                with suppress(BlockingIOError), self._locked(_EVICTING, fcntl.LOCK_NB):
                     return self._evict(wanted)
-            except BlockingIOError:
-                return Evicted()
+        return 0
 
-    def _evict(self, wanted: int) -> Evicted:
+    def _evict(self, wanted: int) -> int:
         total, infos = self._list()
         too_much = self._too_much(total, wanted)
-        if too_much <= 0:
-            return Evicted()
-        files = size = 0
-        for info in sorted(infos, key=lambda info: info.last_used):
-            if size >= too_much + total // _MORE:
-                break
-            files, size = files + 1, size + self.remove(info.key)
-        return Evicted(files, size)
+        size = 0
+        if too_much > 0:
+            for info in sorted(infos, key=lambda info: info.last_used):
+                if size >= too_much + total // _MORE:
+                    break
+                size += self.remove(info.key)
+        return size
 
     def _too_much(self, total: int, wanted: int) -> int:
         """The bytes that have to go to make room for `wanted` more; 0 or less when none have to."""

@@ -173,7 +173,7 @@ class Copying:
 
     def _make_room(self, wanted: int) -> None:
         try:
-            self._counters.evicted_bytes.add(self._copies.make_room(wanted).size)
+            self._counters.evicted_bytes.add(self._copies.make_room(wanted))
         except StorageError as error:
             self._failed(error)
 
