@@ -66,22 +66,13 @@ class Flight:
         task: does the work; True when the file is kept, False when there is no such thing.
     """
 
-    def __init__(
-        self,
-        key: BlobKey,
-        want: Want,
-        resources: Resources,
-        before: "Flight | None",
-    ) -> None:
+    def __init__(self, key: BlobKey, want: Want, resources: Resources, before: "Flight | None") -> None:
         self.key = key
         self.lane: Lane | None = None
         self.is_over = False
         self._is_poured = False
         self._want = want
-        self._storage = resources.storage
-        self._threads = resources.threads
-        self._puts = resources.puts
-        self._reserve = resources.reserve
+        self._resources = resources
         self._begun: asyncio.Future[Begun | None] = asyncio.get_running_loop().create_future()
         self._clients = 0
         self._names: set[str] = set()
@@ -139,7 +130,7 @@ class Flight:
             writing = self._writing
             if self._clients or self.is_over or writing is None or not writing.is_worth_giving_up():
                 continue
-            followed = await in_thread(self._threads, writing.writer.is_followed)
+            followed = await in_thread(self._resources.threads, writing.writer.is_followed)
             if not followed and not self._clients and not self.is_over:
                 self._give_up()
         self._watching = None
@@ -167,16 +158,17 @@ class Flight:
     async def _take_in(self, incoming: Incoming) -> bool:
         self.lane = incoming.lane
         await self._wait_for_turn(incoming.lane)
-        writer = await self._storage.begin(self.key, incoming.room)
+        storage = self._resources.storage
+        writer = await storage.begin(self.key, incoming.room)
         if writer is None:
             raise Elsewhere
         try:
             # Another process may have kept it since it was looked for.
-            if await self._storage.metadata(self.key) is not None:
+            if await storage.metadata(self.key) is not None:
                 raise Elsewhere
             return await self._write(incoming, writer)
         finally:
-            await in_thread(self._threads, writer.close)
+            await in_thread(self._resources.threads, writer.close)
 
     async def _wait_for_turn(self, lane: Lane) -> None:
         self._turn = lane.turns.take(next(iter(self._names), ""))
@@ -220,12 +212,12 @@ class Flight:
             threads = lane.threads
 
     async def _put(self, file: SpooledFile, check: FileCheck) -> None:
-        async with self._puts:
+        async with self._resources.puts:
             assert self._turn is not None
             self._turn.leave()
-            await self._reserve(self.key)
+            await self._resources.reserve(self.key)
             try:
-                await self._storage.put(self.key, file, check.metadata())
+                await self._resources.storage.put(self.key, file, check.metadata())
             except NotKept as error:
                 raise StorageError("the file cannot be kept") from error
 

@@ -45,6 +45,9 @@ class Writing:
         source: its bytes.
         writer: used by nothing else.
         begin: called in the event loop when the first bytes are there.
+
+    Attributes:
+        file: the result of `finish`, if that is known already.
     """
 
     def __init__(
@@ -62,11 +65,11 @@ class Writing:
         self._written = 0
         self._held = b""
         self._whole = b""
-        self._file: SpooledFile | None = None
+        self.file: SpooledFile | None = None
 
     def is_worth_giving_up(self) -> bool:
         """Whether nothing but clients' wishes speaks for going on."""
-        if self._file is not None or (self._source_size and self._taken > _NEARLY_DONE * self._source_size):
+        if self.file is not None or (self._source_size and self._taken > _NEARLY_DONE * self._source_size):
             return False
         lane = self._incoming.lane
         return lane.gives_up or lane.turns.is_wanted
@@ -85,12 +88,7 @@ class Writing:
     @property
     def is_whole(self) -> bool:
         """Whether all bytes are here, and proved to be right: from the moment on that a client can have the last."""
-        return bool(self._whole) or self._file is not None
-
-    @property
-    def file(self) -> SpooledFile | None:
-        """The result of `finish`, if that is known already."""
-        return self._file
+        return bool(self._whole) or self.file is not None
 
     def finish(self) -> SpooledFile:
         """Write the last bytes, if everything was right; a thread calls it."""
@@ -99,7 +97,7 @@ class Writing:
         except FormatError as error:
             raise self._incoming.fault(error) from None
         self.writer.write(last)
-        file = self._file = self.writer.finish()
+        file = self.file = self.writer.finish()
         self._announce(Begun(file.size if self._size is None else self._size))
         return file
 

@@ -36,6 +36,15 @@ _MAX_ABSENT: Final = 65_536
 _LOOK_SECONDS: Final = 10.0
 
 
+class _Shared(msgspec.Struct, frozen=True, array_like=True):
+    """A narinfo, as text, in the memory that workers share."""
+
+    narinfo: str
+    upstream: str
+    fetched: float
+    max_age: float
+
+
 def narinfo_key(hash_part: HashPart) -> BlobKey:
     """The key of a narinfo in the memory that workers share."""
     return BlobKey(f"{hash_part}.narinfo")
@@ -135,8 +144,10 @@ class NarinfoIndex:
         """Take in a narinfo of an upstream, for all processes."""
         self._put(entry)
         if self._texts is not None:
-            text = msgspec.json.encode(self._facts_of(entry))
-            self._texts.put(narinfo_key(entry.narinfo.path_info.store_path.hash_part), text)
+            shared = _Shared(
+                entry.narinfo.format(self._store_dir).decode(), entry.upstream, entry.fetched, entry.max_age
+            )
+            self._texts.put(narinfo_key(entry.narinfo.path_info.store_path.hash_part), msgspec.json.encode(shared))
 
     def _put(self, entry: IndexedNarInfo) -> None:
         hash_part = entry.narinfo.path_info.store_path.hash_part
@@ -185,23 +196,20 @@ class NarinfoIndex:
         else:
             await self._kept_mirrored.keep(key_of(entry.url), theirs)
 
-    def _facts_of(self, entry: IndexedNarInfo) -> dict[str, str]:
-        return {
-            "narinfo": entry.narinfo.format(self._store_dir).decode(),
-            "upstream": entry.upstream,
-            "fetched": str(entry.fetched),
-            "max_age": str(entry.max_age),
-        }
-
     def _recall(self, hash_part: HashPart) -> IndexedNarInfo | None:
         """The narinfo that another worker got a while ago, from shared memory."""
         text = None if self._texts is None else self._texts.get(narinfo_key(hash_part))
         if text is None:
             return None
+        shared = msgspec.json.decode(text, type=_Shared)
+        state = self._upstreams.find(shared.upstream)
+        if state is None:
+            return None  # a reload has brought other upstreams
         try:
-            entry = self._parse(msgspec.json.decode(text, type=dict[str, str]), hash_part)
-        except (KeyError, ValueError, UpstreamError, msgspec.MsgspecError):
-            return None  # a reload has brought other keys, or other upstreams
+            narinfo = parse_narinfo(shared.narinfo.encode(), hash_part, state.upstream.public_keys, self._store_dir)
+        except UpstreamError:
+            return None  # a reload has brought other keys
+        entry = IndexedNarInfo(narinfo, shared.upstream, shared.fetched, shared.max_age, narinfo.compression)
         entry.looked = time.monotonic()  # its NAR is not kept: `_load` has found no row
         return entry
 
@@ -222,14 +230,3 @@ class NarinfoIndex:
         entry = IndexedNarInfo(narinfo, theirs.upstream, theirs.fetched, theirs.max_age, narinfo.compression)
         await self.look(entry)
         return entry if entry.facts is not None else None
-
-    def _parse(self, metadata: Mapping[str, str], hash_part: HashPart) -> IndexedNarInfo:
-        upstream = metadata["upstream"]
-        state = self._upstreams.find(upstream)
-        if state is None:
-            raise ValueError(f"upstream {upstream} is not configured any more")
-        keys = state.upstream.public_keys
-        narinfo = parse_narinfo(metadata["narinfo"].encode(), hash_part, keys, self._store_dir)
-        return IndexedNarInfo(
-            narinfo, upstream, float(metadata["fetched"]), float(metadata["max_age"]), narinfo.compression
-        )

@@ -94,20 +94,12 @@ class SqliteStore:
 
     async def all_paths(self) -> Sequence[StorePath]:
         """Every valid path."""
-        return await self._read(
-            lambda: [self._store_dir.parse_path(text(path)) for (path,) in self._reader.query(_ALL_PATHS)],
-            _ALL_PATHS_TIME_LIMIT,
-        )
+        return await self._read(lambda: self._paths(_ALL_PATHS), _ALL_PATHS_TIME_LIMIT)
 
     async def referrers(self, store_path: StorePath) -> Sequence[StorePath]:
         """The valid paths that refer to `store_path`."""
         full_path = self._store_dir.join(store_path)
-        return await self._read(
-            lambda: [
-                self._store_dir.parse_path(text(path)) for (path,) in self._reader.query(_REFERRERS, (full_path,))
-            ],
-            self._request_timeout,
-        )
+        return await self._read(lambda: self._paths(_REFERRERS, full_path), self._request_timeout)
 
     async def closure(self, roots: Collection[StorePath]) -> ClosureRows:
         """The valid ones of `roots`, and all that they refer to."""
@@ -124,6 +116,9 @@ class SqliteStore:
         self._closed = True
         await self._threads.run(self._reader.close)
         self._threads.give_up()
+
+    def _paths(self, statement: str, *parameters: object) -> Sequence[StorePath]:
+        return [self._store_dir.parse_path(text(path)) for (path,) in self._reader.query(statement, parameters)]
 
     def _look_up_all(
         self, questions: Sequence[tuple[HashPart, Look | None]]
