@@ -43,8 +43,7 @@ class _Wanted(Struct):
 class ImportQueue:
     """Paths on their way into a store. Times are seconds of one clock that only grows; callers pass them in."""
 
-    def __init__(self, *, max_paths: int = _MAX_PATHS) -> None:
-        self._max_paths = max_paths
+    def __init__(self) -> None:
         self._ready: OrderedDict[HashPart, _Wanted] = OrderedDict()
         self._waiting: OrderedDict[HashPart, _Wanted] = OrderedDict()
         self._waiters: dict[HashPart, set[HashPart]] = {}
@@ -60,7 +59,7 @@ class ImportQueue:
         """Queue a path; False when it is queued, was decided a while ago, or finds no place."""
         if hash_part in self._ready or hash_part in self._waiting or self._decided.get(hash_part, now) > now:
             return False
-        if len(self) >= self._max_paths:
+        if len(self) >= _MAX_PATHS:
             return False
         # Also the current path: it may be wanted because it has changed.
         self._ready[hash_part] = _Wanted(now)

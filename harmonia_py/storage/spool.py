@@ -47,14 +47,12 @@ class DiskSpool:
 
     Args:
         directory: made if it is not there; its file system must support `flock`.
-        look_again_seconds: after which files are looked at again whose writers had not ended when it was entered.
     """
 
-    def __init__(self, directory: Path, *, look_again_seconds: float = _LOOK_AGAIN_SECONDS) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._growing = directory / GROWING
         self._threads = Threads(Pool.SPOOL)
-        self._look_again_seconds = look_again_seconds
         self._second_look: asyncio.TimerHandle | None = None
         # The files that this process writes, and those of other processes that it follows.
         self._written: dict[BlobKey, Growth] = {}
@@ -73,7 +71,7 @@ class DiskSpool:
             raise
         if locked:
             look = partial(self._threads.later, partial(_remove_dead, locked))
-            self._second_look = asyncio.get_running_loop().call_later(self._look_again_seconds, look)
+            self._second_look = asyncio.get_running_loop().call_later(_LOOK_AGAIN_SECONDS, look)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,8 +1,10 @@
 """The order of imports, decided without a store: a set of hash parts stands for what is valid."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harmonia_py.mirror import import_queue
 from harmonia_py.mirror.import_queue import ImportQueue
 from harmonia_py.nix.store_path import HashPart
 
@@ -105,8 +107,9 @@ def test_a_failure_wakes_nobody() -> None:
     assert len(queue) == 1
 
 
-def test_it_takes_no_more_than_its_places() -> None:
-    queue = ImportQueue(max_paths=2)
+def test_it_takes_no_more_than_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_queue, "_MAX_PATHS", 2)
+    queue = ImportQueue()
     assert queue.want(A, 0.0)
     assert queue.want(B, 0.0)
     assert not queue.want(C, 0.0)

@@ -19,6 +19,7 @@ from harmonia_py.contents.blobs import IN_USE, BlobKey
 from harmonia_py.errors import StorageError, StorePathChanged
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.storage import growing
+from harmonia_py.storage import spool as spool_module
 from harmonia_py.storage.directory import BlobDirectory
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.growing import WHOLE_MTIME_NS, FileWriter, try_lock
@@ -110,14 +111,17 @@ async def test_the_rest_of_a_dead_writer_is_never_taken_for_a_file(tmp_path: Pat
         assert await fetch_growing(spool, tmp_path, writer) == b"new"
 
 
-async def test_the_rest_of_a_writer_that_ends_a_moment_after_the_start_goes_too(tmp_path: Path) -> None:
+async def test_the_rest_of_a_writer_that_ends_a_moment_after_the_start_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server was killed and started again at once: what its dying workers had locked stayed until the next start."""
+    monkeypatch.setattr(spool_module, "_LOOK_AGAIN_SECONDS", 0.1)
     growing = tmp_path / "growing"
     growing.mkdir()
     with (growing / "dies").open("wb") as dies, (growing / "lives").open("wb") as lives:
         assert try_lock(dies.fileno())
         assert try_lock(lives.fileno())
-        async with DiskSpool(tmp_path, look_again_seconds=0.1):
+        async with DiskSpool(tmp_path):
             assert {path.name for path in growing.iterdir()} == {"dies", "lives"}
             dies.close()
             await eventually(lambda: not (growing / "dies").exists())

@@ -33,20 +33,10 @@ _NOT_SIGNED: Final = ("because it lacks a valid signature", "because it lacks a 
 class DaemonWriter:
     """A `StoreWriter`. It adds one path at a time: the caller that adds a second one waits."""
 
-    def __init__(
-        self,
-        socket_path: Path,
-        store_dir: StoreDir,
-        *,
-        request_timeout: float = 10.0,
-        stall_limit: float = _STALL_LIMIT,
-        add_limit: float = _ADD_LIMIT,
-    ) -> None:
+    def __init__(self, socket_path: Path, store_dir: StoreDir, *, request_timeout: float = 10.0) -> None:
         self._socket_path = socket_path
         self._store_dir = store_dir
         self._request_timeout = request_timeout
-        self._stall_limit = stall_limit
-        self._add_limit = add_limit
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
         self._opened = 0.0
@@ -78,7 +68,7 @@ class DaemonWriter:
             connection = await self._connect()
             exchange = add_to_store_nar(path_info, self._store_dir)
             try:
-                await connection.ask_with(exchange, nar, self._stall_limit, self._add_limit)
+                await connection.ask_with(exchange, nar, _STALL_LIMIT, _ADD_LIMIT)
             except DaemonRefused as error:
                 if any(words in str(error) for words in _NOT_SIGNED):
                     raise SignatureRefused(str(error)) from error

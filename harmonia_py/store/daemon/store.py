@@ -52,17 +52,13 @@ class DaemonStore:
         store_dir: StoreDir,
         *,
         connections: int = 4,
-        connect_timeout: float = CONNECT_SECONDS,
         request_timeout: float = 10.0,
-        max_age: float = _MAX_AGE,
         metrics: DaemonMetrics | None = None,
     ) -> None:
         self._metrics = metrics or DaemonMetrics()
         self._socket_path = socket_path
         self._store_dir = store_dir
-        self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
-        self._max_age = max_age
         self._free = asyncio.Semaphore(connections)
         self._idle: list[Connection] = []
         self._old: set[Connection] = set()
@@ -192,7 +188,7 @@ class DaemonStore:
 
     async def _connect(self, began: float) -> Connection:
         try:
-            connection = await Connection.open(self._socket_path, self._connect_timeout)
+            connection = await Connection.open(self._socket_path, CONNECT_SECONDS)
         except DaemonError:
             self._metrics.refused.add()
             self._metrics.creation_failed.add()
@@ -203,7 +199,7 @@ class DaemonStore:
         if self._closed:
             connection.close()
             raise DaemonUnreachable("the connections to the nix-daemon are closed")
-        timer = asyncio.get_running_loop().call_later(self._max_age, self._grow_old, connection)
+        timer = asyncio.get_running_loop().call_later(_MAX_AGE, self._grow_old, connection)
         self._open.add(connection)
 
         def forget() -> None:

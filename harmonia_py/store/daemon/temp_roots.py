@@ -58,22 +58,10 @@ class TempRoots:
     later are protected by new connections.
     """
 
-    def __init__(
-        self,
-        socket_path: Path,
-        store_dir: StoreDir,
-        *,
-        request_timeout: float = 10.0,
-        max_age: float = _MAX_AGE,
-        max_paths: int = _MAX_PATHS,
-        max_generations: int = _MAX_GENERATIONS,
-    ) -> None:
+    def __init__(self, socket_path: Path, store_dir: StoreDir, *, request_timeout: float = 10.0) -> None:
         self._socket_path = socket_path
         self._store_dir = store_dir
         self._request_timeout = request_timeout
-        self._max_age = max_age
-        self._max_paths = max_paths
-        self._max_generations = max_generations
         self._current: _Generation | None = None
         # The generations that protect something, or will; a generation that is not in here any more has ended.
         self._generations: set[_Generation] = set()
@@ -125,7 +113,7 @@ class TempRoots:
     def _generation(self) -> _Generation:
         if self._closed:
             raise DaemonUnreachable("the connections to the nix-daemon are closed")
-        if self._current is not None and len(self._current.roots) >= self._max_paths:
+        if self._current is not None and len(self._current.roots) >= _MAX_PATHS:
             self._retire(self._current)
         if self._current is None:
             self._current = _Generation()
@@ -134,7 +122,7 @@ class TempRoots:
         return self._current
 
     def _grow_older(self, generation: _Generation) -> None:
-        generation.timer = asyncio.get_running_loop().call_later(self._max_age, self._come_of_age, generation)
+        generation.timer = asyncio.get_running_loop().call_later(_MAX_AGE, self._come_of_age, generation)
 
     def _come_of_age(self, generation: _Generation) -> None:
         self._retire(generation)
@@ -142,7 +130,7 @@ class TempRoots:
             self._grow_older(generation)
 
     def _retire(self, generation: _Generation) -> None:
-        if generation.leases > 0 and len(self._generations) >= self._max_generations:
+        if generation.leases > 0 and len(self._generations) >= _MAX_GENERATIONS:
             return  # the older ones must end first
         generation.retired = True
         if self._current is generation:

@@ -93,12 +93,10 @@ class StoreDebugFiles:
     Args:
         metadata: is asked which paths are valid.
         real_store: the directory with the files.
-        patience: seconds that a question waits for the index.
     """
 
-    def __init__(self, metadata: StoreMetadata, real_store: Path, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, metadata: StoreMetadata, real_store: Path) -> None:
         self._metadata = metadata
-        self._patience = patience
         self._debug = DebugIndex(str(real_store))
         self._index = StoreIndex(metadata, real_store, Threads(Pool.DEBUGINFO), self._debug.update, rest=_REST)
 
@@ -115,7 +113,7 @@ class StoreDebugFiles:
         found = await self._find(build_id)
         if found is None and (updating := self._index.update()) is not None:
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     await asyncio.shield(updating)
             except TimeoutError:
                 raise StorageError("the index of debug information is still being made") from None

@@ -32,12 +32,10 @@ class StoreExplorer:
     Args:
         metadata: is asked which paths are valid and what they refer to; the caller closes it.
         real_store: the directory with the files.
-        patience: seconds that a question waits for an answer that is not known yet.
     """
 
-    def __init__(self, metadata: StoreMetadata, real_store: Path, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, metadata: StoreMetadata, real_store: Path) -> None:
         self._metadata = metadata
-        self._patience = patience
         self._index = StoreIndex(
             metadata, real_store, Threads(Pool.EXPLORE), PathIndex, rest=_REST, min_rest=_MIN_REST_SECONDS
         )
@@ -52,7 +50,7 @@ class StoreExplorer:
     async def count(self) -> int | None:
         """The number of valid paths; None when the index is not made in time."""
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 return (await self._current_index()).count
         except TimeoutError:
             return None
@@ -108,5 +106,5 @@ class StoreExplorer:
         return self._index.made
 
     async def _is_done(self, task: asyncio.Task[Any]) -> bool:
-        done, _ = await asyncio.wait([task], timeout=self._patience)
+        done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
         return bool(done)

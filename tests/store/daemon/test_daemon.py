@@ -16,6 +16,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.nix.wire import write_string, write_u64
 from harmonia_py.nix.worker import Operation
+from harmonia_py.store.daemon import store as store_module
 from harmonia_py.store.daemon.store import DaemonStore
 
 STORE_DIR = StoreDir.parse("/nix/store")
@@ -31,9 +32,7 @@ async def store(daemon: Lab) -> AsyncIterator[DaemonStore]:
 
 
 def store_on(socket_path: Path, *, connections: int = 4, request_timeout: float = 10.0) -> DaemonStore:
-    return DaemonStore(
-        socket_path, STORE_DIR, connections=connections, connect_timeout=5, request_timeout=request_timeout
-    )
+    return DaemonStore(socket_path, STORE_DIR, connections=connections, request_timeout=request_timeout)
 
 
 async def is_there(store: DaemonStore, store_path: StorePath) -> bool:
@@ -187,9 +186,12 @@ async def test_whatever_a_peer_says_is_one_of_the_daemon_errors(
         await peer.all_hung_up()
 
 
-async def test_a_peer_that_hangs_in_the_handshake_costs_only_the_time_limit(tmp_path: Path) -> None:
+async def test_a_peer_that_hangs_in_the_handshake_costs_only_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "CONNECT_SECONDS", 0.05)
     async with Peer(tmp_path / "socket", hang) as peer:
-        store = DaemonStore(peer.path, STORE_DIR, connect_timeout=0.05)
+        store = DaemonStore(peer.path, STORE_DIR)
         start = time.monotonic()
         with pytest.raises(DaemonUnreachable):
             await store.path_info(PATH.hash_part)
@@ -315,8 +317,9 @@ async def test_there_are_never_more_connections_than_allowed(daemon: Lab) -> Non
     await store.aclose()
 
 
-async def test_old_connections_are_closed_also_when_idle(daemon: Lab) -> None:
-    store = DaemonStore(daemon.socket, daemon.store_dir, max_age=0.1)
+async def test_old_connections_are_closed_also_when_idle(daemon: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_MAX_AGE", 0.1)
+    store = DaemonStore(daemon.socket, daemon.store_dir)
     assert await is_there(store, daemon.closure.top)
     await eventually(lambda: not store._open)
     assert await is_there(store, daemon.closure.top)

@@ -18,6 +18,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.store.daemon import importing
 from harmonia_py.store.daemon.importing import DaemonWriter
 
 STORE_DIR = StoreDir.parse("/nix/store")
@@ -221,8 +222,9 @@ async def endless() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_a_daemon_that_takes_nothing_is_waited_for_until_the_limit_and_no_longer(
-    tmp_path: Path, run: Callable[[Coroutine[None, None, None]], None]
+    tmp_path: Path, run: Callable[[Coroutine[None, None, None]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importing, "_STALL_LIMIT", 0.3)
     run(add_to_the_deaf(tmp_path))
 
 
@@ -243,7 +245,7 @@ async def add_to_the_deaf(tmp_path: Path) -> None:
 
     gone = asyncio.Event()
     async with Peer(tmp_path / "socket", deaf) as peer, asyncio.timeout(LIMIT):
-        writer = DaemonWriter(peer.path, STORE_DIR, stall_limit=0.3)
+        writer = DaemonWriter(peer.path, STORE_DIR)
         with pytest.raises(DaemonUnreachable, match="in time"):
             await writer.add(INFO, counted())
         assert made < 10
@@ -251,13 +253,17 @@ async def add_to_the_deaf(tmp_path: Path) -> None:
         await writer.aclose()
 
 
-async def test_a_daemon_that_never_answers_is_waited_for_until_the_limit(tmp_path: Path) -> None:
+async def test_a_daemon_that_never_answers_is_waited_for_until_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_ADD_LIMIT", 0.3)
+
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await shake_hands(reader, writer)
         await hang(reader, writer)
 
     async with Peer(tmp_path / "socket", swallow) as peer, asyncio.timeout(LIMIT):
-        writer = DaemonWriter(peer.path, STORE_DIR, add_limit=0.3)
+        writer = DaemonWriter(peer.path, STORE_DIR)
         with pytest.raises(DaemonUnreachable, match="in time"):
             await writer.add(INFO, portions(MEGABYTE))
         await writer.aclose()

@@ -11,6 +11,7 @@ from waiting import eventually
 from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.nix.wire import write_string, write_u64
+from harmonia_py.store.daemon import temp_roots
 from harmonia_py.store.daemon.temp_roots import TempRoots
 
 STORE_DIR = StoreDir.parse("/nix/store")
@@ -47,8 +48,11 @@ async def test_a_held_path_and_its_closure_survive_the_collector(daemon: Lab, ro
     release()
 
 
-async def test_after_the_release_and_the_end_of_its_generation_it_is_collected(daemon: Lab) -> None:
-    roots = TempRoots(daemon.socket, daemon.store_dir, max_age=0.1)
+async def test_after_the_release_and_the_end_of_its_generation_it_is_collected(
+    daemon: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temp_roots, "_MAX_AGE", 0.1)
+    roots = TempRoots(daemon.socket, daemon.store_dir)
     release = await held(roots, daemon.closure.top)
     release()
     await eventually(lambda: not daemon.connections())
@@ -57,8 +61,11 @@ async def test_after_the_release_and_the_end_of_its_generation_it_is_collected(d
     await roots.aclose()
 
 
-async def test_a_path_stays_rooted_as_long_as_it_is_held_however_old_its_generation(daemon: Lab) -> None:
-    roots = TempRoots(daemon.socket, daemon.store_dir, max_age=0.05)
+async def test_a_path_stays_rooted_as_long_as_it_is_held_however_old_its_generation(
+    daemon: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(temp_roots, "_MAX_AGE", 0.05)
+    roots = TempRoots(daemon.socket, daemon.store_dir)
     release = await held(roots, daemon.closure.top)
     await eventually(lambda: roots._current is None)
     daemon.nix_store("--gc")
@@ -111,8 +118,9 @@ async def test_releasing_twice_is_releasing_once(daemon: Lab, roots: TempRoots) 
     assert not roots._generations
 
 
-async def test_a_generation_takes_only_so_many_paths(daemon: Lab) -> None:
-    roots = TempRoots(daemon.socket, daemon.store_dir, max_paths=1)
+async def test_a_generation_takes_only_so_many_paths(daemon: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temp_roots, "_MAX_PATHS", 1)
+    roots = TempRoots(daemon.socket, daemon.store_dir)
     closure = daemon.closure
     releases = [await held(roots, path) for path in (closure.top, closure.input0, closure.input2)]
     assert len(daemon.connections()) == len(roots._generations) == 3
@@ -123,8 +131,11 @@ async def test_a_generation_takes_only_so_many_paths(daemon: Lab) -> None:
     await eventually(lambda: not daemon.connections())
 
 
-async def test_there_are_never_more_generations_than_allowed(daemon: Lab) -> None:
-    roots = TempRoots(daemon.socket, daemon.store_dir, max_paths=1, max_generations=2, max_age=0.02)
+async def test_there_are_never_more_generations_than_allowed(daemon: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temp_roots, "_MAX_PATHS", 1)
+    monkeypatch.setattr(temp_roots, "_MAX_GENERATIONS", 2)
+    monkeypatch.setattr(temp_roots, "_MAX_AGE", 0.02)
+    roots = TempRoots(daemon.socket, daemon.store_dir)
     closure = daemon.closure
     paths = (closure.top, closure.input0, closure.input1, closure.input2, closure.derivation)
     releases = [await held(roots, path) for path in paths]

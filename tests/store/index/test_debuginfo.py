@@ -100,7 +100,8 @@ class TestRefresh:
     @pytest.fixture
     async def files(self, gated: GatedStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StoreDebugFiles]:
         monkeypatch.setattr(debuginfo, "_REST", 0.0)
-        files = StoreDebugFiles(gated, gated.real, patience=0.2)
+        monkeypatch.setattr(debuginfo, "PATIENCE_SECONDS", 0.2)
+        files = StoreDebugFiles(gated, gated.real)
         yield files
         gated.gate.set()
         await files.aclose()

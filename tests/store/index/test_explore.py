@@ -95,10 +95,13 @@ class Slow(PlainStore):
         return list(await super().all_paths())
 
 
-async def test_nobody_waits_long_for_a_long_walk_and_its_result_is_there_later(tmp_path: Path) -> None:
+async def test_nobody_waits_long_for_a_long_walk_and_its_result_is_there_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explore, "PATIENCE_SECONDS", 0.01)
     store = Slow(tmp_path)
     top = chain(store, 2)[-1]
-    explorer = StoreExplorer(store, store.real, patience=0.01)
+    explorer = StoreExplorer(store, store.real)
     assert await explorer.closure(top) is None
     assert await explorer.count() is None
     store.go_on.set()
@@ -111,10 +114,11 @@ async def test_nobody_waits_long_for_a_long_walk_and_its_result_is_there_later(t
     await explorer.aclose()
 
 
-async def test_only_so_many_walks_are_under_way(tmp_path: Path) -> None:
+async def test_only_so_many_walks_are_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explore, "PATIENCE_SECONDS", 0.01)
     store = Slow(tmp_path)
     paths = chain(store, explore.MAX_WALKS + 1)
-    explorer = StoreExplorer(store, store.real, patience=0.01)
+    explorer = StoreExplorer(store, store.real)
     for path in paths:
         assert await explorer.closure(path) is None
     assert len(explorer._walks) == explore.MAX_WALKS
