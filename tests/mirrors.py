@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from blob_readers import read_all
 from fault_upstream import KEY, STORE_DIR, FaultUpstream, Package
 from nar_source import kept_in, storage_in
@@ -14,6 +15,7 @@ from nar_source import kept_in, storage_in
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.memory import Memory
 from harmonia_py.metrics.shared import SharedTexts
+from harmonia_py.mirror import upstream_file
 from harmonia_py.mirror.mirror import Mirror, MirrorSettings
 from harmonia_py.mirror.outcome import OnUnknown
 from harmonia_py.mirror.upstreams import Upstreams
@@ -38,6 +40,8 @@ async def mirror_of(
 ) -> AsyncIterator[Mirror]:
     """One over `upstreams`, which are named `up0`, `up1` and so on; without a directory it keeps nothing."""
     async with AsyncExitStack() as stack:
+        if memory is not None:
+            stack.enter_context(pytest.MonkeyPatch.context()).setattr(upstream_file, "UNPACKING", memory)
         opened = []
         for number, upstream in enumerate(upstreams):
             url = upstream if isinstance(upstream, str) else upstream.url
@@ -58,7 +62,6 @@ async def mirror_of(
             MirrorSettings(**settings),
             recode_reader=read_slice if recode else None,
             texts=texts,
-            memory=memory or Memory(),
         )
         yield await stack.enter_async_context(mirror)
 

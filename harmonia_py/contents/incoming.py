@@ -11,7 +11,6 @@ from typing import Protocol
 from msgspec import Struct
 
 from harmonia_py.contents.file_check import FileCheck
-from harmonia_py.contents.memory import UNPACKING, Memory
 from harmonia_py.errors import FormatError, HarmoniaError
 from harmonia_py.runtime.threads import Threads
 from harmonia_py.runtime.turns import Turns
@@ -48,14 +47,12 @@ class Lane(Struct, frozen=True):
         turns: of files.
         gives_up: whether work without clients is given up also while nothing else waits for its turn.
         first: threads for the first bytes, which pass by those that compute; None: `threads`.
-        memory: the budget of which files of upstreams have shares.
     """
 
     threads: Threads
     turns: Turns
     gives_up: bool
     first: Threads | None = None
-    memory: Memory = UNPACKING
 
 
 class Incoming(Protocol):

@@ -4,7 +4,6 @@ from harmonia_py.cache.source import UNNAMED, Asker, Download
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.incoming import Lane, Want
 from harmonia_py.contents.ingest import Intake
-from harmonia_py.contents.memory import Memory
 from harmonia_py.contents.storage import NotKept
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
 from harmonia_py.mirror.narinfo_index import NarinfoIndex
@@ -23,7 +22,6 @@ class Downloads:
         index: remembers what is absent.
         counters: of downloads.
         downloads: from upstreams, at once.
-        memory: the budget of which each of them has a share.
 
     Attributes:
         lane: the threads and turns by which files of upstreams come in.
@@ -37,7 +35,6 @@ class Downloads:
         counters: MirrorCounters,
         *,
         downloads: int,
-        memory: Memory,
     ) -> None:
         self._upstreams = upstreams
         self._intake = intake
@@ -45,7 +42,7 @@ class Downloads:
         self._counters = counters
         self._threads = Threads(Pool.MIRROR)
         # A file that has crossed a network is worth keeping, unless another client waits for its turn.
-        self.lane = Lane(self._threads, Turns(downloads), gives_up=False, first=intake.threads, memory=memory)
+        self.lane = Lane(self._threads, Turns(downloads), gives_up=False, first=intake.threads)
 
     async def aclose(self) -> None:
         """Give up what is being fetched."""

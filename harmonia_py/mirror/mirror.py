@@ -20,7 +20,6 @@ from harmonia_py.catalog.kept_mirrored import KeptMirrored
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.kept_files import key_of
-from harmonia_py.contents.memory import UNPACKING, Memory
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import Overloaded, StorageError
 from harmonia_py.metrics.shared import SharedTexts
@@ -71,7 +70,6 @@ class Mirror:
         counters: of what it does; None: counted, not exported.
         recode_reader: reads slices of kept files, to re-code them to zstd; None: they stay as upstreams have them.
         texts: shared memory where all workers find narinfos.
-        memory: the budget that downloads draw on to decompress.
     """
 
     def __init__(
@@ -85,7 +83,6 @@ class Mirror:
         counters: MirrorCounters | None = None,
         recode_reader: SliceReader | None = None,
         texts: SharedTexts | None = None,
-        memory: Memory = UNPACKING,
     ) -> None:
         self.counters = counters or MirrorCounters()
         self.on_kept: Callable[[HashPart], object] = lambda _: None
@@ -97,9 +94,7 @@ class Mirror:
         self._intake = intake
         self._kept = kept
         self._recoding = None if recode_reader is None else Recoding(intake, self.index, recode_reader)
-        self._downloads = Downloads(
-            upstreams, intake, self.index, self.counters, downloads=settings.downloads, memory=memory
-        )
+        self._downloads = Downloads(upstreams, intake, self.index, self.counters, downloads=settings.downloads)
         self._realisations = MirroredRealisations(upstreams, self._kept_mirrored, self.index)
         self._questions = NarinfoQuestions(
             upstreams,

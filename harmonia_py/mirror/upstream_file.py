@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 
 from harmonia_py.contents.file_check import FileCheck
 from harmonia_py.contents.incoming import Lane
+from harmonia_py.contents.memory import UNPACKING
 from harmonia_py.errors import FormatError, HarmoniaError, UpstreamError, UpstreamProtocolError
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
 from harmonia_py.mirror.stream import Stream
@@ -25,7 +26,7 @@ class UpstreamFile(ABC):
         self.lane = lane
         self.size: int | None = None
         self._counters = counters
-        self._share = lane.memory.share()
+        self._share = UNPACKING.share()
 
     async def open(self) -> Stream | None:
         """The file at the upstream that was found to have it, resumed where a connection is cut.

@@ -13,17 +13,15 @@ class Descriptor:
 
     Without the duplicate, a thread whose transfer is cancelled while it is inside the kernel could go on with a number
     that means another file by then, and send that file's bytes.
+
+    Attributes:
+        fd: the descriptor itself, for a caller that knows that the owner has not closed it.
     """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._open = True
         self._lock = threading.Lock()
-
-    @property
-    def fd(self) -> int:
-        """The descriptor itself, for a caller that knows that the owner has not closed it."""
-        return self._fd
 
     @contextmanager
     def borrowed(self) -> Iterator[int]:
@@ -35,7 +33,7 @@ class Descriptor:
         with self._lock:
             if not self._open:
                 raise StorageError("a blob was read after it had been released")
-            fd = os.dup(self._fd)
+            fd = os.dup(self.fd)
         try:
             yield fd
         finally:
@@ -45,4 +43,4 @@ class Descriptor:
         """Close the file; call it once. It takes milliseconds if this is the last descriptor of a deleted file."""
         with self._lock:
             self._open = False
-            os.close(self._fd)
+            os.close(self.fd)

@@ -44,6 +44,7 @@ class Growth:
         run: runs such a look in a thread.
 
     Attributes:
+        is_closed: whether the writer has ended, as far as this process knows.
         looks: number of looks.
     """
 
@@ -63,18 +64,13 @@ class Growth:
         self._uses = 1  # that of the writer, or of the first reader
         self._size = 0
         self._whole = False
-        self._closed = False
+        self.is_closed = False
         self.looks = 0
         self._grew = self._looked = time.monotonic()
         self._waiting: set[asyncio.Future[None]] = set()
         self._waking = False
         self._woke = 0.0
         self._watcher: asyncio.Task[None] | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the writer has ended, as far as this process knows."""
-        return self._closed
 
     def is_followed(self) -> bool:
         """Whether a reader uses the file beside the writer."""
@@ -103,7 +99,7 @@ class Growth:
         # whole reads its last size.
         self._size = max(self._size, size)
         self._whole = self._whole or whole
-        self._closed = self._closed or closed
+        self.is_closed = self.is_closed or closed
         if self._waiting and not self._waking:
             self._waking = True
             with suppress(RuntimeError):  # the loop has ended, and its tasks with it
@@ -121,7 +117,7 @@ class Growth:
             offset = start
             while stop is None or offset < stop:
                 self._look_again()
-                closed, whole, size = self._closed, self._whole, self._size
+                closed, whole, size = self.is_closed, self._whole, self._size
                 end = size if stop is None else min(stop, size)
                 if closed and not whole:
                     raise StorageError("the writer of this file has given up")
@@ -142,12 +138,12 @@ class Growth:
 
         A file to which nothing was added for `STALL_SECONDS` counts as one that will not grow any more.
         """
-        await self._until(lambda: self._size > offset or self._whole or self._closed)
-        return self._whole or (self._size > offset and not self._closed)
+        await self._until(lambda: self._size > offset or self._whole or self.is_closed)
+        return self._whole or (self._size > offset and not self.is_closed)
 
     async def closed(self) -> None:
         """Return when the writer has ended, or stands still."""
-        await self._until(lambda: self._closed)
+        await self._until(lambda: self.is_closed)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         until = self._loop.time() + STALL_SECONDS
@@ -164,7 +160,7 @@ class Growth:
 
     def _wake(self) -> None:
         left = self._woke + _WAKE_SECONDS - self._loop.time()
-        if left > 0 and not self._whole and not self._closed:
+        if left > 0 and not self._whole and not self.is_closed:
             self._loop.call_later(left, self._wake)
             return
         self._waking = False
@@ -186,12 +182,12 @@ class Growth:
             self._take_look()
 
     def _take_look(self) -> None:
-        if self._look is None or self._closed:
+        if self._look is None or self.is_closed:
             return
         self.looks += 1
         self._looked = time.monotonic()
         size, whole, closed = self._look()
-        if (size, whole, closed) != (self._size, self._whole, self._closed):
+        if (size, whole, closed) != (self._size, self._whole, self.is_closed):
             self.note(size, whole=whole, closed=closed)
 
     def _watch(self) -> None:
@@ -204,7 +200,7 @@ class Growth:
         if not self.use():
             return
         try:
-            while self._waiting and not self._closed:
+            while self._waiting and not self.is_closed:
                 size = self._size
                 await self._run(self._take_look)
                 pause = _FIRST_PAUSE_SECONDS if self._size > size else min(2 * pause, _LONGEST_PAUSE_SECONDS)
