@@ -21,12 +21,13 @@ async def open_past_server(
     The first is None when clients are not sent there, the second when nothing here can sign for that. Both end when
     `resources` close.
     """
-    from harmonia_py.storage.s3.uploads import MAX_UPLOAD, S3Uploads  # noqa: PLC0415
+    from harmonia_py.storage.s3.settings import MAX_REQUEST  # noqa: PLC0415
+    from harmonia_py.storage.s3.uploads import S3Uploads  # noqa: PLC0415
 
     least = s3.redirect_uploads_from
     if s3.public_endpoint is None or least is None:
         return None, None
-    pending, in_parts = PendingUploads(S3Uploads(bucket), receiver, least=least, most=MAX_UPLOAD), None
+    pending, in_parts = PendingUploads(S3Uploads(bucket), receiver, least=least, most=MAX_REQUEST), None
     if s3.credentials is not None:
         from harmonia_py.storage.s3.multipart import Multipart  # noqa: PLC0415
         from harmonia_py.storage.s3.multipart_uploads import S3MultipartUploads  # noqa: PLC0415

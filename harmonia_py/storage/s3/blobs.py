@@ -99,7 +99,7 @@ class S3Blobs:
     def redirect_of(self, key: BlobKey, size: int) -> Redirect | None:
         """Tells where clients get a blob of so many bytes themselves; None when they get it here."""
         least = self._settings.redirect_from
-        return partial(self._redirect, key) if least is not None and size >= least else None
+        return partial(self.links.to_read, key) if least is not None and size >= least else None
 
     async def metadata(self, key: BlobKey) -> Mapping[str, str] | None:
         """The metadata of a blob."""
@@ -147,9 +147,6 @@ class S3Blobs:
                 return metadata
             found = await self.objects.look(key, 1)  # replaced, or deleted, in between
         return None
-
-    async def _redirect(self, key: BlobKey, public: bool) -> str | None:  # noqa: FBT001  # as `Redirect` has it
-        return await self.links.to_read(key, public=public) if self.links.can_read(public=public) else None
 
     def _release(self, key: BlobKey) -> None:
         readers = self._readers.pop(key) - 1

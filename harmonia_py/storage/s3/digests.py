@@ -5,7 +5,7 @@ from harmonia_py.contents.fsck import Digest
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.digesting import PORTION, BlobDigests, Reading
 from harmonia_py.storage.s3 import metadata as headers
-from harmonia_py.storage.s3.errors import is_absent, translated
+from harmonia_py.storage.s3.errors import UnlessAbsent, translated
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.stores import body_store
 
@@ -27,13 +27,9 @@ class S3Digests(BlobDigests):
             self._store = body_store(settings)
 
     def _read(self, key: BlobKey, reading: Reading) -> Digest | None:
-        with translated("read a file of the bucket once more"):
-            try:
-                answer = self._store.get(key)
-            except FileNotFoundError as error:
-                if is_absent(error):
-                    return None
-                raise
+        with translated("read a file of the bucket once more"), UnlessAbsent():
+            answer = self._store.get(key)
             for data in answer.stream(min_chunk_size=PORTION):
                 reading.add(memoryview(data))
-        return Digest(reading.size, reading.hash(), headers.parse(answer.attributes).get("file_hash"))
+            return Digest(reading.size, reading.hash(), headers.parse(answer.attributes).get("file_hash"))
+        return None

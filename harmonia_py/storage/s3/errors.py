@@ -41,9 +41,14 @@ def describe(error: BaseException) -> str:
     return "the bucket cannot be reached" if isinstance(error, BaseError) else f"{type(error).__name__}"
 
 
-def is_absent(error: FileNotFoundError) -> bool:
-    """Whether the bucket says that there is no such key; another 404, as of a proxy, says nothing of the key."""
-    return _NO_KEY in str(error)
+class UnlessAbsent:
+    """Ends a block where the bucket says that there is no such key; another 404, as of a proxy, says nothing of it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        return isinstance(error, FileNotFoundError) and _NO_KEY in str(error)
 
 
 def has_no_bucket(error: BaseException | None) -> bool:

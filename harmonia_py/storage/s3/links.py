@@ -29,19 +29,17 @@ class Links:
         with translated("sign URLs of the bucket"):
             self._store = signing_store(settings)
 
-    def can_read(self, *, public: bool) -> bool:
-        """Whether clients of such a cache can be sent to the bucket."""
-        return self._store is not None or (public and self._public_url is not None)
-
-    async def to_read(self, key: str, *, public: bool) -> str:
+    async def to_read(self, key: str, public: bool) -> str | None:  # noqa: FBT001  # as `Redirect` has it
         """The URL at which clients get a file: the public one, where everybody may read it, or one signed for minutes.
+
+        None when clients of such a cache are not sent to the bucket.
 
         Raises:
             StorageError: nothing can be signed at the moment.
         """
         if public and self._public_url is not None:
             return f"{self._public_url}/{quote(key)}"
-        return await self._sign("GET", key, _READ)
+        return None if self._store is None else await self._sign("GET", key, _READ)
 
     async def to_write(self, key: str) -> str:
         """A URL to which a client sends a file, and with which it can do nothing else.

@@ -18,13 +18,11 @@ from msgspec import Struct
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.runtime.side_by_side import side_by_side
 from harmonia_py.storage.s3.metadata import DEFAULT_TYPE
-from harmonia_py.storage.s3.settings import S3Credentials, S3Settings
+from harmonia_py.storage.s3.settings import MAX_REQUEST, S3Credentials, S3Settings
 from harmonia_py.storage.s3.signature import Signer
 from harmonia_py.storage.s3.signed_requests import Answer, SignedRequests
 from harmonia_py.storage.s3.stores import bucket_url
 
-MAX_COPY: Final = 5 * 1024**3
-"""Bytes that one request to S3 sends or copies: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 PART_SECONDS: Final = 900
 """For so long a client may begin to send a part to the URL for it."""
 
@@ -67,7 +65,7 @@ class Multipart:
         max_copy: bytes that one request copies.
     """
 
-    def __init__(self, settings: S3Settings, credentials: S3Credentials, *, max_copy: int = MAX_COPY) -> None:
+    def __init__(self, settings: S3Settings, credentials: S3Credentials, *, max_copy: int = MAX_REQUEST) -> None:
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._bucket = settings.bucket
         self._requests = SignedRequests(

@@ -18,7 +18,7 @@ from obstore.store import S3Store
 from harmonia_py.cache.source import Piece
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.storage.s3.arriving import Arrivals
-from harmonia_py.storage.s3.errors import is_absent, is_beyond, translated
+from harmonia_py.storage.s3.errors import UnlessAbsent, is_beyond, translated
 from harmonia_py.storage.s3.owner import Identity, Owner
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.stores import body_store, copy_store, in_time, question_store
@@ -90,13 +90,9 @@ class Objects:
         Raises:
             StorageError: the bucket cannot tell.
         """
-        with translated("ask the bucket for a file"):
-            try:
-                return await in_time(_get(self.questions, name, size))
-            except FileNotFoundError as error:
-                if is_absent(error):
-                    return None
-                raise
+        with translated("ask the bucket for a file"), UnlessAbsent():
+            return await in_time(_get(self.questions, name, size))
+        return None
 
     async def open(self, name: str) -> Blob | None:
         """An object that is no blob; its metadata are its headers."""
@@ -123,14 +119,10 @@ class Objects:
             StorageError: it will not appear.
         """
         await self.owner.check()
-        with translated("copy a file in the bucket"):
-            try:
-                await self._copies.copy_async(name, to)
-            except FileNotFoundError as error:
-                if is_absent(error):
-                    return False
-                raise
-        return True
+        with translated("copy a file in the bucket"), UnlessAbsent():
+            await self._copies.copy_async(name, to)
+            return True
+        return False
 
     async def names(self, prefix: str, *, before: float) -> Sequence[str]:
         """The names below `prefix` of objects that were last changed before."""
@@ -146,12 +138,8 @@ class Objects:
         if names:
             await self.owner.check()
         for start in range(0, len(names), _DELETIONS):
-            with translated("delete files of the bucket"):
-                try:
-                    await in_time(self.questions.delete_async(names[start : start + _DELETIONS]))
-                except FileNotFoundError as error:
-                    if not is_absent(error):
-                        raise
+            with translated("delete files of the bucket"), UnlessAbsent():
+                await in_time(self.questions.delete_async(names[start : start + _DELETIONS]))
 
     async def probe(self) -> None:
         """Put a small object, unless the bucket took one a moment ago.

@@ -17,7 +17,7 @@ from obstore.store import S3Store
 
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.together import Together
-from harmonia_py.storage.s3.errors import has_no_bucket, is_absent, is_beyond, is_misunderstood, translated
+from harmonia_py.storage.s3.errors import UnlessAbsent, has_no_bucket, is_beyond, is_misunderstood, translated
 from harmonia_py.storage.s3.listing import OWNER, pages_of_blobs
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.stores import in_time
@@ -165,18 +165,18 @@ class Owner:
         self._is_ours = True
 
     async def _read(self) -> bytes | None:
-        with translated(f"read {self._key}, which names the catalog that the bucket belongs to"):
+        with translated(f"read {self._key}, which names the catalog that the bucket belongs to"), UnlessAbsent():
             try:
                 return await in_time(self._get())
             except FileNotFoundError as error:
                 # Some servers make a bucket when the first object comes.
-                if is_absent(error) or has_no_bucket(error):
-                    return None
-                raise
+                if not has_no_bucket(error):
+                    raise
             except BaseError as error:
                 if is_beyond(error):
                     return b""
                 raise
+        return None
 
     async def _get(self) -> bytes:
         answer = await self._store.get_async(OWNER, options={"range": (0, _MOST_BYTES)})

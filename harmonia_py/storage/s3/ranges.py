@@ -11,7 +11,7 @@ from obstore.exceptions import BaseError
 from harmonia_py.cache.source import Piece
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.errors import StorageError
-from harmonia_py.storage.s3.errors import is_absent, is_beyond, translated
+from harmonia_py.storage.s3.errors import UnlessAbsent, is_beyond, translated
 from harmonia_py.storage.s3.settings import S3Settings
 from harmonia_py.storage.s3.stores import body_store
 
@@ -48,22 +48,19 @@ class S3Ranges:
             StorageError: the bucket cannot tell.
         """
         starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-        with translated("read parts of a file of the bucket"):
+        with translated("read parts of a file of the bucket"), UnlessAbsent():
             try:
                 async with self._asking, asyncio.timeout(_SECONDS):
                     found = await self._store.get_ranges_async(key, starts=starts, ends=ends, coalesce=_GAP)
-            except FileNotFoundError as error:
-                if is_absent(error):
-                    return None
-                raise
             except BaseError as error:
                 if is_beyond(error):
                     return _too_short()
                 raise
-        parts = [memoryview(part) for part in found]
-        if any(len(part) != end - start for part, (start, end) in zip(parts, ranges, strict=True)):
-            return _too_short()
-        return Blob(size=ends[-1], metadata={}, pieces=partial(_pieces, starts, parts))
+            parts = [memoryview(part) for part in found]
+            if any(len(part) != end - start for part, (start, end) in zip(parts, ranges, strict=True)):
+                return _too_short()
+            return Blob(size=ends[-1], metadata={}, pieces=partial(_pieces, starts, parts))
+        return None
 
 
 def _too_short() -> Blob:

@@ -1,8 +1,12 @@
 """The settings of a bucket: its place, and how requests to it are made."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from msgspec import Struct
+
+MAX_REQUEST: Final = 5 * 1024**3
+"""Bytes that one request to S3 sends or copies: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

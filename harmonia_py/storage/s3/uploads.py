@@ -17,9 +17,6 @@ from harmonia_py.storage.s3 import metadata as headers
 from harmonia_py.storage.s3.blobs import S3Blobs
 from harmonia_py.storage.s3.objects import Objects
 
-MAX_UPLOAD: Final = 5 * 1024**3
-"""Bytes that one PUT, and one copy, can have: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
-
 PENDING: Final = ".pending/"
 """The beginning of the names of what clients send."""
 _SEIZED: Final = ".seized/"

@@ -18,8 +18,8 @@ from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.push import checking
 from harmonia_py.push.checking import Checks
 from harmonia_py.push.receiving import MAX_FILE_SIZE
-from harmonia_py.storage.s3.settings import S3Settings
-from harmonia_py.storage.s3.uploads import MAX_UPLOAD, SeizedObject
+from harmonia_py.storage.s3.settings import MAX_REQUEST, S3Settings
+from harmonia_py.storage.s3.uploads import SeizedObject
 
 
 async def send(server: PushServer, what: Pushed) -> None:
@@ -110,7 +110,7 @@ async def test_a_session_says_which_files_go_past_the_server_and_takes_those_in_
         session = await Session.begun(server)
         assert session.told["uploads"] == {
             "min_size": 1,
-            "max_size": MAX_UPLOAD,
+            "max_size": MAX_REQUEST,
             "parts": {"min_size": 8 * 1024**2 + 1, "max_size": MAX_FILE_SIZE},
         }
         absent = await session.ask("POST", GLIBC)
@@ -200,7 +200,7 @@ async def test_no_url_is_given_for_what_is_not_taken(tmp_path: Path, double: S3D
         for query in ("", "?size=-1", "?size=x", f"?size={10**19}"):
             assert (await session.ask("GET", GLIBC, query)).status == 404
         assert (await session.ask("GET", GLIBC, "?size=10", token="reader")).status == 403
-        assert json.loads((await session.ask("GET", GLIBC, f"?size={MAX_UPLOAD + 1}")).body) == {"url": None}
+        assert json.loads((await session.ask("GET", GLIBC, f"?size={MAX_REQUEST + 1}")).body) == {"url": None}
 
 
 async def test_a_client_gets_no_url_on_the_host_of_the_cache(tmp_path: Path, double: S3Double) -> None:
