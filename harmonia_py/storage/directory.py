@@ -53,8 +53,8 @@ class BlobDirectory:
 
     Args:
         directory: of the blobs.
-        names: makes a name durable while its file becomes so; None to do one after the other.
-        syncs: make small files durable at the same time; None to do one after the other.
+        names: makes a name durable while its file becomes so; None where no name is to be durable.
+        syncs: make small files durable at the same time; None where none are put together.
     """
 
     def __init__(self, directory: Path, names: DirectorySync | None = None, syncs: Executor | None = None) -> None:

@@ -29,8 +29,8 @@ class FileNaming:
 
     Args:
         growing: the directory of files that are not whole yet.
-        names: makes a name durable while its file becomes so; None to do one after the other.
-        syncs: make small files durable at the same time; None to do one after the other.
+        names: makes a name durable while its file becomes so; None where no name is to be durable.
+        syncs: make small files durable at the same time; None where none are put together.
     """
 
     def __init__(self, growing: Path, names: DirectorySync | None, syncs: Executor | None) -> None:
@@ -84,12 +84,10 @@ class FileNaming:
             # The name first, the bytes second: to a journal both are one step. And both at once: each would flush the
             # disk by itself.
             try:
-                named = None if self._names is None else self._names.begin(path.parent)
+                assert self._names is not None
+                named = self._names.begin(path.parent)
                 os.fsync(file.fd)
-                if named is None:
-                    sync_directory(path.parent)
-                else:
-                    named.result()
+                named.result()
             except OSError:
                 if is_at(file.fd, path):
                     path.unlink()
@@ -129,10 +127,7 @@ class FileNaming:
 
     def _sync(self, fds: Sequence[int]) -> None:
         """Let no power cut take the bytes of these files."""
-        if self._syncs is None:
-            for fd in fds:
-                os.fdatasync(fd)
-            return
+        assert self._syncs is not None
         # A share for each thread: of a hundred files, each way to a thread and back would cost as much as the file.
         syncing = [self._syncs.submit(_sync_all, fds[first::_SHARES]) for first in range(min(_SHARES, len(fds)))]
         wait(syncing)  # all, also when one fails: the files are closed after that
