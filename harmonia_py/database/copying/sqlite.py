@@ -13,6 +13,7 @@ from harmonia_py.database.sqlite_worker import storage_error
 from harmonia_py.database.transaction import Row
 from harmonia_py.database.turns import Turns
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.durable import sync_directory
 
 
 class SqliteSide:
@@ -91,7 +92,7 @@ async def writing(file: Path) -> AsyncIterator[SqliteSide]:
             connection.execute("commit")
             connection.execute("pragma wal_checkpoint(truncate)")
         os.link(fresh, file)
-        _sync(file.parent)
+        sync_directory(file.parent)
     except sqlite3.Error as error:
         raise storage_error(error) from error
     except OSError as error:
@@ -103,11 +104,3 @@ async def writing(file: Path) -> AsyncIterator[SqliteSide]:
         for suffix in ("-wal", "-shm"):
             with suppress(FileNotFoundError):
                 fresh.with_name(fresh.name + suffix).unlink()
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
