@@ -1,6 +1,5 @@
 """Closures of paths of the local store, and their NARs, for what sends them elsewhere."""
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from harmonia_py.errors import DaemonError, StorePathChanged
 from harmonia_py.nix.closure import references_first, roots_of
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.runtime.side_by_side import side_by_side
 from harmonia_py.store.closure_query import ClosureRows
 from harmonia_py.store.daemon.temp_roots import TempRoots
 from harmonia_py.store.files.dump import dump, layout_of
@@ -101,20 +101,13 @@ class StoreClosures:
 
     async def _path_infos(self, daemon: StoreMetadata, paths: Collection[StorePath]) -> dict[StorePath, PathInfo]:
         found: dict[StorePath, PathInfo] = {}
-        waiting = iter(paths)
 
-        async def ask() -> None:
-            for path in waiting:
-                info = await daemon.path_info(path.hash_part)
-                if info is not None and info.store_path == path:
-                    found[path] = info
+        async def ask(path: StorePath) -> None:
+            info = await daemon.path_info(path.hash_part)
+            if info is not None and info.store_path == path:
+                found[path] = info
 
-        tasks = [asyncio.create_task(ask()) for _ in range(min(_ASKED_AT_ONCE, len(paths)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        await side_by_side(ask, paths, at_once=_ASKED_AT_ONCE)
         return found
 
     def _check(self, paths: Collection[StorePath], found: Mapping[StorePath, object]) -> None:
