@@ -17,6 +17,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.runtime.bounded import Bounded
+from harmonia_py.runtime.tasks import end_task
 
 _log = logging.getLogger(__name__)
 
@@ -118,9 +119,7 @@ class ClosureOf:
 
     async def aclose(self) -> None:
         """End all work under way."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        await end_task(self._reading)
 
     async def allows(self, info: PathInfo) -> bool:
         """Whether the roots need the path."""

@@ -34,6 +34,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.runtime.bounded import TimedSet
+from harmonia_py.runtime.tasks import end_task
 from harmonia_py.runtime.threads import Pool, Threads, in_thread
 from harmonia_py.runtime.warnings import RareWarning
 
@@ -115,8 +116,7 @@ class Importing:
 
     async def aclose(self) -> None:
         """Give up the import that goes on, and the queue."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await end_task(self._task)
         self.counters.queued.set(0)
         await self._threads.aclose()
 

@@ -11,6 +11,7 @@ from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.static_side import StaticSide
+from harmonia_py.runtime.tasks import end_task
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ class StaticWriter:
                 await self.written()
         except TimeoutError:
             _log.warning("%s narinfos of the static side are not written", self._queue.qsize())
-        self._writer.cancel()
-        await asyncio.wait([self._writer])
+        await end_task(self._writer)
 
     async def want(self, side: StaticSide, hash_part: HashPart) -> None:
         """Have a narinfo written; the call waits only while very many are."""

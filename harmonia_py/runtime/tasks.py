@@ -49,6 +49,13 @@ class SingleFlight(Generic[K, T]):
         await self.wait()
 
 
+async def end_task(task: "asyncio.Task[Any] | None") -> None:
+    """Cancel a task, if there is one, and return when it has ended, however it ends."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 def retrieve(done: "asyncio.Future[Any]") -> None:
     """Retrieve the error of a future that is done: otherwise asyncio reports it as never retrieved."""
     if not done.cancelled():

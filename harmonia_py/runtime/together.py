@@ -10,6 +10,7 @@ from functools import partial
 from typing import Generic, Self, TypeVar
 
 from harmonia_py.errors import HarmoniaError, StorageError
+from harmonia_py.runtime.tasks import end_task
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -60,10 +61,8 @@ class Together(Generic[Question, Answer]):
 
     async def cancel(self) -> None:
         """End the call that is under way; each question that waits gets a `StorageError`."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
-            self._give_up(self._questions)  # those of a call that had not begun
+        await end_task(self._asking)
+        self._give_up(self._questions)  # those of a call that had not begun
 
     async def _ask(self) -> None:
         while self._questions:

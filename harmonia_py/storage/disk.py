@@ -17,6 +17,7 @@ from typing import Final, Self
 from harmonia_py.cache.source import FileSlice, Piece
 from harmonia_py.contents.blobs import IN_USE, Blob, BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.tasks import end_task
 from harmonia_py.runtime.threads import Pool, Threads, in_thread
 from harmonia_py.runtime.together import Together
 from harmonia_py.storage.descriptor import Descriptor
@@ -98,9 +99,7 @@ class DiskBlobs:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._ticker is not None
-        self._ticker.cancel()
-        await asyncio.wait([self._ticker])
+        await end_task(self._ticker)
         await self._metadata.aclose()
         await self._deletions.aclose()
         with suppress(StorageError):

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from harmonia_py.cache.source import FileSlice, Pause, Piece
 from harmonia_py.errors import StorageError
-from harmonia_py.runtime.tasks import wake
+from harmonia_py.runtime.tasks import end_task, wake
 
 # When nothing was added to a file for so long, its writer hangs; clients give up after 300 seconds.
 STALL_SECONDS: Final = 120.0
@@ -171,9 +171,7 @@ class Growth:
     async def aclose(self) -> None:
         """Stop looking: from now on nothing is known of the file."""
         self.note(self._size, closed=True)
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+        await end_task(self._watcher)
 
     # The file of another process
 

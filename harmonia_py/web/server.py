@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from harmonia_py.metrics.board import Metrics
+from harmonia_py.runtime.tasks import end_task
 from harmonia_py.web.admission import gate
 from harmonia_py.web.admission.accepting import Acceptor
 from harmonia_py.web.admission.access_log import AccessLog
@@ -116,8 +117,7 @@ async def serve(
         await acceptor.stop()
         transfers.making.close()
         await _finish(manager, shutdown_timeout)
-        looking.cancel()
-        await asyncio.wait([looking])
+        await end_task(looking)
         await runner.cleanup()
         transfers.close()
         serving.answers.clear()

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, cast
 from msgspec import Struct
 
 from harmonia_py.runtime.lasting import lasting
+from harmonia_py.runtime.tasks import end_task
 
 # Within this time a request that got a cache before a reload replaced it has begun its download, or failed.
 _ANSWER_SECONDS: Final = 30.0
@@ -160,9 +161,4 @@ def entered(make: Callable[[], AbstractAsyncContextManager[T]]) -> Open[T]:
 
 def running(work: Callable[[], Coroutine[object, None, None]]) -> Open[asyncio.Task[None]]:
     """Opens a task that does `work` in the background until it is cancelled, also after an error."""
-
-    async def end(task: asyncio.Task[None]) -> None:
-        task.cancel()
-        await asyncio.wait([task])
-
-    return owned(lambda: asyncio.create_task(lasting(work)), end)
+    return owned(lambda: asyncio.create_task(lasting(work)), end_task)

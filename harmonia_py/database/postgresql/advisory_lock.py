@@ -13,6 +13,7 @@ from typing import Final
 
 from harmonia_py.database.postgresql.connections import FAILURES, Address, Connection, storage_error
 from harmonia_py.errors import StorageError
+from harmonia_py.runtime.tasks import end_task
 
 # "harm", in the upper half of the numbers of locks: no other program will have taken it.
 _OURS: Final = 0x6861726D_00000000
@@ -118,8 +119,7 @@ async def _ending_with(connection: Connection) -> AsyncIterator[None]:
     finally:
         is_over = True
         connection.remove_termination_listener(end)
-        beating.cancel()
-        await asyncio.wait([beating])
+        await end_task(beating)
 
 
 async def _beat(connection: Connection) -> None:

@@ -27,6 +27,7 @@ from harmonia_py.database.postgresql.running import TURN, MoreToAsk, run
 from harmonia_py.database.postgresql.sql import definition
 from harmonia_py.database.postgresql.writer import Writer
 from harmonia_py.database.transaction import Statement, Topic, Transaction
+from harmonia_py.runtime.tasks import end_task
 
 T = TypeVar("T")
 
@@ -108,12 +109,7 @@ class PostgresDatabase:
         if not await self._scanner.do(_is_of_this_schema):
             await _migrate(self._address)
         listening = asyncio.create_task(self._changes.run())
-
-        async def stop() -> None:
-            listening.cancel()
-            await asyncio.wait([listening])
-
-        self._resources.push_async_callback(stop)
+        self._resources.push_async_callback(end_task, listening)
         await self._changes.listening(WAIT_SECONDS)
 
     async def _read(self, connections: Connections, transaction: Callable[[], Transaction[T]]) -> T:

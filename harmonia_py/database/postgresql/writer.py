@@ -13,6 +13,7 @@ from harmonia_py.database.postgresql.connections import FAILURES, WAIT_SECONDS, 
 from harmonia_py.database.postgresql.running import TURN, run
 from harmonia_py.database.transaction import Topic, Transaction
 from harmonia_py.errors import HarmoniaError, StorageError
+from harmonia_py.runtime.tasks import end_task
 
 T = TypeVar("T")
 
@@ -112,8 +113,7 @@ class Writer:
         self._closed = True
         if self._task is not None:
             await asyncio.wait([self._task], timeout=_CLOSE_SECONDS)
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_task(self._task)
         await self._connections.aclose()
 
     async def _work(self) -> None:

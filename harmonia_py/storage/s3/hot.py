@@ -23,6 +23,7 @@ from harmonia_py.contents.blobs import Blob, BlobInfo, BlobKey, SpooledFile
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.runtime.bounded import TimedSet
+from harmonia_py.runtime.tasks import end_task
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.storage.disk import DiskBlobs
@@ -104,7 +105,7 @@ class HotBlobs:
                 self._threads.later(self._copying.recount)
             except StorageError as error:
                 _log.warning("%s; each download is read from the bucket", error)
-            resources.push_async_callback(_end, asyncio.create_task(self._tick()))
+            resources.push_async_callback(end_task, asyncio.create_task(self._tick()))
             self._resources = resources.pop_all()
         return self
 
@@ -224,11 +225,6 @@ class HotBlobs:
             with suppress(StorageError):
                 self.counters.bytes.set(await self._threads.in_time(self._copies.size))
             await asyncio.sleep(_TICK_SECONDS)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
 
 
 def _sha256_of(key: BlobKey, metadata: Mapping[str, str]) -> bytes | None:
