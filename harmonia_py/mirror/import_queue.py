@@ -46,7 +46,6 @@ class ImportQueue:
     def __init__(self) -> None:
         self._ready: OrderedDict[HashPart, _Wanted] = OrderedDict()
         self._waiting: OrderedDict[HashPart, _Wanted] = OrderedDict()
-        self._waiters: dict[HashPart, set[HashPart]] = {}
         self._current: tuple[HashPart, _Wanted] | None = None
         self._decided: Bounded[HashPart, float] = Bounded(_MAX_DECIDED)
         self._look_at = math.inf  # no path that waits is to be looked at before
@@ -96,8 +95,6 @@ class ImportQueue:
         self._look_at = min(self._look_at, wanted.look_at)
         wanted.pause = min(2 * wanted.pause, _LONGEST_LOOK_SECONDS)
         wanted.missing = frozenset(missing)
-        for reference in wanted.missing:
-            self._waiters.setdefault(reference, set()).add(hash_part)
         return True
 
     def decide(self, now: float, seconds: float, *, valid: bool) -> None:
@@ -105,8 +102,11 @@ class ImportQueue:
         hash_part, _ = self._take()
         self._note(hash_part, now + seconds)
         if valid:
-            for waiter in sorted(self._waiters.get(hash_part, ())):
-                self._forget_one(hash_part, waiter)
+            for waiter in sorted(one for one, wanted in self._waiting.items() if hash_part in wanted.missing):
+                wanted = self._waiting[waiter]
+                wanted.missing -= {hash_part}
+                if not wanted.missing:
+                    self._make_ready(waiter)
 
     def reconsider(self) -> None:
         """Forget all decisions: paths that are wanted from now on are looked at again."""
@@ -125,22 +125,7 @@ class ImportQueue:
         self._ready.pop(hash_part, None)
         self._decided[hash_part] = until
 
-    def _forget_one(self, reference: HashPart, waiter: HashPart) -> None:
-        wanted = self._waiting[waiter]
-        self._leave(reference, waiter)
-        wanted.missing -= {reference}
-        if not wanted.missing:
-            self._make_ready(waiter)
-
     def _make_ready(self, hash_part: HashPart) -> None:
         wanted = self._waiting.pop(hash_part)
-        for reference in wanted.missing:
-            self._leave(reference, hash_part)
         wanted.missing = frozenset()
         self._ready[hash_part] = wanted
-
-    def _leave(self, reference: HashPart, waiter: HashPart) -> None:
-        waiters = self._waiters[reference]
-        waiters.discard(waiter)
-        if not waiters:
-            del self._waiters[reference]
