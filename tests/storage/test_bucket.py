@@ -105,7 +105,7 @@ async def test_a_deletion_ends_also_when_what_was_asked_beside_it_ends_with_an_e
         async with asyncio.timeout(30):
             found = await asyncio.gather(blobs.delete(KEY), blobs.delete(KEY), return_exceptions=True)
         assert [type(error) for error in found] == [StorageError, StorageError]
-        deleting = blobs._deletions._together._asking
+        deleting = blobs._deletions._asking
         assert deleting is not None
         with pytest.raises(RuntimeError):
             await deleting

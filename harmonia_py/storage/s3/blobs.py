@@ -20,7 +20,7 @@ from harmonia_py.contents.blobs import IN_USE, Blob, BlobInfo, BlobKey, SpooledF
 from harmonia_py.runtime.bounded import Bounded
 from harmonia_py.runtime.threads import Pool, Threads, in_thread
 from harmonia_py.storage.s3 import metadata as headers
-from harmonia_py.storage.s3.deletions import Deletions
+from harmonia_py.storage.s3.deletions import deletions
 from harmonia_py.storage.s3.errors import translated
 from harmonia_py.storage.s3.links import Links
 from harmonia_py.storage.s3.listing import pages_of_blobs
@@ -57,7 +57,7 @@ class S3Blobs:
         self._identity = identity
         self._readers: dict[BlobKey, int] = {}
         self._uses: Bounded[BlobKey, float] = Bounded(_MAX_USES)
-        self._deletions = Deletions(self._delete_together)
+        self._deletions = deletions(self._delete_together)
 
     async def __aenter__(self) -> Self:
         self.objects = Objects(self._settings, self._identity)
@@ -128,7 +128,7 @@ class S3Blobs:
     async def delete(self, key: BlobKey) -> None:
         """Remove a blob; what is asked for at the same time goes with one request."""
         await self.objects.owner.check()
-        await self._deletions.delete(key)
+        await self._deletions.ask(key)
 
     async def list(self) -> AsyncIterator[BlobInfo]:
         """Every blob, in the order of the keys; not those of a prefix inside that belongs to another catalog."""

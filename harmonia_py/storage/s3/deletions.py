@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from harmonia_py.contents.blobs import BlobKey
@@ -14,47 +15,36 @@ _MOST: Final = 500
 _ONE_BY_ONE_SECONDS: Final = 60.0
 
 
-class Deletions:
-    """Deletes blobs.
+Remove = Callable[[Sequence[BlobKey]], Awaitable[None]]
+"""Removes blobs with one request. Raises `StorageError`: some may still be there."""
 
-    Args:
-        remove: removes some, with one request.
-    """
 
-    def __init__(self, remove: Callable[[Sequence[BlobKey]], Awaitable[None]]) -> None:
-        self._remove = remove
-        self._together: Together[BlobKey, None] = Together(self._delete, most=_MOST)
+def deletions(remove: Remove) -> Together[BlobKey, None]:
+    """Deletes each blob that it is asked for; an error says that this one may still be there."""
+    return Together(partial(_delete, remove), most=_MOST)
 
-    async def delete(self, key: BlobKey) -> None:
-        """Remove a blob.
 
-        Raises:
-            StorageError: it may still be there.
-        """
-        await self._together.ask(key)
+async def _delete(remove: Remove, keys: Sequence[BlobKey]) -> Sequence[StorageError | None]:
+    try:
+        await remove(keys)
+    except StorageError as error:
+        return await _delete_one_by_one(remove, keys, error)
+    return [None] * len(keys)
 
-    async def aclose(self) -> None:
-        """Wait until all that was asked for is done."""
-        await self._together.aclose()
 
-    async def _delete(self, keys: Sequence[BlobKey]) -> Sequence[StorageError | None]:
+async def _delete_one_by_one(
+    remove: Remove, keys: Sequence[BlobKey], why: StorageError
+) -> Sequence[StorageError | None]:
+    """After a request for many has failed: some servers do not know it, and one bad key keeps no other."""
+    end = time.monotonic() + _ONE_BY_ONE_SECONDS
+    errors: list[StorageError | None] = []
+    for key in keys:
         try:
-            await self._remove(keys)
+            if len(keys) == 1 or time.monotonic() > end:
+                raise why
+            await remove([key])
         except StorageError as error:
-            return await self._delete_one_by_one(keys, error)
-        return [None] * len(keys)
-
-    async def _delete_one_by_one(self, keys: Sequence[BlobKey], why: StorageError) -> Sequence[StorageError | None]:
-        """After a request for many has failed: some servers do not know it, and one bad key keeps no other."""
-        end = time.monotonic() + _ONE_BY_ONE_SECONDS
-        errors: list[StorageError | None] = []
-        for key in keys:
-            try:
-                if len(keys) == 1 or time.monotonic() > end:
-                    raise why
-                await self._remove([key])
-            except StorageError as error:
-                errors.append(error)
-            else:
-                errors.append(None)
-        return errors
+            errors.append(error)
+        else:
+            errors.append(None)
+    return errors
