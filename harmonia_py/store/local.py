@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -133,24 +133,12 @@ class LocalStore:
         unprotect = await self._protect(info.store_path)
         if unprotect is None:
             return None
-        end = self._in_use.begin()
+        with ExitStack() as held:
+            held.callback(unprotect)
+            held.callback(self._in_use.begin())
+            return await self._while_valid(info, self._nar(info, held))
 
-        def release() -> None:
-            end()
-            unprotect()
-
-        try:
-            return await self._nar(info, release)
-        except StorePathChanged as error:
-            release()
-            if await self.note_damage(info, str(error)):
-                raise
-            return None
-        except BaseException:
-            release()
-            raise
-
-    async def _nar(self, info: PathInfo, release: Callable[[], None]) -> Download:
+    async def _nar(self, info: PathInfo, held: ExitStack) -> Download:
         path = self._real_path(info.store_path)
         layout = await self._scans.run(f"layout {path}", lambda: self._layouts.get(path))
         if layout.size != info.nar_size:
@@ -161,7 +149,7 @@ class LocalStore:
             size=layout.size,
             etag=info.nar_hash.nix32,
             pieces=partial(self._pieces, info, layout, asyncio.get_running_loop()),
-            release=release,
+            release=held.pop_all().close,
         )
 
     def _pieces(

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -154,24 +154,14 @@ class HotBlobs:
         if copy is None:
             return None
         metadata = original(copy.metadata)
-        try:
-            is_right = await self._is_right(key, metadata)
-            if is_right:
-                hold = self.bucket.hold(key)
-        except BaseException:
-            copy.release()
-            raise
-        if not is_right:
-            copy.release()
-            await self._forget(key)
-            return None
-
-        def release() -> None:
-            copy.release()
-            hold()
-
-        redirect = self.bucket.redirect_of(key, copy.size)
-        return replace(copy, metadata=metadata, redirect=redirect, release=release)
+        with ExitStack() as held:
+            held.callback(copy.release)
+            if await self._is_right(key, metadata):
+                held.callback(self.bucket.hold(key))
+                redirect = self.bucket.redirect_of(key, copy.size)
+                return replace(copy, metadata=metadata, redirect=redirect, release=held.pop_all().close)
+        await self._forget(key)
+        return None
 
     async def _open_file(self, key: BlobKey) -> Blob | None:
         """The file of a copy; None as well while the directory fails, or does not answer soon."""
