@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 
 from harmonia_py.contents.file_check import FileCheck
 from harmonia_py.contents.incoming import Lane
@@ -34,20 +35,16 @@ class UpstreamFile(ABC):
         Raises:
             Overloaded: there is no memory for it for too long.
         """
-        body = None
-        try:
+        with ExitStack() as held:
+            held.callback(self._share.close)
             await self._share.grow(self._memory)
             body = await self._open(None)
             if body is None:
-                self._share.close()
                 return None
+            held.callback(body.close)
             self.size = self._agreed_size(body)
             await self._share.grow(self._memory)  # perhaps another upstream has it in another compression
-        except BaseException:
-            if body is not None:
-                body.close()
-            self._share.close()
-            raise
+            held.pop_all()  # from now on they are the stream's
         return Stream(body, self._open, self._share)
 
     def fault(self, error: FormatError) -> UpstreamError:

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -241,16 +241,11 @@ def _open_whole(key: BlobKey, path: Path) -> WholeFile | None:
         fd = os.open(path, _READ)
     except FileNotFoundError:
         return None
-    try:
+    with ExitStack() as held:
+        held.callback(os.close, fd)
         status = os.fstat(fd)
-        size = status.st_size
-        metadata = read_metadata(fd, path, size)
-        if metadata is not None and not is_marked(status) and not is_right(fd, path.name, status, metadata):
-            metadata = None
-    except BaseException:
-        os.close(fd)
-        raise
-    if metadata is None:
-        os.close(fd)
-        return None
-    return WholeFile(key, fd, size, metadata)
+        metadata = read_metadata(fd, path, status.st_size)
+        if metadata is None or not (is_marked(status) or is_right(fd, path.name, status, metadata)):
+            return None
+        held.pop_all()
+    return WholeFile(key, fd, status.st_size, metadata)

@@ -6,7 +6,7 @@ partial/<name>    files that come in parts, each locked by the request that adds
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -118,20 +118,18 @@ class DiskPartialFiles:
             make_directory(self._directory)
             while True:
                 fd = open_new(path, _OPEN)
-                try:
+                with ExitStack() as held:
+                    held.callback(os.close, fd)
                     if not try_lock(fd):
-                        os.close(fd)
                         return None
                     # The request before may have removed the file, or given it another name.
                     if is_at(fd, path):
                         if os.fstat(fd).st_nlink == 1:
-                            return DiskPartialFile(fd, path)
+                            file = DiskPartialFile(fd, path)
+                            held.pop_all()
+                            return file
                         # A process died after it had given the file its name as a blob: nothing may be added to it.
                         path.unlink()
-                except BaseException:
-                    os.close(fd)
-                    raise
-                os.close(fd)
 
     def _sweep(self, before: float) -> int:
         removed = 0

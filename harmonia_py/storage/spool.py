@@ -8,7 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -153,19 +153,17 @@ class DiskSpool:
             make_directory(self._growing)  # each time: an administrator may have emptied the cache while it runs
             for _ in range(_ATTEMPTS):
                 fd = open_new(path, _CREATE)
-                try:
+                with ExitStack() as held:
+                    held.callback(os.close, fd)
                     if not try_lock(fd):
-                        os.close(fd)
                         return None
                     if is_at(fd, path) and not is_touched(fd):
-                        return _Begun(fd, os.open(path, _READ), path)
+                        begun = _Begun(fd, os.open(path, _READ), path)
+                        held.pop_all()
+                        return begun
                     # The writer before may have renamed or removed the file, or died with readers at the file.
                     if is_at(fd, path):
                         path.unlink()
-                except BaseException:
-                    os.close(fd)
-                    raise
-                os.close(fd)
         raise StorageError("cannot begin a file: too many want its name")
 
     def _open(self, key: BlobKey) -> int | None:
@@ -174,15 +172,13 @@ class DiskSpool:
                 fd = os.open(self._path(key), _READ)
             except FileNotFoundError:
                 return None
-            alive = False
-            try:
-                alive = is_locked(fd)
-                if alive:
-                    say_followed(fd)
-            finally:
-                if not alive:  # left by a writer that died, or that has just ended
-                    os.close(fd)
-            return fd if alive else None
+            with ExitStack() as held:
+                held.callback(os.close, fd)
+                if not is_locked(fd):
+                    return None  # left by a writer that died, or that has just ended
+                say_followed(fd)
+                held.pop_all()
+            return fd
 
 
 def _in_use(growths: dict[BlobKey, Growth], key: BlobKey) -> Growth | None:

@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -181,18 +181,14 @@ class Copies:
         return total, infos
 
     def _create(self, counter: int, size: int, sha256: bytes) -> UnfinishedCopy:
-        _add(counter, size)
-        try:
+        with ExitStack() as undo:
+            _add(counter, size)
+            undo.callback(_add, counter, -size)
             fd, path = self._files.create()
-            try:
-                os.ftruncate(fd, size)  # the size that it is counted with
-            except BaseException:
-                path.unlink()
-                os.close(fd)
-                raise
-        except BaseException:
-            _add(counter, -size)
-            raise
+            undo.callback(os.close, fd)
+            undo.callback(path.unlink)
+            os.ftruncate(fd, size)  # the size that it is counted with
+            undo.pop_all()
         return UnfinishedCopy(fd, path, size, sha256)
 
     def _growing(self) -> Iterator[tuple[Path, int]]:

@@ -9,6 +9,7 @@ can delete its paths.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -86,18 +87,13 @@ class TempRoots:
 
     async def _acquire(self, generation: _Generation, store_path: StorePath) -> Callable[[], None] | None:
         generation.leases += 1
-        try:
+        with ExitStack() as held:
+            held.callback(self._drop, generation)
             # For a path that is rooted already the daemon need not be asked: it cannot have been deleted since.
             valid = store_path in generation.roots or await generation.adding.do(
                 store_path, lambda: self._converse(generation, store_path)
             )
-        except BaseException:
-            self._drop(generation)
-            raise
-        if valid:
-            return self._lease(generation)
-        self._drop(generation)
-        return None
+            return held.pop_all().close if valid else None
 
     async def aclose(self) -> None:
         """End every protection."""
@@ -164,17 +160,6 @@ class TempRoots:
         if generation not in self._generations:
             connection.close()
         return connection
-
-    def _lease(self, generation: _Generation) -> Callable[[], None]:
-        held = True
-
-        def release() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self._drop(generation)
-
-        return release
 
     def _drop(self, generation: _Generation) -> None:
         generation.leases -= 1
