@@ -7,8 +7,7 @@ asked yet, and when it never gets one the client hears that this server is overl
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -44,20 +43,6 @@ class UpstreamState(Struct):
     def say(self, error: UpstreamError) -> None:
         """Say what is wrong with it."""
         self.warning.say("upstream %s: %s", self.upstream.name, error)
-
-    @asynccontextmanager
-    async def turn(self, seconds: float) -> AsyncIterator[bool]:
-        """Whether a question may be asked now, after at most so many seconds."""
-        try:
-            async with asyncio.timeout(seconds if self.turns.locked() else None):
-                await self.turns.acquire()
-        except TimeoutError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self.turns.release()
 
 
 class Answer(Struct, Generic[T], frozen=True):
@@ -178,8 +163,15 @@ class Upstreams:
         """
         if self.offline or not state.breaker.may_admit(time.monotonic()):
             return Outcome.UNKNOWN
-        async with state.turn(seconds) as may_ask:
-            return await self._ask_now(state, question, seconds, is_of_file) if may_ask else Outcome.NOT_ASKED
+        try:
+            async with asyncio.timeout(seconds if state.turns.locked() else None):
+                await state.turns.acquire()
+        except TimeoutError:
+            return Outcome.NOT_ASKED
+        try:
+            return await self._ask_now(state, question, seconds, is_of_file)
+        finally:
+            state.turns.release()
 
     async def _ask_now(
         self,
