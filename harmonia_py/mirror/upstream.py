@@ -86,17 +86,10 @@ class Upstream(Protocol):
             trusted, and counts that.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102  # see the class
-
-    @property
-    def priority(self) -> int: ...  # noqa: D102  # see the class
-
-    @property
-    def public_keys(self) -> tuple[PublicKey, ...]: ...  # noqa: D102  # see the class
-
-    @property
-    def metrics(self) -> UpstreamMetrics: ...  # noqa: D102  # see the class
+    name: str
+    priority: int
+    public_keys: tuple[PublicKey, ...]
+    metrics: UpstreamMetrics
 
     async def open(self, url: str, resume: Resume | None = None) -> Body | None:
         """The body at `url`, relative to the cache or absolute; None when there is nothing.
