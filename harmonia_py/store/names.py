@@ -16,10 +16,12 @@ from array import array
 from collections.abc import Iterable
 from itertools import islice
 from operator import attrgetter, itemgetter
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from harmonia_py.cache.validity import Epoch
+from harmonia_py.errors import StorageError, describe_os_error
 from harmonia_py.nix.store_path import HASH_PART_LENGTH
 from harmonia_py.runtime.threads import Threads
 from harmonia_py.store.inotify import NamesLost, NewNames
@@ -162,6 +164,18 @@ class StoreNames:
         finally:
             self._looking = None
             self._not_before = monotonic() + (monotonic() - began) / _SHARE
+
+
+def last_change(directory: str) -> int:
+    """When a name last came into the store directory, or left it, in nanoseconds since the epoch; it may block.
+
+    Raises:
+        StorageError: the directory cannot be looked at.
+    """
+    try:
+        return Path(directory).stat().st_mtime_ns
+    except OSError as error:
+        raise StorageError(f"the store directory cannot be read: {describe_os_error(error)}") from error
 
 
 def _names_in(directory: str) -> NameFilter:

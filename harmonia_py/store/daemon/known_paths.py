@@ -14,7 +14,6 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.cache.validity import ChangeDetector, Epoch, Validity
-from harmonia_py.errors import StorageError, describe_os_error
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.runtime.bounded import Bounded
@@ -23,7 +22,7 @@ from harmonia_py.runtime.together import Together
 from harmonia_py.store.damaged import DamagedPaths
 from harmonia_py.store.look_ahead import Ahead, LookAhead
 from harmonia_py.store.metadata import Looked, LooksUp, StoreMetadata
-from harmonia_py.store.names import StoreNames
+from harmonia_py.store.names import StoreNames, last_change
 
 # Paths that are looked at ahead in one call. Between two of these the look whether the store has changed has its turn,
 # for which every narinfo waits.
@@ -169,11 +168,7 @@ class KnownPaths:
 
     async def _modified(self) -> int:
         """When the store directory was last changed, or a damage found in it."""
-        try:
-            status = await self._threads.run(os.stat, self._real_store)
-            return max(status.st_mtime_ns, self._damaged.changed_ns)
-        except OSError as error:
-            raise StorageError(f"the store directory cannot be read: {describe_os_error(error)}") from error
+        return max(await self._threads.run(last_change, self._real_store), self._damaged.changed_ns)
 
 
 def _are_there(paths: list[str]) -> list[bool]:

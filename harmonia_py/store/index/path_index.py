@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from harmonia_py.errors import StorageError, describe_os_error
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.runtime.tasks import SingleFlight
 from harmonia_py.runtime.threads import Threads
 from harmonia_py.store.metadata import StoreMetadata
+from harmonia_py.store.names import last_change
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class StoreIndex(Generic[T]):
         self.made: T | None = None
         self.threads = threads
         self._metadata = metadata
-        self._real_store = real_store
+        self._real_store = str(real_store)
         self._make = make
         self._rest = rest
         self._min_rest = min_rest
@@ -69,7 +69,7 @@ class StoreIndex(Generic[T]):
         clock = asyncio.get_running_loop().time
         begun = clock()
         # Before the list of paths: a path that comes meanwhile is then found the next time.
-        state = await self.threads.run(self._modified)
+        state = await self.threads.run(last_change, self._real_store)
         if self.made is not None and state == self._state and begun - self._made_at <= _MAX_SECONDS:
             self._rest_until = clock() + self._min_rest
             return
@@ -77,9 +77,3 @@ class StoreIndex(Generic[T]):
         self.made = await self.threads.run(self._make, paths)
         self._state, self._made_at = state, begun
         self._rest_until = clock() + max(self._min_rest, self._rest * (clock() - begun))
-
-    def _modified(self) -> int:
-        try:
-            return self._real_store.stat().st_mtime_ns
-        except OSError as error:
-            raise StorageError(f"the store directory cannot be read: {describe_os_error(error)}") from error
