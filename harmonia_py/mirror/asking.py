@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
+from harmonia_py.contents.encoders import MADE_HERE
 from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
-from harmonia_py.mirror.nar_download import can_become
 from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.trusted import MAX_NARINFO_BYTES, read_narinfo
 from harmonia_py.mirror.upstream import Upstream, read_document
@@ -123,4 +123,5 @@ class NarinfoQuestions:
 
 def offers(narinfo: NarInfo, url: NarUrl) -> bool:
     """Whether the file of `url` is the one in a narinfo, or can be made of it."""
-    return narinfo.path_info.nar_hash == url.nar_hash and can_become(narinfo.compression, url.compression)
+    can_become = url.compression == narinfo.compression or url.compression in MADE_HERE
+    return narinfo.path_info.nar_hash == url.nar_hash and can_become

@@ -3,37 +3,25 @@
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
-from msgspec import Struct
-
 from harmonia_py.contents.codecs import memory_of
-from harmonia_py.contents.encoders import ENCODER_BYTES, MADE_HERE, encoder
+from harmonia_py.contents.encoders import ENCODER_BYTES, encoder
 from harmonia_py.contents.file_check import FileCheck
 from harmonia_py.contents.incoming import Lane
 from harmonia_py.contents.nar_check import NarCheck
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError
+from harmonia_py.mirror.asking import NarinfoQuestions, offers
 from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.outcome import Outcome, check_absent
 from harmonia_py.mirror.upstream import Body, Resume, Upstream
 from harmonia_py.mirror.upstream_file import UpstreamFile
 from harmonia_py.mirror.upstreams import Answer, Upstreams, UpstreamState
-from harmonia_py.nix.narinfo import NarInfo
+from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.runtime.bounded import TimedSet
 
-
-class Hooks(Struct, frozen=True):
-    """The questions and notes of a NAR's download to its mirror.
-
-    Attributes:
-        narinfo: asks one upstream for its narinfo of the path.
-        arrived: told that the file is kept, in this compression and with these metadata.
-        forget: told that the narinfo leads to no right file.
-    """
-
-    narinfo: Callable[[Upstream], Awaitable[NarInfo | None]]
-    arrived: Callable[[IndexedNarInfo, str, Mapping[str, str]], Awaitable[None]]
-    forget: Callable[[IndexedNarInfo], None]
-
+Arrived = Callable[[IndexedNarInfo, NarUrl, Mapping[str, str]], Awaitable[None]]
+"""Told that the file of a URL is kept, with these metadata."""
 
 BadFiles = TimedSet[tuple[str, str]]
 """Wrong files, by the name of the upstream and the URL. The upstream is not asked for such a file again for a while, so
@@ -50,30 +38,36 @@ class NarDownload(UpstreamFile):
 
     Args:
         entry: the narinfo that was served.
-        offered: the compression of the file that is wanted; the file is made of the upstream's when that has another.
+        url: of the file that is wanted; it is made of the upstream's when that has another compression.
         lane: the threads and turns by which it comes in.
         counters: of downloads.
         upstreams: every upstream.
-        hooks: lead to the mirror.
+        questions: ask another upstream for its narinfo of the path.
+        index: forgets the narinfo when it leads to no right file.
+        arrived: told when the file is kept.
         bad_files: notes the file when it is wrong.
     """
 
     def __init__(
         self,
         entry: IndexedNarInfo,
-        offered: str,
+        url: NarUrl,
         lane: Lane,
         counters: MirrorCounters,
         *,
         upstreams: Upstreams,
-        hooks: Hooks,
+        questions: NarinfoQuestions,
+        index: NarinfoIndex,
+        arrived: Arrived,
         bad_files: BadFiles,
     ) -> None:
         super().__init__(lane, counters)
-        self._offered = offered
+        self._url = url
         self._entry = entry
         self._upstreams = upstreams
-        self._hooks = hooks
+        self._questions = questions
+        self._index = index
+        self._arrived = arrived
         self._bad_files = bad_files
         self._chosen: UpstreamState | None = None
         self._check: NarCheck | None = None
@@ -91,7 +85,7 @@ class NarDownload(UpstreamFile):
     def check(self) -> FileCheck:
         """The check of the served NAR, in a file as the narinfo of the chosen upstream claims it."""
         narinfo, info = self._narinfo, self._entry.narinfo.path_info
-        made = None if self._as_it_comes else encoder(self._offered)
+        made = None if self._as_it_comes else encoder(self._url.compression)
         claims = info, narinfo.compression, narinfo.file_hash, narinfo.file_size
         self._check = NarCheck(*claims, encoder=made, share=self._share)
         return self._check
@@ -100,7 +94,7 @@ class NarDownload(UpstreamFile):
         """Tell the mirror that the file is kept."""
         await super().kept()
         assert self._check is not None
-        await self._hooks.arrived(self._entry, self._offered, self._check.metadata())
+        await self._arrived(self._entry, self._url, self._check.metadata())
 
     @property
     def _memory(self) -> int:
@@ -110,7 +104,7 @@ class NarDownload(UpstreamFile):
     @property
     def _as_it_comes(self) -> bool:
         """Whether the offered file is the upstream's, and not one made of it."""
-        return self._offered == self._narinfo.compression
+        return self._url.compression == self._narinfo.compression
 
     def _agreed_size(self, body: Body) -> int | None:
         expected = self._narinfo.file_size
@@ -137,13 +131,13 @@ class NarDownload(UpstreamFile):
             outcomes.append(answer)
         check_absent(outcomes, f"no upstream gives the NAR of {self}")
         # The upstream has collected it: a narinfo that leads to no file is the worst that a cache can give.
-        self._hooks.forget(self._entry)
+        self._index.forget(self._url.hash_part)
         return None
 
     def _blame(self, error: UpstreamError) -> None:
         if self._chosen is not None:
             # The narinfo may be wrong, and not the file.
-            self._hooks.forget(self._entry)
+            self._index.forget(self._url.hash_part)
             self._bad_files.add((self._chosen.upstream.name, self._narinfo.url), _BAD_SECONDS)
             self._upstreams.charge(self._chosen, error)
 
@@ -158,10 +152,12 @@ class NarDownload(UpstreamFile):
     async def _try(self, state: UpstreamState) -> Answer[Body] | Outcome:
         narinfo = self._entry.narinfo
         if state.upstream.name != self._entry.upstream:
-            other = await self._upstreams.ask_one(state, self._hooks.narinfo, _BEGIN_SECONDS)
+            other = await self._upstreams.ask_one(
+                state, lambda upstream: self._questions.ask_upstream(upstream, self._url.hash_part), _BEGIN_SECONDS
+            )
             if not isinstance(other, Answer):
                 return other
-            if not self._is_as_good(other.value):
+            if not offers(other.value, self._url):
                 return Outcome.ABSENT
             narinfo = other.value
         if self._bad_files.holds((state.upstream.name, narinfo.url)):
@@ -171,16 +167,6 @@ class NarDownload(UpstreamFile):
         )
         self._narinfo = narinfo
         return answer
-
-    def _is_as_good(self, other: NarInfo) -> bool:
-        """Whether the wanted file can be made of the file in another upstream's narinfo."""
-        same_nar = other.path_info.nar_hash == self._entry.narinfo.path_info.nar_hash
-        return same_nar and can_become(other.compression, self._offered)
-
-
-def can_become(compression: str, offered: str) -> bool:
-    """Whether a file can be offered in another compression than it comes in."""
-    return offered == compression or offered in MADE_HERE
 
 
 async def _open_plain(upstream: Upstream, url: str) -> Body | None:

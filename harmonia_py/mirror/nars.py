@@ -17,7 +17,7 @@ from harmonia_py.mirror.asking import NarinfoQuestions, offers
 from harmonia_py.mirror.downloads import Downloads
 from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
-from harmonia_py.mirror.nar_download import BAD_FILES, BadFiles, Hooks, NarDownload
+from harmonia_py.mirror.nar_download import BAD_FILES, BadFiles, NarDownload
 from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarUrl
@@ -168,19 +168,15 @@ class MirroredNars:
             entry = await self._questions.ask_for(url)
         if entry is None:
             return None
-        hash_part = url.hash_part
-        hooks = Hooks(
-            lambda upstream: self._questions.ask_upstream(upstream, hash_part),
-            self._enter,
-            lambda entry: self._index.forget(entry.url.hash_part),
-        )
         return NarDownload(
             entry,
-            url.compression,
+            url,
             self._downloads.lane,
             self._counters,
             upstreams=self._upstreams,
-            hooks=hooks,
+            questions=self._questions,
+            index=self._index,
+            arrived=self._enter,
             bad_files=self._bad_files,
         )
 
@@ -189,9 +185,8 @@ class MirroredNars:
         if await self._kept.has(key_of(url)):
             entry = await self._index.find(url.hash_part)
             if entry is not None and entry.facts is None and entry.narinfo.path_info.nar_hash == url.nar_hash:
-                await self._enter(entry, url.compression)
+                await self._enter(entry, url)
 
-    async def _enter(self, entry: IndexedNarInfo, offered: str, metadata: Mapping[str, str] | None = None) -> None:
-        info = entry.narinfo.path_info
-        await self._index.enter(entry, NarUrl(info.store_path.hash_part, info.nar_hash, offered), metadata)
+    async def _enter(self, entry: IndexedNarInfo, url: NarUrl, metadata: Mapping[str, str] | None = None) -> None:
+        await self._index.enter(entry, url, metadata)
         self._entered(entry)

@@ -965,7 +965,7 @@ class TestRecoding:
         async with mirror_of(upstream, directory=tmp_path, recode=True, narinfo_ttl=0.0) as mirror:
             entry = await mirror.index.find(one.hash_part)
             assert entry is not None
-            await mirror._nars._enter(entry, "xz")
+            await mirror._nars._enter(entry, entry.url)
             await settle(mirror)
         assert leftovers(tmp_path) == []
         assert not [name for name in kept(tmp_path) if name.endswith(".zst")]
