@@ -130,7 +130,7 @@ class LocalStore:
         if known is None or url.nar_hash not in {None, known.info.nar_hash}:
             return None
         info = known.info
-        unprotect = await self._protect(info.store_path)
+        unprotect = nothing if self._roots is None else await self._roots.acquire(info.store_path)
         if unprotect is None:
             return None
         with ExitStack() as held:
@@ -232,11 +232,6 @@ class LocalStore:
 
     def _real_path(self, store_path: StorePath) -> str:
         return f"{self._real_store}/{store_path}"
-
-    async def _protect(self, store_path: StorePath) -> Callable[[], None] | None:
-        if self._roots is None:
-            return nothing
-        return await self._roots.acquire(store_path)
 
 
 def _identity_of(path: str) -> Identity | None:
