@@ -47,7 +47,7 @@ class DaemonAndDatabase:
         # What the daemon said first on a connection. The next question holds the database against it, so a server that
         # no client asks does not open the database, which takes each worker 1.5 MB.
         self._said: _Said | None = None
-        # The connection of the daemon that stood when the two last agreed.
+        # The connection of the daemon that stood when the two last agreed. While it stands the database is read.
         self._agreed: object | None = None
         self._settling: asyncio.Event | None = None
         # A database that cannot be read, or says something else than the daemon, is not asked again on this connection.
@@ -71,10 +71,10 @@ class DaemonAndDatabase:
             if self._settling is not None:
                 # Otherwise as many connections as questions would be opened, each of which is a process of the daemon.
                 await self._settling.wait()
-        if self._may_read():
+        if self._daemon.stands(self._agreed):
             found: PathInfo | Looked | None = await self._try(read(hash_part))
             return found if found is not None else await self._daemon.path_info(hash_part)
-        if self._settling is not None or self._is_unfit():
+        if self._settling is not None or self._daemon.stands(self._unfit):
             return await self._daemon.path_info(hash_part)
         self._settling = asyncio.Event()
         try:
@@ -92,7 +92,7 @@ class DaemonAndDatabase:
         Raises:
             DaemonError: the database cannot be read.
         """
-        return await self._database.beneath(info, limit) if self._may_read() else ()
+        return await self._database.beneath(info, limit) if self._daemon.stands(self._agreed) else ()
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """The realisation of `output`; None also when the daemon does not keep keys of this kind."""
@@ -108,12 +108,6 @@ class DaemonAndDatabase:
 
     async def aclose(self) -> None:
         """Nothing to give back."""
-
-    def _may_read(self) -> bool:
-        return self._agreed is not None and self._daemon.stands(self._agreed)
-
-    def _is_unfit(self) -> bool:
-        return self._unfit is not None and self._daemon.stands(self._unfit)
 
     async def _ask_daemon(self, hash_part: HashPart) -> PathInfo | None:
         """The daemon's path info of a path, which is noted."""

@@ -121,7 +121,7 @@ class DaemonStore:
         return next((connection for connection in self._open if connection not in self._old), None)
 
     def stands(self, connection: object) -> bool:
-        """Whether `connection`, which was `standing` once, still is."""
+        """Whether `connection`, which was `standing` once, still is; None never is."""
         return connection in self._open and connection not in self._old
 
     async def aclose(self) -> None:
