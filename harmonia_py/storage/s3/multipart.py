@@ -7,15 +7,13 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
-from msgspec import Struct
-
 from harmonia_py.errors import FormatError, StorageError
+from harmonia_py.push.past_server.ports import BucketUpload
 from harmonia_py.runtime.side_by_side import side_by_side
 from harmonia_py.storage.s3.metadata import DEFAULT_TYPE
 from harmonia_py.storage.s3.settings import MAX_REQUEST, S3Credentials, S3Settings
@@ -40,20 +38,6 @@ _NO_UPLOAD: Final = "NoSuchUpload"
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
 _WRONG_PARTS: Final = frozenset({"EntityTooSmall", "InvalidPart", "InvalidPartOrder", "MalformedXML"})
 _XML: Final = {"content-type": "application/xml"}
-
-
-class OpenUpload(Struct, frozen=True):
-    """An upload that was begun, and neither completed nor aborted.
-
-    Attributes:
-        name: of the object that it would become.
-        id: of the upload.
-        begun: when, in seconds since the epoch.
-    """
-
-    name: str
-    id: str
-    begun: float
 
 
 class Multipart:
@@ -136,7 +120,7 @@ class Multipart:
         if not answer.is_good and answer.code != _NO_UPLOAD:
             raise StorageError(f"cannot abort an upload: {answer.describe()}")
 
-    async def open_uploads(self, prefix: str) -> Sequence[OpenUpload]:
+    async def open_uploads(self, prefix: str) -> Sequence[BucketUpload]:
         """Uploads of names below `prefix`, at most some twenty thousand.
 
         A server that lists the uploads of whole names alone (MinIO) tells of none.
@@ -144,7 +128,7 @@ class Multipart:
         Raises:
             StorageError: the bucket cannot tell.
         """
-        found: list[OpenUpload] = []
+        found: list[BucketUpload] = []
         after: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
             query = {"uploads": "", "prefix": self._prefix + prefix, "max-uploads": str(_LISTED), **after}
@@ -161,13 +145,9 @@ class Multipart:
                 break
         return found
 
-    def _upload_of(self, text: str) -> OpenUpload:
+    def _upload_of(self, text: str) -> BucketUpload:
         one = Answer(HTTPStatus.OK, text)
-        try:
-            begun = datetime.fromisoformat(one.one("Initiated") or "").timestamp()
-        except ValueError:
-            raise StorageError("the bucket does not say when an upload was begun") from None
-        return OpenUpload((one.one("Key") or "").removeprefix(self._prefix), one.one("UploadId") or "", begun)
+        return BucketUpload((one.one("Key") or "").removeprefix(self._prefix), one.one("UploadId") or "")
 
     async def copy(self, name: str, to: str, etag: str, size: int) -> None:
         """Let an object that has this tag appear under another name as well; one that has another tag does not.
