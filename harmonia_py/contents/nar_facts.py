@@ -61,14 +61,12 @@ class NarFacts(Struct, frozen=True, kw_only=True):
     """The facts of a NAR whose every byte has passed.
 
     Attributes:
-        nar_size: in bytes.
         listing: of its tree.
         candidates: the hash parts that stand in it: its references are among them.
         has_all_candidates: False when there were too many of them to remember.
         debug_files: the builds whose debug information it has, as `index-debug-info` of Nix finds them.
     """
 
-    nar_size: int
     listing: Listing
     candidates: frozenset[HashPart]
     has_all_candidates: bool
@@ -85,7 +83,6 @@ class NarReader:
         self._folders: list[bytes] = []  # the names of the open directories; the root is the first
         self._debug_files: list[BuildId] = []
         self._entries = 0
-        self._nar_size = 0
 
     def update(self, data: bytes) -> None:
         """Take the next bytes.
@@ -93,7 +90,6 @@ class NarReader:
         Raises:
             FormatError: they are no NAR, or one that exceeds the limits of the format or of what is kept here.
         """
-        self._nar_size += len(data)
         self._scan.update(data)
         events = self._parser.feed(data)
         offsets = iter(self._parser.offsets)
@@ -111,7 +107,6 @@ class NarReader:
         """
         self._parser.close()
         return NarFacts(
-            nar_size=self._nar_size,
             listing=self._listing.finish(),
             candidates=frozenset(self._scan.found),
             has_all_candidates=self._scan.is_complete,

@@ -43,13 +43,11 @@ class Damage(msgspec.Struct, frozen=True):
 
     Attributes:
         nar_hash: of the valid path, as the store says it; the damage is not that of a path with another NarHash.
-        words: the damage, for people.
         identity: of the path when the damage was found, which a repair changes; None when nothing was there.
         believed_until: by `time.monotonic`, which is the same for all processes of a machine.
     """
 
     nar_hash: str
-    words: str
     identity: Identity | None
     believed_until: float
 
@@ -82,7 +80,7 @@ class DamagedPaths:
     def note(self, store_path: StorePath, nar_hash: Hash, words: str, identity: Identity | None) -> None:
         """Note for all processes that the files of a valid path are not what the store says."""
         known = self.find(store_path, nar_hash)
-        damage = Damage(str(nar_hash), words, identity, time.monotonic() + BELIEVED_SECONDS)
+        damage = Damage(str(nar_hash), identity, time.monotonic() + BELIEVED_SECONDS)
         self._notes[store_path] = damage
         if self._texts is not None:
             self._texts.put(_name(store_path), msgspec.json.encode(damage))

@@ -54,7 +54,6 @@ def test_the_listing_is_that_of_the_tree_however_the_bytes_are_cut(tree: Tree, c
     listing = b"".join(facts.listing.portions())
     assert listing == format_listing(events(tree))
     assert facts.listing.size == len(listing)
-    assert facts.nar_size == len(archive)
 
 
 def test_the_facts_are_those_that_nix_knows(lab: Lab, tmp_path: Path) -> None:
