@@ -20,7 +20,7 @@ from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
-from harmonia_py.nix.signing import PublicKey, SecretKey, Signature
+from harmonia_py.nix.signing import PublicKey, SecretKey, with_signatures
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class BinaryCache:
         # Nix 2.34 forgets what a realisation depends on before it verifies; older ones do not.
         bare = replace(realisation, dependent_realisations=())
         messages = {realisation.fingerprint(), bare.fingerprint()}
-        return replace(realisation, signatures=self._with_ours(realisation.signatures, *messages))
+        return replace(realisation, signatures=with_signatures(realisation.signatures, self._secret_keys, *messages))
 
     async def file(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
         """A file or directory inside a store path; None also when this cache shows no files."""
@@ -259,12 +259,8 @@ class BinaryCache:
         # verified, and would not check the address.
         if not origin.vouches_for_nar and rests_on_contents(info, store_dir):
             return narinfo
-        signatures = self._with_ours(info.signatures, info.fingerprint(store_dir))
+        signatures = with_signatures(info.signatures, self._secret_keys, info.fingerprint(store_dir))
         return replace(narinfo, path_info=replace(info, signatures=signatures))
-
-    def _with_ours(self, signatures: tuple[Signature, ...], *messages: bytes) -> tuple[Signature, ...]:
-        ours = {key.sign(message) for key in self._secret_keys for message in messages}
-        return tuple(sorted({*signatures, *ours}))
 
 
 async def _first(*asks: Callable[[], Awaitable[T | None]]) -> T | None:

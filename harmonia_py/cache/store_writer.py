@@ -3,9 +3,12 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from harmonia_py.errors import DaemonRefused
 from harmonia_py.nix.path_info import PathInfo
-from harmonia_py.nix.store_path import StorePath
+from harmonia_py.nix.signing import SecretKey, with_signatures
+from harmonia_py.nix.store_path import StoreDir, StorePath
 
 
 class SignatureRefused(DaemonRefused):
@@ -26,3 +29,9 @@ class StoreWriter(Protocol):
         Raises:
             SignatureRefused: no key that the store trusts has signed it, and it is not content-addressed.
         """
+
+
+def for_store(info: PathInfo, keys: Iterable[SecretKey], store_dir: StoreDir) -> PathInfo:
+    """A path info for a store: signed with these keys too, and without what only a store says of its own paths."""
+    signatures = with_signatures(info.signatures, keys, info.fingerprint(store_dir))
+    return replace(info, signatures=signatures, registration_time=0, ultimate=False)

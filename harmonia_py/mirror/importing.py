@@ -11,16 +11,16 @@ forgotten is wanted again when it is next asked for.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from msgspec.structs import replace
 
 from harmonia_py.cache.source import Download
-from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter
+from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter, for_store
 from harmonia_py.cache.trust import rests_on_contents
-from harmonia_py.contents.blobs import Blob, BlobKey
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import key_of
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.storage import NotKept, Storage
@@ -35,7 +35,7 @@ from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir
 from harmonia_py.runtime.bounded import TimedSet
 from harmonia_py.runtime.tasks import end_task
-from harmonia_py.runtime.threads import Pool, Threads, in_thread
+from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
@@ -200,30 +200,20 @@ class Importing:
             if file is None:  # re-coded or evicted at this moment
                 self._wait(())
                 return False
+            facts = entry.facts
+            assert facts is not None
+            claims = entry.narinfo.path_info, entry.compression, facts.file_hash, facts.file_size
             with file:
-                async with aclosing(self._nar(file, entry)) as nar:
+                async with aclosing(verified_nar(file, *claims, read=self._read, threads=self._threads)) as nar:
                     await self._store.add(info, nar)
             return True
         finally:
             await asyncio.shield(asyncio.to_thread(claim.close))
 
-    async def _nar(self, file: Blob | Download, entry: IndexedNarInfo) -> AsyncGenerator[bytes, None]:
-        facts = entry.facts
-        assert facts is not None
-        portions = verified_nar(
-            file, entry.narinfo.path_info, entry.compression, facts.file_hash, facts.file_size, read=self._read
-        )
-        while portion := await in_thread(self._threads, next, portions, b""):
-            yield portion
-
     def _signed(self, info: PathInfo) -> PathInfo:
-        """The path info for the store, with our signatures, and without what only a store says of its own paths."""
-        message = info.fingerprint(self._store_dir)
         # As in narinfos: with our signature the store would believe a NarHash without checking the content address.
         keys = () if rests_on_contents(info, self._store_dir) else self._secret_keys
-        ours = {key.sign(message) for key in keys}
-        signatures = tuple(sorted({*info.signatures, *ours}))
-        return replace(info, signatures=signatures, registration_time=0, ultimate=False)
+        return for_store(info, keys, self._store_dir)
 
     def _is_untrusted(self, info: PathInfo) -> bool:
         return info.ca is None and self._untrusted.holds(_key_names(info))

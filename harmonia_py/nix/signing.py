@@ -133,6 +133,13 @@ def parse_signatures(texts: Iterable[str]) -> tuple[Signature, ...]:
     return tuple(sorted(signatures))
 
 
+def with_signatures(
+    signatures: Iterable[Signature], keys: Iterable[SecretKey], *messages: bytes
+) -> tuple[Signature, ...]:
+    """`signatures`, and those of `messages` by these keys, sorted, each once."""
+    return tuple(sorted({*signatures, *(key.sign(message) for key in keys for message in messages)}))
+
+
 def _parse(text: str, what: str, size: int) -> tuple[str, bytes]:
     name, separator, encoded = text.partition(":")
     if not separator or _KEY_NAME.fullmatch(name) is None:

@@ -6,14 +6,12 @@ relies on, are protected from the garbage collector for an hour.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-from msgspec.structs import replace
-
-from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter
+from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter, for_store
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.contents.pieces import SliceReader
@@ -23,7 +21,7 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.runtime.tasks import retrieve
-from harmonia_py.runtime.threads import Pool, Threads, in_thread
+from harmonia_py.runtime.threads import Pool, Threads
 
 # From the push of the first path of a closure to that of the last one.
 _HOLD_SECONDS: Final = 3600.0
@@ -172,9 +170,10 @@ class StoreImport:
     async def _add(self, info: PathInfo, file: NarFile, blob: Blob) -> bool:
         if await self._held.hold(info.store_path):
             return False
-        signed = self._signed(info)
+        signed = for_store(info, self._secret_keys, self._store_dir)
+        claims = info, file.compression, file.file_hash, file.file_size
         try:
-            async with aclosing(self._nar(info, file, blob)) as nar:
+            async with aclosing(verified_nar(blob, *claims, read=self._read, threads=self._threads)) as nar:
                 await self._store.add(signed, nar)
         except SignatureRefused:
             names = ", ".join(sorted({signature.key_name for signature in signed.signatures})) or "(none)"
@@ -185,15 +184,3 @@ class StoreImport:
         if not await self._held.hold(info.store_path):
             raise PushConflict(f"{info.store_path} was collected at this moment: run the same command again")
         return True
-
-    async def _nar(self, info: PathInfo, file: NarFile, blob: Blob) -> AsyncGenerator[bytes, None]:
-        pieces = verified_nar(blob, info, file.compression, file.file_hash, file.file_size, read=self._read)
-        while portion := await in_thread(self._threads, next, pieces, b""):
-            yield portion
-
-    def _signed(self, info: PathInfo) -> PathInfo:
-        """The path info with our signatures: its NAR was hashed here."""
-        message = info.fingerprint(self._store_dir)
-        ours = {key.sign(message) for key in self._secret_keys}
-        signatures = tuple(sorted({*info.signatures, *ours}))
-        return replace(info, signatures=signatures, registration_time=0, ultimate=False)
