@@ -10,8 +10,8 @@ import pytest
 PROJECT: Final = Path(__file__).parent.parent.parent
 PROGRAM: Final = PROJECT / "harmonia_py"
 PAGES: Final = [PROJECT / page for page in ("ARCHITECTURE.md", "docs/code/ways.md", "docs/code/where-to-add.md")]
-# Words: five hundred and a table on each.
-TWO_PAGES: Final = 1300
+# Words, most of them in tables.
+TWO_PAGES: Final = 1400
 ORDER: Final = "In which order to read"
 
 
