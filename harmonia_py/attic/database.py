@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote, urlsplit
@@ -58,11 +58,8 @@ class _Sqlite:
 
     def _read(self, sql: str, parameters: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
         try:
-            connection = sqlite3.connect(f"file:{quote(str(self._file))}?mode=ro", uri=True)
-            try:
+            with closing(sqlite3.connect(f"file:{quote(str(self._file))}?mode=ro", uri=True)) as connection:
                 return connection.execute(sql, parameters).fetchall()
-            finally:
-                connection.close()
         except sqlite3.Error as error:
             # These two tell of the statement and of the file; the others of a disk, a lock, a permission.
             # So do those of the module itself, which have no code: a text that is none.

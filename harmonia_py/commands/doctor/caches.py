@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -58,13 +59,11 @@ async def look_at(
         if file is None:
             remedy = "see that PostgreSQL runs, and lets this user in: try the URL with psql"
         return [*findings, Finding.failure(_NAME, f"{place}: {error}", remedy)]
-    try:
+    async with aclosing(catalog):
         size = None if file is None else await in_thread(lambda: _size(file))
         found = [finding async for finding in _in_catalog(catalog, size, encryption, time_by(clock))]
         if config.storage.public_url is not None:
             found += await _shown(catalog, config)
-    finally:
-        await catalog.aclose()
     return [*findings, *found]
 
 

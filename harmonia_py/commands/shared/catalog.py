@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -70,11 +70,8 @@ async def opened_catalog(config: Config, *, make: bool) -> AsyncIterator[SqlCata
         _check_there_is_one(config)
     elif not has_catalog(config) and (advice := _where_the_service_is()):
         _log.warning("%s: made; %s", catalog_file(config), advice)
-    catalog = await open_catalog(config)
-    try:
+    async with aclosing(await open_catalog(config)) as catalog:
         yield catalog
-    finally:
-        await catalog.aclose()
 
 
 def _check_there_is_one(config: Config) -> None:

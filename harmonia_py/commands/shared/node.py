@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from harmonia_py.config.settings import Config
 from harmonia_py.metrics.board import Metrics
@@ -16,8 +16,5 @@ from harmonia_py.wiring.store_choice import choose_store
 async def open_node(config: Config, secret_keys: Sequence[SecretKey] = ()) -> AsyncIterator[Node]:
     """A node beside that of a server, if one runs: it evicts nothing, and signs with `secret_keys`."""
     choice = await asyncio.to_thread(choose_store, config)
-    pools = Pools()
-    try:
+    async with aclosing(Pools()) as pools:
         yield await Node.open(config, secret_keys, choice, pools, metrics=Metrics.alone(), housekeeping=False)
-    finally:
-        await pools.aclose()
