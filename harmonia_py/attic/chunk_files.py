@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from harmonia_py.attic.rows import AtticChunk, BucketFile, LocalFile
+from harmonia_py.attic.rows import AtticChunk, BucketFile
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.errors import ConfigError, FormatError, StorageError
 
@@ -44,7 +44,7 @@ class ChunkFiles:
             if not unpacker.is_whole:
                 raise FormatError("a chunk of its NAR ends too early")
 
-    async def _read(self, file: LocalFile | BucketFile) -> AsyncIterator[bytes]:
+    async def _read(self, file: str | BucketFile) -> AsyncIterator[bytes]:
         if isinstance(file, BucketFile):
             async for data in self._read_bucket(file):
                 yield data
@@ -53,10 +53,9 @@ class ChunkFiles:
         while data := await asyncio.to_thread(next, portions, b""):
             yield data
 
-    def _read_local(self, file: LocalFile) -> Iterator[bytes]:
+    def _read_local(self, name: str) -> Iterator[bytes]:
         if self._directory is None:
             raise ConfigError("chunks are in a directory: name it with --storage")
-        name = file.name
         # A server of the first releases kept all files in one directory.
         for place in (self._directory / name[0] / name[:2] / name, self._directory / name):
             try:

@@ -122,12 +122,6 @@ class AtticObject(Struct, frozen=True):
         )
 
 
-class LocalFile(Struct, frozen=True):
-    """A file below the directory of a server."""
-
-    name: str
-
-
 class BucketFile(Struct, frozen=True):
     """A file in a bucket."""
 
@@ -137,10 +131,10 @@ class BucketFile(Struct, frozen=True):
 
 
 class AtticChunk(Struct, frozen=True):
-    """A part of a NAR, compressed by itself."""
+    """A part of a NAR, compressed by itself, in a file below the directory of a server, or in a bucket."""
 
     compression: str
-    file: LocalFile | BucketFile
+    file: str | BucketFile
 
     @classmethod
     def of_row(cls, row: tuple[Any, ...]) -> Self:
@@ -158,11 +152,11 @@ class AtticChunk(Struct, frozen=True):
         return cls(known, _file(str(remote_file)))
 
 
-def _file(text: str) -> LocalFile | BucketFile:
+def _file(text: str) -> str | BucketFile:
     try:
         ((kind, place),) = json.loads(text).items()
         if kind == "Local" and _FILE_NAME.fullmatch(place["name"]) is not None:
-            return LocalFile(place["name"])
+            return str(place["name"])
         if kind == "S3":
             return BucketFile(str(place["region"]), str(place["bucket"]), str(place["key"]))
     except (ValueError, KeyError, TypeError, AttributeError):
