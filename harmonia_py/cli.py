@@ -74,8 +74,8 @@ class CommandModule(Protocol):
     def add_arguments(self, parser: Parser) -> None:
         """Give the verb's parser its description, examples, options and arguments."""
 
-    def run(self, options: argparse.Namespace) -> int:
-        """Do it; the exit status. `options.usage(message)` ends with 2: the command line is wrong."""
+    def run(self, options: argparse.Namespace) -> int | None:
+        """Do it; the exit status, 0 if none. `options.usage(message)` ends with 2: the command line is wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = make_parser(loaded=given[:1]).parse_args(given)
             log.set_up(level="info", json_lines=False, access_log=False)
-            run: Callable[[argparse.Namespace], int] = options.run
-            return run(options)
+            run: Callable[[argparse.Namespace], int | None] = options.run
+            return run(options) or 0
         finally:
             _flush_standard_output()
     except HarmoniaError as error:

@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     add_config(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Print it."""
     config = load(options)
 
@@ -35,7 +35,6 @@ def run(options: argparse.Namespace) -> int:
                 print(_line(one))
 
     in_catalog(config, show)
-    return 0
 
 
 def _line(one: AuditEntry) -> str:

@@ -93,14 +93,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it."""
     actions = {"create": _create, "configure": _configure, "list": _list, "show": _show, "delete": _delete}
     config = load(options)
-    return actions[options.action](options, config)
+    actions[options.action](options, config)
 
 
-def _create(options: argparse.Namespace, config: Config) -> int:
+def _create(options: argparse.Namespace, config: Config) -> None:
     name, changes = named_cache(options.name), _changes(options)
 
     async def create(catalog: SqlCatalog) -> None:
@@ -110,10 +110,9 @@ def _create(options: argparse.Namespace, config: Config) -> int:
         await catalog.audit.note([entry("cache.create", cache=name, subject=name, **changes)])
 
     in_catalog(config, create, make=True)
-    return 0
 
 
-def _configure(options: argparse.Namespace, config: Config) -> int:
+def _configure(options: argparse.Namespace, config: Config) -> None:
     name, changes = named_cache(options.name), _changes(options)
 
     async def configure(catalog: SqlCatalog) -> None:
@@ -124,20 +123,18 @@ def _configure(options: argparse.Namespace, config: Config) -> int:
         await catalog.audit.note([entry("cache.configure", cache=name, subject=name, **changes)])
 
     in_catalog(config, configure)
-    return 0
 
 
-def _list(options: argparse.Namespace, config: Config) -> int:
+def _list(options: argparse.Namespace, config: Config) -> None:
     rows = in_catalog(config, lambda catalog: all_of(catalog.caches.page, lambda row: row.name))
     for row in [row for row in rows if row.name != DEFAULT]:
         if options.json:
             print(json.dumps(_fields(row)))
         else:
             print(f"{row.name}: {'public' if row.settings.public else 'private'}, priority {row.settings.priority}")
-    return 0
 
 
-def _show(options: argparse.Namespace, config: Config) -> int:
+def _show(options: argparse.Namespace, config: Config) -> None:
     name = named_cache(options.name)
 
     async def show(catalog: SqlCatalog) -> dict[str, Any]:
@@ -149,13 +146,12 @@ def _show(options: argparse.Namespace, config: Config) -> int:
     fields = in_catalog(config, show)
     if options.json:
         print(json.dumps(fields))
-        return 0
+        return
     for key, value in fields.items():
         print(f"{key} = {json.dumps(value)}")
-    return 0
 
 
-def _delete(options: argparse.Namespace, config: Config) -> int:
+def _delete(options: argparse.Namespace, config: Config) -> None:
     name = named_cache(options.name)
     if not options.yes:
         raise ConfigError(f"this removes the cache {name} and what nothing else keeps; give --yes if you mean it")
@@ -166,7 +162,6 @@ def _delete(options: argparse.Namespace, config: Config) -> int:
         await catalog.audit.note([entry("cache.delete", cache=name, subject=name)])
 
     in_catalog(config, delete)
-    return 0
 
 
 async def _own(catalog: SqlCatalog, name: CacheName) -> CacheRow:

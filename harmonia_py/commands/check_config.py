@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
     add_settings(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Print it as TOML."""
     file, settings = load_file(options)
     place = str(file or "configuration")
@@ -64,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         print(f"# {file or 'no configuration file: these are the defaults'}")
         print(config_file.format_toml(settings), end="")
-    return 0
 
 
 class Step(NamedTuple):

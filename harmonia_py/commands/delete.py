@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     add_config(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it."""
     config = load(options)
     cache, hash_part = any_cache(options.cache), parse_hash_part(options.path, config.store_dir)
@@ -62,4 +62,3 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"cache": cache, "path": path}) if options.json else path)
     if not options.json:
         print(f"{count(len(gone.paths), 'path')} deleted, {decimal(gone.size)}")
-    return 0

@@ -75,7 +75,7 @@ class Going(Struct, frozen=True, kw_only=True):
     goes: str | None
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it, or say what it would do."""
     config = load(options)
 
@@ -87,7 +87,6 @@ def run(options: argparse.Namespace) -> int:
         in_copied_catalog(config, collect)
     else:
         in_catalog(config, collect)
-    return 0
 
 
 async def _collect_rows(catalog: SqlCatalog) -> tuple[Timestamp, Collected]:

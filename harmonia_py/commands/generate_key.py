@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Write the secret key, and print the public one."""
     with naming(repr(options.name)):
         key = SecretKey.generate(options.name)
@@ -35,4 +35,3 @@ def run(options: argparse.Namespace) -> int:
     key_files.write_secret_key(file, key)
     print(f"{file}: secret key, for sign_key_paths", file=sys.stderr)
     print(key.public_key)
-    return 0

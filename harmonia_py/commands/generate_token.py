@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Print the token, this one time."""
     with naming(repr(options.name)):
         token, token_hash = TokenHash.generate(options.name)
@@ -33,7 +33,6 @@ def run(options: argparse.Namespace) -> int:
         token_file.add_token(options.output, token_hash)
         print(f"{options.output}: has its hash; this is the only time that the token is shown", file=sys.stderr)
         print(token)
-        return 0
+        return
     print("the token, shown this one time, and the line for token_file:", file=sys.stderr)
     print(f"{token}\n{token_hash}")
-    return 0

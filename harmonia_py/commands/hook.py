@@ -54,12 +54,13 @@ def run(options: argparse.Namespace) -> int:
         if not paths:
             raise ConfigError("nothing to write down: name store paths, or let Nix set OUT_PATHS")
         queue.add(paths)
-        return 0
-    if options.action == "status":
-        return _status(queue, as_json=options.as_json)
-    import asyncio  # noqa: PLC0415
+    elif options.action == "status":
+        _status(queue, as_json=options.as_json)
+    else:
+        import asyncio  # noqa: PLC0415
 
-    return asyncio.run(_run(queue, options))
+        return asyncio.run(_run(queue, options))
+    return 0
 
 
 def _outputs(derivation: str | None) -> list[str]:
@@ -79,19 +80,18 @@ def _outputs(derivation: str | None) -> list[str]:
     return [] if begin is None else _OUTPUT.findall(begin[0])
 
 
-def _status(queue: PushQueue, *, as_json: bool) -> int:
+def _status(queue: PushQueue, *, as_json: bool) -> None:
     from harmonia_py.commands.shared.progress import count, messages, print_json  # noqa: PLC0415
 
     state = queue.state()
     if as_json:
         print_json({"waiting": state.waiting, "oldest": state.oldest, "aside": dict(state.aside)})
-        return 0
+        return
     console = messages()
     age = "" if state.oldest is None else f", the oldest for {time.time() - state.oldest:.0f} s"
     console.print(f"{count(state.waiting, 'build')} waiting{age}; {count(len(state.aside), 'path')} set aside")
     for path, reason in state.aside:
         console.print(f"  {path}: {reason}", markup=False)
-    return 0
 
 
 async def _run(queue: PushQueue, options: argparse.Namespace) -> int:

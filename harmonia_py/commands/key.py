@@ -56,14 +56,14 @@ def add_arguments(parser: Parser) -> None:
         add_config(verb)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it."""
     actions = {"create": _create, "list": _list, "rotate": _rotate, "retire": _retire}
     config = load(options)
-    return actions[options.action](options, config)
+    actions[options.action](options, config)
 
 
-def _create(options: argparse.Namespace, config: Config) -> int:
+def _create(options: argparse.Namespace, config: Config) -> None:
     name, encryption = named_cache(options.cache), key_files.read_key_encryption(config, os.environ)
 
     async def create(catalog: SqlCatalog) -> PublicKey:
@@ -76,10 +76,9 @@ def _create(options: argparse.Namespace, config: Config) -> int:
         return key.public_key
 
     print(in_catalog(config, create))
-    return 0
 
 
-def _rotate(options: argparse.Namespace, config: Config) -> int:
+def _rotate(options: argparse.Namespace, config: Config) -> None:
     name, encryption = named_cache(options.cache), key_files.read_key_encryption(config, os.environ)
     until = Timestamp(now() + seconds_of("--overlap", options.overlap))
 
@@ -97,10 +96,9 @@ def _rotate(options: argparse.Namespace, config: Config) -> int:
     for other in others:
         print(f"{other} signs as well until {iso(until)}; give every client the new key before that", file=sys.stderr)
     print(public_key)
-    return 0
 
 
-def _retire(options: argparse.Namespace, config: Config) -> int:
+def _retire(options: argparse.Namespace, config: Config) -> None:
     name = named_cache(options.cache)
 
     async def retire(catalog: SqlCatalog) -> bool:
@@ -115,10 +113,9 @@ def _retire(options: argparse.Namespace, config: Config) -> int:
 
     if in_catalog(config, retire):
         print(f"the cache {name} signs nothing now; `key create {name}` makes another key", file=sys.stderr)
-    return 0
 
 
-def _list(options: argparse.Namespace, config: Config) -> int:
+def _list(options: argparse.Namespace, config: Config) -> None:
     name = named_cache(options.cache)
 
     async def keys(catalog: SqlCatalog) -> Sequence[KeyRow]:
@@ -126,7 +123,6 @@ def _list(options: argparse.Namespace, config: Config) -> int:
 
     for row in in_catalog(config, keys):
         print(json.dumps(_fields(row)) if options.json else f"{row.public_key}  {_words(row)}")
-    return 0
 
 
 async def _keys_of(catalog: SqlCatalog, name: CacheName) -> tuple[CacheRow, Sequence[KeyRow]]:

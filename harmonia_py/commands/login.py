@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--netrc", action="store_true", help="print a line for a netrc on standard output: a secret")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Try it and keep it."""
     url = parse_server(options.url)
     if not options.oidc and (options.id_token or options.audience):
@@ -70,7 +70,6 @@ def run(options: argparse.Namespace) -> int:
     console.print(f"logged in to {url} as {told}")
     if options.netrc and token:
         print(netrc.entry(urlsplit(url).hostname or "", token))  # what it was asked for
-    return 0
 
 
 def _ask() -> str:

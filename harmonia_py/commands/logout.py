@@ -21,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("url", metavar="URL", nargs="?", help="of the server; that of the latest login unless given")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Forget it."""
     file = logins_file(os.environ)
     logins = Logins.read(file)
@@ -32,4 +32,3 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"not logged in to {url}; only to {', '.join(logins.servers)}")
     logins.without(url).write(file)
     messages().print(f"logged out of {url}")
-    return 0

@@ -69,13 +69,13 @@ def _whole(least: int, most: int) -> Any:
     return number
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it."""
     config = load(options)
-    return {"set": _set, "list": _list, "show": _show, "remove": _remove}[options.action](options, config)
+    {"set": _set, "list": _list, "show": _show, "remove": _remove}[options.action](options, config)
 
 
-def _set(options: argparse.Namespace, config: Config) -> int:
+def _set(options: argparse.Namespace, config: Config) -> None:
     cache, name = any_cache(options.cache), _name(options.name)
     path = parse_store_path(options.path, config.store_dir)
     change = PinRuleChange(
@@ -96,10 +96,9 @@ def _set(options: argparse.Namespace, config: Config) -> int:
         print(f"{name}: revision {revision.revision} waits: {path} is not published in {cache} yet")
     else:
         print(f"{name}: revision {revision.revision} is {path}")
-    return 0
 
 
-def _list(options: argparse.Namespace, config: Config) -> int:
+def _list(options: argparse.Namespace, config: Config) -> None:
     cache = any_cache(options.cache)
 
     async def pins(catalog: SqlCatalog) -> list[Pin]:
@@ -108,7 +107,6 @@ def _list(options: argparse.Namespace, config: Config) -> int:
 
     for pin in in_catalog(config, pins):
         print(json.dumps(pin.to_json()) if options.json else _line(pin))
-    return 0
 
 
 def _line(pin: Pin) -> str:
@@ -117,7 +115,7 @@ def _line(pin: Pin) -> str:
     return f"{pin.name}: {leads}keeps {pin.rule.words}{waits}"
 
 
-def _show(options: argparse.Namespace, config: Config) -> int:
+def _show(options: argparse.Namespace, config: Config) -> None:
     cache, name = any_cache(options.cache), _name(options.name)
 
     async def revisions(catalog: SqlCatalog) -> list[tuple[PinRevision, bool]]:
@@ -133,10 +131,9 @@ def _show(options: argparse.Namespace, config: Config) -> int:
             state = "waits" if one.set_at is None else "keeps" if keeps else "keeps nothing any more"
             at = "" if one.set_at is None else f", set {one.to_json()['set']}"
             print(f"{one.revision}: {one.path}, {state}{at} by {one.set_by}")
-    return 0
 
 
-def _remove(options: argparse.Namespace, config: Config) -> int:
+def _remove(options: argparse.Namespace, config: Config) -> None:
     cache, name = any_cache(options.cache), _name(options.name)
 
     async def remove(catalog: SqlCatalog) -> None:
@@ -147,7 +144,6 @@ def _remove(options: argparse.Namespace, config: Config) -> int:
     in_catalog(config, remove)
     if options.json:
         print(json.dumps({"name": name}))
-    return 0
 
 
 def _name(text: str) -> PinName:

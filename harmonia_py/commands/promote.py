@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one object, for scripts")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it."""
     cache = find_cache(options.target, os.environ)
     # Paths of any store directory: the server knows its own.
@@ -43,12 +43,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         fields = {"published": promoted.published, "present": promoted.present, "kept_first": promoted.kept_first}
         print(json.dumps(fields))
-        return 0
+        return
     console = messages()
     for path in promoted.kept_first:
         console.print(f"{path}: {cache.name} has another build of it, which stays")
     console.print(f"{cache.url}: {count(len(promoted.published), 'path')} published, {promoted.present} present")
-    return 0
 
 
 async def _promote(cache: CacheUrl, source: str, paths: list[str]) -> Promoted:

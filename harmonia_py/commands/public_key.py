@@ -25,12 +25,11 @@ def add_arguments(parser: Parser) -> None:
     add_config(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Print them; exit status 1 when there is none."""
     keys = key_files.read_secret_keys(options.files, os.environ) if options.files else _configured(options)
     for key in keys:
         print(key.public_key)
-    return 0
 
 
 def _configured(options: argparse.Namespace) -> list[SecretKey]:

@@ -66,13 +66,13 @@ def add_arguments(parser: Parser) -> None:
         add_config(verb)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Do it."""
     config = load(options)
-    return {"create": _create, "list": _list, "revoke": _revoke}[options.action](options, config)
+    {"create": _create, "list": _list, "revoke": _revoke}[options.action](options, config)
 
 
-def _create(options: argparse.Namespace, config: Config) -> int:
+def _create(options: argparse.Namespace, config: Config) -> None:
     actions = [Action.parse(word) for word in options.allow.split(",")]
     patterns = [CachePattern.parse(pattern) for pattern in options.cache]
     token, row = new_token(options.name, actions, patterns, now=now(), expires=_end(options.expires))
@@ -85,23 +85,21 @@ def _create(options: argparse.Namespace, config: Config) -> int:
     in_catalog(config, create, make=True)
     print("the token; this is the only time that it is shown:", file=sys.stderr)
     print(token)
-    return 0
 
 
-def _list(options: argparse.Namespace, config: Config) -> int:
+def _list(options: argparse.Namespace, config: Config) -> None:
     rows = in_catalog(config, lambda catalog: all_of(catalog.access.page, lambda row: row.id))
     rows.sort(key=lambda row: (row.name, row.created))
     if options.json:
         for row in rows:
             print(json.dumps(_fields(row)))
-        return 0
+        return
     for row in rows:
         fields = _fields(row)
         state = f"revoked {fields['revoked']}" if row.revoked else f"until {fields['expires'] or 'it is revoked'}"
         used = fields["used"] or "never"
         whose = "" if row.holder is None else f", of {row.holder}"
         print(f"{row.name}: {_allowed(row)}, {state}, last used {used}{whose}")
-    return 0
 
 
 def _allowed(row: TokenRow) -> str:
@@ -112,7 +110,7 @@ def _allowed(row: TokenRow) -> str:
     return "; ".join(f"{actions} on {','.join(patterns)}" for actions, patterns in allowed.items())
 
 
-def _revoke(options: argparse.Namespace, config: Config) -> int:
+def _revoke(options: argparse.Namespace, config: Config) -> None:
     async def revoke(catalog: SqlCatalog) -> int:
         if options.holder is None:
             count: int = await catalog.access.revoke(options.name, now=now())
@@ -130,7 +128,6 @@ def _revoke(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"there is no {what} that could be revoked; `token list` shows which there are")
     if options.holder is not None:
         print(f"revoked {count}", file=sys.stderr)
-    return 0
 
 
 def _end(text: str) -> Timestamp | None:

@@ -58,13 +58,14 @@ class _Files(Struct, frozen=True):
     names_netrc: bool
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Change the files, or say what to put into a configuration of NixOS."""
     cache = find_cache(options.cache, os.environ)
     files = _files(os.environ)
     console = messages()
     if options.remove:
-        return _remove(cache, files, console, dry_run=options.dry_run)
+        _remove(cache, files, console, dry_run=options.dry_run)
+        return
     info = asyncio.run(_ask(cache))
     if not info.public_keys:
         console.print(
@@ -85,7 +86,6 @@ def run(options: argparse.Namespace) -> int:
         console.print(
             "A nix-daemon heeds this only for users in its `trusted-users`; as root, `use` sets up the system."
         )
-    return 0
 
 
 async def _ask(cache: CacheUrl) -> CacheInfo:
@@ -131,7 +131,7 @@ def _print_nixos(block: Block) -> None:
         out.print(f"nix.settings.{name} = {words if name == 'netrc-file' else f'[ {words} ]'};", markup=False)
 
 
-def _remove(cache: CacheUrl, files: _Files, console: Console, *, dry_run: bool) -> int:
+def _remove(cache: CacheUrl, files: _Files, console: Console, *, dry_run: bool) -> None:
     before = read_private(files.conf)
     if not has_block(before, cache.url):
         raise ConfigError(f"{files.conf}: has nothing of {cache.url}")
@@ -149,4 +149,3 @@ def _remove(cache: CacheUrl, files: _Files, console: Console, *, dry_run: bool) 
                 file.unlink()
             elif text is not None and text != was:
                 write_private(file, text, mode)
-    return 0

@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     add_config(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Say it."""
     config = load(options)
     hash_part = parse_hash_part(options.path, config.store_dir)
@@ -60,7 +60,6 @@ def run(options: argparse.Namespace) -> int:
         if not one.is_known:
             raise ConfigError(f"{one.cache.name}: more than {_MOST} paths lead to it; none that was looked at says why")
         print(json.dumps(one.to_json()) if options.json else _words(one))
-    return 0
 
 
 def _words(standing: Standing) -> str:

@@ -35,9 +35,9 @@ def add_arguments(parser: Parser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     """Show the metrics until interrupted, or once."""
-    return top(
+    top(
         options.url,
         token_file=options.token_file,
         interval=options.interval,

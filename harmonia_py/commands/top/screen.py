@@ -27,7 +27,7 @@ _MOST_CACHES: Final = 12
 _HOW_TO_END: Final = "[dim]q ends[/]"
 
 
-def top(url: str, *, token_file: Path | None, interval: float, once: bool, as_json: bool) -> int:
+def top(url: str, *, token_file: Path | None, interval: float, once: bool, as_json: bool) -> None:
     """Show the metrics of the server at `url` until interrupted, or once, and return the exit status.
 
     Raises:
@@ -44,12 +44,11 @@ def top(url: str, *, token_file: Path | None, interval: float, once: bool, as_js
                 console.print(_draw(view, url))
             if once or not as_json:
                 break
-        return 0
+        return
     first = Group(f"looking at {escape(printable(url))} …", _HOW_TO_END)
     with key_that_ends() as wait, Live(first, console=console, screen=True, auto_refresh=False) as live:
         for view in _views(url, interval, authorization, wait):
             live.update(Group(_draw(view, url), _HOW_TO_END), refresh=True)
-    return 0
 
 
 def _views(url: str, interval: float, authorization: str | None, wait: Callable[[float], bool]) -> Iterator[View]:
