@@ -49,30 +49,35 @@ class _StartSettings:
 
     def __init__(self, first: Settings) -> None:
         self.reloads = Reloads()
-        self._newest = self._taken = first
+        # Of the reload that a worker has taken last, and of all after it, by their numbers.
+        self._read = {0: first}
 
     def work(self, worker_of: Callable[[Settings], Worker]) -> None:
         """Run one worker until it ends. Raises what it raises."""
-        newest = self.reloads.begun
-        if self.reloads.taken != newest:
-            worker = worker_of(self._newest)
+        newest = max(self._read)  # the supervisor may have begun another one since this process was forked
+        if self._taken() != newest:
+            worker = worker_of(self._read[newest])
             try:
                 return uvloop.run(worker.run(newest))
-            except HarmoniaError as error:
+            except Exception as error:
                 if worker.has_served:
                     raise
                 _log.error("a worker begins as before the last reload, because of this: %s", error)
+        taken = self._taken()
+        refused = None if taken == newest else Reload(newest, self._read[newest])
+        return uvloop.run(worker_of(self._read[taken]).run(taken, refused))
+
+    def _taken(self) -> int:
+        """The last reload that a worker has taken; of later ones than are known here, this process will hear."""
         taken = self.reloads.taken
-        if taken == newest:
-            return uvloop.run(worker_of(self._newest).run(newest))
-        return uvloop.run(worker_of(self._taken).run(taken, Reload(newest, self._newest)))
+        return max((number for number in self._read if number <= taken), default=min(self._read))
 
     def add(self, wanted: Settings) -> None:
         """Begin a reload with these."""
-        if self.reloads.taken == self.reloads.begun:
-            self._taken = self._newest
-        self._newest = wanted
+        taken = self._taken()
+        self._read = {number: settings for number, settings in self._read.items() if number >= taken}
         self.reloads.begin()
+        self._read[self.reloads.begun] = wanted
 
 
 def serve(config: Config, listeners: list[Listener], reload: Callable[[], Config]) -> int:

@@ -30,6 +30,7 @@ from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
 from harmonia_py.web.state import AdministrationOf, PushesOf, Serving, ServingSettings
 from harmonia_py.wiring.access import authenticators, token_exchange
+from harmonia_py.wiring.catalog import wants_catalog
 from harmonia_py.wiring.node import Node
 from harmonia_py.wiring.pools import Pools
 from harmonia_py.wiring.serving_settings import clients_of, limits_of, serving_settings_of
@@ -43,8 +44,10 @@ _CERTIFICATE_SECONDS: Final = 5.0
 # How often is looked for a store while there is none, and for a catalog: a connection that is refused, and a file that
 # is not there, in a thread.
 _LOOK_SECONDS: Final = 2.0
-# How often a reload is tried again that could not be opened: it takes as long as a start, and asks a bucket.
+# When a reload is tried again that could not be opened, and at most how much later each time: it takes as long as a
+# start, asks a bucket, and leaves a thread behind on a disk that does not answer.
 _RETRY_SECONDS: Final = 5.0
+_MAX_RETRY_SECONDS: Final = 60.0
 
 
 class Reload(Struct, frozen=True):
@@ -128,9 +131,10 @@ class Worker:
         self._rooms = Rooms() if self._housekeeping else None
         self._catalog = WorkerCatalog(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
         self._catalog_failure = ""
-        # The last reload while this worker does not serve by it, and why it does not.
+        # The last reload while this worker does not serve by it, why it does not, and when it is tried again.
         self._refused: Reload | None = None
-        self._refusal = ""
+        self._refusal: str | None = None
+        self._retry_seconds = _RETRY_SECONDS
         self.has_served = False
 
     async def run(self, number: int, refused: Reload | None = None) -> None:
@@ -148,7 +152,7 @@ class Worker:
         loop.add_reader(self._lifelines.supervisor_fd, self._stop.set)
         tasks = [asyncio.create_task(self._beat())]
         try:
-            node = await self._open(self._settings)
+            node = await self._open_first()
             self._limit_rooms(self._settings)
             serving = Serving(*self._served(node, self._settings))
             tasks += [asyncio.create_task(lasting(work)) for work in self._works(serving)]
@@ -203,10 +207,23 @@ class Worker:
             table = settings.config.storage
             self._rooms.limits = StorageLimits(max_size=table.max_bytes, min_free=table.min_free_bytes)
 
-    async def _open(self, settings: Settings) -> Node:
-        """Open what `settings` describe. When that fails, this process goes on as it was."""
+    async def _open_first(self) -> Node:
+        try:
+            return await self._open(self._settings)
+        except HarmoniaError as error:
+            if self._refused is None or wants_catalog(self._settings.config):
+                raise
+            # The catalog may be one that the refused reload has begun and that cannot be used: no worker would serve.
+            _log.error("a worker begins without a catalog, because of this: %s", error)  # for people
+            return await self._open(self._settings, only_wanted=True)
+
+    async def _open(self, settings: Settings, *, only_wanted: bool = False) -> Node:
+        """Open what `settings` describe. When that fails, this process goes on as it was.
+
+        `only_wanted`: a catalog that the configuration does not need is left alone.
+        """
         config = settings.config
-        async with self._catalog.opening(config):
+        async with self._catalog.opening(config, only_wanted=only_wanted):
             node = await Node.open(
                 config,
                 settings.secret_keys,
@@ -242,10 +259,14 @@ class Worker:
                 async with asyncio.timeout(self._patience()):
                     await self._reload_wanted.wait()
             except TimeoutError:
+                if self._stop.is_set():
+                    continue
                 if self._refused is not None:
+                    self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
                     await self._take(self._refused, serving)
                 await self._look_for_store(serving)
-                if self._refused is None:  # otherwise a catalog may be one that the reload has begun to make
+                # A refused reload that needs a catalog may have begun to make the one that is there.
+                if self._refused is None or not wants_catalog(self._refused.settings.config):
                     await self._look_for_catalog(serving)
             else:
                 self._reload_wanted.clear()
@@ -254,17 +275,20 @@ class Worker:
     def _patience(self) -> float | None:
         """Seconds until there is something to be tried again, or looked for; None for nothing."""
         if self._refused is not None:
-            return _RETRY_SECONDS
+            return self._retry_seconds
         return _LOOK_SECONDS if self._settings.choice.may_change or self._catalog.ports is None else None
 
     async def _reload(self, serving: Serving) -> None:
         number = self._reloads.begun
-        self._refused, self._refusal = None, ""
+        self._refused, self._refusal, self._retry_seconds = None, None, _RETRY_SECONDS
+        if self._certificate is not None:
+            # One that has been replaced is shown also when the rest is refused: `_keep_current` would show it soon.
+            try:
+                self._certificate.renew()
+            except Exception as error:  # noqa: BLE001  # as below
+                _log.warning("the certificate stays what it was: %s", error)
         try:
             settings = await asyncio.to_thread(self._read_again)
-            if self._certificate is not None:
-                # One that has been replaced is shown also when the rest is refused: `_keep_current` would show it soon.
-                self._certificate.renew()
         except Exception as error:  # noqa: BLE001  # after any error the next reload must find this task
             self._log_refusal(error)
         else:
@@ -273,24 +297,27 @@ class Worker:
     async def _take(self, reload: Reload, serving: Serving) -> None:
         """Serve by what a reload has read; while a disk, a database or a bucket fails, it is tried again."""
         try:
-            await self._serve_by(reload.settings, serving)
+            # The store may have come, or gone, since the reload was read.
+            choice = await asyncio.to_thread(choose_store, reload.settings.config)
+            await self._serve_by(replace(reload.settings, choice=choice), serving)
         except Exception as error:  # noqa: BLE001  # as in `_reload`
             self._refused = reload
-            self._log_refusal(error)
+            self._log_refusal(error, "; it is tried again until there is another reload")
         else:
             self._refused = None
             self._reloads.take(reload.number)
             _log.info("reloaded")
 
-    def _log_refusal(self, error: Exception) -> None:
-        words = "; ".join(str(error).splitlines())
-        if words == self._refusal:  # tried again, to no other end
+    def _log_refusal(self, error: Exception, what_follows: str = "") -> None:
+        refusal = repr(error)
+        if refusal == self._refusal:  # tried again, to no other end
             return
-        self._refusal = words
+        self._refusal = refusal
         if isinstance(error, HarmoniaError):
-            _log.error("not reloaded: %s", words)  # the message is meant for people
+            words = "; ".join(str(error).splitlines())  # they are meant for people
+            _log.error("not reloaded: %s%s", words, what_follows)
         else:
-            _log.error("not reloaded", exc_info=error)
+            _log.error("not reloaded%s", what_follows, exc_info=error)
 
     async def _look_for_store(self, serving: Serving) -> None:
         """Serve the local store as soon as there is one: the server may have been started before Nix was installed."""

@@ -93,7 +93,7 @@ class DiskBlobs:
         try:
             await self._threads.in_time(self._directory.prepare)
         except BaseException:
-            await self._threads.aclose()
+            self._threads.give_up()  # as in `DiskSpool`
             raise
         self._ticker = asyncio.create_task(self._tick())
         return self

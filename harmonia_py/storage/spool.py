@@ -67,7 +67,7 @@ class DiskSpool:
         try:
             locked = await self._threads.in_time(self._prepare)
         except BaseException:
-            await self._threads.aclose()
+            self._threads.give_up()  # a disk that does not answer would hold up what waits for its threads
             raise
         if locked:
             look = partial(self._threads.later, partial(_remove_dead, locked))

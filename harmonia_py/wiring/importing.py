@@ -60,10 +60,7 @@ async def open_importing(
         )
 
     settings = (mirrored, mirror, writer, config.store_dir, tuple(secret_keys))
-    importing = await opening.selection.get("importing", settings, owned(make, Importing.aclose), idle=_until_idle)
-    # By a reload an administrator says that nix.conf has another key, or that the store has changed.
-    importing.reconsider()
-    return importing
+    return await opening.selection.get("importing", settings, owned(make, Importing.aclose), idle=_until_idle)
 
 
 async def open_store_import(opening: Opening, secret_keys: Sequence[SecretKey]) -> "StoreImport | None":

@@ -115,6 +115,9 @@ class Node:
             if confirm is not None:
                 await confirm()
             # Last: the mirror may be shared with the node before, and must stay as it was if anything above fails.
+            if self.importing is not None:
+                # By a reload an administrator says that nix.conf has another key, or that the store has changed.
+                self.importing.reconsider()
             if self.mirror is not None:
                 self.mirror.on_kept = self.importing.want if self.importing is not None else lambda _: None
         return self

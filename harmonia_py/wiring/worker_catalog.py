@@ -107,8 +107,8 @@ class WorkerCatalog:
         return self._opened is None and await asyncio.to_thread(has_catalog, config)
 
     @asynccontextmanager
-    async def opening(self, config: Config) -> AsyncIterator[None]:
-        """Open the catalog, if `config` needs one or there is one by now, and none is open here yet.
+    async def opening(self, config: Config, *, only_wanted: bool = False) -> AsyncIterator[None]:
+        """Open the catalog, if `config` needs one or (unless `only_wanted`) there is one, and none is open here yet.
 
         The block opens what else `config` describes, and then calls `declare` and `use`. When it fails, a catalog that
         was opened for it is closed again, and otherwise the housekeeping of that catalog begins after it: by then the
@@ -117,7 +117,8 @@ class WorkerCatalog:
         Raises:
             StorageError: the catalog cannot be opened, or the bucket belongs to another one.
         """
-        if self._opened is not None or not (wants_catalog(config) or await self.has_come(config)):
+        opens = wants_catalog(config) or (not only_wanted and await self.has_come(config))
+        if self._opened is not None or not opens:
             yield
             return
         async with AsyncExitStack() as resources:

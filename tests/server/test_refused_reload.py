@@ -135,3 +135,27 @@ def test_a_reload_is_tried_again_until_it_can_be_opened(
         for _ in range(8):
             assert b"Priority: 7\n" in server.get("/nix-cache-info").body
         assert killed or server.output().count("not reloaded: ") == 2, "each worker says it once"
+
+
+def test_workers_begin_without_the_catalog_that_a_refused_reload_has_begun(
+    daemon: Lab, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """The catalog was there by then, and could not be used: no worker served any more."""
+    del settings["caches"]
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "pushed").touch()
+    with Server(tmp_path, daemon.env, settings | {"state_directory": str(state)}) as server:
+        wanted = settings | {"state_directory": str(state), "caches": {"team": {"public": True}}, "priority": 7}
+        (server.root / "harmonia.toml").write_text(tomli_w.dumps(wanted))
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.output().count("not reloaded: ") == 2)
+        assert (state / "catalog.sqlite").exists()
+        kill_workers(server)
+        server.until(lambda: server.output().count("a worker begins without a catalog") == 2)
+        for _ in range(8):
+            assert b"Priority: 30\n" in server.get("/nix-cache-info").body
+        (state / "pushed").unlink()
+        server.until(lambda: server.output().count("info: reloaded") == 2)
+        for _ in range(8):
+            assert server.get("/team/nix-cache-info").status == 200
