@@ -211,11 +211,6 @@ class BinaryCache:
             return found
         return replace(found, validity=together(found.validity, self._policy.validity))
 
-    @property
-    def has_policy(self) -> bool:
-        """Whether a policy decides what is given out."""
-        return self._policy is not None
-
     async def allows(self, info: PathInfo) -> bool:
         """Whether the policy, where there is one, lets a path be given out."""
         return self._policy is None or await self._policy.allows(info)

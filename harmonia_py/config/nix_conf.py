@@ -65,9 +65,7 @@ def remove_block(text: str | None, name: str) -> str | None:
 
 def without_blocks(text: str | None) -> str:
     """The text without any block of ours."""
-    return re.sub(
-        r"^# harmonia-py: (\S+) begins.*\n(?:.*\n)*?# harmonia-py: \1 ends\n?", "", text or "", flags=re.MULTILINE
-    )
+    return _BLOCK.sub("", text or "")
 
 
 def has_block(text: str | None, name: str) -> bool:

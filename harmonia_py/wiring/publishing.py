@@ -141,7 +141,7 @@ class Publishing:
         self, row: CacheRow, view: BinaryCache, room: RoomForPushes, usage: CacheUsage
     ) -> RecipeUploads | None:
         # A reader may know the chunks of all paths only where no policy withholds some.
-        if row.settings.deduplicate != CHUNKS or view.has_policy:
+        if row.settings.deduplicate != CHUNKS or not view.gives_all:
             return None
         return RecipeUploads(
             row,

@@ -7,7 +7,7 @@ Source: `auth_cache` in `server/src/access/http.rs` of Attic.
 """
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -17,9 +17,6 @@ from harmonia_py.cache.caches import NamedCache
 from harmonia_py.errors import FormatError
 from harmonia_py.web.attic.answers import Refusal, bad_request, no_such_cache
 from harmonia_py.web.state import SERVING, principal_of
-
-if TYPE_CHECKING:
-    pass
 
 _FORBIDDEN: Final = "Access error: User does not have permission to complete this action."
 

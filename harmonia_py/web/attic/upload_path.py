@@ -7,7 +7,6 @@ the client sends paths in any order.
 
 import asyncio
 from collections.abc import AsyncIterator
-from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
@@ -25,7 +24,7 @@ from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.web.admission.limits import answer_in
 from harmonia_py.web.attic.admission import check_may_push, find_cache, parse_name
-from harmonia_py.web.attic.answers import Refusal, bad_request, json_answer
+from harmonia_py.web.attic.answers import bad_request, json_answer
 from harmonia_py.web.attic.bodies import NarDescription, decode
 from harmonia_py.web.attic.get_missing_paths import RUN
 from harmonia_py.web.http import upload
@@ -97,7 +96,7 @@ async def _description(request: web.Request, body: "_Body") -> NarDescription:
     if not size.isascii() or not size.isdecimal() or len(size) > len(str(_MAX_PREAMBLE)):
         raise bad_request(f"{PREAMBLE_SIZE} must be a valid unsigned integer")
     if int(size) > _MAX_PREAMBLE:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "RequestError", "General request error: Upload info is too large")
+        raise bad_request("Upload info is too large")
     check_may_push(request)
     return await asyncio.to_thread(decode, await body.take(int(size)), NarDescription)
 

@@ -3,14 +3,14 @@
 A page says no more than the line, so it is the same for things that are there and for those that are not.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
 
 from harmonia_py.web.admission.address import host_of
-from harmonia_py.web.http.errors import is_writing
+from harmonia_py.web.http.errors import Handler, is_writing
 from harmonia_py.web.http.weights import weights
 from harmonia_py.web.pages.templates import headers, render
 from harmonia_py.web.state import TRANSFERS
@@ -61,8 +61,6 @@ WORDS: Final[Mapping[HTTPStatus, Words]] = {
 }
 # For a status that only a program can meet, since no browser sends such a request.
 _OTHER: Final = Words("The server does not do what was asked for.", "Look at the URL, and at the request.")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
