@@ -93,15 +93,7 @@ class PartUploads:
         finally:
             await in_thread(self._threads, file.close)
 
-    async def finish(
-        self,
-        session: PushSession,
-        nar: "PartName",
-        file: PushedFile,
-        file_size: int,
-        *,
-        max_nar_size: int | None,
-    ) -> bool:
+    async def finish(self, session: PushSession, nar: "PartName", file: PushedFile, file_size: int) -> bool:
         """Check a whole file and keep it; False while that goes on: the client asks again.
 
         Args:
@@ -109,7 +101,6 @@ class PartUploads:
             nar: the name that it had so far.
             file: the hash and the compression that the client says it has.
             file_size: the length that the client says it has.
-            max_nar_size: bytes that its NAR may have.
 
         Raises:
             FormatError: it has another hash or size, or holds no NAR; it is removed.
@@ -117,7 +108,7 @@ class PartUploads:
             Overloaded: another request has it.
             StorageError: it cannot be kept.
         """
-        check = partial(self._finish, session, nar, file, file_size, max_nar_size=max_nar_size)
+        check = partial(self._finish, session, nar, file, file_size)
         return await self._checks.is_done(nar.key(session.cache, session.principal), check)
 
     async def sweep(self) -> None:
@@ -129,21 +120,13 @@ class PartUploads:
                 _log.warning("cannot look for parts of files that were given up: %s", error)
             await asyncio.sleep(_SWEEP_SECONDS)
 
-    async def _finish(
-        self,
-        session: PushSession,
-        nar: "PartName",
-        file: PushedFile,
-        file_size: int,
-        *,
-        max_nar_size: int | None,
-    ) -> None:
+    async def _finish(self, session: PushSession, nar: "PartName", file: PushedFile, file_size: int) -> None:
         whole = await self._open(session, nar)
         try:
             if whole.size != file_size:
                 raise PushConflict(f"parts: {whole.size} bytes of it are here, not {file_size}")
             try:
-                await self._receiver.receive_whole(session, file, whole, max_nar_size=max_nar_size)
+                await self._receiver.receive_whole(session, file, whole)
             except FormatError:
                 await in_thread(self._threads, whole.remove)
                 raise

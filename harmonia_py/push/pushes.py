@@ -126,7 +126,6 @@ class Pushes:
                 room=room,
                 find=self.file,
                 came=self._count,
-                max_nar_size=self._settings.max_nar_size,
             )
         self.adopting = Adopting(
             cache,
@@ -148,7 +147,7 @@ class Pushes:
         session, until = self._sessions.get((principal.name, run), (None, 0))
         if session is None or now >= until:
             key = hashlib.sha256(f"{self._cache}\0{principal.name}\0{run}".encode()).digest()
-            session = PushSession(base32.encode(key[:20]), self._cache, principal.name)
+            session = PushSession(base32.encode(key[:20]), self._cache, principal.name, self._settings.max_nar_size)
             row = Session(id=session.id, cache=self._cache, principal=principal.name, begun=now, seen=now)
             await self._catalog.uploads.session(row)
             self._sessions[principal.name, run] = session, now + _SIGN_SECONDS
@@ -207,7 +206,7 @@ class Pushes:
         """Take a file in; see `Receiver.receive`."""
         check_compression(file)
         with self._room.arriving(file_size):
-            await self._receiver.receive(session, file, file_size, portions, max_nar_size=self._settings.max_nar_size)
+            await self._receiver.receive(session, file, file_size, portions)
         await self._count(file_size)
 
     async def _take_past_server(
@@ -221,7 +220,7 @@ class Pushes:
     async def receive_nar(self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes]) -> NarFile:
         """Take in a NAR that is not compressed; see `Receiver.receive_nar`."""
         with self._room.arriving(claim.nar_size):
-            file = await self._receiver.receive_nar(session, claim, portions, max_nar_size=self._settings.max_nar_size)
+            file = await self._receiver.receive_nar(session, claim, portions)
         await self._count(file.file_size, checked=claim.nar_size)
         return file
 
@@ -230,7 +229,7 @@ class Pushes:
         check_compression(file)
         if await self.file(session, file) is not None:
             return True
-        done = await self.parts.finish(session, nar, file, file_size, max_nar_size=self._settings.max_nar_size)
+        done = await self.parts.finish(session, nar, file, file_size)
         if done:
             await self._count(file_size)
         return done

@@ -53,11 +53,18 @@ class PushSession(Struct, frozen=True):
         id: of the session, in the catalog.
         cache: that is pushed to.
         principal: that pushes, by name.
+        max_nar_size: bytes that a NAR may have by the settings of the cache; None for no limit of its own.
     """
 
     id: str
     cache: CacheId
     principal: str
+    max_nar_size: int | None = None
+
+    @property
+    def bounds(self) -> NarBounds:
+        """The bounds of the NARs that it brings."""
+        return NarBounds(nar_size=min(self.max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
 
 
 def passing_key() -> BlobKey:
@@ -100,13 +107,7 @@ class Receiver:
         return time_by(time.time)
 
     async def receive(
-        self,
-        session: PushSession,
-        file: PushedFile,
-        file_size: int,
-        portions: AsyncIterator[bytes],
-        *,
-        max_nar_size: int | None = None,
+        self, session: PushSession, file: PushedFile, file_size: int, portions: AsyncIterator[bytes]
     ) -> None:
         """Take a file in; when this returns it is whole, durable, checked, and served below the push URLs of its cache.
 
@@ -115,14 +116,13 @@ class Receiver:
             file: the hash and the compression that its URL names.
             file_size: the length that was announced.
             portions: its bytes. An error that they raise ends the upload.
-            max_nar_size: bytes that its NAR may have.
 
         Raises:
             FormatError: the bytes are not those of the URL, or no NAR.
             PushConflict: what was there before is still being deleted.
             StorageError: it cannot be kept.
         """
-        upload = UploadCheck(file, file_size, _bounds(max_nar_size))
+        upload = UploadCheck(file, file_size, session.bounds)
         if file_size <= _SMALL_BYTES:
             await self._receive_small(session, upload, portions)
         else:
@@ -150,20 +150,16 @@ class Receiver:
             await self._pour(session, upload, writer, portions)
             await self._finish(session, upload, writer)
 
-    async def receive_whole(
-        self, session: PushSession, file: PushedFile, whole: PartialFile, *, max_nar_size: int | None = None
-    ) -> None:
+    async def receive_whole(self, session: PushSession, file: PushedFile, whole: PartialFile) -> None:
         """Take in, as `receive` does, a file that is on the disk already, where the blobs are: nothing is copied."""
-        upload = UploadCheck(file, whole.size, _bounds(max_nar_size))
+        upload = UploadCheck(file, whole.size, session.bounds)
         await self._files.expect(session.cache, session.id, file)
         checked = await self._in_turns(session, upload, upload.take_all(whole.read()))
         await self._files.keep(session.cache, session.id, checked, await in_thread(self._threads, whole.spooled))
 
-    async def receive_seized(
-        self, session: PushSession, file: PushedFile, seized: SeizedUpload, *, max_nar_size: int | None = None
-    ) -> None:
+    async def receive_seized(self, session: PushSession, file: PushedFile, seized: SeizedUpload) -> None:
         """Take in, as `receive` does, a file that is in the bucket under another name: it is read back."""
-        upload = UploadCheck(file, seized.blob.size, _bounds(max_nar_size))
+        upload = UploadCheck(file, seized.blob.size, session.bounds)
         pieces = seized.blob.pieces(0, None)
         await self._files.expect(session.cache, session.id, file)
         try:
@@ -173,9 +169,7 @@ class Receiver:
                 pieces.close()
         await self._files.keep(session.cache, session.id, checked, seized)
 
-    async def receive_nar(
-        self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes], *, max_nar_size: int | None = None
-    ) -> NarFile:
+    async def receive_nar(self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes]) -> NarFile:
         """Take in a NAR that is not compressed, and compress it.
 
         Returns the file that it became, which is whole, durable, checked and served, as after `receive`.
@@ -186,7 +180,7 @@ class Receiver:
             PushConflict: what was there before is still being deleted.
             StorageError: it cannot be kept.
         """
-        upload = NarUpload(claim, self._zstd.compressor(claim.nar_size), "zstd", _bounds(max_nar_size))
+        upload = NarUpload(claim, self._zstd.compressor(claim.nar_size), "zstd", session.bounds)
         async with self._written(0) as writer:
             await self._pour(session, upload, writer, portions)
             return await self._finish(session, upload, writer)
@@ -263,10 +257,6 @@ async def _end(upload: Upload, taking: "asyncio.Task[Any] | None") -> None:
         await asyncio.wait([taking])
         if not taking.cancelled():
             taking.exception()  # retrieved, so that asyncio does not report it; the caller raises the first error
-
-
-def _bounds(max_nar_size: int | None) -> NarBounds:
-    return NarBounds(nar_size=min(max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
 
 
 def _joined(portions: list[bytes]) -> list[bytes]:

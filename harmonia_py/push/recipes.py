@@ -18,7 +18,7 @@ from typing import Final
 from harmonia_py.cache.source import Pause
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.bases import MAX_BASES, Bases
-from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.sessions import Sessions
 from harmonia_py.chunks.catalog import Chunks
@@ -35,7 +35,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.making import Making
 from harmonia_py.push.push_metrics import PushCounters
-from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession, Receiver
+from harmonia_py.push.receiving import PushSession, Receiver
 from harmonia_py.push.recipe_body import RecipeBody
 from harmonia_py.push.room import RoomForPushes
 from harmonia_py.push.upload_check import MadeUpload
@@ -58,7 +58,7 @@ class RecipeUploads:
     """The recipes that clients push to one cache.
 
     Args:
-        cache: as the catalog has it.
+        cache: that they come to.
         bases: paths that others may share chunks with.
         sessions: tell which NARs are here.
         chunks: the chunks of all caches.
@@ -75,7 +75,7 @@ class RecipeUploads:
 
     def __init__(
         self,
-        cache: CacheRow,
+        cache: CacheId,
         *,
         bases: Bases,
         sessions: Sessions,
@@ -204,18 +204,14 @@ class RecipeUploads:
     def _key(self, session: PushSession, nar_hash: Hash) -> str:
         return f"{session.cache}\0{session.principal}\0{nar_hash}"
 
-    def _check(self, recipe: Recipe, nar_hash: Hash) -> None:
-        if recipe.nar_hash != nar_hash:
-            raise FormatError("the recipe is of another NAR than the URL")
-        most = min(self._cache.settings.max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE)
-        if recipe.nar_size > most:
-            raise PushTooLarge(f"this NAR is {recipe.nar_size} bytes, and {most} are taken at the most")
-
     async def _make(
         self, session: PushSession, nar_hash: Hash, arrived: RecipeBody, bases: Collection[HashPart]
     ) -> None:
-        said = await arrived.recipe()
-        self._check(said, nar_hash)
+        said, most = await arrived.recipe(), session.bounds.nar_size
+        if said.nar_hash != nar_hash:
+            raise FormatError("the recipe is of another NAR than the URL")
+        if said.nar_size > most:
+            raise PushTooLarge(f"this NAR is {said.nar_size} bytes, and {most} are taken at the most")
         sizes = await in_thread(self._threads, said.chunk_sizes)
         known = await self._known(sizes, bases)
         if any(sizes[chunk] != size for chunk, size in known.items()):
@@ -255,7 +251,7 @@ class RecipeUploads:
     async def _known(self, wanted: Mapping[ChunkHash, object], bases: Collection[HashPart]) -> Mapping[ChunkHash, int]:
         """The wanted chunks that are in bases, with their lengths."""
         known: dict[ChunkHash, int] = {}
-        for base in await self._bases.find(self._cache.id, list(dict.fromkeys(bases))[:MAX_BASES]):
+        for base in await self._bases.find(self._cache, list(dict.fromkeys(bases))[:MAX_BASES]):
             try:
                 recipe = await self._files.recipe(base.recipe)
             except ChunksUnknown:

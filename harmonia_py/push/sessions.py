@@ -84,7 +84,7 @@ class PushSessions:
         Raises:
             StorageError: it cannot be noted.
         """
-        session = PushSession(secrets.token_hex(_RANDOM_BYTES), self._cache.id, principal.name)
+        session = self._session(secrets.token_hex(_RANDOM_BYTES), principal)
         await self._note(session)
         return session
 
@@ -95,7 +95,7 @@ class PushSessions:
             SessionEnded: it belongs to another principal, has ended, or showed no sign of life for too long.
             StorageError: it cannot be told.
         """
-        session = PushSession(session_id, self._cache.id, principal.name)
+        session = self._session(session_id, principal)
         if self._receiver.now() < self._known.get((session_id, principal.name), 0):
             return session
         found = await self._sessions.find(session_id)
@@ -104,6 +104,9 @@ class PushSessions:
             raise SessionEnded("this session has ended: begin another one, and ask again what is missing")
         await self._note(session)
         return session
+
+    def _session(self, session_id: str, principal: Principal) -> PushSession:
+        return PushSession(session_id, self._cache.id, principal.name, self._cache.settings.max_nar_size)
 
     async def _note(self, session: PushSession, *, end: bool = False) -> None:
         now = self._receiver.now()

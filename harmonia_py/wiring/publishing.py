@@ -144,7 +144,7 @@ class Publishing:
         if row.settings.deduplicate != CHUNKS or not view.gives_all:
             return None
         return RecipeUploads(
-            row,
+            row.id,
             bases=self._node.catalog.bases,
             sessions=self._node.catalog.sessions,
             chunks=self._node.catalog.chunks,

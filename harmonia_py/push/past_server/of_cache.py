@@ -27,7 +27,6 @@ class UploadsPastServer:
         room: of the cache.
         find: finds files.
         came: is told of the size of each file that was taken in.
-        max_nar_size: bytes that a NAR may have.
     """
 
     def __init__(
@@ -38,14 +37,12 @@ class UploadsPastServer:
         room: RoomForPushes,
         find: FindFile,
         came: Callable[[int], Awaitable[None]],
-        max_nar_size: int | None,
     ) -> None:
         self._pending = pending
         self._in_parts = in_parts
         self._room = room
         self._find = find
         self._came = came
-        self._max_nar_size = max_nar_size
 
     @property
     def place(self) -> str:
@@ -136,7 +133,7 @@ class UploadsPastServer:
             # The file may have another size than the client said.
             await self._room.check(upload.blob.size, file.file_hash)
             with self._room.arriving(upload.blob.size):
-                await self._pending.receive(session, file, upload, max_nar_size=self._max_nar_size)
+                await self._pending.receive(session, file, upload)
             await self._came(upload.blob.size)
         finally:
             await upload.close()
@@ -150,7 +147,7 @@ class UploadsPastServer:
         try:
             await self._room.check(sent.size, file.file_hash)
             with self._room.arriving(sent.size):
-                await in_parts.receive(session, file, sent, upload, self._max_nar_size)
+                await in_parts.receive(session, file, sent, upload)
             await self._came(sent.size)
         finally:
             await upload.close()

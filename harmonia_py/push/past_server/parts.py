@@ -184,12 +184,10 @@ class MultipartPushes:
             raise
         return seized
 
-    async def receive(
-        self, session: PushSession, file: PushedFile, sent: SentParts, seized: SeizedUpload, max_nar_size: int | None
-    ) -> None:
+    async def receive(self, session: PushSession, file: PushedFile, sent: SentParts, seized: SeizedUpload) -> None:
         """Read a file back and take it in, as `Receiver.receive` does; raises what that raises."""
         try:
-            await self._receiver.receive_seized(session, file, seized, max_nar_size=max_nar_size)
+            await self._receiver.receive_seized(session, file, seized)
         except (FormatError, PushRefused):
             await self.forget(sent)
             raise

@@ -72,15 +72,13 @@ class PendingUploads:
             await self._forget(session, file)
             raise
 
-    async def receive(
-        self, session: PushSession, file: PushedFile, upload: SeizedUpload, *, max_nar_size: int | None
-    ) -> None:
+    async def receive(self, session: PushSession, file: PushedFile, upload: SeizedUpload) -> None:
         """Read a seized file back and take it in, as `Receiver.receive` does.
 
         Raises what that raises.
         """
         try:
-            await self._receiver.receive_seized(session, file, upload, max_nar_size=max_nar_size)
+            await self._receiver.receive_seized(session, file, upload)
         except (FormatError, PushRefused):
             await self._forget(session, file)
             raise
