@@ -4,7 +4,6 @@ The policy of a cache is asked before anything of a store path is shown, so that
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from time import monotonic
@@ -12,7 +11,7 @@ from typing import Final, Protocol
 
 from harmonia_py.cache.validity import ALWAYS, Validity
 from harmonia_py.errors import HarmoniaError
-from harmonia_py.nix.base32 import encode
+from harmonia_py.nix.hashes import short_digest
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
@@ -35,7 +34,7 @@ def stand_in_for(name: str) -> HashPart:
     Where a path would have to be asked for that is not there, this is asked for: what is denied and what is absent take
     the same questions.
     """
-    return HashPart(encode(hashlib.sha256(f"no path: {name}".encode()).digest()[:20]))
+    return HashPart(short_digest(f"no path: {name}"))
 
 
 class Policy(Protocol):

@@ -77,6 +77,11 @@ class Hash(Struct, frozen=True):
         return f"{self.algorithm}:{self.nix32}"
 
 
+def short_digest(text: str) -> str:
+    """A name made of a text: 160 bits of its SHA-256 in base 32, as many as a hash part has."""
+    return base32.encode(hashlib.sha256(text.encode()).digest()[:20])
+
+
 def _decode(text: str, size: int) -> bytes:
     if len(text) == 2 * size and _BASE16.fullmatch(text):
         return bytes.fromhex(text)

@@ -6,7 +6,6 @@ that the file is whole, it is checked and kept as every pushed file is.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
@@ -17,8 +16,7 @@ from msgspec.structs import replace
 from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.objects import Size, Sizes
 from harmonia_py.errors import FormatError, Overloaded, PushConflict, StorageError
-from harmonia_py.nix import base32
-from harmonia_py.nix.hashes import Hash
+from harmonia_py.nix.hashes import Hash, short_digest
 from harmonia_py.push.checking import Checks
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.partial_files import PartialFile, PartialFiles
@@ -167,8 +165,7 @@ class PartName:
 
     def key(self, cache: CacheId, principal: str) -> str:
         """The name among all partial files: each principal has files of its own in each cache."""
-        text = f"{cache}\0{principal}\0{self.nar_hash}\0{self.compression}"
-        return _prefix(cache) + base32.encode(hashlib.sha256(text.encode()).digest()[:20])
+        return _prefix(cache) + short_digest(f"{cache}\0{principal}\0{self.nar_hash}\0{self.compression}")
 
 
 def _prefix(cache: CacheId) -> str:

@@ -1,6 +1,5 @@
 """`Pushes`: everything that clients may do to push to one cache."""
 
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.stored import PUSHED, OpenBlob
 from harmonia_py.catalog.uploads import Session
 from harmonia_py.errors import FormatError, PushRefused
-from harmonia_py.nix import base32
+from harmonia_py.nix.hashes import short_digest
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart
@@ -146,8 +145,8 @@ class Pushes:
         now = self._receiver.now()
         session, until = self._sessions.get((principal.name, run), (None, 0))
         if session is None or now >= until:
-            key = hashlib.sha256(f"{self._cache}\0{principal.name}\0{run}".encode()).digest()
-            session = PushSession(base32.encode(key[:20]), self._cache, principal.name, self._settings.max_nar_size)
+            session_id = short_digest(f"{self._cache}\0{principal.name}\0{run}")
+            session = PushSession(session_id, self._cache, principal.name, self._settings.max_nar_size)
             row = Session(id=session.id, cache=self._cache, principal=principal.name, begun=now, seen=now)
             await self._catalog.uploads.session(row)
             self._sessions[principal.name, run] = session, now + _SIGN_SECONDS

@@ -7,7 +7,6 @@ together nothing can be sent for it any more: the file is read back and verified
 """
 
 import asyncio
-import hashlib
 import logging
 import re
 import secrets
@@ -19,7 +18,7 @@ from msgspec import Struct
 
 from harmonia_py.catalog.uploads import SESSION_SECONDS, Session
 from harmonia_py.errors import FormatError, PushRefused, StorageError
-from harmonia_py.nix import base32
+from harmonia_py.nix.hashes import short_digest
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.past_server.ports import BucketUpload, MultipartUploads, SeizedUpload
 from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, Receiver
@@ -39,7 +38,6 @@ _MAX_OPEN_OF_PRINCIPAL: Final = 1000
 _SWEEP_SECONDS: Final = 3600.0
 # Sessions that have ended and wait for their sweep, which takes a request for each.
 _MOST_ENDED: Final = 1000
-_NAME_BYTES: Final = 20
 _SHAPE: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})\.([0-9a-f]{32})\.([!-~]{1,1024})", re.ASCII)
 
 FindSession = Callable[[str], Awaitable[Session | None]]
@@ -243,7 +241,7 @@ class MultipartPushes:
 
 def _of_principal(session: PushSession) -> str:
     """The beginning of the names of all uploads that come to the cache from the principal of a session."""
-    return _digest(f"{session.cache}\0{session.principal}") + "/"
+    return short_digest(f"{session.cache}\0{session.principal}") + "/"
 
 
 def _of_session(session: PushSession) -> str:
@@ -252,13 +250,9 @@ def _of_session(session: PushSession) -> str:
 
 
 def _name(session: PushSession, file: PushedFile, size: int, part_size: int, drawn: str) -> str:
-    return f"{_of_session(session)}{_digest(str(file))}-{size}-{part_size}-{drawn}"
+    return f"{_of_session(session)}{short_digest(str(file))}-{size}-{part_size}-{drawn}"
 
 
 def _size_in(name: str) -> int:
     """The bytes of a file, as the name of its upload says them."""
     return int(name.rpartition("/")[2].split("-")[1])
-
-
-def _digest(text: str) -> str:
-    return base32.encode(hashlib.sha256(text.encode()).digest()[:_NAME_BYTES])

@@ -6,14 +6,13 @@ its own name. So a URL that is still good overwrites nothing that is read.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 from harmonia_py.errors import FormatError, PushRefused, StorageError
-from harmonia_py.nix import base32
+from harmonia_py.nix.hashes import short_digest
 from harmonia_py.push.checking import Checks
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.past_server.ports import DirectUploads, SeizedUpload
@@ -24,7 +23,6 @@ _log = logging.getLogger(__name__)
 # As long as a session lives.
 _PENDING_SECONDS: Final = 86_400
 _SWEEP_SECONDS: Final = 3600.0
-_NAME_BYTES: Final = 20
 
 
 class PendingUploads:
@@ -112,5 +110,4 @@ def _name(session: PushSession, file: PushedFile) -> str:
 
     The name under which another principal sends the same file is another one, and cannot be guessed.
     """
-    digest = hashlib.sha256(f"{session.cache}\0{session.principal}\0{file}".encode()).digest()
-    return base32.encode(digest[:_NAME_BYTES])
+    return short_digest(f"{session.cache}\0{session.principal}\0{file}")
