@@ -122,6 +122,7 @@ class Pushes:
             self.past_server = UploadsPastServer(
                 pending,
                 in_parts,
+                receiver=receiver,
                 room=room,
                 find=self.file,
                 came=self._count,

@@ -1,11 +1,12 @@
 """The files that clients send to the bucket itself, put together where a bucket is configured."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.push.past_server.parts import FindSession, MultipartPushes
 from harmonia_py.push.past_server.single import PendingUploads
-from harmonia_py.push.receiving import Receiver
 from harmonia_py.wiring.pools import running
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
 
 async def open_past_server(
-    s3: "S3Settings", bucket: "S3Blobs", receiver: Receiver, find_session: FindSession, resources: AsyncExitStack
+    s3: "S3Settings",
+    bucket: "S3Blobs",
+    find_session: FindSession,
+    now: Callable[[], Timestamp],
+    resources: AsyncExitStack,
 ) -> tuple[PendingUploads | None, MultipartPushes | None]:
     """The files that clients send to a bucket in one request, and those that they send in parts.
 
@@ -27,7 +32,7 @@ async def open_past_server(
     least = s3.redirect_uploads_from
     if s3.public_endpoint is None or least is None:
         return None, None
-    pending, in_parts = PendingUploads(S3Uploads(bucket), receiver, least=least, most=MAX_REQUEST), None
+    pending, in_parts = PendingUploads(S3Uploads(bucket), range(least, MAX_REQUEST + 1)), None
     if s3.credentials is not None:
         from harmonia_py.storage.s3.multipart import Multipart  # noqa: PLC0415
         from harmonia_py.storage.s3.multipart_uploads import S3MultipartUploads  # noqa: PLC0415
@@ -37,11 +42,11 @@ async def open_past_server(
         resources.push_async_callback(multipart.aclose)
         in_parts = MultipartPushes(
             S3MultipartUploads(multipart, bucket.objects),
-            receiver,
             find_session,
             part_size=s3.part_size,
             least=least,
             place=bucket_url(s3, s3.public_endpoint),
+            now=now,
         )
         await running(in_parts.sweep)(resources)
     await running(pending.sweep)(resources)

@@ -217,8 +217,7 @@ class PushNode:
         await running(self.listing_renewal.run)(resources)
         self.pending = self.in_parts = None
         if self._s3 is not None and self.files.bucket is not None:
-            find_session = catalog.sessions.find
-            opening = open_past_server(self._s3, self.files.bucket, self.receiver, find_session, resources)
+            opening = open_past_server(self._s3, self.files.bucket, catalog.sessions.find, self.now, resources)
             self.pending, self.in_parts = await opening
 
     async def __aexit__(self, *_: object) -> None:

@@ -2,20 +2,18 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
 
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.errors import PushConflict
+from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.past_server.parts import MultipartPushes, SentParts
+from harmonia_py.push.past_server.ports import SeizedUpload
 from harmonia_py.push.past_server.single import PendingUploads
-from harmonia_py.push.receiving import PushSession, check_compression
+from harmonia_py.push.receiving import PushSession, Receiver, check_compression
 from harmonia_py.push.room import RoomForPushes
 
 FindFile = Callable[[PushSession, PushedFile], Awaitable[NarFile | None]]
 """A file that the cache has or was sent, which then stays as long as the session lives."""
-
-_NOT_HERE: Final = "files of this cache are not sent past this server in parts"
 
 
 class UploadsPastServer:
@@ -24,6 +22,7 @@ class UploadsPastServer:
     Args:
         pending: files that come in one request.
         in_parts: files that come in parts; None where they cannot.
+        receiver: checks files and keeps them.
         room: of the cache.
         find: finds files.
         came: is told of the size of each file that was taken in.
@@ -34,12 +33,14 @@ class UploadsPastServer:
         pending: PendingUploads,
         in_parts: MultipartPushes | None,
         *,
+        receiver: Receiver,
         room: RoomForPushes,
         find: FindFile,
         came: Callable[[int], Awaitable[None]],
     ) -> None:
         self._pending = pending
         self._in_parts = in_parts
+        self._receiver = receiver
         self._room = room
         self._find = find
         self._came = came
@@ -52,12 +53,23 @@ class UploadsPastServer:
     @property
     def sizes(self) -> range:
         """The sizes of files that come in one request."""
-        return range(self._pending.least, self._pending.most + 1)
+        return self._pending.sizes
 
     @property
     def sizes_in_parts(self) -> range | None:
         """The sizes of files that come in parts; None for none."""
-        return None if self._in_parts is None else range(self._in_parts.least, self._in_parts.most + 1)
+        return None if self._in_parts is None else self._in_parts.sizes
+
+    @property
+    def multipart(self) -> MultipartPushes:
+        """The files that come in parts.
+
+        Raises:
+            PushConflict: none do.
+        """
+        if self._in_parts is None:
+            raise PushConflict("files of this cache are not sent past this server in parts")
+        return self._in_parts
 
     async def url(self, session: PushSession, file: PushedFile, file_size: int) -> str | None:
         """The URL to which the client sends a file of this size in one request; None: it sends the file here.
@@ -65,7 +77,7 @@ class UploadsPastServer:
         Raises:
             StorageError: nothing can be told.
         """
-        return await self._pending.url(session, file) if self._pending.takes(file_size) else None
+        return await self._pending.url(session, file) if file_size in self.sizes else None
 
     async def begin(self, session: PushSession, file: PushedFile, file_size: int) -> SentParts | None:
         """Begin an upload of a file of this size in parts; None: it comes in another way.
@@ -76,18 +88,9 @@ class UploadsPastServer:
         """
         check_compression(file)
         await self._room.check(file_size, file.file_hash)
-        sizes = self.sizes_in_parts
-        if self._in_parts is None or sizes is None or file_size not in sizes:
+        if self._in_parts is None or file_size not in self._in_parts.sizes:
             return None
         return await self._in_parts.begin(session, file, file_size, self._room.has)
-
-    def urls(self, sent: SentParts, first: int, count: int) -> Sequence[str]:
-        """As `MultipartPushes.urls`."""
-        return self._multipart().urls(sent, first, count)
-
-    async def give_up(self, sent: SentParts) -> None:
-        """Remove what was sent of a file."""
-        await self._multipart().forget(sent)
 
     def ended(self, session: PushSession) -> None:
         """As `MultipartPushes.ended`."""
@@ -112,8 +115,13 @@ class UploadsPastServer:
         check_compression(file)
         if await self._find(session, file) is not None:
             return True
-        take = self.take if sent is None else partial(self._take_parts, sent, etags)
-        if not await self._pending.is_received(session, file, partial(_taken, take, session, file)):
+
+        async def take() -> None:
+            taking = self.take(session, file) if sent is None else self._take_parts(session, file, sent, etags)
+            if not await taking:
+                raise PushConflict("the file is not where it should have been sent")
+
+        if not await self._pending.is_received(session, file, take):
             return False
         # If another session of this principal has begun the check, the file stays for that session alone.
         if await self._find(session, file) is None:
@@ -127,40 +135,29 @@ class UploadsPastServer:
             HarmoniaError: as `Receiver.receive`.
         """
         upload = await self._pending.seize(session, file)
+        return await self._take_in(session, file, upload, partial(self._pending.forget, session, file))
+
+    async def _take_parts(self, session: PushSession, file: PushedFile, sent: SentParts, etags: Sequence[str]) -> bool:
+        upload = await self.multipart.seize(sent, etags)
+        return await self._take_in(session, file, upload, partial(self.multipart.forget, sent))
+
+    async def _take_in(
+        self, session: PushSession, file: PushedFile, upload: SeizedUpload | None, forget: Callable[[], Awaitable[None]]
+    ) -> bool:
+        """Read a file back and take it in, then `forget` what was sent, also if it was wrong; False for no file."""
         if upload is None:
             return False
+        size = upload.blob.size  # perhaps another one than the client said
         try:
-            # The file may have another size than the client said.
-            await self._room.check(upload.blob.size, file.file_hash)
-            with self._room.arriving(upload.blob.size):
-                await self._pending.receive(session, file, upload)
-            await self._came(upload.blob.size)
+            await self._room.check(size, file.file_hash)
+            with self._room.arriving(size):
+                try:
+                    await self._receiver.receive_seized(session, file, upload)
+                except (FormatError, PushRefused):
+                    await forget()
+                    raise
+                await forget()
+            await self._came(size)
         finally:
             await upload.close()
         return True
-
-    async def _take_parts(self, sent: SentParts, etags: Sequence[str], session: PushSession, file: PushedFile) -> bool:
-        in_parts = self._multipart()
-        upload = await in_parts.seize(sent, etags)
-        if upload is None:
-            return False
-        try:
-            await self._room.check(sent.size, file.file_hash)
-            with self._room.arriving(sent.size):
-                await in_parts.receive(session, file, sent, upload)
-            await self._came(sent.size)
-        finally:
-            await upload.close()
-        return True
-
-    def _multipart(self) -> MultipartPushes:
-        if self._in_parts is None:
-            raise PushConflict(_NOT_HERE)
-        return self._in_parts
-
-
-async def _taken(
-    take: Callable[[PushSession, PushedFile], Awaitable[bool]], session: PushSession, file: PushedFile
-) -> None:
-    if not await take(session, file):
-        raise PushConflict("the file is not where it should have been sent")

@@ -16,12 +16,13 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.uploads import SESSION_SECONDS, Session
 from harmonia_py.errors import FormatError, PushRefused, StorageError
 from harmonia_py.nix.hashes import short_digest
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.past_server.ports import BucketUpload, MultipartUploads, SeizedUpload
-from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession, Receiver
+from harmonia_py.push.receiving import MAX_FILE_SIZE, PushSession
 
 _log = logging.getLogger(__name__)
 
@@ -93,36 +94,35 @@ class MultipartPushes:
 
     Args:
         uploads: the files under pending names.
-        receiver: checks and keeps them.
         find_session: tells of a session whether it lives.
         part_size: bytes of a part, unless a file would have more than `MAX_PARTS` of them.
         least: bytes from which a file is sent past this server.
         place: the URL at which clients reach the bucket.
+        now: the time.
 
     Attributes:
-        least, most: bytes that a file has which is sent in parts.
+        sizes: bytes that a file has which is sent in parts.
         place: as given.
     """
 
     def __init__(
         self,
         uploads: MultipartUploads,
-        receiver: Receiver,
         find_session: FindSession,
         *,
         part_size: int,
         least: int,
         place: str,
+        now: Callable[[], Timestamp],
     ) -> None:
         self._uploads = uploads
-        self._receiver = receiver
         self._find_session = find_session
         self._part_size = part_size
         # The beginnings of names of which uploads may be left. What finds no place is swept within the hour.
         self._ended: asyncio.Queue[str] = asyncio.Queue(_MOST_ENDED)
-        self.least = max(least, part_size + 1)
-        self.most = MAX_FILE_SIZE
+        self.sizes = range(max(least, part_size + 1), MAX_FILE_SIZE + 1)
         self.place = place
+        self._now = now
 
     async def begin(
         self, session: PushSession, file: PushedFile, size: int, has_room: Callable[[int], Awaitable[bool]]
@@ -132,7 +132,7 @@ class MultipartPushes:
         Args:
             session: of the client.
             file: that it wants to send.
-            size: `least` to `most` bytes.
+            size: its bytes, one of `sizes`.
             has_room: whether the cache has room for so many bytes.
 
         Raises:
@@ -182,15 +182,6 @@ class MultipartPushes:
             raise
         return seized
 
-    async def receive(self, session: PushSession, file: PushedFile, sent: SentParts, seized: SeizedUpload) -> None:
-        """Read a file back and take it in, as `Receiver.receive` does; raises what that raises."""
-        try:
-            await self._receiver.receive_seized(session, file, seized)
-        except (FormatError, PushRefused):
-            await self.forget(sent)
-            raise
-        await self.forget(sent)
-
     async def forget(self, sent: SentParts) -> None:
         """Remove what was sent. What cannot be removed now is swept later."""
         with suppress(StorageError):
@@ -225,7 +216,7 @@ class MultipartPushes:
 
     async def _is_dead(self, session: str) -> bool:
         found = await self._find_session(session)
-        return found is None or found.ended is not None or found.seen < self._receiver.now() - SESSION_SECONDS
+        return found is None or found.ended is not None or found.seen < self._now() - SESSION_SECONDS
 
     async def _forget_all(self, prefix: str) -> None:
         try:

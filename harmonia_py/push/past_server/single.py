@@ -7,16 +7,16 @@ its own name. So a URL that is still good overwrites nothing that is read.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
-from harmonia_py.errors import FormatError, PushRefused, StorageError
+from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.nix.hashes import short_digest
 from harmonia_py.push.checking import Checks
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.past_server.ports import DirectUploads, SeizedUpload
-from harmonia_py.push.receiving import PushSession, Receiver
+from harmonia_py.push.receiving import PushSession
 
 _log = logging.getLogger(__name__)
 
@@ -30,24 +30,17 @@ class PendingUploads:
 
     Args:
         uploads: the files under pending names.
-        receiver: checks and keeps them.
-        least: bytes from which a file is sent past this server.
-        most: bytes up to which one request can send it, and one copy move it.
+        sizes: bytes from which a file is sent past this server, and up to which one request can send it, and one copy
+            move it.
 
     Attributes:
-        least, most: as given.
+        sizes: as given.
     """
 
-    def __init__(self, uploads: DirectUploads, receiver: Receiver, *, least: int, most: int) -> None:
+    def __init__(self, uploads: DirectUploads, sizes: range) -> None:
         self._uploads = uploads
-        self._receiver = receiver
         self._checks = Checks()
-        self.least = least
-        self.most = most
-
-    def takes(self, file_size: int) -> bool:
-        """Whether a file of this size is sent past this server."""
-        return self.least <= file_size <= self.most
+        self.sizes = sizes
 
     async def url(self, session: PushSession, file: PushedFile) -> str:
         """The URL to which the client sends a file.
@@ -67,30 +60,21 @@ class PendingUploads:
         try:
             return await self._uploads.seize(_name(session, file))
         except FormatError:
-            await self._forget(session, file)
+            await self.forget(session, file)
             raise
 
-    async def receive(self, session: PushSession, file: PushedFile, upload: SeizedUpload) -> None:
-        """Read a seized file back and take it in, as `Receiver.receive` does.
-
-        Raises what that raises.
-        """
-        try:
-            await self._receiver.receive_seized(session, file, upload)
-        except (FormatError, PushRefused):
-            await self._forget(session, file)
-            raise
-        await self._forget(session, file)
-
-    async def is_received(self, session: PushSession, file: PushedFile, receive: Callable[[], Awaitable[None]]) -> bool:
+    async def is_received(
+        self, session: PushSession, file: PushedFile, receive: Callable[[], Coroutine[Any, Any, None]]
+    ) -> bool:
         """Run `receive` for a file; False while that goes on: the client asks again.
 
         Raises what `receive` raises.
         """
         return await self._checks.is_done(_name(session, file), receive)
 
-    async def _forget(self, session: PushSession, file: PushedFile) -> None:
-        with suppress(StorageError):  # the result is known, and the file is swept later
+    async def forget(self, session: PushSession, file: PushedFile) -> None:
+        """Remove what was sent as `file`. What cannot be removed now is swept later."""
+        with suppress(StorageError):
             await self._uploads.forget(_name(session, file))
 
     async def sweep(self) -> None:

@@ -82,7 +82,8 @@ async def part_urls(request: web.Request) -> web.StreamResponse:
     past = _past_server_of(pushes)
     first = number_in(request, "first", "say which part is the first: ?first=1")
     count = number_in(request, "count", "say how many parts: ?count=10")
-    return json_response({"urls": past.urls(_sent(request, session), first, count)})
+    sent = _sent(request, session)
+    return json_response({"urls": past.multipart.urls(sent, first, count)})
 
 
 async def finish_parts(request: web.Request) -> web.StreamResponse:
@@ -97,7 +98,8 @@ async def finish_parts(request: web.Request) -> web.StreamResponse:
 async def give_up_parts(request: web.Request) -> web.StreamResponse:
     """Remove what was sent of a file."""
     pushes, session = await push_of(request)
-    await _past_server_of(pushes).give_up(_sent(request, session))
+    past, sent = _past_server_of(pushes), _sent(request, session)
+    await past.multipart.forget(sent)
     return json_response({})
 
 
