@@ -20,8 +20,7 @@ _RUN: Final = re.compile(r"[^/\x00-\x1f\x7f]{1,200}")
 class PushKind(Enum):
     """The kinds of what a client pushes; the value is the folder of the URL, or its suffix.
 
-    A kind more also needs a line in `_SUFFIXES` or `_kind_of` here, and in the tables `_MOST`, `_READ` and `_PUT` of
-    `web/nix/push.py`.
+    A kind more also needs a line in `_SUFFIXES` or `_kind_of` here, and in the table `WAYS` of `web/nix/push.py`.
     """
 
     CACHE_INFO = "nix-cache-info"

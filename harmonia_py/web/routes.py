@@ -127,7 +127,7 @@ def _push_routes(root: str, prefix: str) -> list[Route]:
     path, info = root + "/push/{place:.+}", root + "/push/{place:(?:[^/]+/)?nix-cache-info}"
     return [
         # Also for a client that may only read: the answer to what it then tries to push says what is wrong.
-        _get(info, lazily(_PUSH, "get_cache_info"), f"{prefix}push-cache-info"),
+        _get(info, about.get_cache_info, f"{prefix}push-cache-info"),
         Route(hdrs.METH_GET, path, lazily(_PUSH, "get"), f"{prefix}push", Terms(Action.PUSH)),
         put(path, lazily(_PUSH, "put"), f"{prefix}put", lazily(_PUSH, "check_body")),
     ]

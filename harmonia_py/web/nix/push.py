@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from harmonia_py.cache.tree import BuildId
 from harmonia_py.errors import FormatError, PushRefused
@@ -31,16 +32,23 @@ _MAX_CACHE_INFO: Final = 4096
 # Nix gives an answer up 300 seconds after the body, and its second attempt may be broken.
 _PUBLISH_SECONDS: Final = 240.0
 
-# Bytes of a body. A NAR is not here: it has bounds and a check of its own (`check_body`).
-_MOST: Final[Mapping[PushKind, int]] = {
-    PushKind.CACHE_INFO: _MAX_CACHE_INFO,
-    PushKind.NARINFO: MAX_NARINFO_SIZE,
-    PushKind.LISTING: _MAX_FORGOTTEN,
-    PushKind.LOG: MAX_LOG_SIZE,
-    PushKind.DEBUG_FILE: _MAX_FORGOTTEN,
-    PushKind.REALISATION: MAX_REALISATION_SIZE,
-    PushKind.BUILD_TRACE: MAX_REALISATION_SIZE,
-}
+_Put = Callable[[web.Request, PushUrl, Pushes, PushSession], Awaitable[None]]
+
+
+class Way(Struct, frozen=True):
+    """How a kind of file comes in, and is read before it does.
+
+    Attributes:
+        most: bytes of a body.
+        put: takes one in.
+        read: the handler of the cache itself.
+        parameters: that this takes from the URL.
+    """
+
+    most: int
+    put: _Put
+    read: Handler
+    parameters: tuple[str, ...] = ()
 
 
 async def check_body(request: web.Request) -> None:
@@ -54,7 +62,7 @@ async def check_body(request: web.Request) -> None:
     """
     url, pushes = _url_of(request), pushes_of(request)
     if url.kind is not PushKind.NAR:
-        upload.announced_bytes(request, _MOST[url.kind])
+        upload.announced_bytes(request, WAYS[url.kind].most)
         return
     file, size = PushedFile.parse(url.name), upload.announced_bytes(request, MAX_FILE_SIZE)
     check_compression(file)
@@ -72,13 +80,9 @@ async def put(request: web.Request) -> web.StreamResponse:
     url, pushes = _url_of(request), pushes_of(request)
     session = await pushes.session(principal_of(request), url.run)
     with pushes.counting_refusals():
-        await _PUT[url.kind](request, url, pushes, session)
+        take_in = _put_nar if url.kind is PushKind.NAR else WAYS[url.kind].put
+        await take_in(request, url, pushes, session)
     return web.Response(text="OK\n", headers={hdrs.CACHE_CONTROL: "no-store"})
-
-
-async def get_cache_info(request: web.Request) -> web.StreamResponse:
-    """The `nix-cache-info` of the cache, for clients that are about to push."""
-    return await about.get_cache_info(request)
 
 
 async def get(request: web.Request) -> web.StreamResponse:
@@ -94,9 +98,9 @@ async def get(request: web.Request) -> web.StreamResponse:
         if await pushes.narinfo(session, HashPart.parse(url.name)) is None:
             return not_found()
     # From here on the request is answered as one to the cache itself.
-    parameters, handler = _READ[url.kind]
-    request.match_info.update(zip(parameters, url.name.split("^", len(parameters) - 1), strict=False))
-    return await handler(request)
+    way = WAYS[url.kind]
+    request.match_info.update(zip(way.parameters, url.name.split("^", len(way.parameters) - 1), strict=False))
+    return await way.read(request)
 
 
 async def _get_nar(request: web.Request, url: PushUrl, pushes: Pushes) -> web.StreamResponse:
@@ -112,18 +116,6 @@ async def _get_nar(request: web.Request, url: PushUrl, pushes: Pushes) -> web.St
         return not_found()
     headers: Headers = {hdrs.CONTENT_TYPE: nar.CONTENT_TYPES.get(file.compression, nar.DEFAULT_CONTENT_TYPE)}
     return await respond(request, download, headers, coded=False)
-
-
-# The handlers of the cache itself, with the parameters that they take from the URL. A NAR is read by `_get_nar`.
-_READ: Final[Mapping[PushKind, tuple[tuple[str, ...], Handler]]] = {
-    PushKind.CACHE_INFO: ((), about.get_cache_info),
-    PushKind.NARINFO: (("hash_part",), narinfo.get),
-    PushKind.LISTING: (("hash_part",), listing.get),
-    PushKind.LOG: (("derivation",), log.get),
-    PushKind.DEBUG_FILE: (("build_id",), debuginfo.get),
-    PushKind.REALISATION: (("output",), realisation.get),
-    PushKind.BUILD_TRACE: (("derivation", "output"), build_trace.get),
-}
 
 
 async def _put_cache_info(request: web.Request, _url: PushUrl, _pushes: Pushes, _session: PushSession) -> None:
@@ -147,16 +139,12 @@ async def _put_nar(request: web.Request, url: PushUrl, pushes: Pushes, session: 
     await pushes.receive(session, PushedFile.parse(url.name), size, upload.pieces(request))
 
 
-async def _forget_listing(request: web.Request, url: PushUrl, _pushes: Pushes, _session: PushSession) -> None:
-    """Read a listing and drop it: this cache makes its listings from the NARs."""
-    HashPart.parse(url.name)
-    async for _ in upload.pieces(request):
-        pass
-
-
-async def _forget_debug_file(request: web.Request, url: PushUrl, _pushes: Pushes, _session: PushSession) -> None:
-    """Read an index of debug information and drop it: this cache makes its own from the NARs."""
-    BuildId.parse(url.name.removesuffix(".debug"))
+async def _forget(request: web.Request, url: PushUrl, _pushes: Pushes, _session: PushSession) -> None:
+    """Read a listing, or an index of debug information, and drop it: this cache makes its own from the NARs."""
+    if url.kind is PushKind.LISTING:
+        HashPart.parse(url.name)
+    else:
+        BuildId.parse(url.name.removesuffix(".debug"))
     async for _ in upload.pieces(request):
         pass
 
@@ -180,17 +168,15 @@ async def _put_build_trace(request: web.Request, url: PushUrl, pushes: Pushes, s
     await pushes.documents.realisation(session, DrvOutput.of(StorePath.parse(derivation), output), data)
 
 
-_Put = Callable[[web.Request, PushUrl, Pushes, PushSession], Awaitable[None]]
-
-_PUT: Final[Mapping[PushKind, _Put]] = {
-    PushKind.CACHE_INFO: _put_cache_info,
-    PushKind.NARINFO: _put_narinfo,
-    PushKind.NAR: _put_nar,
-    PushKind.LISTING: _forget_listing,
-    PushKind.LOG: _put_log,
-    PushKind.DEBUG_FILE: _forget_debug_file,
-    PushKind.REALISATION: _put_realisation,
-    PushKind.BUILD_TRACE: _put_build_trace,
+# A NAR is not here: it has bounds and a check of its own (`check_body`), and may be read by another name (`_get_nar`).
+WAYS: Final[Mapping[PushKind, Way]] = {
+    PushKind.CACHE_INFO: Way(_MAX_CACHE_INFO, _put_cache_info, about.get_cache_info),
+    PushKind.NARINFO: Way(MAX_NARINFO_SIZE, _put_narinfo, narinfo.get, ("hash_part",)),
+    PushKind.LISTING: Way(_MAX_FORGOTTEN, _forget, listing.get, ("hash_part",)),
+    PushKind.LOG: Way(MAX_LOG_SIZE, _put_log, log.get, ("derivation",)),
+    PushKind.DEBUG_FILE: Way(_MAX_FORGOTTEN, _forget, debuginfo.get, ("build_id",)),
+    PushKind.REALISATION: Way(MAX_REALISATION_SIZE, _put_realisation, realisation.get, ("output",)),
+    PushKind.BUILD_TRACE: Way(MAX_REALISATION_SIZE, _put_build_trace, build_trace.get, ("derivation", "output")),
 }
 
 

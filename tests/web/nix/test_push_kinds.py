@@ -6,6 +6,5 @@ from harmonia_py.web.nix import push
 
 def test_no_kind_is_forgotten() -> None:
     """A URL that parses, and that no handler knows, would be an error of the server."""
-    assert set(push._PUT) == set(PushKind)
     # The bound of a NAR is a setting of its cache, and NARs are read as what they are: files.
-    assert set(push._MOST) == set(push._READ) == set(PushKind) - {PushKind.NAR}
+    assert set(push.WAYS) == set(PushKind) - {PushKind.NAR}
