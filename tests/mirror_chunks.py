@@ -26,7 +26,7 @@ from pushed_paths import REFERENCE
 from s3_double import S3Double
 from trees import nar
 
-from harmonia_py.catalog.caches import CHUNKS
+from harmonia_py.catalog.caches import CHUNKS, CacheSettings
 from harmonia_py.catalog.collection import Collecting
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
@@ -48,7 +48,7 @@ from harmonia_py.storage.slices import read_slice
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.chunking import Chunking
-from harmonia_py.wiring.deduplicating import MirrorChunks, mirror_deduplication, mirror_packs
+from harmonia_py.wiring.deduplicating import mirror_deduplication, mirror_packs
 from harmonia_py.wiring.kept_directory import CATALOG, KeptDirectory, open_kept_directory
 from harmonia_py.wiring.pools import Pools
 from harmonia_py.wiring.replaceable_housekeeping import isolating, takeover_of
@@ -233,7 +233,8 @@ async def mirrored(
         packs = mirror_packs(catalog, kept_files.chunking, metrics, "mirror", clock=clock)
         job = partial(
             mirror_deduplication, catalog, kept_files.chunking, packs,
-            uses=uses, wanted=MirrorChunks(deduplicate, 0), metrics=metrics, name="mirror",
+            uses=uses, settings=CacheSettings(deduplicate=deduplicate, deduplicate_after=0),
+            metrics=metrics, name="mirror",
             clock=lambda: time.time() + _APART,
         )  # fmt: skip
         yield World(directory, kept_files, mirror, catalog, uses, metrics, packs, clock, job)

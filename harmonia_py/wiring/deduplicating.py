@@ -4,8 +4,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
-
 from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp, time_by
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.last_uses import LastUses
@@ -116,28 +114,13 @@ def deduplication(
     )
 
 
-class MirrorChunks(Struct, frozen=True):
-    """What becomes chunks of what a mirror keeps.
-
-    Attributes:
-        deduplicate: "chunks" for files that were not asked for lately, "files" for none.
-        deduplicate_after: how long, in seconds.
-    """
-
-    deduplicate: str = "files"
-    deduplicate_after: int = 0
-
-
-NO_CHUNKS: Final = MirrorChunks()
-
-
 def mirror_deduplication(
     catalog: SqlCatalog,
     chunking: Chunking,
     packs: PackRoom,
     *,
     uses: LastUses,
-    wanted: MirrorChunks,
+    settings: CacheSettings,
     metrics: Metrics,
     name: str,
     clock: Callable[[], float] = time.time,
@@ -149,12 +132,11 @@ def mirror_deduplication(
         chunking: of its files.
         packs: in the directory.
         uses: last uses that this process has not written to the catalog yet.
-        wanted: says what becomes chunks.
+        settings: say what becomes chunks.
         metrics: the counters of this process.
         name: of the directory, there.
         clock: seconds since the epoch.
     """
-    settings = CacheSettings(deduplicate=wanted.deduplicate, deduplicate_after=wanted.deduplicate_after)
 
     async def scopes() -> Sequence[Scope]:
         return [Scope(cache=MIRROR, settings=settings, deleted=False)]

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import time_by
+from harmonia_py.catalog.caches import CacheSettings, time_by
 from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.kept import Kept, KeptPorts
 from harmonia_py.catalog.last_uses import LastUses
@@ -31,7 +31,6 @@ from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.catalog import OWN_DIRECTORY, hand_over
 from harmonia_py.wiring.chunking import Chunking
-from harmonia_py.wiring.deduplicating import NO_CHUNKS, MirrorChunks
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
 from harmonia_py.wiring.pools import Selection, entered, running
 from harmonia_py.wiring.replaceable_housekeeping import DirectoryHousekeeping, name_of, quarantine_of
@@ -68,7 +67,7 @@ async def open_kept_directory(
     housekeeping: bool,
     rooms: Rooms | None,
     scrub_period: float | None,
-    mirror_chunks: MirrorChunks = NO_CHUNKS,
+    settings: CacheSettings = CacheSettings(),  # noqa: B008  # it is frozen
 ) -> KeptDirectory:
     """The files kept in `directory`; if that cannot be used, nothing is kept.
 
@@ -83,7 +82,7 @@ async def open_kept_directory(
         housekeeping: whether this process, of all that share the directory, makes room, deletes, and checks.
         rooms: hold all storage to the limits of `[storage]`, in the housekeeping process.
         scrub_period: seconds in which each file is read once more; None: never.
-        mirror_chunks: what becomes chunks of the files of upstreams among them.
+        settings: say what becomes chunks of the files of upstreams among them.
     """
     directory = beside(directory, place)
     try:
@@ -112,7 +111,7 @@ async def open_kept_directory(
             store_dir=store_dir,
             rooms=rooms,
             scrub_period=scrub_period,
-            mirror_chunks=mirror_chunks,
+            settings=settings,
         )
     return kept_directory
 

@@ -32,13 +32,13 @@ from harmonia_py.wiring.tuning import hand_over_often, return_memory, trim_memor
 # These, and what is imported inside functions here, only some configurations need: a server that keeps nothing loads no
 # catalog, one without upstreams no mirror (`wiring/parts.py`).
 if TYPE_CHECKING:
+    from harmonia_py.catalog.caches import CacheSettings
     from harmonia_py.contents.compressed import CompressedNars
     from harmonia_py.mirror.importing import Importing
     from harmonia_py.mirror.mirror import Mirror
     from harmonia_py.mirror.upstreams import Upstreams
     from harmonia_py.oidc.tokens import IdTokens
     from harmonia_py.push.store_import import StoreImport
-    from harmonia_py.wiring.deduplicating import MirrorChunks
     from harmonia_py.wiring.kept_directory import KeptDirectory
 
 
@@ -213,18 +213,18 @@ class Node:
             housekeeping=opening.housekeeping,
             rooms=self._rooms,
             scrub_period=opening.config.storage.scrub_period,
-            mirror_chunks=_mirror_chunks(opening.config, directory),
+            settings=_settings_of(opening.config, directory),
         )
 
 
-def _mirror_chunks(config: Config, directory: Path) -> "MirrorChunks":
+def _settings_of(config: Config, directory: Path) -> "CacheSettings":
     """What becomes chunks in a directory: in that of a mirror, what the mirror says."""
-    from harmonia_py.wiring.deduplicating import NO_CHUNKS, MirrorChunks  # noqa: PLC0415
+    from harmonia_py.catalog.caches import CacheSettings  # noqa: PLC0415
 
     mirror = config.mirror
     if not config.upstream or directory != Path(mirror.directory or config.cache.directory or "."):
-        return NO_CHUNKS
-    return MirrorChunks(mirror.deduplicate, mirror.deduplicate_seconds)
+        return CacheSettings()
+    return CacheSettings(deduplicate=mirror.deduplicate, deduplicate_after=mirror.deduplicate_seconds)
 
 
 async def _do_without_store(config: Config) -> None:

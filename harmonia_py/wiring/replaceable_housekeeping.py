@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import CHUNKS
+from harmonia_py.catalog.caches import CHUNKS, CacheSettings
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
@@ -30,7 +30,7 @@ from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.wiring.chunking import Chunking
-from harmonia_py.wiring.deduplicating import MirrorChunks, mirror_deduplication, mirror_packs
+from harmonia_py.wiring.deduplicating import mirror_deduplication, mirror_packs
 from harmonia_py.wiring.files import OpenFiles, Space
 from harmonia_py.wiring.pools import Selection, owned
 from harmonia_py.wiring.scrubbing import scrub
@@ -69,7 +69,7 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
         store_dir: StoreDir,
         rooms: Rooms | None,
         scrub_period: float | None,
-        mirror_chunks: MirrorChunks,
+        settings: CacheSettings,
     ) -> None:
         """Look after the directory, as long as this configuration and these files are in use.
 
@@ -79,7 +79,7 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
             store_dir: narinfos for another store directory are not kept.
             rooms: hold all storage to the limits of `[storage]`; None for no such limits.
             scrub_period: seconds in which each file is read once more; None for never.
-            mirror_chunks: what becomes chunks of the files of upstreams.
+            settings: say what becomes chunks of the files of upstreams.
         """
         key, of = self.key, (self.catalog, self.files)
         packs = await selection.get(f"packs of {key}", of, owned(self._pack_room, lambda _: None))
@@ -91,8 +91,8 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
             await selection.get(f"room of {key}", of, room, closes_at_once=True)
         checking = selection.running(partial(self._check, scrub_period))
         await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
-        chunks = selection.running(partial(self._make_chunks, packs, mirror_chunks))
-        await selection.get(f"chunks of {key}", (*of, mirror_chunks), chunks, closes_at_once=True)
+        chunks = selection.running(partial(self._make_chunks, packs, settings))
+        await selection.get(f"chunks of {key}", (*of, settings), chunks, closes_at_once=True)
 
     @property
     def _name(self) -> str:
@@ -129,11 +129,11 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
                 await asyncio.sleep(_TRY_AGAIN_SECONDS)
         await housekeeping.run()
 
-    async def _make_chunks(self, packs: PackRoom, wanted: MirrorChunks) -> None:
-        if wanted.deduplicate != CHUNKS and (await self.catalog.chunk_work.figures()).packs == 0:
+    async def _make_chunks(self, packs: PackRoom, settings: CacheSettings) -> None:
+        if settings.deduplicate != CHUNKS and (await self.catalog.chunk_work.figures()).packs == 0:
             await asyncio.Event().wait()  # for the next reload
         job = mirror_deduplication(
-            self.catalog, self.chunking, packs, uses=self.uses, wanted=wanted, metrics=self.metrics, name=self._name
+            self.catalog, self.chunking, packs, uses=self.uses, settings=settings, metrics=self.metrics, name=self._name
         )
         await job.run()
 
