@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,20 +64,16 @@ async def copied_catalog(config: Config) -> AsyncIterator[SqlCatalog]:
             await catalog.aclose()
 
 
-@asynccontextmanager
-async def reading(place: str, password: str | None, *, hold: bool) -> AsyncIterator[Source]:
+def reading(place: str, password: str | None, *, hold: bool) -> AbstractAsyncContextManager[Source]:
     """The catalog at a place, open to be read; with `hold`, processes that want to write there wait."""
     if "://" in place:
         from harmonia_py.database.copying import postgresql  # noqa: PLC0415  # asyncpg may not be installed
         from harmonia_py.database.postgresql.connections import Address  # noqa: PLC0415  # as above
 
-        async with postgresql.reading(Address(place, password), hold=hold) as source:
-            yield source
-    else:
-        from harmonia_py.database.copying import sqlite  # noqa: PLC0415  # as above
+        return postgresql.reading(Address(place, password), hold=hold)
+    from harmonia_py.database.copying import sqlite  # noqa: PLC0415  # as above
 
-        async with sqlite.reading(Path(place), hold=hold) as file:
-            yield file
+    return sqlite.reading(Path(place), hold=hold)
 
 
 @asynccontextmanager

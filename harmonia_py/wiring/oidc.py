@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from harmonia_py.config.oidc_table import Oidc
@@ -13,7 +12,7 @@ from harmonia_py.errors import ConfigError
 from harmonia_py.mirror.upstream import Upstream, read_document
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.wiring.pools import Pools, Selection, entered, owned
-from harmonia_py.wiring.upstreams import tls_of
+from harmonia_py.wiring.upstreams import certificates_in, tls_of
 
 try:
     from harmonia_py.oidc.examination import Examination, examine_token
@@ -103,7 +102,7 @@ async def _opened(config: Config) -> AsyncIterator[IdTokens]:
 
 
 async def _open_issuer(name: str, table: Oidc, selection: Selection) -> TrustedIssuer:
-    place, certificates = await asyncio.to_thread(lambda: (place_of(name, table), _certificates(table)))
+    place, certificates = await asyncio.to_thread(lambda: (place_of(name, table), certificates_in(table.ca_file)))
     where = (table.issuer, table.connect_timeout, table.local_network, certificates)
     make = entered(lambda: HttpUpstream(place, name=name, priority=0, public_keys=()))
     upstream = await selection.get(f"connections of issuer {name}", where, make)
@@ -127,7 +126,3 @@ async def fetch(upstream: Upstream, url: str) -> bytes | None:
         return None
     with body:
         return await read_document(body, _MAX_DOCUMENT)
-
-
-def _certificates(table: Oidc) -> bytes | None:
-    return None if table.ca_file is None else Path(table.ca_file).read_bytes()

@@ -58,7 +58,7 @@ async def open_upstreams(config: Config, selection: Selection, metrics: Metrics)
 
 
 async def _open_upstream(upstream: Upstream, selection: Selection, metrics: Metrics) -> HttpUpstream:
-    place, certificates = await asyncio.to_thread(lambda: (place_of(upstream), _certificates(upstream)))
+    place, certificates = await asyncio.to_thread(lambda: (place_of(upstream), certificates_in(upstream.ca_file)))
     name, values = upstream.label, (upstream.priority, upstream.keys)
     counted = UpstreamMetrics.on(metrics, name)
     make = entered(lambda: HttpUpstream(place, name=name, priority=values[0], public_keys=values[1], metrics=counted))
@@ -94,9 +94,9 @@ def _tls_of_the_machine() -> ssl.SSLContext:
     return _tls(None)
 
 
-def _certificates(upstream: Upstream) -> bytes | None:
-    """The content of `ca_file`, which `place_of` has read."""
-    return None if upstream.ca_file is None else Path(upstream.ca_file).read_bytes()
+def certificates_in(ca_file: str | None) -> bytes | None:
+    """The content of a file that `tls_of` has read, which tells whether it is the same."""
+    return None if ca_file is None else Path(ca_file).read_bytes()
 
 
 async def _show_breakers(upstreams: Upstreams) -> None:

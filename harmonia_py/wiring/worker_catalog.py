@@ -8,8 +8,8 @@ the cache at `/`, and no module of a database is imported.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -256,30 +256,28 @@ class WorkerCatalog:
         This is no chore among the others: it waits for the nix-daemon.
         """
         while True:
-            await self._take_what_waits()
+            with _saying_failures("paths that wait for the local store go on waiting: %s"):
+                if self._to_default is not None:
+                    await self._to_default.take_what_waits()
             await asyncio.sleep(_CHORE_SECONDS)
-
-    async def _take_what_waits(self) -> None:
-        if self._to_default is None:
-            return
-        try:
-            await self._to_default.take_what_waits()
-        except HarmoniaError as error:
-            _log.warning("paths that wait for the local store go on waiting: %s", error)
 
     async def end_overlaps(self) -> None:
         """Retire keys whose time beside their successor is over, in every worker."""
-        if self._opened is None or not self._housekeeping:
-            return
-        try:
-            await self._opened.keys.end_overlaps()
-        except HarmoniaError as error:
-            _log.warning("keys that are to sign no more still do: %s", error)
+        with _saying_failures("keys that are to sign no more still do: %s"):
+            if self._opened is not None and self._housekeeping:
+                await self._opened.keys.end_overlaps()
 
     async def _note(self, uses: Mapping[str, int]) -> None:
-        if self._opened is None or not uses:
-            return
-        try:
-            await self._opened.pushing.catalog.access.used({token_id: Timestamp(at) for token_id, at in uses.items()})
-        except HarmoniaError as error:
-            _log.warning("the last uses of %d tokens are not noted: %s", len(uses), error)
+        catalog = self.ports
+        if catalog is not None and uses:
+            with _saying_failures(f"the last uses of {len(uses)} tokens are not noted: %s"):
+                await catalog.access.used({token_id: Timestamp(at) for token_id, at in uses.items()})
+
+
+@contextmanager
+def _saying_failures(message: str) -> Iterator[None]:
+    """Log an error of the block in this sentence; the next chore tries again."""
+    try:
+        yield
+    except HarmoniaError as error:
+        _log.warning(message, error)
