@@ -28,7 +28,7 @@ from harmonia_py.server.settings import Settings
 from harmonia_py.web.admission.access_log import AccessLog
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import serve as serve_http
-from harmonia_py.web.state import AdministrationOf, PushesOf, Serving, ServingSettings
+from harmonia_py.web.state import Serving, ServingSettings
 from harmonia_py.wiring.access import authenticators, token_exchange
 from harmonia_py.wiring.catalog import wants_catalog
 from harmonia_py.wiring.node import Node
@@ -154,7 +154,8 @@ class Worker:
         try:
             node = await self._open_first()
             self._limit_rooms(self._settings)
-            serving = Serving(*self._served(node, self._settings))
+            served = self._served(node, self._settings)
+            serving = Serving(*served, self._catalog.pushes_of, self._catalog.administration_of)
             tasks += [asyncio.create_task(lasting(work)) for work in self._works(serving)]
             async with self._serve(serving):
                 self.has_served = True
@@ -184,9 +185,7 @@ class Worker:
             self._lifelines.beat()
             await asyncio.sleep(self._lifelines.beat_seconds)
 
-    def _served(
-        self, node: Node, settings: Settings
-    ) -> tuple[Caches, ServingSettings, Generation, PushesOf, AdministrationOf]:
+    def _served(self, node: Node, settings: Settings) -> tuple[Caches, ServingSettings, Generation]:
         ports = self._catalog.ports
         return (
             self._catalog.caches(node, settings.config),
@@ -198,8 +197,6 @@ class Worker:
                 token_exchange(ports, node.id_tokens),
             ),
             self._catalog.generation,
-            self._catalog.pushes_of,
-            self._catalog.administration_of,
         )
 
     def _limit_rooms(self, settings: Settings) -> None:

@@ -119,13 +119,9 @@ class Serving:
         caches: Caches,
         settings: ServingSettings | None = None,
         generation: Generation | None = None,
-        pushes_of: PushesOf = _none,
-        administration_of: AdministrationOf = _none,
     ) -> None:
         """Serve `caches` from the next request on, by `settings` and under `generation`, or as before."""
         self.caches = caches
-        self.pushes_of = pushes_of
-        self.administration_of = administration_of
         self.generation = generation or self.generation
         if settings is not None:
             self.settings = settings
