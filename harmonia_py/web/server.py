@@ -78,8 +78,7 @@ async def serve(
     metrics = metrics or Metrics.alone()
     limits = limits or Limits()
     clients = clients or Clients()
-    http_metrics = HttpMetrics(metrics)
-    transfers = Transfers(limits, http_metrics)
+    transfers = Transfers(limits, HttpMetrics(metrics))
     application = application or make_application()
     application[SERVING] = serving
     application[TRANSFERS] = transfers
@@ -91,13 +90,11 @@ async def serve(
     await runner.setup()
     manager = runner.server
     assert manager is not None
-    loop = asyncio.get_running_loop()
     find_narinfo, find_nar = narinfo_finder(serving, transfers), nar_finder(serving)
 
     def protocol() -> FastProtocol:
         return FastProtocol(
             manager,
-            loop=loop,
             answers=serving.answers,
             transfers=transfers,
             find_narinfo=find_narinfo,
@@ -105,7 +102,6 @@ async def serve(
             acceptor=acceptor,
             clients=clients,
             access_log=access_log,
-            metrics=http_metrics,
         )
 
     acceptor = Acceptor(sockets, limits=limits, share_of=clients.counted, tls=tls, load=metrics.load)

@@ -26,7 +26,7 @@ from harmonia_py.web.fast.ready_answers import SERVER
 from harmonia_py.web.http.errors import error_response, middleware
 from harmonia_py.web.http.request_line import judge
 from harmonia_py.web.http.transfer import DownloadResponse, ResponseAborted, Transfers
-from harmonia_py.web.http_metrics import DOWNLOADS, NARINFO, OTHER, HttpMetrics, Sending, kind_of, path_of
+from harmonia_py.web.http_metrics import DOWNLOADS, NARINFO, OTHER, Sending, kind_of, path_of
 from harmonia_py.web.state import CACHE, WAITS_WITH_BODY
 
 _log = logging.getLogger(__name__)
@@ -60,17 +60,15 @@ class Connection(web.RequestHandler):
         self,
         manager: web.Server,
         *,
-        loop: asyncio.AbstractEventLoop,
         transfers: Transfers,
         acceptor: Acceptor,
         clients: Clients,
         access_log: AccessLog | None,
-        metrics: HttpMetrics,
     ) -> None:
         keepalive = transfers.limits.keepalive_timeout
         super().__init__(
             manager,
-            loop=loop,
+            loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type]  # None is documented
             keepalive_timeout=keepalive,
             # A pushed body is hashed as it came, and decompressed within bounds of ours.
@@ -82,7 +80,7 @@ class Connection(web.RequestHandler):
         self._transfers = transfers
         self._acceptor = acceptor
         self._clients = clients
-        self._metrics = metrics
+        self._metrics = transfers.metrics
         # How many of the `_request_count` requests that have come are answered.
         self._answered = 0
         # Whether the framework leaves the connection open after the last request.

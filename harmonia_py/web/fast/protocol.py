@@ -30,7 +30,7 @@ from harmonia_py.web.fast.narinfo import FindNarinfo
 from harmonia_py.web.fast.ready_answers import GET, VERSION, Absent, Answer, NarinfoRequest, NarRequest, ReadyAnswers
 from harmonia_py.web.fast.ready_file import FileTransfer, FileUnderWay, First, ReadyFile
 from harmonia_py.web.http.transfer import Transfers
-from harmonia_py.web.http_metrics import CLIENT, NAR, NARINFO, HttpMetrics, kind_of
+from harmonia_py.web.http_metrics import CLIENT, NAR, NARINFO, kind_of
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ class FastProtocol(Connection):
         self,
         manager: web.Server,
         *,
-        loop: asyncio.AbstractEventLoop,
         answers: ReadyAnswers,
         transfers: Transfers,
         find_narinfo: FindNarinfo,
@@ -64,17 +63,8 @@ class FastProtocol(Connection):
         acceptor: Acceptor,
         clients: Clients,
         access_log: AccessLog | None,
-        metrics: HttpMetrics,
     ) -> None:
-        super().__init__(
-            manager,
-            loop=loop,
-            transfers=transfers,
-            acceptor=acceptor,
-            clients=clients,
-            access_log=access_log,
-            metrics=metrics,
-        )
+        super().__init__(manager, transfers=transfers, acceptor=acceptor, clients=clients, access_log=access_log)
         self._answers = answers
         self._find_narinfo = find_narinfo
         self._find_nar = find_nar
