@@ -55,11 +55,6 @@ def answer_in(seconds: float | None) -> None:
         deadline.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
 
-def answer_begins() -> None:
-    """End the time limit for the beginning of the answer: from now on bytes are sent, and that may take longer."""
-    answer_in(None)
-
-
 class Pace:
     """The pace at which one client takes one download, measured while the client is waited for."""
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from harmonia_py.cache.source import Download
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.web.admission.clients import share_of
-from harmonia_py.web.admission.limits import answer_begins
+from harmonia_py.web.admission.limits import answer_in
 from harmonia_py.web.http.coding import select
 from harmonia_py.web.http.errors import error_response, not_found
 from harmonia_py.web.http.making import turn_of
@@ -64,7 +64,7 @@ async def encode(settings: ServingSettings, transfers: Transfers, data: bytes, n
         return data
     if len(data) <= SMALL_BYTES:
         return settings.coding.encode(name, data)
-    return await transfers.in_thread(lambda: settings.coding.encode(name, data))
+    return await transfers.threads.run(settings.coding.encode, name, data)
 
 
 def select_coding(settings: ServingSettings, headers: dict[str, str], size: int | None, name: str | None) -> str | None:
@@ -231,7 +231,7 @@ async def _send(
     writer = await response.prepare(request)
     if request.method == hdrs.METH_HEAD or writer is None:
         return response
-    answer_begins()
+    answer_in(None)  # from now on bytes are sent, and that may take longer
     transport = request.transport
     if transport is None:
         raise ConnectionResetError

@@ -12,10 +12,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -47,8 +47,6 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 # SO_LINGER as (on, seconds): on with 0 seconds makes `close` send a reset; off is the default.
 _RESET: Final = struct.pack("ii", 1, 0)
 _NO_RESET: Final = struct.pack("ii", 0, 0)
-
-T = TypeVar("T")
 
 
 class DownloadResponse(web.StreamResponse):
@@ -96,16 +94,12 @@ class Transfers:
         self.threads.shutdown(wait=False)
         self._coding_threads.shutdown(wait=False)
 
-    async def in_thread(self, call: Callable[[], T]) -> T:
-        """The result of `call`, which may wait for the disk."""
-        return await self.threads.run(call)
-
     async def read(self, pieces: Iterator[Piece]) -> bytes:
         """All of `pieces`, for a download that is small enough to be one write."""
         parts = in_memory(pieces)
         data: list[bytes] = []
         try:
-            while (pause := await self.in_thread(lambda: gather(parts, data))) is not None:
+            while (pause := await self.threads.run(gather, parts, data)) is not None:
                 await pause.wait()
         finally:
             self._close_when_done(None, None, parts)
@@ -231,7 +225,7 @@ class Transfers:
         try:
             while True:
                 async with self._turns.take(client):
-                    part = await self.in_thread(lambda: next(parts, None))
+                    part = await self.threads.run(lambda: next(parts, None))
                 if part is None:
                     return
                 if isinstance(part, Pause):

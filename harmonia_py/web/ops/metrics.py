@@ -28,7 +28,7 @@ async def get(request: web.Request) -> web.StreamResponse:
 
     Each worker adds up those of all workers, so any of them can answer.
     """
-    board, in_thread = request.app[BOARD], request.app[TRANSFERS].in_thread
+    board, in_thread = request.app[BOARD], request.app[TRANSFERS].threads.run
     # In threads: it reads a few files of the kernel and formats a thousand lines.
     figures = await in_thread(lambda: {**requests_from_the_start(), **read_figures(board)})
     hidden = await _hidden(request, names_in(figures))

@@ -102,4 +102,4 @@ async def _page(request: web.Request, response: web.Response) -> bytes:
         "message": None if line == status.phrase else line,
         "seconds": response.headers.get(hdrs.RETRY_AFTER),
     }
-    return await request.app[TRANSFERS].in_thread(lambda: render("error.html", **values))
+    return await request.app[TRANSFERS].threads.run(lambda: render("error.html", **values))

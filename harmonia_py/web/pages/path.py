@@ -128,7 +128,7 @@ async def _contents(request: web.Request, cache: BinaryCache, hash_part: HashPar
         transfers = request.app[TRANSFERS]
         listing = await transfers.read(download.pieces(0, download.size))
     try:
-        tree = trees[download.etag] = await transfers.in_thread(lambda: read_contents(listing))
+        tree = trees[download.etag] = await transfers.threads.run(read_contents, listing)
     except FormatError:
         return None  # an upstream's listing, which nothing vouches for
     if len(trees) > _MAX_TREES:

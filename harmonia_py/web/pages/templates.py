@@ -60,7 +60,7 @@ def render(template: str, **values: object) -> bytes:
 async def respond_page(request: web.Request, template: str, values: Mapping[str, object]) -> web.Response:
     """Answer with the page; `root` and `site` are filled in."""
     common = {"root": root_of(request), "site": site_of(request)}
-    data = await request.app[TRANSFERS].in_thread(lambda: render(template, **common, **values))
+    data = await request.app[TRANSFERS].threads.run(lambda: render(template, **common, **values))
     return await respond_bytes(request, data, etag=Hash.of(data).nix32, headers=headers())
 
 
