@@ -9,10 +9,9 @@ from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Published, StoredObject
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.errors import PushConflict, PushTooLarge
-from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
-from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.claims import PushedFile, claim_of
 from harmonia_py.push.publishing import PushPorts, deleted_as_conflict
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.room import RoomForPushes
@@ -91,14 +90,7 @@ class Adopting:
         if file is None:
             raise PushConflict(f"the file of {info.store_path} went meanwhile: try again")
         await self._room.came(file.file_size)
-        claim = NarInfo(
-            path_info=info,
-            url=f"nar/{_name(file)}",
-            compression=file.compression,
-            file_hash=file.file_hash,
-            file_size=file.file_size,
-        )
-        return await self._publish(session, info.store_path.hash_part, claim.format(self._store_dir))
+        return await self._publish(session, info.store_path.hash_part, claim_of(info, file).format(self._store_dir))
 
     async def note_promotion(self, session: PushSession, source: CacheName, paths: Sequence[StorePath]) -> None:
         """Note in the audit log that paths of `source` were published; the entry names the last of them."""

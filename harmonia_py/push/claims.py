@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.cache.trust import fault_of, is_its_own_proof, signed_by
+from harmonia_py.catalog.nars import NarFile
 from harmonia_py.errors import FormatError, PushRefused, PushTooLarge
 from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
@@ -67,6 +68,17 @@ class CheckedFile(Struct, frozen=True, kw_only=True):
     nar_hash: Hash
     nar_size: int
     candidates: Collection[HashPart] | None
+
+
+def claim_of(info: PathInfo, row: NarFile) -> NarInfo:
+    """The narinfo with which a client would push a path whose NAR is in this file."""
+    return NarInfo(
+        path_info=info,
+        url=f"nar/{PushedFile(row.file_hash, row.compression)}",
+        compression=row.compression,
+        file_hash=row.file_hash,
+        file_size=row.file_size,
+    )
 
 
 def parse_claim(data: bytes, hash_part: HashPart, store_dir: StoreDir) -> tuple[NarInfo, PushedFile]:

@@ -41,10 +41,6 @@ class EvidenceCheck:
         self._store_dir = store_dir
         self._trusted_keys = trusted_keys
 
-    def question(self, info: PathInfo) -> "Question":
-        """The question for a claim: the paths that the catalog is to be asked about."""
-        return Question(info, self._store_dir)
-
     def check_claim(self, claim: NarInfo, file: PushedFile, evidence: Evidence, findings: Findings) -> CheckedFile:
         """Check all of a claim but its references; returns the facts of the file that the path has.
 

@@ -36,7 +36,7 @@ from harmonia_py.push.claims import (
     PushedFile,
     parse_claim,
 )
-from harmonia_py.push.evidence_check import EvidenceCheck, other_references
+from harmonia_py.push.evidence_check import EvidenceCheck, Question, other_references
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.runtime.threads import in_thread
 
@@ -167,7 +167,7 @@ class Publisher:
         return await self.publish(await self._check(session, claim, file, to_come))
 
     async def _publish_at_once(self, session: PushSession, claim: NarInfo, file: PushedFile) -> Published | None:
-        info, asking = claim.path_info, self._evidence_check.question(claim.path_info)
+        info, asking = claim.path_info, Question(claim.path_info, self._store_dir)
 
         def judge(evidence: Evidence) -> Publication | None:
             if any(hash_part not in evidence.paths for hash_part in other_references(info)):
@@ -184,7 +184,7 @@ class Publisher:
     async def _check(
         self, session: PushSession, claim: NarInfo, file: PushedFile, to_come: ToCome | None
     ) -> CheckedClaim:
-        info, asking = claim.path_info, self._evidence_check.question(claim.path_info)
+        info, asking = claim.path_info, Question(claim.path_info, self._store_dir)
         evidence = await self._catalog.evidence.find(session.cache, file.file_hash, info, asking.in_question)
         if evidence is None:
             raise not_here(file)

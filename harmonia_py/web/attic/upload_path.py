@@ -15,10 +15,9 @@ from msgspec import Struct
 from harmonia_py.cache.access import Action
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.errors import FormatError
-from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir
-from harmonia_py.push.claims import PushedFile
+from harmonia_py.push.claims import claim_of
 from harmonia_py.push.publishing import PushOrder
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import PushSession
@@ -69,15 +68,8 @@ async def _take(
     before = await pushes.sessions.missing(session, (), [info.nar_hash])
     file = await pushes.receive_nar(session, info, pieces)
     answer_in(_PUBLISH_SECONDS)
-    name = PushedFile(file.file_hash, file.compression)
-    narinfo = NarInfo(
-        path_info=info,
-        url=f"nar/{name}",
-        compression=file.compression,
-        file_hash=file.file_hash,
-        file_size=file.file_size,
-    )
-    await pushes.publish(session, info.store_path.hash_part, narinfo.format(store_dir), PushOrder.ANNOUNCED)
+    claim = claim_of(info, file).format(store_dir)
+    await pushes.publish(session, info.store_path.hash_part, claim, PushOrder.ANNOUNCED)
     return _Taken(file, info.nar_hash in before.nars)
 
 
