@@ -130,15 +130,9 @@ class Caches:
             self._remembered.move_to_end(name)
             return self._remembered[name]
         remembered = self._remembered
-        found = await self._find(name)
         # Another request may have looked it up meanwhile: one name leads to one cache. What was forgotten meanwhile
         # stays forgotten: this is put where it was looked for.
-        return self._remember(remembered, name, found)
-
-    def _remember(
-        self, remembered: OrderedDict[str, NamedCache | None], name: CacheName, found: NamedCache | None
-    ) -> NamedCache | None:
-        found = remembered.setdefault(name, found)
+        found = remembered.setdefault(name, await self._find(name))
         if len(remembered) > _MAX_REMEMBERED:
             remembered.popitem(last=False)
         return found

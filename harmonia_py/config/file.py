@@ -176,7 +176,8 @@ def _unfold(section: str, values: Mapping[str, Any], unknown: list[str]) -> Iter
             if value != "local":
                 unknown.append(f'{section}.{key}: only "local" is known')
         elif (name := _SECTIONS.get((section, key))) is None:
-            unknown.append(f"{section}.{key}: unknown key{suggest(key, _inner_names(section))}")
+            inner_names = [inner for outer, inner in _SECTIONS if outer == section]
+            unknown.append(f"{section}.{key}: unknown key{suggest(key, inner_names)}")
         else:
             yield name, value
 
@@ -187,10 +188,6 @@ def _leave_out_unknown(table: str, value: Any, known: tuple[str, ...], unknown: 
         for key in [key for key in one if key not in known]:
             del one[key]
             unknown.append(f"{table}.{key}: unknown key{suggest(key, known)}")
-
-
-def _inner_names(section: str) -> tuple[str, ...]:
-    return tuple(inner for outer, inner in _SECTIONS if outer == section)
 
 
 def _from_environment(environment: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:

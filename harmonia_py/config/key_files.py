@@ -36,7 +36,8 @@ def read_secret_keys(files: Iterable[Path], environment: Mapping[str, str]) -> l
     """
     keys: list[SecretKey] = []
     for file in files:
-        key = _read_key(file, environment)
+        advice = "not a secret key of Nix: {}"
+        key = read_secret(file, SecretKey.parse, environment, setting="sign_key_paths", advice=advice)
         if key in keys:
             continue
         if any(key.name == other.name for other in keys):
@@ -156,12 +157,6 @@ def _key_name() -> str:
     return f"{host}-1"
 
 
-def _read_key(file: Path, environment: Mapping[str, str]) -> SecretKey:
-    return read_secret(
-        file, SecretKey.parse, environment, setting="sign_key_paths", advice="not a secret key of Nix: {}"
-    )
-
-
 def read_secret(
     file: Path,
     parse: Callable[[str], T],
@@ -195,7 +190,8 @@ def read_secret(
     except (FormatError, UnicodeDecodeError) as error:
         what = advice.format(error if isinstance(error, FormatError) else "not text")
         raise ConfigError(f"{file}: {setting}: {what}") from None
-    _warn_of_others(file, mode, environment, kind)
+    if stat.S_IMODE(mode) & 0o077 and not is_credential(file, environment):
+        _log.warning("%s: others may read %s; chmod 600 it", file, kind)
     return found
 
 
@@ -206,8 +202,3 @@ def is_credential(file: Path, environment: Mapping[str, str]) -> bool:
     """
     credentials = environment.get("CREDENTIALS_DIRECTORY")
     return file.is_relative_to(CREDENTIALS) or (bool(credentials) and file.is_relative_to(str(credentials)))
-
-
-def _warn_of_others(file: Path, mode: int, environment: Mapping[str, str], kind: str) -> None:
-    if stat.S_IMODE(mode) & 0o077 and not is_credential(file, environment):
-        _log.warning("%s: others may read %s; chmod 600 it", file, kind)
