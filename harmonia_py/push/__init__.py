@@ -2,7 +2,7 @@
 
 In which order to read:
 
-    all of it          pushes, for one cache; urls and sessions, which requests belong to
+    all of it          pushes, for one cache, over ports; urls and sessions, which requests belong to
     files              receiving, in turns by steps; upload_check, checked_files; room, push_metrics
     large files        parts, of partial_files (to this server); past_server (a package: to the bucket itself);
                        checking (the client asks again)

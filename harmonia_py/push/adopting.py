@@ -4,15 +4,15 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.audit import entry_now
-from harmonia_py.catalog.caches import CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Published, StoredObject
-from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.errors import PushConflict, PushTooLarge
 from harmonia_py.nix.path_info import PathInfo
-from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.claims import PushedFile, claim_of
-from harmonia_py.push.publishing import PushPorts, deleted_as_conflict
+from harmonia_py.push.ports import PushPorts
+from harmonia_py.push.publishing import deleted_as_conflict
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.room import RoomForPushes
 
@@ -25,32 +25,16 @@ class Adopting:
 
     Args:
         cache: that takes the paths.
-        store_dir: of all caches.
-        catalog: where paths are published.
-        quarantine: is told of a file that is missing.
+        ports: where paths are published.
         room: of the cache.
         publish: publishes a path whose file was taken.
-        now: the time.
     """
 
-    def __init__(
-        self,
-        cache: CacheRow,
-        *,
-        store_dir: StoreDir,
-        catalog: PushPorts,
-        quarantine: Quarantine,
-        room: RoomForPushes,
-        publish: Publish,
-        now: Callable[[], Timestamp],
-    ) -> None:
+    def __init__(self, cache: CacheRow, ports: PushPorts, *, room: RoomForPushes, publish: Publish) -> None:
         self._cache = cache
-        self._store_dir = store_dir
-        self._catalog = catalog
-        self._quarantine = quarantine
+        self._ports = ports
         self._room = room
         self._publish = publish
-        self._now = now
 
     async def check_files(self, files: Collection[NarFile]) -> None:
         """Make sure that the bytes of files that this cache has published are in the storage.
@@ -59,8 +43,8 @@ class Adopting:
             PushConflict: they are not; the objects that have such a file are hidden from now on.
             StorageError: that cannot be told.
         """
-        absent = await self._quarantine.absent({file.blob_key for file in files})
-        lost = [file for file in files if file.blob_key in absent and not await self._quarantine.finds(file)]
+        absent = await self._ports.quarantine.absent({file.blob_key for file in files})
+        lost = [file for file in files if file.blob_key in absent and not await self._ports.quarantine.finds(file)]
         if lost:
             raise PushConflict(f"nar/{_name(lost[0])} is lost: push it again to the cache that had it")
 
@@ -86,17 +70,18 @@ class Adopting:
         self.check_nar_size(info)
         await self._room.check(stored.file.file_size)
         with self._room.arriving(stored.file.file_size), deleted_as_conflict(_name(stored.file)):
-            file = await self._catalog.adoption.adopt(session.cache, session.id, file_hash, now=self._now())
+            file = await self._ports.adoption.adopt(session.cache, session.id, file_hash, now=self._ports.now())
         if file is None:
             raise PushConflict(f"the file of {info.store_path} went meanwhile: try again")
         await self._room.came(file.file_size)
-        return await self._publish(session, info.store_path.hash_part, claim_of(info, file).format(self._store_dir))
+        claim = claim_of(info, file).format(self._ports.store_dir)
+        return await self._publish(session, info.store_path.hash_part, claim)
 
     async def note_promotion(self, session: PushSession, source: CacheName, paths: Sequence[StorePath]) -> None:
         """Note in the audit log that paths of `source` were published; the entry names the last of them."""
         detail = {"from": source, "paths": len(paths)}
         entry = entry_now(session.principal, "promote", cache=self._cache.name, subject=paths[-1], detail=detail)
-        await self._catalog.audit.note([entry])
+        await self._ports.audit.note([entry])
 
 
 def _name(file: NarFile) -> PushedFile:

@@ -4,23 +4,22 @@ Listings and indexes of debug files are taken as well, and dropped: this server 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
-from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.nars import BeingDeleted, Nars
-from harmonia_py.catalog.objects import Document, DocumentKind, Objects
+from harmonia_py.catalog.nars import BeingDeleted
+from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.stored import document_of, parse_realisation
-from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.checked_files import once_deleted
 from harmonia_py.push.claims import MAX_SIGNATURES
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.texts import TextKeeper
 
@@ -33,32 +32,16 @@ class PushedDocuments:
 
     Args:
         name: of the cache.
-        objects: has those that are published.
-        uploads: has those that wait.
-        nars: reserves the keys of logs.
+        ports: has those that are published, and those that wait.
         texts: keeps logs.
-        now: the time.
         into_store: whether the local store takes what is pushed. It takes no documents: a realisation is checked and
             forgotten, a log is refused.
     """
 
-    def __init__(
-        self,
-        name: CacheName,
-        *,
-        objects: Objects,
-        uploads: Uploads,
-        nars: Nars,
-        texts: TextKeeper,
-        now: Callable[[], Timestamp],
-        into_store: bool = False,
-    ) -> None:
+    def __init__(self, name: CacheName, ports: PushPorts, texts: TextKeeper, *, into_store: bool) -> None:
         self._name = name
-        self._objects = objects
-        self._uploads = uploads
-        self._nars = nars
+        self._ports = ports
         self._texts = texts
-        self._now = now
         self._into_store = into_store
 
     async def log(
@@ -83,16 +66,16 @@ class PushedDocuments:
             raise FormatError("a log is that of a derivation")
         if self._into_store:
             raise PushRefused("logs are not taken: what is pushed here goes into the store of this machine")
-        standing = await self._objects.document(session.cache, DocumentKind.LOG, derivation, pending=True)
+        standing = await self._ports.objects.document(session.cache, DocumentKind.LOG, derivation, pending=True)
         if standing is not None and (standing.blob_key is None or await self._texts.has(BlobKey(standing.blob_key))):
             return
         key = BlobKey(f"{self._name}/log/{derivation}")
-        await once_deleted(lambda: self._nars.reserve(key))
+        await once_deleted(lambda: self._ports.nars.reserve(key))
         size = await self._texts.keep(key, portions, coding, MAX_LOG_SIZE)
         document = Document(kind=DocumentKind.LOG, name=derivation, size=size, blob_key=key)
         keepers = [derivation.hash_part]
         try:
-            await self._uploads.attach(session.cache, session.id, document, keepers, now=self._now())
+            await self._ports.uploads.attach(session.cache, session.id, document, keepers, now=self._ports.now())
         except BeingDeleted:
             raise PushConflict("the log was deleted while it came: run the same command again") from None
 
@@ -109,7 +92,7 @@ class PushedDocuments:
         if self._into_store:
             return
         kind, name = document_of(output)
-        standing = await self._objects.document(session.cache, kind, name)
+        standing = await self._ports.objects.document(session.cache, kind, name)
         if standing is not None and standing.body is not None:
             first = parse_realisation(standing.body, output)
             if first.out_path != given.out_path:
@@ -120,4 +103,4 @@ class PushedDocuments:
         body = given.format_old() if kind is DocumentKind.REALISATION else given.format_new()
         document = Document(kind=kind, name=name, size=len(body), body=body)
         keepers = [given.out_path.hash_part]
-        await self._uploads.attach(session.cache, session.id, document, keepers, now=self._now())
+        await self._ports.uploads.attach(session.cache, session.id, document, keepers, now=self._ports.now())

@@ -19,15 +19,15 @@ from harmonia_py.catalog.audit import AuditEntry, entry_now
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
-from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS
-from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.errors import FormatError, HarmoniaError, PushConflict, PushRefused
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.evidence_check import other_references
-from harmonia_py.push.publishing import CheckedClaim, PushPorts, ToCome, not_here
+from harmonia_py.push.ports import PushPorts
+from harmonia_py.push.publishing import CheckedClaim, ToCome, not_here
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.store_import import StoreImport
 
@@ -48,36 +48,27 @@ class IntoStore:
     Args:
         name: of the cache.
         view: the cache as its readers see it.
-        catalog: has the facts of files, and the paths that wait.
+        ports: the files and their facts, and the paths that wait.
         publish: lets a path wait: `Publisher.publish`.
-        blobs: has the files.
-        quarantine: takes files that are not there.
         store_import: adds paths to the store.
-        now: the time.
         pass_seconds: after which `take_what_waits` leaves the rest to the next call.
     """
 
     def __init__(
         self,
         name: CacheName,
+        ports: PushPorts,
         *,
         view: BinaryCache,
-        catalog: PushPorts,
         publish: Callable[[CheckedClaim], Awaitable[Published]],
-        blobs: BlobStore,
-        quarantine: Quarantine,
         store_import: StoreImport,
-        now: Callable[[], Timestamp],
         pass_seconds: float = _PASS_SECONDS,
     ) -> None:
         self._name = name
+        self._ports = ports
         self._view = view
-        self._catalog = catalog
         self._publish = publish
-        self._blobs = blobs
-        self._quarantine = quarantine
         self._store_import = store_import
-        self._now = now
         self._pass_seconds = pass_seconds
         self._looked_at: HashPart | None = None
 
@@ -147,19 +138,19 @@ class IntoStore:
         self, cache: CacheId, info: PathInfo, file: NarFile, pushed_by: str, *, in_place_of: str | None = None
     ) -> bool:
         """Add a path whose references are all there; False when the store has it already."""
-        blob = await self._blobs.open(BlobKey(file.blob_key))
+        blob = await self._ports.blobs.open(BlobKey(file.blob_key))
         if blob is None:
-            await self._quarantine.finds(file)
+            await self._ports.quarantine.finds(file)
             raise not_here(PushedFile(file.file_hash, file.compression))
         added = await self._store_import.add(info, file, blob)
         # A session of its own lets the file go soon, however long the client goes on pushing.
-        ends = Timestamp(self._now() - SESSION_SECONDS + LET_GO_SECONDS)
+        ends = Timestamp(self._ports.now() - SESSION_SECONDS + LET_GO_SECONDS)
         with suppress(BeingDeleted):  # the session that brought the file has ended: it goes now
-            await self._catalog.uploads.received(
+            await self._ports.uploads.received(
                 cache, f"added {file.file_hash.nix32}", file, in_place_of=in_place_of, now=ends
             )
         if added:
-            await self._catalog.audit.note([self._entry(info, pushed_by)])
+            await self._ports.audit.note([self._entry(info, pushed_by)])
         return added
 
     async def take_what_waits(self, cache: CacheId) -> None:
@@ -177,7 +168,7 @@ class IntoStore:
     async def _take_what_waits(self, cache: CacheId) -> None:
         clock = asyncio.get_running_loop().time
         until = clock() + self._pass_seconds
-        while page := await self._catalog.awaiting.page(cache, self._looked_at, _PAGE):
+        while page := await self._ports.awaiting.page(cache, self._looked_at, _PAGE):
             for waiting in page:
                 self._looked_at = waiting.path_info.store_path.hash_part
                 if not await self._store_import.missing(waiting.path_info):
@@ -188,7 +179,8 @@ class IntoStore:
 
     async def _take_what_waited(self, cache: CacheId, hash_part: HashPart) -> tuple[HashPart, ...]:
         """Add the paths that waited for this one alone, then those that waited for them; returns those added."""
-        return await self._take_ready(cache, await self._catalog.awaiting.arrived(cache, hash_part, now=self._now()))
+        waited = await self._ports.awaiting.arrived(cache, hash_part, now=self._ports.now())
+        return await self._take_ready(cache, waited)
 
     async def _take_ready(
         self, cache: CacheId, waited: Sequence[StoredObject], until: float = math.inf
@@ -215,11 +207,11 @@ class IntoStore:
                     await self._forget(cache, path)
                 continue
             taken.append(path.hash_part)
-            ready += await self._catalog.awaiting.arrived(cache, path.hash_part, now=self._now())
+            ready += await self._ports.awaiting.arrived(cache, path.hash_part, now=self._ports.now())
         return tuple(taken)
 
     async def _forget(self, cache: CacheId, path: StorePath) -> None:
-        await self._catalog.awaiting.forget(cache, path.hash_part, now=self._now())
+        await self._ports.awaiting.forget(cache, path.hash_part, now=self._ports.now())
 
     def _entry(self, info: PathInfo, pushed_by: str) -> AuditEntry:
         detail = {"nar_hash": str(info.nar_hash), "into": "store"}

@@ -3,21 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from typing import Final
 
-from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.nars import BeingDeleted
-from harmonia_py.catalog.objects import DocumentKind, Objects, StoredObject
-from harmonia_py.catalog.stored import OpenBlob
-from harmonia_py.catalog.uploads import Uploads
+from harmonia_py.catalog.objects import DocumentKind, StoredObject
 from harmonia_py.contents.nar_check import NarBounds
-from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.pieces import portions
 from harmonia_py.errors import FormatError, HarmoniaError
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.findings import Findings
 from harmonia_py.push.listings import LongListings, listing_of
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import MAX_NAR_SIZE
 from harmonia_py.push.steps import SteppingThreads
 from harmonia_py.push.upload_check import CheckedUpload, UploadCheck
@@ -38,36 +36,21 @@ class ListingRenewal:
     """Makes lost listings again, one at a time: their NARs may be large, and so may they.
 
     Args:
-        objects: of all caches.
-        uploads: takes listings.
+        ports: where paths and their NARs are found, and listings go.
         listings: keeps those that are long.
-        open_blob: opens files of NARs.
-        read: reads slices of these files.
-        threads: check them.
         renew_static: has the files of a path written that other programs read.
-        now: the time.
     """
 
     def __init__(
         self,
-        *,
-        objects: Objects,
-        uploads: Uploads,
+        ports: PushPorts,
         listings: LongListings,
-        open_blob: OpenBlob,
-        read: SliceReader,
-        threads: Executor,
         renew_static: Callable[[CacheId, HashPart], Awaitable[None]],
-        now: Callable[[], Timestamp],
     ) -> None:
-        self._objects = objects
-        self._uploads = uploads
+        self._ports = ports
         self._listings = listings
-        self._open_blob = open_blob
-        self._read = read
-        self._stepping = SteppingThreads(threads, 1)
+        self._stepping = SteppingThreads(ports.threads, 1)
         self._renew_static = renew_static
-        self._now = now
         self._queue: asyncio.Queue[tuple[CacheId, HashPart]] = asyncio.Queue(_MAX_WAITING)
         self._wanted: TimedSet[tuple[CacheId, HashPart]] = TimedSet(_MAX_KNOWN)
         self._one_at_a_time = asyncio.Lock()
@@ -97,7 +80,7 @@ class ListingRenewal:
             StorageError: the NAR cannot be read, or the listing cannot be kept.
         """
         async with self._one_at_a_time:
-            stored = await self._objects.find(cache, hash_part)
+            stored = await self._ports.objects.find(cache, hash_part)
             if stored is None:
                 return False
             try:
@@ -113,10 +96,10 @@ class ListingRenewal:
 
     async def _is_there(self, cache: CacheId, hash_part: HashPart) -> bool:
         """Whether readers have the listing of a path."""
-        found = await self._objects.document(cache, DocumentKind.LISTING, hash_part)
+        found = await self._ports.objects.document(cache, DocumentKind.LISTING, hash_part)
         if found is None or found.blob_key is None:
             return found is not None
-        download = await self._open_blob(found.blob_key)
+        download = await self._ports.open_blob(found.blob_key)
         if download is None:
             return False
         with download:
@@ -129,7 +112,7 @@ class ListingRenewal:
             await self._listings.keep(nar_hash, checked.long_listing)
         # The session lets a listing go whose path was collected meanwhile.
         listing = listing_of(hash_part, nar_hash, Findings.parse(checked.findings))
-        await self._uploads.attach(cache, f"listings of {cache}", listing, [hash_part], now=self._now())
+        await self._ports.uploads.attach(cache, f"listings of {cache}", listing, [hash_part], now=self._ports.now())
         await self._renew_static(cache, hash_part)
 
     async def _checked(self, stored: StoredObject) -> CheckedUpload | None:
@@ -139,11 +122,11 @@ class ListingRenewal:
             FormatError: it is not the file that it was.
         """
         file = stored.file
-        download = await self._open_blob(file.blob_key)
+        download = await self._ports.open_blob(file.blob_key)
         if download is None:
             return None
         bounds = NarBounds(nar_size=MAX_NAR_SIZE)
         upload = UploadCheck(PushedFile(file.file_hash, file.compression), file.file_size, bounds)
         with download:
-            steps = upload.take_all(portions(download.pieces(0, None), self._read))
+            steps = upload.take_all(portions(download.pieces(0, None), self._ports.read))
             return await self._stepping.run(_LISTINGS, steps, upload.give_up)

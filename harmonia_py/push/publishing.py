@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from enum import Enum, auto
 from functools import partial
@@ -12,31 +11,25 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.trust import is_its_own_proof
-from harmonia_py.catalog.arrivals import Arrivals
-from harmonia_py.catalog.audit import Audit
-from harmonia_py.catalog.awaiting import Awaiting
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.catalog.evidence import Evidence, EvidenceOf
-from harmonia_py.catalog.nars import BeingDeleted, NarFile, Nars
-from harmonia_py.catalog.objects import Objects, Publication, Published
-from harmonia_py.catalog.quarantine import Quarantine
-from harmonia_py.catalog.room_wanted import RoomWanted
-from harmonia_py.catalog.stored import OpenBlob
-from harmonia_py.catalog.uploads import Adoption, Uploads
+from harmonia_py.catalog.evidence import Evidence
+from harmonia_py.catalog.nars import BeingDeleted, NarFile
+from harmonia_py.catalog.objects import Publication, Published
 from harmonia_py.contents.codecs import Unpacker
-from harmonia_py.contents.pieces import SliceReader, feed_all, portions
+from harmonia_py.contents.pieces import feed_all, portions
 from harmonia_py.errors import PushConflict, PushRefused, naming
 from harmonia_py.nix.content_check import ContentCheck, content_check
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import PublicKey
-from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
+from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.claims import (
     CheckedFile,
     PushedFile,
     parse_claim,
 )
 from harmonia_py.push.evidence_check import EvidenceCheck, Question, other_references
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.runtime.threads import in_thread
 
@@ -69,20 +62,6 @@ class PushOrder(Enum):
     ANY = auto()
 
 
-class PushPorts(Struct, frozen=True, kw_only=True):
-    """The ports of the catalog that a push needs."""
-
-    objects: Objects
-    nars: Nars
-    uploads: Uploads
-    adoption: Adoption
-    arrivals: Arrivals
-    awaiting: Awaiting
-    evidence: EvidenceOf
-    audit: Audit
-    room_wanted: RoomWanted
-
-
 class CheckedClaim(Struct, frozen=True):
     """A path whose narinfo agrees with what the catalog knows of its file: ready to be published."""
 
@@ -94,39 +73,15 @@ class Publisher:
     """Publishes what is pushed to one cache.
 
     Args:
-        catalog: where paths are published.
-        open_blob: opens files of NARs, for content addresses that are not the NarHash.
-        read: reads slices of these files.
-        threads: decompress and hash them.
-        store_dir: of the cache.
+        ports: where paths are published, and their files are.
         trusted_keys: one of these must have signed what is pushed; without any, all is taken.
-        quarantine: is told of a file that is missing.
         find_elsewhere: finds references that were not pushed to the cache.
-        now: the time.
     """
 
-    def __init__(
-        self,
-        *,
-        catalog: PushPorts,
-        open_blob: OpenBlob,
-        read: SliceReader,
-        threads: Executor,
-        store_dir: StoreDir,
-        trusted_keys: Sequence[PublicKey],
-        quarantine: Quarantine,
-        find_elsewhere: FindElsewhere,
-        now: Callable[[], Timestamp],
-    ) -> None:
-        self._catalog = catalog
-        self._open_blob = open_blob
-        self._read = read
-        self._threads = threads
-        self._store_dir = store_dir
-        self._evidence_check = EvidenceCheck(store_dir, trusted_keys)
-        self._quarantine = quarantine
+    def __init__(self, ports: PushPorts, trusted_keys: Sequence[PublicKey], find_elsewhere: FindElsewhere) -> None:
+        self._ports = ports
+        self._evidence_check = EvidenceCheck(ports.store_dir, trusted_keys)
         self._find_elsewhere = find_elsewhere
-        self._now = now
 
     async def check(self, session: PushSession, hash_part: HashPart, data: bytes) -> CheckedClaim:
         """Hold a narinfo against what the catalog knows of its file; the path, ready to be published.
@@ -142,7 +97,7 @@ class Publisher:
             PushConflict: its file is not here.
             StorageError: the catalog or the storage does not answer.
         """
-        claim, file = parse_claim(data, hash_part, self._store_dir)
+        claim, file = parse_claim(data, hash_part, self._ports.store_dir)
         return await self._check(session, claim, file, None)
 
     async def check_and_publish(
@@ -159,15 +114,15 @@ class Publisher:
             to_come: tells which absent references the client will still push: the path waits for these, and the cache
                 is trusted to have the others from elsewhere. None: the path waits for all of them.
         """
-        claim, file = parse_claim(data, hash_part, self._store_dir)
-        if to_come is None and not is_its_own_proof(claim.path_info, self._store_dir):
+        claim, file = parse_claim(data, hash_part, self._ports.store_dir)
+        if to_come is None and not is_its_own_proof(claim.path_info, self._ports.store_dir):
             published = await self._publish_at_once(session, claim, file)
             if published is not None:
                 return published
         return await self.publish(await self._check(session, claim, file, to_come))
 
     async def _publish_at_once(self, session: PushSession, claim: NarInfo, file: PushedFile) -> Published | None:
-        info, asking = claim.path_info, Question(claim.path_info, self._store_dir)
+        info, asking = claim.path_info, Question(claim.path_info, self._ports.store_dir)
 
         def judge(evidence: Evidence) -> Publication | None:
             if any(hash_part not in evidence.paths for hash_part in other_references(info)):
@@ -177,15 +132,15 @@ class Publisher:
             return self._evidence_check.publication(session, claim, evidence.file, asking.findings)
 
         with deleted_as_conflict(file):
-            return await self._catalog.evidence.publish(
-                session.cache, file.file_hash, info, asking.in_question, judge, now=self._now()
+            return await self._ports.evidence.publish(
+                session.cache, file.file_hash, info, asking.in_question, judge, now=self._ports.now()
             )
 
     async def _check(
         self, session: PushSession, claim: NarInfo, file: PushedFile, to_come: ToCome | None
     ) -> CheckedClaim:
-        info, asking = claim.path_info, Question(claim.path_info, self._store_dir)
-        evidence = await self._catalog.evidence.find(session.cache, file.file_hash, info, asking.in_question)
+        info, asking = claim.path_info, Question(claim.path_info, self._ports.store_dir)
+        evidence = await self._ports.evidence.find(session.cache, file.file_hash, info, asking.in_question)
         if evidence is None:
             raise not_here(file)
         checked = self._evidence_check.check_claim(claim, file, evidence, asking.findings)
@@ -201,9 +156,9 @@ class Publisher:
             PushConflict: its file is not here any more.
             StorageError: it cannot be kept.
         """
-        now = self._now() if waits_from is None else waits_from
+        now = self._ports.now() if waits_from is None else waits_from
         with deleted_as_conflict(claim.checked.file):
-            return await self._catalog.objects.publish(claim.publication, now=now)
+            return await self._ports.objects.publish(claim.publication, now=now)
 
     async def _check_references(
         self, info: PathInfo, checked: CheckedFile, evidence: Evidence, to_come: ToCome | None
@@ -231,19 +186,19 @@ class Publisher:
         Most content addresses are the NarHash, which is known. For the others the file is read once more. Those belong
         to derivations, to single files (both small) and to paths that contain their own name.
         """
-        if not is_its_own_proof(info, self._store_dir):
+        if not is_its_own_proof(info, self._ports.store_dir):
             return None
         check = content_check(info)
         if check is not None:
-            download = await self._open_blob(row.blob_key)
+            download = await self._ports.open_blob(row.blob_key)
             if download is None:
-                await self._quarantine.finds(row)
+                await self._ports.quarantine.finds(row)
                 raise not_here(file)
             with download:
-                unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None), self._read)
+                unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None), self._ports.read)
                 with naming("CA", PushRefused):
-                    await feed_all(self._threads, parts, partial(_feed, unpacker, check))
-                    await in_thread(self._threads, check.finish)
+                    await feed_all(self._ports.threads, parts, partial(_feed, unpacker, check))
+                    await in_thread(self._ports.threads, check.finish)
         return str(info.ca)
 
 

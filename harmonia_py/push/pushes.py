@@ -13,8 +13,7 @@ from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState, Published, StoredObject
-from harmonia_py.catalog.quarantine import Quarantine
-from harmonia_py.catalog.stored import PUSHED, OpenBlob
+from harmonia_py.catalog.stored import PUSHED
 from harmonia_py.catalog.uploads import Session
 from harmonia_py.errors import FormatError, PushRefused
 from harmonia_py.nix.hashes import short_digest
@@ -29,7 +28,8 @@ from harmonia_py.push.parts import PartName, PartUploads
 from harmonia_py.push.past_server.of_cache import UploadsPastServer
 from harmonia_py.push.past_server.parts import MultipartPushes
 from harmonia_py.push.past_server.single import PendingUploads
-from harmonia_py.push.publishing import Publisher, PushOrder, PushPorts, all_to_come
+from harmonia_py.push.ports import PushPorts
+from harmonia_py.push.publishing import Publisher, PushOrder, all_to_come
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import PushSession, Receiver, check_compression
 from harmonia_py.push.recipes import RecipeUploads
@@ -49,8 +49,8 @@ class Pushes:
 
     Args:
         cache: as the catalog has it.
+        ports: the catalog and the files.
         view: the cache as its readers see it.
-        catalog: its ports.
         receiver: takes files in.
         publisher: publishes paths.
         documents: takes documents in.
@@ -58,8 +58,6 @@ class Pushes:
         parts: files that come in parts.
         static_side: the files of the cache that other programs read.
         static_writer: writes these in the background.
-        open_blob: opens files.
-        quarantine: is told of a file that is missing.
         counters: of pushes to all caches.
         usage: of this cache.
         into_store: adds pushed paths to the local store, instead of publishing them; None: they are published.
@@ -77,9 +75,9 @@ class Pushes:
     def __init__(
         self,
         cache: CacheRow,
+        ports: PushPorts,
         *,
         view: BinaryCache,
-        catalog: PushPorts,
         receiver: Receiver,
         publisher: Publisher,
         documents: PushedDocuments,
@@ -87,8 +85,6 @@ class Pushes:
         parts: PartUploads,
         static_side: StaticSide,
         static_writer: StaticWriter,
-        open_blob: OpenBlob,
-        quarantine: Quarantine,
         counters: PushCounters,
         usage: CacheUsage,
         room: RoomForPushes,
@@ -105,13 +101,11 @@ class Pushes:
         self.name = cache.name
         self._settings = cache.settings
         self._view = view
-        self._catalog = catalog
+        self._ports = ports
         self._receiver = receiver
         self._publisher = publisher
         self._static_side = static_side
         self._static_writer = static_writer
-        self._open_blob = open_blob
-        self._quarantine = quarantine
         self._counters = counters
         self._usage = usage
         self._into_store = into_store
@@ -127,15 +121,7 @@ class Pushes:
                 find=self.file,
                 came=self._count,
             )
-        self.adopting = Adopting(
-            cache,
-            store_dir=view.cache_info.store_dir,
-            catalog=catalog,
-            quarantine=quarantine,
-            room=room,
-            publish=self.publish,
-            now=receiver.now,
-        )
+        self.adopting = Adopting(cache, ports, room=room, publish=self.publish)
 
     async def session(self, principal: Principal, run: str) -> PushSession:
         """The session of this principal's run, with a sign of life noted.
@@ -143,13 +129,13 @@ class Pushes:
         Raises:
             StorageError: it cannot be noted.
         """
-        now = self._receiver.now()
+        now = self._ports.now()
         session, until = self._sessions.get((principal.name, run), (None, 0))
         if session is None or now >= until:
             session_id = short_digest(f"{self._cache}\0{principal.name}\0{run}")
             session = PushSession(session_id, self._cache, principal.name, self._settings.max_nar_size)
             row = Session(id=session.id, cache=self._cache, principal=principal.name, begun=now, seen=now)
-            await self._catalog.uploads.session(row)
+            await self._ports.uploads.session(row)
             self._sessions[principal.name, run] = session, now + _SIGN_SECONDS
         return session
 
@@ -169,17 +155,17 @@ class Pushes:
 
     async def file(self, session: PushSession, file: PushedFile) -> NarFile | None:
         """A file that this cache has or was sent; it stays as long as the session lives."""
-        row = await self._catalog.uploads.find(session.cache, file.file_hash)
+        row = await self._ports.uploads.find(session.cache, file.file_hash)
         if row is None or row.compression != file.compression:
             return None
-        return await self._catalog.uploads.claim(session.cache, session.id, file.file_hash, now=self._receiver.now())
+        return await self._ports.uploads.claim(session.cache, session.id, file.file_hash, now=self._ports.now())
 
     async def open(self, session: PushSession, file: PushedFile) -> Download | None:
         """The bytes of a file that this cache has or was sent."""
         row = await self.file(session, file)
-        download = None if row is None else await self._open_blob(row.blob_key)
+        download = None if row is None else await self._ports.open_blob(row.blob_key)
         if row is not None and download is None:
-            await self._quarantine.finds(row)
+            await self._ports.quarantine.finds(row)
         return download
 
     async def narinfo(self, session: PushSession, hash_part: HashPart) -> Found | None:
@@ -192,13 +178,13 @@ class Pushes:
         # A lost file is answered as absent: this client, and perhaps no other, can send it again.
         if await self._is_lost(found.narinfo):
             return None
-        present = await self._catalog.objects.present(session.cache, session.id, [hash_part], now=self._receiver.now())
+        present = await self._ports.objects.present(session.cache, session.id, [hash_part], now=self._ports.now())
         return found if present else None
 
     async def _is_lost(self, narinfo: NarInfo) -> bool:
         assert narinfo.file_hash is not None
-        row = await self._catalog.nars.file(narinfo.file_hash)
-        return row is None or not await self._quarantine.finds(row)
+        row = await self._ports.nars.file(narinfo.file_hash)
+        return row is None or not await self._ports.quarantine.finds(row)
 
     async def receive(
         self, session: PushSession, file: PushedFile, file_size: int, portions: AsyncIterator[bytes]
@@ -213,8 +199,8 @@ class Pushes:
         self, past: UploadsPastServer, session: PushSession, hash_part: HashPart, data: bytes
     ) -> None:
         """Take in the file that a narinfo names, if the client has sent it past this server."""
-        _, file = parse_claim(data, hash_part, self._view.cache_info.store_dir)
-        if await self._catalog.uploads.find(session.cache, file.file_hash) is None:
+        _, file = parse_claim(data, hash_part, self._ports.store_dir)
+        if await self._ports.uploads.find(session.cache, file.file_hash) is None:
             await past.take(session, file)
 
     async def receive_nar(self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes]) -> NarFile:
@@ -279,7 +265,7 @@ class Pushes:
 
     async def stored(self, hash_part: HashPart) -> StoredObject | None:
         """The pushed object under this hash part, as readers of the cache see it."""
-        found = await self._catalog.objects.find(self._cache, hash_part)
+        found = await self._ports.objects.find(self._cache, hash_part)
         return found if found is not None and await self._view.allows(found.path_info) else None
 
     def note_refusal(self) -> None:

@@ -11,8 +11,7 @@ may be put right, and the rebuild begun again.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct, field
@@ -24,8 +23,7 @@ from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.static_check import chunked_key, path_of_narinfo
 from harmonia_py.catalog.uploads import Session
 from harmonia_py.chunks.rebuilding import RebuiltChunks
-from harmonia_py.contents.blobs import BlobKey, BlobStore
-from harmonia_py.contents.pieces import SliceReader
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.whole_blob import NOT_WHOLE, read_whole
 from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix.cache_info import CacheInfo
@@ -34,7 +32,8 @@ from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.evidence_check import other_references
-from harmonia_py.push.publishing import FindElsewhere, Publisher, PushPorts
+from harmonia_py.push.ports import PushPorts
+from harmonia_py.push.publishing import Publisher
 from harmonia_py.push.rebuilt_files import RebuiltFiles
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.upload_check import blob_key_of
@@ -98,43 +97,25 @@ class Rebuild:
     The narinfos of one cache are in memory together, some KiB each: references come first.
 
     Args:
-        catalog: is filled.
+        ports: the catalog, which is filled, and all files.
         caches: the named caches of the catalog.
-        blobs: all files.
         files: takes in the files of NARs.
         chunks: takes in packs.
-        read: reads slices of files.
-        threads: parse and hash.
-        store_dir: of all caches.
-        publisher_of: makes the publisher of a cache, given what finds paths that it has from elsewhere.
-        now: the time.
     """
 
     def __init__(
         self,
+        ports: PushPorts,
         *,
-        catalog: PushPorts,
         caches: Caches,
-        blobs: BlobStore,
         files: RebuiltFiles,
         chunks: RebuiltChunks,
-        read: SliceReader,
-        threads: Executor,
-        store_dir: StoreDir,
-        publisher_of: Callable[[CacheRow, FindElsewhere], Publisher],
-        now: Callable[[], Timestamp],
     ) -> None:
         self.done = Rebuilt()
-        self._catalog = catalog
+        self._ports = ports
         self._caches = caches
-        self._blobs = blobs
         self._files = files
         self._chunks = chunks
-        self._read = read
-        self._threads = threads
-        self._store_dir = store_dir
-        self._publisher_of = publisher_of
-        self._now = now
         self._packs: list[str] = []
 
     async def run(self) -> Rebuilt:
@@ -154,7 +135,7 @@ class Rebuild:
     async def _look(self) -> dict[CacheName, _Found]:
         """The files of each cache that the directory has."""
         found: dict[CacheName, _Found] = defaultdict(_Found)
-        async for info in self._blobs.list():
+        async for info in self._ports.blobs.list():
             try:
                 if (path := path_of_narinfo(info.key)) is not None:
                     cache, hash_part = CacheName.parse(path[0]), HashPart.parse(path[1])
@@ -176,10 +157,10 @@ class Rebuild:
         settings = CacheSettings()
         data = None if found.cache_info is None else await self._bytes(found.cache_info)
         if data is not None:
-            info = CacheInfo.parse(data, self._store_dir)
+            info = CacheInfo.parse(data, self._ports.store_dir)
             settings = CacheSettings(priority=info.priority, want_mass_query=info.want_mass_query)
         self.done.caches += 1
-        return await self._caches.create(name, settings, declared=False, now=self._now())
+        return await self._caches.create(name, settings, declared=False, now=self._ports.now())
 
     async def _rebuild(self, row: CacheRow, found: _Found) -> None:
         session = PushSession(f"rebuild-{row.id}", row.id, _PRINCIPAL)
@@ -190,7 +171,8 @@ class Rebuild:
             return elsewhere.get(hash_part)
 
         await self._begin(session)
-        publisher = self._publisher_of(row, find_elsewhere)
+        # No signature is required: the paths were accepted when they were pushed.
+        publisher = Publisher(self._ports, (), find_elsewhere)
         published = set(elsewhere)
         for info in references_first({path: claim.narinfo.path_info for path, claim in claims.items()}):
             waits = not published.issuperset(other_references(info))
@@ -198,16 +180,16 @@ class Rebuild:
                 published.add(info.store_path.hash_part)
         for derivation in found.logs:
             await self._attach_log(row, derivation)
-        await self._catalog.uploads.session(self._session(session, self._now()), end=True)
+        await self._ports.uploads.session(self._session(session, self._ports.now()), end=True)
 
     async def _begin(self, session: PushSession) -> None:
         """Have a running server leave alone the files that are read now, also after a cut."""
-        await self._catalog.uploads.session(self._session(session, self._later))
-        await self._catalog.uploads.forget(session.id, now=self._now())
+        await self._ports.uploads.session(self._session(session, self._later))
+        await self._ports.uploads.forget(session.id, now=self._ports.now())
 
     @property
     def _later(self) -> Timestamp:
-        return Timestamp(self._now() + _STAYS_SECONDS)
+        return Timestamp(self._ports.now() + _STAYS_SECONDS)
 
     def _session(self, session: PushSession, seen: Timestamp) -> Session:
         return Session(id=session.id, cache=session.cache, principal=_PRINCIPAL, begun=seen, seen=seen)
@@ -215,15 +197,15 @@ class Rebuild:
     async def _publish(self, session: PushSession, publisher: Publisher, claim: _Claim, *, waits: bool) -> bool:
         """Publish a path, unless it is there or its claim is wrong; returns whether it is there now."""
         narinfo, hash_part = claim.narinfo, claim.narinfo.path_info.store_path.hash_part
-        if await self._catalog.objects.find(session.cache, hash_part) is not None:
+        if await self._ports.objects.find(session.cache, hash_part) is not None:
             return True
         try:
             await self._files.receive(session, claim.file, is_chunked=claim.is_chunked)
-            claimed = await publisher.check(session, hash_part, narinfo.format(self._store_dir))
+            claimed = await publisher.check(session, hash_part, narinfo.format(self._ports.store_dir))
             published = await publisher.publish(claimed, waits_from=self._later if waits else None)
         except (FormatError, PushRefused, PushConflict) as error:
             self.done.faults[claim.key] = str(error)
-            await self._catalog.uploads.forget(session.id, now=self._now())
+            await self._ports.uploads.forget(session.id, now=self._ports.now())
             return False
         self.done.paths += 0 if published.missing else 1
         self.done.paths += len(published.promoted)
@@ -245,7 +227,8 @@ class Rebuild:
             claim = await self._read_claim(hash_part, key, is_chunked=key == chunked)
             if claim is None:
                 continue
-            if len(keys) == 1 or claim.is_chunked or await self._blobs.metadata(blob_key_of(claim.file)) is not None:
+            is_sure = len(keys) == 1 or claim.is_chunked
+            if is_sure or await self._ports.blobs.metadata(blob_key_of(claim.file)) is not None:
                 return claim
         return None
 
@@ -254,7 +237,7 @@ class Rebuild:
         if data is None:
             return None
         try:
-            narinfo = _parse(data, hash_part, self._store_dir)
+            narinfo = _parse(data, hash_part, self._ports.store_dir)
             return _Claim(key, narinfo, PushedFile.parse(narinfo.url.removeprefix("nar/")), is_chunked=is_chunked)
         except (FormatError, UnicodeDecodeError) as error:
             self.done.faults[key] = str(error)
@@ -262,10 +245,10 @@ class Rebuild:
 
     async def _attach_log(self, row: CacheRow, derivation: StorePath) -> None:
         key = BlobKey(f"{row.name}/log/{derivation}")
-        standing = await self._catalog.objects.document(row.id, DocumentKind.LOG, derivation, pending=True)
+        standing = await self._ports.objects.document(row.id, DocumentKind.LOG, derivation, pending=True)
         if standing is not None:
             return
-        blob = await self._blobs.open(key)
+        blob = await self._ports.blobs.open(key)
         if blob is None:
             self.done.faults[key] = NOT_WHOLE
             return
@@ -273,12 +256,12 @@ class Rebuild:
             document = Document(kind=DocumentKind.LOG, name=derivation, size=blob.size, blob_key=key)
         keepers = [derivation.hash_part]
         # Without a session the log stays, whether outputs of its derivation are published now, later or never.
-        await self._catalog.uploads.attach(row.id, None, document, keepers, now=self._now())
+        await self._ports.uploads.attach(row.id, None, document, keepers, now=self._ports.now())
         self.done.logs += 1
 
     async def _bytes(self, key: BlobKey) -> bytes | None:
         """The bytes of a listed blob; None when it cannot be opened, which is noted as a fault."""
-        data = await read_whole(self._blobs, key, self._read, self._threads)
+        data = await read_whole(self._ports.blobs, key, self._ports.read, self._ports.threads)
         if data is None:
             self.done.faults[key] = NOT_WHOLE
         return data

@@ -1,24 +1,22 @@
 """Files of NARs taken into a catalog that was lost: each is read once, whether it is there whole or as chunks."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
-from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.chunks.rebuilding import RebuiltChunks
 from harmonia_py.chunks.recipe import ChunkHash
-from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
+from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.nar_check import NarBounds, NarCheck
-from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import PushConflict
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.push.listings import LongListings
-from harmonia_py.push.publishing import PushPorts
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import MAX_NAR_SIZE, PushSession
 from harmonia_py.push.upload_check import CheckedUpload, NarObserver, blob_key_of
 from harmonia_py.runtime.threads import in_thread
@@ -30,35 +28,23 @@ class RebuiltFiles:
     """Takes files that are in the storage into caches.
 
     Args:
-        catalog: is filled.
-        blobs: the files.
+        ports: the catalog, which is filled, and the files.
         listings: keeps those that are long.
         chunks: reads files that are made of chunks.
-        read: reads slices of the others.
-        threads: decompress and hash.
-        now: the time.
         report: called with the number of bytes of each file that was read.
     """
 
     def __init__(
         self,
-        catalog: PushPorts,
+        ports: PushPorts,
         *,
-        blobs: BlobStore,
         listings: LongListings,
         chunks: RebuiltChunks,
-        read: SliceReader,
-        threads: Executor,
-        now: Callable[[], Timestamp],
         report: Callable[[int], object],
     ) -> None:
-        self._catalog = catalog
-        self._blobs = blobs
+        self._ports = ports
         self._listings = listings
         self._chunks = chunks
-        self._read = read
-        self._threads = threads
-        self._now = now
         self._report = report
 
     async def receive(self, session: PushSession, file: PushedFile, *, is_chunked: bool) -> None:
@@ -74,11 +60,11 @@ class RebuiltFiles:
             PushConflict: the file is not there.
             StorageError: the storage or the catalog does not answer.
         """
-        nars = self._catalog.nars
+        nars = self._ports.nars
         row = await nars.file(file.file_hash)
         findings = None if row is None or row.nar_hash is None else await nars.findings(row.nar_hash)
         if row is not None and findings is not None:
-            await self._catalog.uploads.received(session.cache, session.id, row, findings=findings, now=self._now())
+            await self._ports.uploads.received(session.cache, session.id, row, findings=findings, now=self._ports.now())
         elif is_chunked:
             await self._receive_chunked(session, file)
         else:
@@ -86,19 +72,19 @@ class RebuiltFiles:
 
     async def _receive_whole(self, session: PushSession, file: PushedFile) -> None:
         key = blob_key_of(file)
-        await self._catalog.uploads.expect(session.cache, session.id, file.file_hash, key, now=self._now())
-        blob = await self._blobs.open(key)
+        await self._ports.uploads.expect(session.cache, session.id, file.file_hash, key, now=self._ports.now())
+        blob = await self._ports.blobs.open(key)
         if blob is None:
             raise PushConflict(f"{key}: {NOT_WHOLE}")
         observer = NarObserver()
         with blob:
             check = NarCheck(None, file.compression, file.file_hash, blob.size, observers=[observer], bounds=_BOUNDS)
-            await in_thread(self._threads, partial(self._feed, check, blob))
+            await in_thread(self._ports.threads, partial(self._feed, check, blob))
         self._report(blob.size)
         upload = observer.upload(file.compression, check)
         await self._keep_listing(upload)
-        await self._catalog.uploads.received(
-            session.cache, session.id, upload.file, findings=upload.findings, now=self._now()
+        await self._ports.uploads.received(
+            session.cache, session.id, upload.file, findings=upload.findings, now=self._ports.now()
         )
 
     async def _receive_chunked(self, session: PushSession, file: PushedFile) -> None:
@@ -113,7 +99,7 @@ class RebuiltFiles:
         await self._chunks.received(session.cache, session.id, row, chunks, upload.findings)
 
     def _feed(self, check: NarCheck, blob: Blob) -> None:
-        for portion in whole_portions(blob.pieces(0, None), self._read, blob.size):
+        for portion in whole_portions(blob.pieces(0, None), self._ports.read, blob.size):
             check.feed(portion)
         check.finish()
 

@@ -17,10 +17,9 @@ from typing import Final
 
 from harmonia_py.cache.source import Pause
 from harmonia_py.cache.usage import CacheUsage
-from harmonia_py.catalog.bases import MAX_BASES, Bases
+from harmonia_py.catalog.bases import MAX_BASES
 from harmonia_py.catalog.caches import CacheId
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.catalog.sessions import Sessions
 from harmonia_py.chunks.catalog import Chunks
 from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
@@ -28,18 +27,19 @@ from harmonia_py.chunks.sent_chunks import SentChunks
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import SpooledFile
 from harmonia_py.contents.nar_check import NarBounds
-from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.pieces import portions
 from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import FormatError, HarmoniaError, PushConflict, PushRefused, PushTooLarge, StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.making import Making
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.receiving import PushSession, Receiver
 from harmonia_py.push.recipe_body import RecipeBody
 from harmonia_py.push.room import RoomForPushes
 from harmonia_py.push.upload_check import MadeUpload
-from harmonia_py.runtime.threads import Threads, in_thread
+from harmonia_py.runtime.threads import in_thread
 
 MAX_ASKED_CHUNKS: Final = 10_000
 """Chunks in one question: those of a NAR of 1.2 GiB."""
@@ -59,8 +59,7 @@ class RecipeUploads:
 
     Args:
         cache: that they come to.
-        bases: paths that others may share chunks with.
-        sessions: tell which NARs are here.
+        ports: which paths others may share chunks with, and which NARs are here.
         chunks: the chunks of all caches.
         files: makes files of chunks.
         spool: for chunks that come.
@@ -69,16 +68,13 @@ class RecipeUploads:
         counters: of pushes to all caches.
         usage: of this cache.
         making: the recipes of all caches that this process has in hand.
-        read: reads slices of files.
-        threads: parse and verify.
     """
 
     def __init__(
         self,
         cache: CacheId,
+        ports: PushPorts,
         *,
-        bases: Bases,
-        sessions: Sessions,
         chunks: Chunks,
         files: ChunkedFiles,
         spool: Spool,
@@ -87,12 +83,9 @@ class RecipeUploads:
         counters: PushCounters,
         usage: CacheUsage,
         making: Making,
-        read: SliceReader,
-        threads: Threads,
     ) -> None:
         self._cache = cache
-        self._bases = bases
-        self._sessions = sessions
+        self._ports = ports
         self._chunks = chunks
         self._files = files
         self._spool = spool
@@ -101,8 +94,6 @@ class RecipeUploads:
         self._counters = counters
         self._usage = usage
         self._making = making
-        self._read = read
-        self._threads = threads
 
     async def bases(self, session: PushSession, names: Collection[str]) -> Mapping[str, Sequence[HashPart]]:
         """The bases of paths by their names. They stay as long as the session lives, and so do their chunks.
@@ -110,7 +101,7 @@ class RecipeUploads:
         Raises:
             StorageError: the catalog cannot tell.
         """
-        found = await self._bases.like(session.cache, session.id, names, now=self._receiver.now())
+        found = await self._ports.bases.like(session.cache, session.id, names, now=self._ports.now())
         return {name: [base.hash_part for base in bases] for name, bases in found.items()}
 
     async def missing(self, chunks: Sequence[ChunkHash], bases: Collection[HashPart]) -> Sequence[ChunkHash]:
@@ -168,7 +159,7 @@ class RecipeUploads:
                 await arrived.close()
 
         try:
-            arrived = await RecipeBody.receive(self._spool, self._threads, sent_bytes, body)
+            arrived = await RecipeBody.receive(self._spool, self._ports.threads, sent_bytes, body)
             if not await making.checks.is_done(key, make):
                 return None
             return await self._file(session, nar_hash)
@@ -199,7 +190,7 @@ class RecipeUploads:
         return file
 
     async def _files_of(self, session: PushSession, nar_hash: Hash) -> Mapping[Hash, NarFile]:
-        return await self._sessions.nars(session.cache, session.id, [nar_hash], now=self._receiver.now())
+        return await self._ports.sessions.nars(session.cache, session.id, [nar_hash], now=self._ports.now())
 
     def _key(self, session: PushSession, nar_hash: Hash) -> str:
         return f"{session.cache}\0{session.principal}\0{nar_hash}"
@@ -212,7 +203,7 @@ class RecipeUploads:
             raise FormatError("the recipe is of another NAR than the URL")
         if said.nar_size > most:
             raise PushTooLarge(f"this NAR is {said.nar_size} bytes, and {most} are taken at the most")
-        sizes = await in_thread(self._threads, said.chunk_sizes)
+        sizes = await in_thread(self._ports.threads, said.chunk_sizes)
         known = await self._known(sizes, bases)
         if any(sizes[chunk] != size for chunk, size in known.items()):
             # Otherwise a chunk that is right would be found to be too long or too short.
@@ -222,7 +213,7 @@ class RecipeUploads:
             said, arrived.file, {chunk: size for chunk, size in sizes.items() if chunk not in known}
         )
         frame_sizes = {**kept, **{chunk: place.size for chunk, place in sent.places.items()}}
-        recipe = await in_thread(self._threads, partial(said.with_frames, frame_sizes))
+        recipe = await in_thread(self._ports.threads, partial(said.with_frames, frame_sizes))
         if recipe.file_size > _MOST_REPEATED * sum(frame_sizes.values()) + _NOT_COUNTED_BYTES:
             raise PushRefused("this recipe repeats chunks over and over: send the NAR whole")
         if recipe.nar_size > _MOST_UNPACKED * recipe.file_size + _NOT_COUNTED_NAR_BYTES:
@@ -242,7 +233,7 @@ class RecipeUploads:
         try:
             with (
                 self._files.made_with(recipe, sent) as download,
-                closing(_made(portions(download.pieces(0, None), self._read))) as pieces,
+                closing(_made(portions(download.pieces(0, None), self._ports.read))) as pieces,
             ):
                 await self._receiver.receive_made(session, upload, recipe.file_size, pieces)
         except FormatError as error:
@@ -251,7 +242,7 @@ class RecipeUploads:
     async def _known(self, wanted: Mapping[ChunkHash, object], bases: Collection[HashPart]) -> Mapping[ChunkHash, int]:
         """The wanted chunks that are in bases, with their lengths."""
         known: dict[ChunkHash, int] = {}
-        for base in await self._bases.find(self._cache, list(dict.fromkeys(bases))[:MAX_BASES]):
+        for base in await self._ports.bases.find(self._cache, list(dict.fromkeys(bases))[:MAX_BASES]):
             try:
                 recipe = await self._files.recipe(base.recipe)
             except ChunksUnknown:
@@ -259,7 +250,7 @@ class RecipeUploads:
             except StorageError:  # the recipe is damaged: other bases do
                 continue
             if recipe is not None:
-                known |= await in_thread(self._threads, partial(_shared, recipe, wanted))
+                known |= await in_thread(self._ports.threads, partial(_shared, recipe, wanted))
         return known
 
     async def _kept(self, chunks: Iterable[ChunkHash]) -> Mapping[ChunkHash, int]:
@@ -276,8 +267,8 @@ class RecipeUploads:
         came = 0 if file is None else file.size
         if came != wanted:
             raise _gone(f"{came} bytes of chunks came, and {wanted} are needed")
-        check = partial(SentChunks.checked, file, sizes, frame_sizes, self._read)
-        return await in_thread(self._threads, check)
+        check = partial(SentChunks.checked, file, sizes, frame_sizes, self._ports.read)
+        return await in_thread(self._ports.threads, check)
 
 
 def _shared(recipe: Recipe, wanted: Mapping[ChunkHash, object]) -> dict[ChunkHash, int]:

@@ -6,12 +6,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.arrivals import Arrivals
-from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp
+from harmonia_py.catalog.caches import CacheId, CacheRow
 from harmonia_py.catalog.objects import Sizes
-from harmonia_py.catalog.room_wanted import RoomWanted
 from harmonia_py.errors import PushTooLarge, QuotaExceeded, StorageError
 from harmonia_py.nix.hashes import Hash
+from harmonia_py.push.ports import PushPorts
 
 # What other workers took in within this time is not seen; to measure a cache of a million paths takes 0.1 s.
 _SIZE_SECONDS: Final = 1
@@ -44,29 +43,23 @@ class RoomForPushes:
 
     Args:
         cache: as the catalog has it.
+        ports: is told of files that find no room, and tells which files killed processes have left behind.
         sizes: tells the sizes of caches.
-        wanted: is told of files that find no room.
-        arrivals: tells which files killed processes have left behind.
         max_size_of_all: bytes that the files of all caches may take together; None for no limit.
-        now: the time.
     """
 
     def __init__(
         self,
         cache: CacheRow,
+        ports: PushPorts,
         *,
         sizes: Sizes,
-        wanted: RoomWanted,
-        arrivals: Arrivals,
         max_size_of_all: Callable[[], int | None],
-        now: Callable[[], Timestamp],
     ) -> None:
         self._cache = cache
+        self._ports = ports
         self._measured = sizes
-        self._wanted = wanted
-        self._arrivals = arrivals
         self._max_size_of_all = max_size_of_all
-        self._now = now
         self._arriving = 0
         # The sizes of this cache and of all together, each with the time until which it is believed.
         self._sizes: dict[CacheId | None, tuple[int, int]] = {}
@@ -142,7 +135,7 @@ class RoomForPushes:
         return limits
 
     async def _fits(self, limit: _Limit, file_size: int) -> bool:
-        now, most = self._now(), limit.max_size
+        now, most = self._ports.now(), limit.max_size
         size, until = self._sizes.get(limit.cache, (0, 0))
         if now >= until or size + self._arriving + file_size > most * _CLOSE:
             known = await self._measured.size(limit.cache)
@@ -151,25 +144,25 @@ class RoomForPushes:
         return size + self._arriving + file_size <= most * (1 + _OVERFLOW)
 
     async def _was_left_behind(self, file_hash: Hash | None, file_size: int) -> bool:
-        return file_hash is not None and await self._arrivals.is_counted(self._cache.id, file_hash, file_size)
+        return file_hash is not None and await self._ports.arrivals.is_counted(self._cache.id, file_hash, file_size)
 
     async def _want(self, limit: _Limit, file_size: int) -> None:
-        now = self._now()
+        now = self._ports.now()
         # Not written when it is known: a client may come again and again.
-        wanted = await self._wanted.wanted(limit.cache, now=now)
+        wanted = await self._ports.room_wanted.wanted(limit.cache, now=now)
         if wanted > limit.max_size:
             # The limit was larger when that file was refused: no room is made for it any more, so that this one has it.
-            await self._wanted.settle(limit.cache, wanted)
+            await self._ports.room_wanted.settle(limit.cache, wanted)
             wanted = 0
         if wanted < file_size:
-            await self._wanted.want(limit.cache, file_size, now=now)
+            await self._ports.room_wanted.want(limit.cache, file_size, now=now)
 
     async def _settle(self, limit: _Limit, file_size: int) -> None:
         # While the collector keeps up, a file as small as this is never refused: nothing was noted for it.
         if file_size <= limit.max_size * _OVERFLOW:
             return
-        if 0 < await self._wanted.wanted(limit.cache, now=self._now()) <= file_size:
-            await self._wanted.settle(limit.cache, file_size)
+        if 0 < await self._ports.room_wanted.wanted(limit.cache, now=self._ports.now()) <= file_size:
+            await self._ports.room_wanted.settle(limit.cache, file_size)
 
 
 def _in_words(seconds: int) -> str:

@@ -13,15 +13,15 @@ from msgspec import Struct
 from harmonia_py.cache.access import Principal
 from harmonia_py.catalog.caches import CacheRow
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.catalog.quarantine import Quarantine
-from harmonia_py.catalog.sessions import Progress, Sessions
+from harmonia_py.catalog.sessions import Progress
 from harmonia_py.catalog.uploads import Session
 from harmonia_py.errors import SessionEnded
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.push.publishing import FindElsewhere, PushPorts
-from harmonia_py.push.receiving import PushSession, Receiver
+from harmonia_py.push.ports import PushPorts
+from harmonia_py.push.publishing import FindElsewhere
+from harmonia_py.push.receiving import PushSession
 from harmonia_py.runtime.side_by_side import side_by_side
 
 MAX_ASKED: Final = 50_000
@@ -53,28 +53,13 @@ class PushSessions:
 
     Args:
         cache: as the catalog has it.
-        catalog: its ports.
-        sessions: the sessions of the catalog.
-        receiver: tells the time.
-        quarantine: looks whether the bytes of files are there, and hides lost ones.
+        ports: the catalog, and what looks whether the bytes of files are there.
         find_elsewhere: finds paths that were not pushed to the cache; None when it looks nowhere else.
     """
 
-    def __init__(
-        self,
-        cache: CacheRow,
-        *,
-        catalog: PushPorts,
-        sessions: Sessions,
-        receiver: Receiver,
-        quarantine: Quarantine,
-        find_elsewhere: FindElsewhere | None,
-    ) -> None:
+    def __init__(self, cache: CacheRow, ports: PushPorts, find_elsewhere: FindElsewhere | None) -> None:
         self._cache = cache
-        self._catalog = catalog
-        self._sessions = sessions
-        self._receiver = receiver
-        self._quarantine = quarantine
+        self._ports = ports
         self._find_elsewhere = find_elsewhere
         self._known: dict[tuple[str, str], int] = {}
 
@@ -96,9 +81,9 @@ class PushSessions:
             StorageError: it cannot be told.
         """
         session = self._session(session_id, principal)
-        if self._receiver.now() < self._known.get((session_id, principal.name), 0):
+        if self._ports.now() < self._known.get((session_id, principal.name), 0):
             return session
-        found = await self._sessions.find(session_id)
+        found = await self._ports.sessions.find(session_id)
         theirs = found is not None and (found.cache, found.principal) == (session.cache, session.principal)
         if found is None or not theirs or found.ended is not None:
             raise SessionEnded("this session has ended: begin another one, and ask again what is missing")
@@ -109,9 +94,9 @@ class PushSessions:
         return PushSession(session_id, self._cache.id, principal.name, self._cache.settings.max_nar_size)
 
     async def _note(self, session: PushSession, *, end: bool = False) -> None:
-        now = self._receiver.now()
+        now = self._ports.now()
         row = Session(id=session.id, cache=session.cache, principal=session.principal, begun=now, seen=now)
-        await self._catalog.uploads.session(row, end=end)
+        await self._ports.uploads.session(row, end=end)
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._known[session.id, session.principal] = 0 if end else now + _KNOWN_SECONDS
@@ -126,16 +111,16 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        now = self._receiver.now()
+        now = self._ports.now()
         present: frozenset[HashPart] = frozenset()
         if hash_parts:
-            present = await self._catalog.objects.present(session.cache, session.id, hash_parts, now=now)
+            present = await self._ports.objects.present(session.cache, session.id, hash_parts, now=now)
             present -= await self._lost(session, present)
         absent = [hash_part for hash_part in hash_parts if hash_part not in present]
         elsewhere = await self._elsewhere(absent)
         files: Mapping[Hash, NarFile] = {}
         if nar_hashes:
-            files = await self._sessions.nars(session.cache, session.id, nar_hashes, now=now)
+            files = await self._ports.sessions.nars(session.cache, session.id, nar_hashes, now=now)
         return Missing(
             missing=[hash_part for hash_part in absent if hash_part not in elsewhere],
             elsewhere=frozenset(elsewhere),
@@ -144,12 +129,12 @@ class PushSessions:
 
     async def _lost(self, session: PushSession, present: Collection[HashPart]) -> set[HashPart]:
         """The paths in `present` whose file is lost."""
-        keys = await self._sessions.blob_keys(session.cache, present)
-        absent = await self._quarantine.absent(set(keys.values()))
+        keys = await self._ports.sessions.blob_keys(session.cache, present)
+        absent = await self._ports.quarantine.absent(set(keys.values()))
         if not absent:
             return set()
-        files = await self._sessions.files(session.cache, [part for part, key in keys.items() if key in absent])
-        return {hash_part for hash_part, file in files.items() if not await self._quarantine.finds(file)}
+        files = await self._ports.sessions.files(session.cache, [part for part, key in keys.items() if key in absent])
+        return {hash_part for hash_part, file in files.items() if not await self._ports.quarantine.finds(file)}
 
     async def unpublished(self, session: PushSession, hash_parts: Collection[HashPart]) -> Collection[HashPart]:
         """The paths that readers of the cache do not see, sorted. It looks at no file, and leases nothing.
@@ -157,7 +142,7 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        absent = set(hash_parts) - (await self._sessions.blob_keys(session.cache, hash_parts)).keys()
+        absent = set(hash_parts) - (await self._ports.sessions.blob_keys(session.cache, hash_parts)).keys()
         return sorted(absent - await self._elsewhere(sorted(absent)))
 
     async def announce(self, session: PushSession, hash_parts: Collection[HashPart]) -> None:
@@ -167,7 +152,7 @@ class PushSessions:
             StorageError: it cannot be noted.
         """
         if hash_parts:
-            await self._sessions.announce(session.cache, session.id, hash_parts, now=self._receiver.now())
+            await self._ports.sessions.announce(session.cache, session.id, hash_parts, now=self._ports.now())
 
     async def announced(self, session: PushSession, hash_parts: Collection[HashPart]) -> frozenset[HashPart]:
         """The paths that the client has said it is going to push.
@@ -175,7 +160,7 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        return await self._sessions.announced(session.cache, session.id, hash_parts)
+        return await self._ports.sessions.announced(session.cache, session.id, hash_parts)
 
     async def _elsewhere(self, hash_parts: Sequence[HashPart]) -> set[HashPart]:
         find = self._find_elsewhere
@@ -196,7 +181,7 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        return await self._sessions.progress(session.id)
+        return await self._ports.sessions.progress(session.id)
 
     async def end(self, session: PushSession) -> None:
         """End the session and its leases; files that it brought and did not publish go.

@@ -4,13 +4,12 @@ A listing is written before its narinfo, and deleted after it.
 """
 
 import asyncio
-from concurrent.futures import Executor
 from typing import Final
 
 from harmonia_py.catalog.objects import Document
-from harmonia_py.contents.blobs import BlobKey, BlobStore
-from harmonia_py.contents.pieces import SliceReader
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.whole_blob import read_whole
+from harmonia_py.push.ports import PushPorts
 
 LISTING: Final = ".ls"
 
@@ -19,15 +18,11 @@ class StaticListings:
     """Writes the listings of all caches.
 
     Args:
-        blobs: has the files.
-        read: reads slices of files.
-        threads: read files.
+        ports: the files, and what reads them.
     """
 
-    def __init__(self, blobs: BlobStore, read: SliceReader, threads: Executor) -> None:
-        self._blobs = blobs
-        self._read = read
-        self._threads = threads
+    def __init__(self, ports: PushPorts) -> None:
+        self._ports = ports
         # A listing may have 256 MiB: of the long ones, only one at a time is in memory.
         self._long = asyncio.Lock()
 
@@ -37,11 +32,12 @@ class StaticListings:
         Raises:
             StorageError: it cannot be read or written.
         """
+        ports = self._ports
         if document.body is not None:
-            await self._blobs.put(key, document.body, {})
+            await ports.blobs.put(key, document.body, {})
             return
         assert document.blob_key is not None
         async with self._long:
-            data = await read_whole(self._blobs, BlobKey(document.blob_key), self._read, self._threads)
+            data = await read_whole(ports.blobs, BlobKey(document.blob_key), ports.read, ports.threads)
             if data is not None:  # `fsck` finds one that is lost
-                await self._blobs.put(key, data, {})
+                await ports.blobs.put(key, data, {})

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor
 from typing import Final
 
-from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.codecs import Unpacker
 from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import FormatError, PushRefused, PushTooLarge
 from harmonia_py.nix.hashes import Hash
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import passing_key
 from harmonia_py.runtime.threads import in_thread
 
@@ -20,15 +20,13 @@ class TextKeeper:
     """Keeps long texts, such as logs.
 
     Args:
+        ports: the files, and threads that decode and write.
         spool: for texts that are arriving.
-        blobs: for whole texts.
-        threads: decode, and write to the spool.
     """
 
-    def __init__(self, *, spool: Spool, blobs: BlobStore, threads: Executor) -> None:
+    def __init__(self, ports: PushPorts, spool: Spool) -> None:
+        self._ports = ports
         self._spool = spool
-        self._blobs = blobs
-        self._threads = threads
 
     async def has(self, key: BlobKey) -> bool:
         """Whether there is a text under this key, as far as a look can tell.
@@ -36,7 +34,7 @@ class TextKeeper:
         Raises:
             StorageError: that cannot be told.
         """
-        return await self._blobs.metadata(key) is not None
+        return await self._ports.blobs.metadata(key) is not None
 
     async def keep(self, key: BlobKey, portions: AsyncIterator[bytes], coding: str | None, max_size: int) -> int:
         """Keep a text under this key, decoded; returns the number of its bytes.
@@ -63,13 +61,15 @@ class TextKeeper:
 
         try:
             async for portion in portions:
-                await in_thread(self._threads, take, portion)
+                await in_thread(self._ports.threads, take, portion)
             if not decoder.is_whole:
                 raise FormatError(f"the text ends too early for {coding}")
             metadata = {"file_hash": str(Hash("sha256", digest.digest()))}
-            await self._blobs.put(key, await in_thread(self._threads, writer.finish), metadata, durable=True)
+            await self._ports.blobs.put(
+                key, await in_thread(self._ports.threads, writer.finish), metadata, durable=True
+            )
         finally:
-            await in_thread(self._threads, writer.close)
+            await in_thread(self._ports.threads, writer.close)
         return size
 
 

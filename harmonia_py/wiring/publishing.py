@@ -8,13 +8,12 @@ from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.caches import CHUNKS, CacheRow
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push.documents import PushedDocuments
 from harmonia_py.push.into_store import IntoStore
 from harmonia_py.push.making import Making
-from harmonia_py.push.publishing import FindElsewhere, Publisher, PushPorts
+from harmonia_py.push.publishing import Publisher
 from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.rebuilding import Rebuild
@@ -27,7 +26,6 @@ from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.store_import import StoreImport
 from harmonia_py.push.texts import TextKeeper
 from harmonia_py.runtime.warnings import RareWarning
-from harmonia_py.storage.slices import read_slice
 
 if TYPE_CHECKING:
     from harmonia_py.wiring.pushing import PushNode
@@ -43,8 +41,8 @@ class Publishing:
     def __init__(self, node: "PushNode") -> None:
         self.making = Making(node.metrics.board.texts)
         self._node = node
-        self._texts = TextKeeper(spool=node.spool, blobs=node.blobs, threads=node.threads)
-        self._static_listings = StaticListings(node.blobs, read_slice, node.threads)
+        self._texts = TextKeeper(node.ports, node.spool)
+        self._static_listings = StaticListings(node.ports)
         self._static_errors = RareWarning(logging.getLogger(StaticSide.__module__))
         self._counters = PushCounters.on(node.metrics)
 
@@ -66,7 +64,7 @@ class Publishing:
             looks_elsewhere: whether it has paths that were not pushed to it.
             usage: counts what is pushed to it.
         """
-        node, catalog = self._node, _ports(self._node.catalog)
+        node, ports = self._node, self._node.ports
 
         async def find_elsewhere(hash_part: HashPart) -> StorePath | None:
             found = await view.narinfo(hash_part)
@@ -77,57 +75,22 @@ class Publishing:
             # A path that only an upstream has is to be pushed into the local store all the same.
             return path if path is None or store_import is None or await store_import.has(path) else None
 
-        sessions = PushSessions(
-            row,
-            catalog=catalog,
-            sessions=node.catalog.sessions,
-            receiver=node.receiver,
-            quarantine=node.quarantine,
-            find_elsewhere=find_to_leave_out if looks_elsewhere else None,
-        )
-        publisher = self._publisher(catalog, row, find_elsewhere)
-        documents = PushedDocuments(
-            row.name,
-            objects=catalog.objects,
-            uploads=catalog.uploads,
-            nars=catalog.nars,
-            texts=self._texts,
-            now=node.now,
-            into_store=store_import is not None,
-        )
-        room = RoomForPushes(
-            row,
-            sizes=node.sizes,
-            wanted=catalog.room_wanted,
-            arrivals=catalog.arrivals,
-            max_size_of_all=lambda: node.max_size,
-            now=node.now,
-        )
+        publisher = Publisher(ports, [PublicKey.parse(key) for key in row.settings.signed_by], find_elsewhere)
+        room = RoomForPushes(row, ports, sizes=node.sizes, max_size_of_all=lambda: node.max_size)
         into_store = None
         if store_import is not None:
-            into_store = IntoStore(
-                row.name,
-                view=view,
-                catalog=catalog,
-                publish=publisher.publish,
-                blobs=node.blobs,
-                quarantine=node.quarantine,
-                store_import=store_import,
-                now=node.now,
-            )
+            into_store = IntoStore(row.name, ports, view=view, publish=publisher.publish, store_import=store_import)
         return Pushes(
             row,
+            ports,
             view=view,
-            catalog=catalog,
             receiver=node.receiver,
             publisher=publisher,
-            documents=documents,
-            sessions=sessions,
+            documents=PushedDocuments(row.name, ports, self._texts, into_store=store_import is not None),
+            sessions=PushSessions(row, ports, find_to_leave_out if looks_elsewhere else None),
             parts=node.parts,
             static_side=self.static_side(row, view),
             static_writer=node.static_writer,
-            open_blob=node.open_blob,
-            quarantine=node.quarantine,
             counters=self._counters,
             usage=usage,
             room=room,
@@ -145,8 +108,7 @@ class Publishing:
             return None
         return RecipeUploads(
             row.id,
-            bases=self._node.catalog.bases,
-            sessions=self._node.catalog.sessions,
+            self._node.ports,
             chunks=self._node.catalog.chunks,
             files=self._node.chunking.files,
             spool=self._node.spool,
@@ -155,8 +117,6 @@ class Publishing:
             counters=self._counters,
             usage=usage,
             making=self.making,
-            read=read_slice,
-            threads=self._node.threads,
         )
 
     def static_side(self, row: CacheRow, view: BinaryCache) -> StaticSide:
@@ -175,59 +135,12 @@ class Publishing:
     async def _discard(self, keys: Sequence[BlobKey]) -> None:
         await self._node.catalog.repairs.discard(keys, garbage_from=self._node.now())
 
-    def _publisher(
-        self, catalog: PushPorts, row: CacheRow, find_elsewhere: FindElsewhere, *, trusts_all: bool = False
-    ) -> Publisher:
-        keys = () if trusts_all else row.settings.signed_by
-        return Publisher(
-            catalog=catalog,
-            open_blob=self._node.open_blob,
-            read=read_slice,
-            threads=self._node.threads,
-            store_dir=self._node.store_dir,
-            trusted_keys=[PublicKey.parse(key) for key in keys],
-            quarantine=self._node.quarantine,
-            find_elsewhere=find_elsewhere,
-            now=self._node.now,
-        )
-
     def rebuild(self, report: Callable[[int], object] = lambda _: None) -> Rebuild:
         """The rebuild of the catalog from the files."""
-        catalog, chunks = _ports(self._node.catalog), self._node.chunking.rebuilt(report)
-        files = RebuiltFiles(
-            catalog,
-            blobs=self._node.blobs,
-            listings=self._node.listings,
-            chunks=chunks,
-            read=read_slice,
-            threads=self._node.threads,
-            now=self._node.now,
-            report=report,
-        )
-        # No signature is required: the paths were accepted when they were pushed.
+        ports, chunks = self._node.ports, self._node.chunking.rebuilt(report)
         return Rebuild(
-            catalog=catalog,
+            ports,
             caches=self._node.catalog.caches,
-            blobs=self._node.blobs,
-            files=files,
+            files=RebuiltFiles(ports, listings=self._node.listings, chunks=chunks, report=report),
             chunks=chunks,
-            read=read_slice,
-            threads=self._node.threads,
-            store_dir=self._node.store_dir,
-            publisher_of=lambda row, find: self._publisher(catalog, row, find, trusts_all=True),
-            now=self._node.now,
         )
-
-
-def _ports(catalog: SqlCatalog) -> PushPorts:
-    return PushPorts(
-        objects=catalog.objects,
-        nars=catalog.nars,
-        uploads=catalog.uploads,
-        adoption=catalog.uploads,
-        awaiting=catalog.awaiting,
-        evidence=catalog.evidence,
-        audit=catalog.audit,
-        room_wanted=catalog.room_wanted,
-        arrivals=catalog.arrivals,
-    )

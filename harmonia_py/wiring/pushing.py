@@ -28,6 +28,7 @@ from harmonia_py.push.listings import LongListings
 from harmonia_py.push.parts import PartUploads, SizesWithParts
 from harmonia_py.push.past_server.parts import MultipartPushes
 from harmonia_py.push.past_server.single import PendingUploads
+from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.static_writer import StaticWriter
 from harmonia_py.runtime.threads import Pool, Threads
@@ -77,6 +78,7 @@ class PushNode:
         parts: files that come in parts.
         sizes: of caches, with these.
         chunking: of files that are kept as chunks.
+        ports: what pushes to all caches need.
         listing_renewal: makes listings again that were lost.
         pending: files that clients send to the bucket; None where they send all to this server.
         in_parts: those of them that come in parts; None where they cannot.
@@ -94,6 +96,7 @@ class PushNode:
     parts: PartUploads
     sizes: SizesWithParts
     chunking: Chunking
+    ports: PushPorts
     listing_renewal: ListingRenewal
     pending: PendingUploads | None
     in_parts: MultipartPushes | None
@@ -204,16 +207,27 @@ class PushNode:
             now=self.now,
         )
         resources.push_async_callback(self.chunking.aclose)
-        self.listing_renewal = ListingRenewal(
+        self.ports = PushPorts(
             objects=catalog.objects,
+            nars=catalog.nars,
             uploads=catalog.uploads,
-            listings=self.listings,
+            adoption=catalog.uploads,
+            arrivals=catalog.arrivals,
+            awaiting=catalog.awaiting,
+            evidence=catalog.evidence,
+            sessions=catalog.sessions,
+            bases=catalog.bases,
+            audit=catalog.audit,
+            room_wanted=catalog.room_wanted,
+            quarantine=self.quarantine,
+            blobs=self.blobs,
             open_blob=self.open_blob,
             read=read_slice,
             threads=self.threads,
-            renew_static=self._write_later,
+            store_dir=self.store_dir,
             now=self.now,
         )
+        self.listing_renewal = ListingRenewal(self.ports, self.listings, self._write_later)
         await running(self.listing_renewal.run)(resources)
         self.pending = self.in_parts = None
         if self._s3 is not None and self.files.bucket is not None:

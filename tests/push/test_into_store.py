@@ -16,16 +16,18 @@ from harmonia_py.cache.cache_name import DEFAULT
 from harmonia_py.catalog.caches import DEFAULT_CACHE
 from harmonia_py.catalog.objects import Published
 from harmonia_py.catalog.quarantine import Quarantine
-from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import PushConflict, StorageError
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.store_path import HashPart, StoreDir, StorePath
 from harmonia_py.push.claims import CheckedFile, PushedFile
 from harmonia_py.push.into_store import IntoStore
-from harmonia_py.push.publishing import CheckedClaim, PushPorts
+from harmonia_py.push.ports import PushPorts
+from harmonia_py.push.publishing import CheckedClaim
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.store_import import HeldPaths, StoreImport
+from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon.importing import DaemonWriter
 
@@ -59,13 +61,10 @@ class Machine:
 
         self.into_store = IntoStore(
             DEFAULT,
+            ports(self.catalog, blobs, Quarantine(self.catalog.nars, is_here)),
             view=BinaryCache(cache_info=CACHE_INFO, sources=[], secret_keys=[]),
-            catalog=ports(self.catalog),
             publish=self._publish,
-            blobs=blobs,
-            quarantine=Quarantine(self.catalog.nars, is_here),
             store_import=self.store_import,
-            now=lambda: NOW,
             pass_seconds=0,
         )
 
@@ -81,7 +80,10 @@ class Release:
         """There is no garbage collector."""
 
 
-def ports(catalog: SqlCatalog) -> PushPorts:
+def ports(catalog: SqlCatalog, blobs: BlobStore, quarantine: Quarantine) -> PushPorts:
+    async def open_blob(_: str) -> None:
+        """No NAR is read again."""
+
     return PushPorts(
         objects=catalog.objects,
         nars=catalog.nars,
@@ -90,8 +92,17 @@ def ports(catalog: SqlCatalog) -> PushPorts:
         arrivals=catalog.arrivals,
         awaiting=catalog.awaiting,
         evidence=catalog.evidence,
+        sessions=catalog.sessions,
+        bases=catalog.bases,
         audit=catalog.audit,
         room_wanted=catalog.room_wanted,
+        quarantine=quarantine,
+        blobs=blobs,
+        open_blob=open_blob,
+        read=read_slice,
+        threads=Threads(Pool.PUSH, 1),
+        store_dir=STORE,
+        now=lambda: NOW,
     )
 
 
