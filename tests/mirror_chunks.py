@@ -212,10 +212,8 @@ async def mirrored(
         metrics = Metrics.alone()
         async with pools.select() as selection:
             kept_files = await open_kept_directory(
-                selection, "mirror.directory", directory, Limits(),
-                store_dir=STORE_DIR, metrics=metrics, housekeeping=False, rooms=None, scrub_period=None,
-                place=place,
-            )  # fmt: skip
+                selection, "mirror.directory", directory, place=place, metrics=metrics, upkeep=None
+            )
         client = HttpUpstream(Place(url=url, stall_timeout=5.0), name="up0", priority=40, public_keys=(KEY.public_key,))
         upstreams = Upstreams(
             [await stack.enter_async_context(client)], budget=2.0, on_unknown=OnUnknown("auto"), offline=offline

@@ -14,48 +14,35 @@ from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.nix.store_path import HashPart, StorePath
-from harmonia_py.store.damaged import DamagedPaths
 from harmonia_py.store.files.derivations import Derivations
 from harmonia_py.store.files.store_files import StoreFiles
 from harmonia_py.store.index.allowed import AllowedPaths
 from harmonia_py.store.index.debuginfo import StoreDebugFiles
 from harmonia_py.store.index.explore import StoreExplorer
-from harmonia_py.store.local import LocalStore
 from harmonia_py.store.metadata import StoreMetadata
 from harmonia_py.store.roots_file import read_roots_file
 from harmonia_py.wiring.pools import Selection, owned
 
 if TYPE_CHECKING:
     from harmonia_py.mirror.mirror import Mirror
+    from harmonia_py.wiring.node import Node
 
 _PathInfoOf = Callable[[HashPart], Awaitable[PathInfo | None]]
 
 
 async def open_default_cache(
-    config: Config,
-    selection: Selection,
-    *,
-    sources: Sequence[Source],
-    metadata: StoreMetadata | None,
-    local: LocalStore | None,
-    damaged: DamagedPaths | None,
-    mirror: "Mirror | None",
-    policy: Policy | None,
-    secret_keys: Sequence[SecretKey],
+    node: "Node", config: Config, selection: Selection, sources: Sequence[Source], secret_keys: Sequence[SecretKey]
 ) -> tuple[BinaryCache, Explorer | None, DebugFiles | None]:
     """The cache at `/` over its sources, the explorer of its paths, and the finder of their debug information.
 
     Args:
+        node: has the local store, the mirror and the policy, as far as there are any.
         config: has its settings.
         selection: opens and holds the things that it needs.
         sources: in the order in which they are asked.
-        metadata: of the local store, if that is served.
-        local: the local store, if it is served.
-        damaged: notes paths with missing or changed files.
-        mirror: of the upstreams, if there are any.
-        policy: decides what it gives out; None: everything.
         secret_keys: sign.
     """
+    metadata, local, policy = node.metadata, node.local, node.policy
     explorer = files = debug_files = None
     if metadata is not None:
         # Searches and links of pages find only paths that the policy allows.
@@ -69,7 +56,7 @@ async def open_default_cache(
             settings,
             owned(
                 lambda: StoreFiles(
-                    metadata=served, store_dir=config.store_dir, real_store=config.real_store, damaged=damaged
+                    metadata=served, store_dir=config.store_dir, real_store=config.real_store, damaged=node.damaged
                 ),
                 StoreFiles.close,
             ),
@@ -85,9 +72,9 @@ async def open_default_cache(
         debug_files=debug_files,
         policy=policy,
         is_damaged=None if local is None else local.is_damaged,
-        outputs_of=_outputs_of(config, metadata, mirror),
+        outputs_of=_outputs_of(config, metadata, node.mirror),
         # Not with a mirror: it may have paths that the store lacks.
-        surely_lacks=local.lacks if local is not None and mirror is None and policy is None else None,
+        surely_lacks=local.lacks if local is not None and node.mirror is None and policy is None else None,
     )
     return cache, explorer, debug_files
 

@@ -13,19 +13,16 @@ from typing import Final
 
 from msgspec import Struct
 
-from harmonia_py.catalog.caches import CacheSettings, time_by
+from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.kept import Kept, KeptPorts
 from harmonia_py.catalog.last_uses import LastUses
-from harmonia_py.catalog.quota import Limits
-from harmonia_py.catalog.rooms import Rooms
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.storage import Storage
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
-from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.wiring.bucket import BucketPlace, beside
@@ -33,7 +30,7 @@ from harmonia_py.wiring.catalog import OWN_DIRECTORY, hand_over
 from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
 from harmonia_py.wiring.pools import Selection, entered, running
-from harmonia_py.wiring.replaceable_housekeeping import DirectoryHousekeeping, name_of, quarantine_of
+from harmonia_py.wiring.replaceable_housekeeping import DirectoryHousekeeping, Upkeep, name_of, quarantine_of
 
 _log = logging.getLogger(__name__)
 
@@ -59,15 +56,10 @@ async def open_kept_directory(
     selection: Selection,
     key: str,
     directory: Path,
-    limits: Limits,
     *,
     place: BucketPlace | None = None,
-    store_dir: StoreDir,
     metrics: Metrics,
-    housekeeping: bool,
-    rooms: Rooms | None,
-    scrub_period: float | None,
-    settings: CacheSettings = CacheSettings(),  # noqa: B008  # it is frozen
+    upkeep: Upkeep | None,
 ) -> KeptDirectory:
     """The files kept in `directory`; if that cannot be used, nothing is kept.
 
@@ -75,14 +67,9 @@ async def open_kept_directory(
         selection: has the open things.
         key: the setting that names the directory.
         directory: made if it is not there.
-        limits: of its files.
-        place: the bucket that they are kept in; None for the directory itself.
-        store_dir: narinfos for another store directory are not kept.
+        place: the bucket that its files are kept in; None for the directory itself.
         metrics: the counters of this process.
-        housekeeping: whether this process, of all that share the directory, makes room, deletes, and checks.
-        rooms: hold all storage to the limits of `[storage]`, in the housekeeping process.
-        scrub_period: seconds in which each file is read once more; None: never.
-        settings: say what becomes chunks of the files of upstreams among them.
+        upkeep: how this process, of all that share the directory, makes room, deletes, and checks; None: another does.
     """
     directory = beside(directory, place)
     try:
@@ -91,28 +78,21 @@ async def open_kept_directory(
             f"blobs of {key}", (directory, spool, place), partial(_open_files, directory, spool, place, metrics)
         )
     except StorageError as error:
-        if housekeeping:  # one worker of several logs it
+        if upkeep is not None:  # one worker of several logs it
             _log.warning("%s: %s; each download is made anew", key, error)
         return await selection.get(key, (), _nowhere)
     try:
         catalog = await selection.get(f"catalog of {key}", (directory,), partial(_open_catalog, directory))
     except StorageError as error:
-        if housekeeping:
+        if upkeep is not None:
             _log.warning("%s: %s; what is kept is served, and nothing is known of it", key, error)
         catalog = None
     made_of = (spool, files, catalog)
     opening = partial(_open, spool, files, catalog, name=name_of(key), metrics=metrics)
-    kept_directory = await selection.get(key, made_of, opening, idle=_idle)
-    if catalog is not None and kept_directory.chunking is not None and housekeeping:
+    kept_directory = await selection.get(key, made_of, opening, idle=lambda kept: kept.intake.idle())
+    if catalog is not None and kept_directory.chunking is not None and upkeep is not None:
         works = DirectoryHousekeeping(key, files, space, catalog.ports, catalog.uses, metrics, kept_directory.chunking)
-        await works.select(
-            selection,
-            limits,
-            store_dir=store_dir,
-            rooms=rooms,
-            scrub_period=scrub_period,
-            settings=settings,
-        )
+        await works.select(selection, upkeep)
     return kept_directory
 
 
@@ -184,10 +164,6 @@ async def _made_of(kept: Kept, storage: Storage, chunking: Chunking | None, reso
 async def _nowhere(resources: AsyncExitStack) -> KeptDirectory:
     storage = Storage()
     return await _made_of(Kept(storage, None), storage, None, resources)
-
-
-async def _idle(kept_directory: KeptDirectory) -> None:
-    await kept_directory.intake.idle()
 
 
 def kept_ports(ports: SqlCatalog, uses: LastUses) -> KeptPorts:

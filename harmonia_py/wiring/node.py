@@ -15,6 +15,7 @@ from harmonia_py.cache.tree import DebugFiles
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.rooms import Rooms
 from harmonia_py.config.settings import Config
+from harmonia_py.config.storage_tables import Room
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.signing import SecretKey
@@ -139,9 +140,9 @@ class Node:
             self.checks.append(Check("nix-store", partial(_do_without_store, config)))
         if config.upstream:
             sources.append(await self._open_mirror())
-        policy = self.policy = await open_policy(config, selection, self.metadata, self.mirror)
+        self.policy = await open_policy(config, selection, self.metadata, self.mirror)
         if self.metadata is not None:
-            sources.insert(0, await self._open_store(self.metadata, policy))
+            sources.insert(0, await self._open_store(self.metadata, self.policy))
         if self.mirror is not None and self.mirrored_files is not None:
             from harmonia_py.wiring.importing import open_importing  # noqa: PLC0415
 
@@ -150,17 +151,8 @@ class Node:
             from harmonia_py.wiring.importing import open_store_import  # noqa: PLC0415
 
             self.store_import = await open_store_import(opening, secret_keys)
-        self.cache, self.explorer, self.debug_files = await open_default_cache(
-            config,
-            selection,
-            sources=sources,
-            metadata=self.metadata,
-            local=self.local,
-            damaged=self.damaged,
-            mirror=self.mirror,
-            policy=policy,
-            secret_keys=secret_keys,
-        )
+        cache = await open_default_cache(self, config, selection, sources, secret_keys)
+        self.cache, self.explorer, self.debug_files = cache
 
     async def _open_store(self, metadata: StoreMetadata, policy: Policy | None) -> Source:
         opening, config = self._opening, self._opening.config
@@ -179,8 +171,7 @@ class Node:
 
         opening, table = self._opening, self._opening.config.mirror
         if table.directory is not None:
-            limits = Limits(max_size=table.max_bytes, min_free=table.min_free_bytes)
-            directory = await self._open_directory("mirror.directory", Path(table.directory), limits)
+            directory = await self._open_directory("mirror.directory", table)
         else:
             directory = await self._open_cache_directory()
         self.mirrored_files = directory
@@ -191,29 +182,30 @@ class Node:
     async def _open_cache_directory(self) -> "KeptDirectory":
         """The directory of compressed NARs; the mirror uses it too, unless it has one of its own."""
         if self.compressed_files is None:
-            table = self._opening.config.cache
-            limits = Limits(max_size=table.max_bytes, min_free=table.min_free_bytes)
-            self.compressed_files = await self._open_directory("cache.directory", Path(table.directory or "."), limits)
+            self.compressed_files = await self._open_directory("cache.directory", self._opening.config.cache)
         return self.compressed_files
 
-    async def _open_directory(self, key: str, directory: Path, limits: Limits) -> "KeptDirectory":
+    async def _open_directory(self, key: str, table: Room) -> "KeptDirectory":
         from harmonia_py.wiring.bucket import bucket_place  # noqa: PLC0415
         from harmonia_py.wiring.kept_directory import open_kept_directory  # noqa: PLC0415
+        from harmonia_py.wiring.replaceable_housekeeping import Upkeep  # noqa: PLC0415
 
-        opening = self._opening
+        opening, config, directory = self._opening, self._opening.config, Path(table.directory or ".")
+        upkeep = Upkeep(
+            limits=Limits(max_size=table.max_bytes, min_free=table.min_free_bytes),
+            store_dir=config.store_dir,
+            rooms=self._rooms,
+            scrub_period=config.storage.scrub_period,
+            settings=_settings_of(config, directory),
+        )
         self.checks.append(Check(key.replace(".", "-"), lambda: asyncio.to_thread(probe, directory)))
         return await open_kept_directory(
             opening.selection,
             key,
             directory,
-            limits,
-            place=await asyncio.to_thread(bucket_place, opening.config),
-            store_dir=opening.config.store_dir,
+            place=await asyncio.to_thread(bucket_place, config),
             metrics=opening.metrics,
-            housekeeping=opening.housekeeping,
-            rooms=self._rooms,
-            scrub_period=opening.config.storage.scrub_period,
-            settings=_settings_of(opening.config, directory),
+            upkeep=upkeep if opening.housekeeping else None,
         )
 
 

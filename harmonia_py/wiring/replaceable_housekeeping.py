@@ -40,6 +40,24 @@ _log = logging.getLogger(__name__)
 _TRY_AGAIN_SECONDS: Final = 60.0
 
 
+class Upkeep(Struct, frozen=True, kw_only=True):
+    """How a directory of replaceable files is looked after.
+
+    Attributes:
+        limits: of the files.
+        store_dir: narinfos for another store directory are not kept.
+        rooms: hold all storage to the limits of `[storage]`; None for no such limits.
+        scrub_period: seconds in which each file is read once more; None for never.
+        settings: say what becomes chunks of the files of upstreams.
+    """
+
+    limits: Limits
+    store_dir: StoreDir
+    rooms: Rooms | None = None
+    scrub_period: float | None = None
+    settings: CacheSettings = CacheSettings()
+
+
 class DirectoryHousekeeping(Struct, frozen=True, eq=False):
     """A directory that one process, of all that share it, looks after.
 
@@ -61,38 +79,20 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
     metrics: Metrics
     chunking: Chunking
 
-    async def select(
-        self,
-        selection: Selection,
-        limits: Limits,
-        *,
-        store_dir: StoreDir,
-        rooms: Rooms | None,
-        scrub_period: float | None,
-        settings: CacheSettings,
-    ) -> None:
-        """Look after the directory, as long as this configuration and these files are in use.
-
-        Args:
-            selection: has the open things.
-            limits: of the files.
-            store_dir: narinfos for another store directory are not kept.
-            rooms: hold all storage to the limits of `[storage]`; None for no such limits.
-            scrub_period: seconds in which each file is read once more; None for never.
-            settings: say what becomes chunks of the files of upstreams.
-        """
-        key, of = self.key, (self.catalog, self.files)
+    async def select(self, selection: Selection, upkeep: Upkeep) -> None:
+        """Look after the directory, as long as this configuration and these files are in use."""
+        key, of, limits, store_dir = self.key, (self.catalog, self.files), upkeep.limits, upkeep.store_dir
         packs = await selection.get(f"packs of {key}", of, owned(self._pack_room, lambda _: None))
         # Closed at once by a reload: old limits must not evict any more, nor closed files be asked.
         eviction = selection.running(partial(self._evict, self._housekeeping(limits, packs), store_dir))
         await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
-        if rooms is not None:
-            room = selection.running(partial(self._share_room, rooms, packs))
+        if upkeep.rooms is not None:
+            room = selection.running(partial(self._share_room, upkeep.rooms, packs))
             await selection.get(f"room of {key}", of, room, closes_at_once=True)
-        checking = selection.running(partial(self._check, scrub_period))
-        await selection.get(f"scrub of {key}", (*of, scrub_period), checking, closes_at_once=True)
-        chunks = selection.running(partial(self._make_chunks, packs, settings))
-        await selection.get(f"chunks of {key}", (*of, settings), chunks, closes_at_once=True)
+        checking = selection.running(partial(self._check, upkeep.scrub_period))
+        await selection.get(f"scrub of {key}", (*of, upkeep.scrub_period), checking, closes_at_once=True)
+        chunks = selection.running(partial(self._make_chunks, packs, upkeep.settings))
+        await selection.get(f"chunks of {key}", (*of, upkeep.settings), chunks, closes_at_once=True)
 
     @property
     def _name(self) -> str:

@@ -23,6 +23,7 @@ from harmonia_py.wiring import pools as pools_module
 from harmonia_py.wiring.bucket import BucketPlace
 from harmonia_py.wiring.kept_directory import CATALOG, KeptDirectory, open_kept_directory
 from harmonia_py.wiring.pools import Pools
+from harmonia_py.wiring.replaceable_housekeeping import Upkeep
 
 _SIZE = 100
 
@@ -54,13 +55,9 @@ class World:
                 selection,
                 "cache.directory",
                 self._directory,
-                self._limits,
                 place=replace(self._place, hot=replace(self._place.hot, min_free=min_free)),
-                store_dir=StoreDir("/nix/store"),
                 metrics=Metrics.alone(),
-                housekeeping=True,
-                rooms=self.rooms,
-                scrub_period=None,
+                upkeep=Upkeep(limits=self._limits, store_dir=StoreDir("/nix/store"), rooms=self.rooms),
             )
 
     async def keep(self, kept_directory: KeptDirectory, name: str) -> None:
@@ -115,12 +112,8 @@ async def plain(pools: Pools, directory: Path) -> KeptDirectory:
             selection,
             "cache.directory",
             directory,
-            Limits(),
-            store_dir=StoreDir("/nix/store"),
             metrics=Metrics.alone(),
-            housekeeping=True,
-            rooms=None,
-            scrub_period=None,
+            upkeep=Upkeep(limits=Limits(), store_dir=StoreDir("/nix/store")),
         )
 
 
