@@ -73,5 +73,5 @@ async def _export(catalog: SqlCatalog, config: Config, options: argparse.Namespa
     async with PushNode.of(config, catalog, Metrics.alone()) as node:
         with progress_of("exporting", size) as report:
             target = Path(options.directory)
-            export = export_of(node, catalog, row, await keys.of(row), target, link=options.link, report=report)
+            export = export_of(node, row, await keys.of(row), target, link=options.link, report=report)
             return await export.run()

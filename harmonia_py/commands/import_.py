@@ -141,10 +141,8 @@ async def _take(
                 work = AtticImport(
                     source,
                     ChunkFiles(server.directory, server.bucket),
-                    catalog=catalog,
                     node=node,
                     changes=changes,
-                    store_dir=config.store_dir,
                     retention_seconds=server.retention_seconds,
                     report=report,
                 )

@@ -15,7 +15,6 @@ from harmonia_py.catalog.cache_changes import CacheChanges
 from harmonia_py.catalog.caches import CacheRow, CacheSettings
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.catalog.paging import pages_of
-from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.errors import FormatError, HarmoniaError, PushRefused, StorageFull
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.path_info import PathInfo
@@ -60,10 +59,8 @@ class AtticImport:
     Args:
         source: Attic's catalog.
         files: Attic's chunks.
-        catalog: our catalog.
         node: takes pushes.
         changes: makes caches.
-        store_dir: of our caches.
         retention_seconds: of caches that have none of their own; None for ever.
         report: is told of bytes of NARs that are done.
     """
@@ -73,19 +70,17 @@ class AtticImport:
         source: AtticCatalog,
         files: ChunkFiles,
         *,
-        catalog: SqlCatalog,
         node: PushNode,
         changes: CacheChanges,
-        store_dir: StoreDir,
         retention_seconds: int | None = None,
         report: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._source = source
         self._files = files
-        self._catalog = catalog
+        self._catalog = node.catalog
         self._node = node
         self._changes = changes
-        self._store_dir = store_dir
+        self._store_dir = node.store_dir
         self._retention_seconds = retention_seconds
         self._report = report
 

@@ -25,16 +25,12 @@ _MIRROR_GRACE_SECONDS: Final = 10
 
 def pushed_packs(node: "PushNode", metrics: Metrics) -> PackRoom:
     """The room that chunks of pushed files take."""
-
-    def used_share() -> float:
-        return USED_SHARE if node.max_size is None else LIMITED_USED_SHARE
-
     return _packs(
         node.catalog,
         node.chunking,
         metrics,
         _PUSHED,
-        used_share=used_share,
+        used_share=lambda: USED_SHARE if node.max_size is None else LIMITED_USED_SHARE,
         grace_seconds=GRACE_SECONDS,
         now=node.now,
     )
@@ -44,10 +40,6 @@ def mirror_packs(
     catalog: SqlCatalog, chunking: Chunking, metrics: Metrics, name: str, *, clock: Callable[[], float] = time.time
 ) -> PackRoom:
     """The room that chunks take in a directory of a mirror, which has this name on `/metrics`."""
-
-    def now() -> Timestamp:
-        return time_by(clock)
-
     return _packs(
         catalog,
         chunking,
@@ -55,7 +47,7 @@ def mirror_packs(
         name,
         used_share=lambda: LIMITED_USED_SHARE,
         grace_seconds=_MIRROR_GRACE_SECONDS,
-        now=now,
+        now=lambda: time_by(clock),
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harmonia_py.catalog.caches import CacheRow
-from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.push.exporting import Export, ExportPorts
 from harmonia_py.storage.export_directory import ExportDirectory
 from harmonia_py.wiring.cache_keys import SigningKey
@@ -13,7 +12,6 @@ from harmonia_py.wiring.pushing import PushNode
 
 def export_of(
     node: PushNode,
-    catalog: SqlCatalog,
     row: CacheRow,
     keys: Sequence[SigningKey],
     directory: Path,
@@ -22,6 +20,7 @@ def export_of(
     report: Callable[[int], object] = lambda _: None,
 ) -> Export:
     """The export of a cache to a directory, signed with `keys`; for `link` see `ExportDirectory`."""
+    catalog = node.catalog
     ports = ExportPorts(objects=catalog.objects, index=catalog.objects, documents=catalog.documents)
     view, target = node.caches.view_of(row, keys), ExportDirectory(directory, link=link)
     return Export(row.id, view, ports, node.open_blob, target, report=report)

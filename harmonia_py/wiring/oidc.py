@@ -109,14 +109,8 @@ async def _open_issuer(name: str, table: Oidc, selection: Selection) -> TrustedI
     issuer = await selection.get(
         f"issuer {name}", (upstream,), owned(lambda: Issuer(table.issuer, partial(fetch, upstream)), Issuer.aclose)
     )
-    return trusted(name, table, issuer)
-
-
-def trusted(name: str, table: Oidc, issuer: Issuer) -> TrustedIssuer:
-    """An issuer and what `table` lets its tokens do."""
-    return TrustedIssuer(
-        name=name, issuer=issuer, audience=table.audience, rules=tuple(rule.rule for rule in table.rules)
-    )
+    rules = tuple(rule.rule for rule in table.rules)
+    return TrustedIssuer(name=name, issuer=issuer, audience=table.audience, rules=rules)
 
 
 async def fetch(upstream: Upstream, url: str) -> bytes | None:

@@ -38,7 +38,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 async def export(server: PushServer, directory: Path, *, link: bool = False) -> Exported:
     row = await team(House(server, Clock()))
-    return await export_of(server.node, server.catalog, row, [SigningKey(KEY)], directory, link=link).run()
+    return await export_of(server.node, row, [SigningKey(KEY)], directory, link=link).run()
 
 
 def files(directory: Path) -> set[str]:
