@@ -1,10 +1,8 @@
 """Files with secret keys: read, made once, and never readable by others."""
 
-import contextlib
 import logging
 import os
 import re
-import secrets
 import socket
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +10,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from harmonia_py.catalog.key_encryption import KeyEncryption
+from harmonia_py.config.private_file import written_beside
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError, FormatError
 from harmonia_py.nix.signing import SecretKey
-from harmonia_py.runtime.durable import make_directories, sync_directory
+from harmonia_py.runtime.durable import make_directories
 
 T = TypeVar("T")
 
@@ -107,29 +106,18 @@ def write_secret_key(file: Path, key: SecretKey) -> None:
     Raises:
         ConfigError: the file exists, or cannot be written.
     """
-    # Not the process id: in a container that is the same at every start, and a crash may have left a file behind.
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
         make_directories(file.parent)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(fd, "w") as stream:
-                stream.write(key.format() + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            _link(temporary, file)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        sync_directory(file.parent)
+        with written_beside(file, f"{key.format()}\n".encode()) as new:
+            _link(new, file)
     except OSError as error:
         raise ConfigError(f"{file}: cannot write the key: {error.strerror}") from None
 
 
-def _link(temporary: Path, file: Path) -> None:
+def _link(new: Path, file: Path) -> None:
     try:
         # A hard link, unlike a rename, fails when the name is taken.
-        os.link(temporary, file)
+        os.link(new, file)
     except FileExistsError:
         raise ConfigError(f"{file}: exists already; a key is never overwritten") from None
 

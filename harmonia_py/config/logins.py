@@ -83,8 +83,7 @@ class Logins:
 
     def with_(self, url: str, token: str | None) -> "Logins":
         """These logins and one more, the latest."""
-        others = {other: its for other, its in self.servers.items() if other != url}
-        return Logins({**others, url: token or ""})
+        return Logins({**self.without(url).servers, url: token or ""})
 
     def without(self, url: str) -> "Logins":
         """These logins without one."""

@@ -3,7 +3,8 @@
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,19 +48,30 @@ def write_private(file: Path, text: str, mode: int = PRIVATE) -> None:
         make_directories(file.parent)
         with suppress(FileNotFoundError):
             mode = stat.S_IMODE(file.stat().st_mode) & (PRIVATE if mode == PRIVATE else 0o777)
-        new = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-        try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
-            with os.fdopen(fd, "wb") as stream:
-                stream.write(text.encode())
-                os.fchmod(fd, mode)
-                stream.flush()
-                os.fsync(fd)
+        with written_beside(file, text.encode(), mode) as new:
             new.replace(file)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
-        sync_directory(file.parent)
     except OSError as error:
         # Not the name that the error has: it may be that of the new file, which is gone.
         raise ConfigError(f"{file}: {error.strerror or error}") from None
+
+
+@contextmanager
+def written_beside(file: Path, data: bytes, mode: int = PRIVATE) -> Iterator[Path]:
+    """A new file with these bytes, beside `file`, of which the block makes `file`; that outlives a power cut then.
+
+    In the end the new name is gone, whatever the block has done.
+    """
+    # Not the process id: in a container that is the same at every start, and a crash may have left a file behind.
+    new = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(data)
+            os.fchmod(fd, mode)
+            stream.flush()
+            os.fsync(fd)
+        yield new
+    finally:
+        with suppress(OSError):
+            new.unlink()
+    sync_directory(file.parent)
