@@ -176,11 +176,9 @@ class HttpMetrics:
         key = (method, path, status)
         known = self._requests.get(key)
         if known is None:
-            known = self._requests[key] = self._place(method, path, status)
+            family = families.http.HTTP_REQUEST_DURATION
+            known = self._requests[key] = self._metrics.histogram(family, method, path, str(status))
         return known
-
-    def _place(self, method: str, path: str, status: int) -> Histogram:
-        return self._metrics.histogram(families.http.HTTP_REQUEST_DURATION, method, path, str(status))
 
 
 class Sending:

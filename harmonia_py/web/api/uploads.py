@@ -53,12 +53,10 @@ async def finish(request: web.Request) -> web.StreamResponse:
     """Take in a file that was sent there; `checking` when that takes a while, and the client asks again."""
     pushes, session = await push_of(request)
     with pushes.counting_refusals():
-        if pushes.past_server is not None:
-            done = await pushes.past_server.finish(session, file_of(request))
-        else:  # another server may have taken it
-            done = await pushes.file(session, file_of(request)) is not None
-            if not done:
-                raise PushConflict("files of this cache are sent to this server")
+        file = file_of(request)
+        # Where clients are not sent there any more, another server may have taken it.
+        is_here = pushes.past_server is None and await pushes.file(session, file) is not None
+        done = is_here or await _past_server_of(pushes).finish(session, file)
     return state(done=done)
 
 
