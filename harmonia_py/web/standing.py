@@ -7,7 +7,7 @@ from harmonia_py.cache.access import Action
 from harmonia_py.catalog.reachability import KeptBy
 from harmonia_py.catalog.standing import Standing
 from harmonia_py.nix.store_path import HashPart
-from harmonia_py.web.state import CACHE, administration_of, cache_of, principal_of
+from harmonia_py.web.state import CACHE, PRINCIPAL, administration_of, cache_of
 
 
 async def standing_of(request: web.Request, hash_part: HashPart) -> Standing | None:
@@ -35,5 +35,5 @@ async def standing_of(request: web.Request, hash_part: HashPart) -> Standing | N
 
 async def _is_told(request: web.Request, standing: Standing) -> bool:
     if standing.stored is None:
-        return request[CACHE].allows(principal_of(request), Action.PUSH)
+        return request[CACHE].allows(request[PRINCIPAL], Action.PUSH)
     return await cache_of(request).allows(standing.stored.path_info)

@@ -11,7 +11,6 @@ from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import DEFAULT
 from harmonia_py.cache.caches import Caches, NamedCache
 from harmonia_py.cache.checks import Check
-from harmonia_py.cache.explore import Explorer
 from harmonia_py.cache.validity import Validity
 from harmonia_py.errors import PushRefused
 from harmonia_py.metrics.board import Board
@@ -152,11 +151,6 @@ def cache_of(request: web.Request) -> BinaryCache:
     return request[CACHE].cache
 
 
-def explorer_of(request: web.Request) -> Explorer | None:
-    """The `Explorer` of the cache that this request is for; None when it has none."""
-    return request[CACHE].explorer
-
-
 def administration_of(request: web.Request) -> "CacheAdministration | None":
     """The administration of the cache that this request is for; None where it takes no pushes."""
     return request.app[SERVING].administration_of(request[CACHE])
@@ -173,11 +167,6 @@ def pushes_of(request: web.Request, cache: NamedCache | None = None) -> "Pushes"
     if pushes is None:
         raise PushRefused(_TAKES_NONE if cache.name == DEFAULT else f"nothing can be pushed to the cache {cache.name}")
     return pushes
-
-
-def principal_of(request: web.Request) -> Principal:
-    """The principal of the request."""
-    return request[PRINCIPAL]
 
 
 def root_of(request: web.Request) -> str:

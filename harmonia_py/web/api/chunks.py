@@ -24,7 +24,7 @@ from harmonia_py.push.recipes import MAX_ASKED_CHUNKS, MAX_ASKED_NAMES, RecipeUp
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.session_request import no_longer_than, number_in, push_of, read_json
 from harmonia_py.web.http import upload
-from harmonia_py.web.state import CACHE, principal_of, pushes_of
+from harmonia_py.web.state import CACHE, PRINCIPAL, pushes_of
 
 # A hash takes 67 bytes of JSON, a name up to 214.
 _MAX_QUESTION: Final = 1024 * 1024
@@ -131,7 +131,7 @@ def _recipes_of(request: web.Request) -> RecipeUploads:
 
 
 def _may_read(request: web.Request) -> bool:
-    return request[CACHE].allows(principal_of(request), Action.READ)
+    return request[CACHE].allows(request[PRINCIPAL], Action.READ)
 
 
 def _parse_question(question: Question) -> tuple[Sequence[ChunkHash], Sequence[HashPart]]:

@@ -11,7 +11,7 @@ from harmonia_py.push.receiving import MAX_FILE_SIZE, check_compression
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.session_request import no_longer_than, number_in, push_of, read_json
 from harmonia_py.web.http import upload
-from harmonia_py.web.state import principal_of, pushes_of
+from harmonia_py.web.state import PRINCIPAL, pushes_of
 
 MAX_SMALL: Final = 4096
 """Bytes of a body that describes one file."""
@@ -59,7 +59,7 @@ async def check_part(request: web.Request) -> None:
     """
     check_compression(file_of(request))
     end = _offset_of(request) + upload.announced_bytes(request, MAX_PART_BYTES)
-    await pushes_of(request).check_room_for_part(principal_of(request), _part_of(request), end)
+    await pushes_of(request).check_room_for_part(request[PRINCIPAL], _part_of(request), end)
 
 
 async def get_part(request: web.Request) -> web.StreamResponse:

@@ -9,7 +9,7 @@ from harmonia_py.catalog.deletion import delete_closure
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.web.http.errors import error_response, not_found
 from harmonia_py.web.standing import standing_of
-from harmonia_py.web.state import administration_of, principal_of
+from harmonia_py.web.state import PRINCIPAL, administration_of
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
@@ -18,7 +18,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     administration = administration_of(request)
     if administration is None:
         return not_found()
-    cache, deletions, by = administration.row.id, administration.deletions, principal_of(request).name
+    cache, deletions, by = administration.row.id, administration.deletions, request[PRINCIPAL].name
     despite_pushes, now = "despite-pushes" in request.query, administration.now()
     if "closure" in request.query:
         gone = await delete_closure(deletions, cache, hash_part, deleted_by=by, despite_pushes=despite_pushes, now=now)

@@ -14,7 +14,7 @@ from harmonia_py.errors import FormatError, PushRefused
 from harmonia_py.nix.store_path import StoreDir, StorePath
 from harmonia_py.web.http import upload
 from harmonia_py.web.http.errors import error_response
-from harmonia_py.web.state import CACHE, administration_of, cache_of, principal_of
+from harmonia_py.web.state import CACHE, PRINCIPAL, administration_of, cache_of
 
 _MAX_BODY: Final = 4096
 
@@ -55,7 +55,7 @@ async def put(request: web.Request) -> web.StreamResponse:
         name,
         path,
         wanted.change,
-        set_by=principal_of(request).name,
+        set_by=request[PRINCIPAL].name,
         now=administration.now(),
     )
     return _respond({"name": name, **revision.to_json()})
@@ -66,7 +66,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     name = PinName.parse(request.match_info["pin"])
     administration = _administration_of(request)
     removed = await administration.pins.remove(
-        administration.row.id, name, removed_by=principal_of(request).name, now=administration.now()
+        administration.row.id, name, removed_by=request[PRINCIPAL].name, now=administration.now()
     )
     if not removed:
         return error_response(HTTPStatus.NOT_FOUND, f"there is no pin {name} in the cache {request[CACHE].name}")

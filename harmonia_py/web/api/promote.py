@@ -18,7 +18,7 @@ from harmonia_py.web.admission.limits import answer_in
 from harmonia_py.web.api.capabilities import json_response
 from harmonia_py.web.api.session_request import read_json
 from harmonia_py.web.http import upload
-from harmonia_py.web.state import CACHE, SERVING, TRANSFERS, cache_of, principal_of, pushes_of
+from harmonia_py.web.state import CACHE, PRINCIPAL, SERVING, TRANSFERS, cache_of, pushes_of
 
 _MAX_BODY: Final = 1024 * 1024
 _MAX_ROOTS: Final = 1000
@@ -47,7 +47,7 @@ async def post(request: web.Request) -> web.StreamResponse:
 
     What takes too long for one answer is going on when the client asks again.
     """
-    target, principal = pushes_of(request), principal_of(request)
+    target, principal = pushes_of(request), request[PRINCIPAL]
     wanted = await read_json(request, Promotion, _MAX_BODY)
     if not 0 < len(wanted.paths) <= _MAX_ROOTS:
         raise PushRefused(f"name 1 to {_MAX_ROOTS} paths")
@@ -74,7 +74,7 @@ async def _source(request: web.Request, name: CacheName) -> Pushes:
         NotPermitted: it may not; whether there is such a cache is not told.
         PushRefused: it is the cache that they are promoted to, or nothing is pushed to it.
     """
-    serving, principal = request.app[SERVING], principal_of(request)
+    serving, principal = request.app[SERVING], request[PRINCIPAL]
     found = await serving.caches.find(name)
     if found is None or not found.allows(principal, Action.READ):
         if principal.may(Action.READ, name):

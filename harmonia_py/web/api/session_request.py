@@ -11,7 +11,7 @@ from harmonia_py.push.pushes import Pushes
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.web.admission.gate import CheckBody
 from harmonia_py.web.http import upload
-from harmonia_py.web.state import principal_of, pushes_of
+from harmonia_py.web.state import PRINCIPAL, pushes_of
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ async def push_of(request: web.Request) -> tuple[Pushes, PushSession]:
         SessionEnded: it has, or it is not this client's.
     """
     pushes = pushes_of(request)
-    return pushes, await pushes.sessions.resume(principal_of(request), request.match_info["session"])
+    return pushes, await pushes.sessions.resume(request[PRINCIPAL], request.match_info["session"])
 
 
 def no_longer_than(most: int) -> CheckBody:

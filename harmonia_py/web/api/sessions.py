@@ -22,7 +22,7 @@ from harmonia_py.push.sessions import MAX_ASKED
 from harmonia_py.web.api.capabilities import PUSH_VERSION, describe_cache, json_response
 from harmonia_py.web.api.chunks import describe as describe_chunks
 from harmonia_py.web.api.session_request import no_longer_than, push_of, read_json
-from harmonia_py.web.state import CACHE, administration_of, principal_of, pushes_of
+from harmonia_py.web.state import CACHE, PRINCIPAL, administration_of, pushes_of
 
 MAX_PUBLISHED: Final = 1000
 """Narinfos in one request."""
@@ -67,7 +67,7 @@ class End(msgspec.Struct, frozen=True):
 async def post(request: web.Request) -> web.StreamResponse:
     """Begin a session: its id, for how long it is a lease, and what this cache takes."""
     pushes = pushes_of(request)
-    session = await pushes.sessions.begin(principal_of(request))
+    session = await pushes.sessions.begin(request[PRINCIPAL])
     past = pushes.past_server
     in_parts = None if past is None else past.sizes_in_parts
     body = {
@@ -75,7 +75,7 @@ async def post(request: web.Request) -> web.StreamResponse:
         "lease_seconds": SESSION_SECONDS,
         "version": PUSH_VERSION,
         "cache": describe_cache(request),
-        "actions": sorted(action for action in Action if principal_of(request).may(action, request[CACHE].name)),
+        "actions": sorted(action for action in Action if request[PRINCIPAL].may(action, request[CACHE].name)),
         "looks_through": _looks_through(request),
         "compressions": sorted(COMPRESSIONS),
         "max_nar_size": MAX_NAR_SIZE,
@@ -180,7 +180,7 @@ async def finish(request: web.Request) -> web.StreamResponse:
         raise PushRefused(f"more than {MAX_PINS} pins at the end of one push")
     roots = await asyncio.to_thread(lambda: [HashPart.parse(text) for text in end.roots])
     pins = [(PinName.parse(pin.name), StorePath.parse(pin.path)) for pin in end.pins]
-    if pins and not principal_of(request).may(Action.PIN, request[CACHE].name):
+    if pins and not request[PRINCIPAL].may(Action.PIN, request[CACHE].name):
         raise NotPermitted(
             f"the token may push to {request[CACHE].name}, and not set pins in it: that is `--allow pin`"
         )
@@ -199,5 +199,5 @@ async def _set_pin(request: web.Request, name: PinName, path: StorePath) -> None
     administration = administration_of(request)
     assert administration is not None, "what takes pushes is in the catalog"
     await administration.pins.set(
-        administration.row.id, name, path, set_by=principal_of(request).name, now=administration.now()
+        administration.row.id, name, path, set_by=request[PRINCIPAL].name, now=administration.now()
     )

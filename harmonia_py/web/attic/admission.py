@@ -16,7 +16,7 @@ from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.caches import NamedCache
 from harmonia_py.errors import FormatError
 from harmonia_py.web.attic.answers import Refusal, bad_request, no_such_cache
-from harmonia_py.web.state import SERVING, principal_of
+from harmonia_py.web.state import PRINCIPAL, SERVING
 
 _FORBIDDEN: Final = "Access error: User does not have permission to complete this action."
 
@@ -40,7 +40,7 @@ async def find_cache(request: web.Request, name: CacheName, action: Action) -> N
         Refusal: it may not, or there is none.
         CatalogError: it cannot be told.
     """
-    serving, principal = request.app[SERVING], principal_of(request)
+    serving, principal = request.app[SERVING], request[PRINCIPAL]
     cache = await serving.caches.find(name)
     allowed = principal.may(action, name) if cache is None else cache.allows(principal, action)
     if allowed:
@@ -59,7 +59,7 @@ def check_known(request: web.Request) -> None:
     Raises:
         Refusal: it may do nothing anywhere.
     """
-    principal = principal_of(request)
+    principal = request[PRINCIPAL]
     if not principal.grants:
         raise refusal_of(principal, may_know=False)
 
@@ -71,7 +71,7 @@ def check_may_push(request: web.Request) -> None:
         Refusal: it may push to none.
     """
     check_known(request)
-    principal = principal_of(request)
+    principal = request[PRINCIPAL]
     if not any(grant.actions & {Action.PUSH, Action.ADMIN} for grant in principal.grants):
         # 403, and not 401: the client may know that its token is good for something else.
         raise refusal_of(principal, may_know=True)

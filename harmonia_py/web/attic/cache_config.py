@@ -15,7 +15,7 @@ from harmonia_py.web.admission.address import server_url
 from harmonia_py.web.attic import bodies
 from harmonia_py.web.attic.admission import find_cache, parse_name, refusal_of
 from harmonia_py.web.attic.answers import Refusal, bad_request, empty_answer, json_answer, no_such_cache
-from harmonia_py.web.state import SERVING, cache_of, principal_of
+from harmonia_py.web.state import PRINCIPAL, SERVING, cache_of
 
 if TYPE_CHECKING:
     from harmonia_py.catalog.cache_changes import CacheChanges
@@ -40,7 +40,7 @@ async def get_of_cache(request: web.Request) -> web.StreamResponse:
 
 async def post(request: web.Request) -> web.StreamResponse:
     """Make a cache."""
-    name, principal = _name(request), principal_of(request)
+    name, principal = _name(request), request[PRINCIPAL]
     if not principal.may(Action.CREATE, name):
         raise refusal_of(principal, may_know=principal.may_anything(name))
     given = await bodies.read(request, bodies.NewCache, _MAX_BODY)
@@ -60,7 +60,7 @@ async def post(request: web.Request) -> web.StreamResponse:
 
 async def patch(request: web.Request) -> web.StreamResponse:
     """Change the given settings of a cache."""
-    name, principal = _name(request), principal_of(request)
+    name, principal = _name(request), request[PRINCIPAL]
     await find_cache(request, name, Action.CONFIGURE)
     given = await bodies.read(request, bodies.Changes, _MAX_BODY)
     changes = _settings(given)
@@ -84,7 +84,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     """Delete a cache."""
     name = _name(request)
     await find_cache(request, name, Action.DESTROY)
-    if not await _changes(request).delete(name, principal_of(request)):
+    if not await _changes(request).delete(name, request[PRINCIPAL]):
         raise no_such_cache()
     return empty_answer()
 

@@ -12,7 +12,7 @@ from harmonia_py.push.sessions import MAX_ASKED
 from harmonia_py.web.attic import bodies
 from harmonia_py.web.attic.admission import check_known, find_cache, parse_name
 from harmonia_py.web.attic.answers import bad_request, json_answer
-from harmonia_py.web.state import principal_of, pushes_of
+from harmonia_py.web.state import PRINCIPAL, pushes_of
 
 _MAX_BODY: Final = 4 * 1024 * 1024
 
@@ -32,7 +32,7 @@ async def post(request: web.Request) -> web.StreamResponse:
         hash_parts = await asyncio.to_thread(_parse, question.store_path_hashes)
     except FormatError as error:
         raise bad_request(f"store_path_hashes: {error}") from None
-    session = await pushes.session(principal_of(request), RUN)
+    session = await pushes.session(request[PRINCIPAL], RUN)
     missing = (await pushes.sessions.missing(session, hash_parts, ())).missing
     await pushes.sessions.announce(session, missing)
     return json_answer({"missing_paths": list(missing)})

@@ -27,7 +27,7 @@ from harmonia_py.web.attic.answers import bad_request, json_answer
 from harmonia_py.web.attic.bodies import NarDescription, decode
 from harmonia_py.web.attic.get_missing_paths import RUN
 from harmonia_py.web.http import upload
-from harmonia_py.web.state import principal_of, pushes_of
+from harmonia_py.web.state import PRINCIPAL, pushes_of
 
 NAR_INFO: Final = "X-Attic-Nar-Info"
 PREAMBLE_SIZE: Final = "X-Attic-Nar-Info-Preamble-Size"
@@ -47,7 +47,7 @@ async def put(request: web.Request) -> web.StreamResponse:
         with pushes.counting_refusals():
             info = description.path_info(store_dir)
             await pushes.check_room(info.nar_size)
-            session = await pushes.session(principal_of(request), RUN)
+            session = await pushes.session(request[PRINCIPAL], RUN)
             taken = await _take(pushes, session, info, body.rest(), store_dir)
     except FormatError as error:
         raise bad_request(str(error)) from None

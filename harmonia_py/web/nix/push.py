@@ -24,7 +24,7 @@ from harmonia_py.web.http.errors import Handler, not_found
 from harmonia_py.web.http.redirects import is_elsewhere
 from harmonia_py.web.nix import build_trace, debuginfo, listing, log, nar, narinfo, realisation
 from harmonia_py.web.ops import about
-from harmonia_py.web.state import WAITS_WITH_BODY, cache_of, principal_of, pushes_of
+from harmonia_py.web.state import PRINCIPAL, WAITS_WITH_BODY, cache_of, pushes_of
 
 # The limit of documents that are read and dropped: listings of clients have a hundred megabytes at most.
 _MAX_FORGOTTEN: Final = 256 * 1024 * 1024
@@ -69,7 +69,7 @@ async def check_body(request: web.Request) -> None:
     await pushes.check_room(size, file)
     # Only a client that waits can send the body somewhere else: old ones cannot begin it again.
     if WAITS_WITH_BODY in request and pushes.past_server is not None:
-        session = await pushes.session(principal_of(request), url.run)
+        session = await pushes.session(request[PRINCIPAL], url.run)
         elsewhere = await pushes.past_server.url(session, file, size)
         if elsewhere is not None and is_elsewhere(request, elsewhere):
             raise web.HTTPTemporaryRedirect(elsewhere)
@@ -78,7 +78,7 @@ async def check_body(request: web.Request) -> None:
 async def put(request: web.Request) -> web.StreamResponse:
     """Take a file in. The answer is 200 once it is durable and visible to the clients that may see it."""
     url, pushes = _url_of(request), pushes_of(request)
-    session = await pushes.session(principal_of(request), url.run)
+    session = await pushes.session(request[PRINCIPAL], url.run)
     with pushes.counting_refusals():
         take_in = _put_nar if url.kind is PushKind.NAR else WAYS[url.kind].put
         await take_in(request, url, pushes, session)
@@ -94,7 +94,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     if url.kind is PushKind.NAR:
         return await _get_nar(request, url, pushes)
     if url.kind is PushKind.NARINFO:
-        session = await pushes.session(principal_of(request), url.run)
+        session = await pushes.session(request[PRINCIPAL], url.run)
         if await pushes.narinfo(session, HashPart.parse(url.name)) is None:
             return not_found()
     # From here on the request is answered as one to the cache itself.
@@ -110,7 +110,7 @@ async def _get_nar(request: web.Request, url: PushUrl, pushes: Pushes) -> web.St
         # The name of the file as the narinfos of this cache have it.
         request.match_info["file_name"] = url.name
         return await nar.get(request)
-    session = await pushes.session(principal_of(request), url.run)
+    session = await pushes.session(request[PRINCIPAL], url.run)
     download = await pushes.open(session, file)
     if download is None:
         return not_found()

@@ -15,7 +15,7 @@ from harmonia_py.metrics.exposition import CONTENT_TYPE, format_metrics
 from harmonia_py.metrics.totals import read_figures
 from harmonia_py.web.http.body import Headers, respond_bytes
 from harmonia_py.web.http_metrics import requests_from_the_start
-from harmonia_py.web.state import BOARD, SERVING, TRANSFERS, principal_of
+from harmonia_py.web.state import BOARD, PRINCIPAL, SERVING, TRANSFERS
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def get(request: web.Request) -> web.StreamResponse:
 
 async def _hidden(request: web.Request, names: Iterable[str]) -> set[str]:
     """The caches of `names` of which the client must not learn that they exist."""
-    caches, principal = request.app[SERVING].caches, principal_of(request)
+    caches, principal = request.app[SERVING].caches, request[PRINCIPAL]
     hidden = {name for name in map(CacheName, names) if not principal.may(Action.READ, name)} - {caches.default.name}
     try:
         async with asyncio.timeout(_CATALOG_SECONDS):

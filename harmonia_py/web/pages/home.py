@@ -14,7 +14,7 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.web.admission.address import url_of
 from harmonia_py.web.pages.client_command import realise
 from harmonia_py.web.pages.templates import respond_page
-from harmonia_py.web.state import CACHE, SERVING, cache_of, explorer_of
+from harmonia_py.web.state import CACHE, SERVING, cache_of
 
 # The characters that a string of Nix would take for more than text.
 _NIX_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$"})
@@ -43,8 +43,8 @@ async def get(request: web.Request) -> web.StreamResponse:
         "key_ends": {str(key): _day(named.key_ends.get(key.name)) for key in cache.public_keys},
         "upstreams": named.upstreams,
         "is_pushed_to": request.app[SERVING].pushes_of(named) is not None,
-        "has_store": explorer_of(request) is not None,
-        "count": await _count(explorer_of(request)),
+        "has_store": named.explorer is not None,
+        "count": await _count(named.explorer),
         "blocks": _blocks(url, keys, cache.cache_info.store_dir, is_private=not named.public),
     }
     return await respond_page(request, "home.html", values)

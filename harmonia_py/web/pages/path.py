@@ -22,7 +22,7 @@ from harmonia_py.web.pages.client_command import realise
 from harmonia_py.web.pages.directory import Node, read_contents
 from harmonia_py.web.pages.templates import date_of, respond_page
 from harmonia_py.web.standing import standing_of
-from harmonia_py.web.state import CACHE, TRANSFERS, cache_of, explorer_of
+from harmonia_py.web.state import CACHE, TRANSFERS, cache_of
 
 # Some paths are referred to by everything in the store.
 MAX_SHOWN: Final = 100
@@ -49,7 +49,7 @@ async def get(request: web.Request) -> web.StreamResponse:
     if found is None:
         return await _respond_damaged(request, hash_part) if await cache.is_damaged(hash_part) else not_found()
     info = found.narinfo.path_info
-    referrers, closure = await _surroundings(explorer_of(request), info.store_path)
+    referrers, closure = await _surroundings(request[CACHE].explorer, info.store_path)
     contents = await _contents(request, cache, hash_part)
     keys = [str(key) for key in request[CACHE].keys_for_clients]
     full_path = str(cache.cache_info.store_dir.join(info.store_path))

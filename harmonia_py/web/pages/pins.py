@@ -13,7 +13,7 @@ from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.pins import Pin, PinName
 from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.pages.templates import date_of, respond_page
-from harmonia_py.web.state import CACHE, administration_of, principal_of
+from harmonia_py.web.state import CACHE, PRINCIPAL, administration_of
 
 _PAGE: Final = 100
 
@@ -60,7 +60,7 @@ async def _revisions(administration: CacheAdministration, name: PinName, *, tell
 
 def _tells_who(request: web.Request) -> bool:
     """Whether the client learns who set a pin: it does if it may set pins itself."""
-    return request[CACHE].allows(principal_of(request), Action.PIN)
+    return request[CACHE].allows(request[PRINCIPAL], Action.PIN)
 
 
 def _row(pin: Pin) -> dict[str, Any]:

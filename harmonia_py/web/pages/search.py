@@ -15,7 +15,7 @@ from harmonia_py.cache.explore import Explorer, Matches
 from harmonia_py.errors import FormatError, HarmoniaError
 from harmonia_py.nix.store_path import HASH_PART_LENGTH, HashPart, StoreDir, StorePath
 from harmonia_py.web.pages.templates import date_of, respond_page
-from harmonia_py.web.state import cache_of, explorer_of, root_of
+from harmonia_py.web.state import CACHE, cache_of, root_of
 
 # On one page.
 MAX_RESULTS: Final = 50
@@ -28,7 +28,7 @@ _MAX_QUERY_LENGTH: Final = 256
 
 async def get(request: web.Request) -> web.StreamResponse:
     """The paths that match; a store path or a whole hash part leads straight to its page."""
-    cache, explorer = cache_of(request), explorer_of(request)
+    cache, explorer = cache_of(request), request[CACHE].explorer
     typed = request.query.get("q", "").strip()[:_MAX_QUERY_LENGTH]
     query = _essence(typed, cache.cache_info.store_dir)
     hash_part = _hash_part(query)

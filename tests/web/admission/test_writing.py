@@ -20,7 +20,7 @@ from harmonia_py.web.admission.rate_limit import RateLimiter, RateTable
 from harmonia_py.web.http import upload
 from harmonia_py.web.http.errors import STATUSES, status_of
 from harmonia_py.web.routes import put, routes
-from harmonia_py.web.state import ServingSettings, principal_of
+from harmonia_py.web.state import PRINCIPAL, ServingSettings
 
 OLD_NIX: Final = "curl/7.85.0 Nix/2.8.0"
 NEW_NIX: Final = "curl/8.14.1 Nix/2.34.8"
@@ -48,7 +48,7 @@ class Inbox:
         self.left = MOST
 
     async def check(self, request: web.Request) -> None:
-        self.checked.append(principal_of(request).name)
+        self.checked.append(request[PRINCIPAL].name)
         if upload.announced_bytes(request, MOST) > self.left:
             raise QuotaExceeded(FULL)
 
