@@ -251,7 +251,7 @@ async def _pushed(storage: "OpenStorage", config: Config) -> "Rebuilt":
     total = sum([info.size async for info in storage.blobs.list()])
     async with PushNode.of(config, storage.catalog, Metrics.alone()) as node:
         with progress_of("reading", total) as report:
-            return await node.publishing.rebuild(report).run()
+            return await node.caches.rebuild(report).run()
 
 
 def _say(report: dict[str, Any], faults: dict[str, str], *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ In which order to read:
     caches             caches (at /), pushed_caches, declared_caches, cache_keys, usage
     access             access over oidc and attic_tokens
     where bytes are    files (a directory or a bucket), kept_directory, bucket, storages, catalog, copying
-    pushes             pushing, publishing, past_server, chunking, importing
+    pushes             pushing, past_server, chunking, importing
     housekeeping       replaceable_housekeeping (of a kept_directory), pushed_housekeeping, collecting,
                        deduplicating, scrubbing
     commands           push_client, local_paths, exporting, attic_import, copying

@@ -1,6 +1,7 @@
-"""The caches of the catalog put together, over the things that a process has open for them."""
+"""The caches of the catalog and the pushes to them put together, over the things that a process has open for them."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -10,13 +11,28 @@ from harmonia_py.cache.source import Source
 from harmonia_py.cache.tree import DebugFiles, DebugFilesInOrder
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.administration import CacheAdministration
-from harmonia_py.catalog.caches import CacheRow
+from harmonia_py.catalog.caches import CHUNKS, CacheRow
 from harmonia_py.catalog.standing import Standings
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.nix.cache_info import CacheInfo
 from harmonia_py.nix.signing import PublicKey
+from harmonia_py.nix.store_path import HashPart, StorePath
+from harmonia_py.push.documents import PushedDocuments
+from harmonia_py.push.into_store import IntoStore
+from harmonia_py.push.making import Making
+from harmonia_py.push.publishing import Publisher
+from harmonia_py.push.push_metrics import PushCounters
 from harmonia_py.push.pushes import Pushes
+from harmonia_py.push.rebuilding import Rebuild
+from harmonia_py.push.rebuilt_files import RebuiltFiles
+from harmonia_py.push.recipes import RecipeUploads
+from harmonia_py.push.room import RoomForPushes
+from harmonia_py.push.sessions import PushSessions
+from harmonia_py.push.static_listings import StaticListings
 from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.store_import import StoreImport
+from harmonia_py.push.texts import TextKeeper
+from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.wiring.cache_keys import SigningKey
 
 if TYPE_CHECKING:
@@ -27,14 +43,22 @@ _MOST_LOOKED_AT: Final = 1000
 
 
 class PushedCaches:
-    """Makes caches that can be pushed to.
+    """Makes caches that can be pushed to, and the pushes to them.
 
     Args:
         node: has the things that they need.
+
+    Attributes:
+        making: the recipes that this process has in hand.
     """
 
     def __init__(self, node: "PushNode") -> None:
+        self.making = Making(node.metrics.board.texts)
         self._node = node
+        self._texts = TextKeeper(node.ports, node.spool)
+        self._static_listings = StaticListings(node.ports)
+        self._static_errors = RareWarning(logging.getLogger(StaticSide.__module__))
+        self._counters = PushCounters.on(node.metrics)
         self._standings = Standings(node.catalog.objects, node.catalog.objects, most=_MOST_LOOKED_AT)
         self._pushes: WeakKeyDictionary[NamedCache, Pushes] = WeakKeyDictionary()
         self._administrations: WeakKeyDictionary[NamedCache, CacheAdministration] = WeakKeyDictionary()
@@ -95,8 +119,41 @@ class PushedCaches:
             store_import: adds pushed paths to the local store, instead of publishing them.
             looks_elsewhere: whether it has paths that were not pushed to it.
         """
-        self._pushes[cache] = self._node.publishing.pushes_to(
-            row, cache.cache, store_import, looks_elsewhere=looks_elsewhere, usage=cache.usage
+        # Nothing of the pushes refers to `cache`: they are forgotten with it.
+        node, ports, view, usage = self._node, self._node.ports, cache.cache, cache.usage
+
+        async def find_elsewhere(hash_part: HashPart) -> StorePath | None:
+            found = await view.narinfo(hash_part)
+            return None if found is None else found.narinfo.path_info.store_path
+
+        async def find_to_leave_out(hash_part: HashPart) -> StorePath | None:
+            path = await find_elsewhere(hash_part)
+            # A path that only an upstream has is to be pushed into the local store all the same.
+            return path if path is None or store_import is None or await store_import.has(path) else None
+
+        publisher = Publisher(ports, [PublicKey.parse(key) for key in row.settings.signed_by], find_elsewhere)
+        room = RoomForPushes(row, ports, sizes=node.sizes, max_size_of_all=lambda: node.max_size)
+        into_store = None
+        if store_import is not None:
+            into_store = IntoStore(row.name, ports, view=view, publish=publisher.publish, store_import=store_import)
+        self._pushes[cache] = Pushes(
+            row,
+            ports,
+            view=view,
+            receiver=node.receiver,
+            publisher=publisher,
+            documents=PushedDocuments(row.name, ports, self._texts, into_store=store_import is not None),
+            sessions=PushSessions(row, ports, find_to_leave_out if looks_elsewhere else None),
+            parts=node.parts,
+            static_side=self._static_side(row, view),
+            static_writer=node.static_writer,
+            counters=self._counters,
+            usage=usage,
+            room=room,
+            into_store=into_store,
+            pending=node.pending,
+            in_parts=node.in_parts,
+            recipes=self._recipes(row, view, room, usage) if into_store is None else None,
         )
         if store_import is None:
             self._administrations[cache] = CacheAdministration(
@@ -109,7 +166,22 @@ class PushedCaches:
 
     def static_side(self, row: CacheRow, keys: Sequence[SigningKey]) -> StaticSide:
         """The static side of a cache of the catalog."""
-        return self._node.publishing.static_side(row, self.view_of(row, keys))
+        return self._static_side(row, self.view_of(row, keys))
+
+    def _static_side(self, row: CacheRow, view: BinaryCache) -> StaticSide:
+        return StaticSide(
+            row.id,
+            row.name,
+            view,
+            objects=self._node.catalog.objects,
+            blobs=self._node.blobs,
+            listings=self._static_listings,
+            errors=self._static_errors,
+            discard=self._discard,
+        )
+
+    async def _discard(self, keys: Sequence[BlobKey]) -> None:
+        await self._node.catalog.repairs.discard(keys, garbage_from=self._node.now())
 
     def view_of(self, row: CacheRow, keys: Sequence[SigningKey]) -> BinaryCache:
         """The view of a cache that has only the paths that were pushed to it."""
@@ -130,4 +202,33 @@ class PushedCaches:
             secret_keys=[key.secret_key for key in keys],
             debug_files=debug_files,
             elsewhere=elsewhere,
+        )
+
+    def _recipes(
+        self, row: CacheRow, view: BinaryCache, room: RoomForPushes, usage: CacheUsage
+    ) -> RecipeUploads | None:
+        # A reader may know the chunks of all paths only where no policy withholds some.
+        if row.settings.deduplicate != CHUNKS or not view.gives_all:
+            return None
+        return RecipeUploads(
+            row.id,
+            self._node.ports,
+            chunks=self._node.catalog.chunks,
+            files=self._node.chunking.files,
+            spool=self._node.spool,
+            receiver=self._node.receiver,
+            room=room,
+            counters=self._counters,
+            usage=usage,
+            making=self.making,
+        )
+
+    def rebuild(self, report: Callable[[int], object] = lambda _: None) -> Rebuild:
+        """The rebuild of the catalog from the files."""
+        ports, chunks = self._node.ports, self._node.chunking.rebuilt(report)
+        return Rebuild(
+            ports,
+            caches=self._node.catalog.caches,
+            files=RebuiltFiles(ports, listings=self._node.listings, chunks=chunks, report=report),
+            chunks=chunks,
         )

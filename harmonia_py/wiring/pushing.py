@@ -41,7 +41,6 @@ from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
 from harmonia_py.wiring.past_server import open_past_server
 from harmonia_py.wiring.pools import running
-from harmonia_py.wiring.publishing import Publishing
 from harmonia_py.wiring.pushed_caches import PushedCaches
 from harmonia_py.wiring.slices import slice_of
 
@@ -82,8 +81,7 @@ class PushNode:
         listing_renewal: makes listings again that were lost.
         pending: files that clients send to the bucket; None where they send all to this server.
         in_parts: those of them that come in parts; None where they cannot.
-        publishing: makes the pushes to caches.
-        caches: makes the caches.
+        caches: makes the caches, and the pushes to them.
     """
 
     files: OpenFiles
@@ -100,7 +98,6 @@ class PushNode:
     listing_renewal: ListingRenewal
     pending: PendingUploads | None
     in_parts: MultipartPushes | None
-    publishing: Publishing
     caches: PushedCaches
 
     def __init__(
@@ -166,7 +163,6 @@ class PushNode:
         async with AsyncExitStack() as resources:
             await self._open(resources)
             self._resources = resources.pop_all()
-        self.publishing = Publishing(self)
         self.caches = PushedCaches(self)
         return self
 

@@ -108,11 +108,11 @@ async def test_a_catalog_that_is_deleted_is_rebuilt_with_the_same_answers(tmp_pa
     backing.lose_catalog(tmp_path)
     async with pushed_to(tmp_path, STORE) as server:
         assert (await server.get(f"/{PATH.hash_part}.narinfo")).status == 404
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert done == Rebuilt(caches=0, paths=2, logs=1), "the caches were made by this server's start"
         assert await answers(server, PATH, REFERENCE) == before
         assert (await server.get(f"/log/{DERIVATION}")).body == b"built\n"
-        assert await server.node.publishing.rebuild().run() == Rebuilt(), "again: nothing is left to do"
+        assert await server.node.caches.rebuild().run() == Rebuilt(), "again: nothing is left to do"
         house = House(server, Clock())
         await house.look(0)
         assert {blob(GLIBC), blob(HELLO)} <= house.files()
@@ -144,7 +144,7 @@ async def test_a_server_that_starts_without_its_catalog_deletes_nothing(
             caplog.clear()
             await keep_house(house, caplog, "fsck --rebuild")
         assert house.files() >= files
-        await server.node.publishing.rebuild().run()
+        await server.node.caches.rebuild().run()
         assert await answers(server, PATH, REFERENCE) == before
 
 
@@ -165,7 +165,7 @@ async def test_a_server_that_starts_with_an_older_catalog_collects_nothing_until
         house.clock.ahead = 30 * DAY  # the push is dead by then
         await keep_house(house, caplog, "Nothing is collected")
         assert house.files() >= files
-        await server.node.publishing.rebuild().run()
+        await server.node.caches.rebuild().run()
         assert await unknown_path(server.node.blobs, server.catalog.repairs) is None
         await house.look(30 * DAY)
         assert await answers(server, PATH, REFERENCE) == before
@@ -220,10 +220,10 @@ async def test_what_is_in_chunks_is_found_by_its_recipes_and_packs(tmp_path: Pat
     """`fsck --rebuild` found whole files alone: what was in chunks was lost with the catalog."""
     async with pushed_to(tmp_path, STORE) as server:
         assert (await server.get(f"/{PATH.hash_part}.narinfo")).status == 404
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.packs, done.paths, done.waiting, done.faults) == (1, 2, 0, {})
         assert await answers(server, PATH, REFERENCE) == chunked
-        again = await server.node.publishing.rebuild().run()
+        again = await server.node.caches.rebuild().run()
         assert again == Rebuilt(), "nothing is left to do"
 
 
@@ -232,7 +232,7 @@ async def test_packs_that_were_found_stay_while_paths_need_them_and_go_with_thes
 ) -> None:
     async with pushed_to(tmp_path, STORE) as server:
         await take_bucket(server)
-        await server.node.publishing.rebuild().run()
+        await server.node.caches.rebuild().run()
         house, collector = House(server, Clock()), server.node.chunking.pack_collector()
         monkeypatch.setattr(collector, "_now", lambda: Timestamp(server.node.now() + 8 * DAY))
         await house.look(8 * DAY)
@@ -259,7 +259,7 @@ async def test_a_rebuild_that_was_cut_off_after_the_packs_leaves_them_to_the_nex
         assert (await node.chunking.rebuilt(lambda _: None).name_packs(packs)).packs == 1
         assert (await node.chunking.pack_collector().run()).removed == 0
         await House(server, Clock()).look(0)
-        done = await node.publishing.rebuild().run()
+        done = await node.caches.rebuild().run()
         assert (done.packs, done.paths, done.faults) == (0, 2, {})
         assert await answers(server, PATH, REFERENCE) == chunked
 
@@ -275,7 +275,7 @@ async def test_what_a_pack_has_not_right_leaves_out_what_needs_it_and_nothing_el
     pack.write_bytes(data)
     os.utime(pack, ns=(before.st_atime_ns, before.st_mtime_ns))
     async with pushed_to(tmp_path, STORE) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.packs, done.paths) == (1, 1)
         assert list(done.faults) == [f"team/chunked/{PATH.hash_part}"]
         found = await answers(server, REFERENCE)
@@ -291,7 +291,7 @@ async def test_a_pack_without_a_chunk_that_is_right_is_named(tmp_path: Path, chu
     pack.write_bytes(data)
     os.utime(pack, ns=(before.st_atime_ns, before.st_mtime_ns))
     async with pushed_to(tmp_path, STORE) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.packs, done.paths) == (0, 0)
         assert done.faults[f"packs/{pack.name}"] == "it has no chunk that is right"
 
@@ -306,7 +306,7 @@ async def test_a_narinfo_that_outlived_its_file_does_not_hide_the_chunks_of_the_
     async with pushed_to(tmp_path, STORE) as server:
         await take_bucket(server)
         await server.node.blobs.put(BlobKey(static(REFERENCE)), stale, {})
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.paths, done.faults) == (2, {})
         assert await answers(server, PATH, REFERENCE) == chunked
 
@@ -327,7 +327,7 @@ async def test_what_a_copy_has_lost_the_attributes_of_is_named_and_not_passed_ov
     }[lost]
     copy_plainly(backing.directory(tmp_path) / key)
     async with pushed_to(tmp_path, STORE) as server:
-        faults = (await server.node.publishing.rebuild().run()).faults
+        faults = (await server.node.caches.rebuild().run()).faults
         assert list(faults) == [f"crew/{REFERENCE.hash_part}.narinfo" if lost == "nar" else key]
         assert "rsync -X" in "".join(faults.values())
 
@@ -340,7 +340,7 @@ async def test_packs_and_recipes_that_a_copy_has_lost_the_attributes_of_are_name
     for file in (backing.directory(tmp_path) / lost).iterdir():
         copy_plainly(file)
     async with pushed_to(tmp_path, STORE) as server:
-        faults = (await server.node.publishing.rebuild().run()).faults
+        faults = (await server.node.caches.rebuild().run()).faults
         named = {key.partition("/")[0] for key, fault in faults.items() if "rsync -X" in fault}
         assert named == ({"packs"} if lost == "packs" else {"team"})
 
@@ -359,7 +359,7 @@ async def test_caches_come_back_by_their_files_with_what_their_cache_info_says(t
     backing.directory(tmp_path).rename(backing.directory(tmp_path / "elsewhere"))
     (backing.directory(tmp_path / "elsewhere") / TEAM).rename(backing.directory(tmp_path / "elsewhere") / CREW)
     async with pushed_to(tmp_path / "elsewhere", STORE) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.caches, done.paths) == (1, 2)
         caches = {row.name: row.settings for row in await server.catalog.caches.page(None, 10)}
         assert (caches[CREW].priority, caches[CREW].public) == (17, False)
@@ -374,7 +374,7 @@ async def test_a_file_that_is_not_what_its_narinfo_says_is_left_out_with_what_re
     file.write_bytes(file.read_bytes()[::-1])
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     async with pushed_to(tmp_path, STORE) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert list(done.faults) == [f"team/{REFERENCE.hash_part}.narinfo"]
         assert (done.paths, done.waiting) == (0, 1)
         assert (await server.get(f"/{PATH.hash_part}.narinfo")).status == 404
@@ -391,13 +391,13 @@ async def test_what_a_rebuild_refuses_is_there_when_its_narinfo_is_put_right(tmp
     right = change_nar_size(backing.directory(tmp_path) / static(REFERENCE))
     async with pushed_to(tmp_path, STORE) as server:
         house = House(server, Clock())
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert list(done.faults) == [static(REFERENCE)]
         await house.look(0)
         await house.look(6 * DAY)
         assert {blob(GLIBC), blob(HELLO)} <= house.files()
         right()
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.paths, done.faults) == (2, {})
         assert await answers(server, PATH, REFERENCE) == before
 
@@ -410,13 +410,13 @@ async def test_chunks_of_what_a_rebuild_refuses_are_there_when_its_narinfo_is_pu
         house, collector = House(server, Clock()), server.node.chunking.pack_collector()
         monkeypatch.setattr(collector, "_now", lambda: Timestamp(server.node.now() + 6 * DAY))
         before = house.files()
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert list(done.faults) == [f"team/chunked/{REFERENCE.hash_part}"]
         await house.look(6 * DAY)
         assert (await collector.run()).removed == 0
         assert {file for file in before if file.startswith(("packs/", "recipes/"))} <= house.files()
         right()
-        assert (await server.node.publishing.rebuild().run()).paths == 2
+        assert (await server.node.caches.rebuild().run()).paths == 2
         assert await answers(server, PATH, REFERENCE) == chunked
 
 
@@ -429,10 +429,10 @@ async def test_the_log_of_what_a_rebuild_refuses_is_there_when_that_is_put_right
     right = change_nar_size(backing.directory(tmp_path) / static(REFERENCE))
     async with pushed_to(tmp_path, STORE) as server:
         house = House(server, Clock())
-        assert (await server.node.publishing.rebuild().run()).paths == 0
+        assert (await server.node.caches.rebuild().run()).paths == 0
         await house.look(2 * DAY)
         right()
-        assert (await server.node.publishing.rebuild().run()).paths == 1
+        assert (await server.node.caches.rebuild().run()).paths == 1
         await house.look(4 * DAY)
         assert (await server.get(f"/log/{DERIVATION}")).body == b"built\n"
 
@@ -444,7 +444,7 @@ async def test_a_narinfo_under_the_name_of_another_path_is_left_out(tmp_path: Pa
     other = StorePath(f"{'0' * 32}-other")
     (backing.directory(tmp_path) / static(REFERENCE)).rename(backing.directory(tmp_path) / static(other))
     async with pushed_to(tmp_path, STORE) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert list(done.faults) == [static(other)]
         assert (await server.get(f"/{REFERENCE.hash_part}.narinfo")).status == 404
 
@@ -468,10 +468,10 @@ async def test_a_rebuild_that_is_cut_off_beside_a_server_loses_nothing(
                 raise KilledError
 
         with pytest.raises(KilledError):
-            await server.node.publishing.rebuild(cut_off).run()
+            await server.node.caches.rebuild(cut_off).run()
         await house.look(2 * 3600)
         assert {blob(GLIBC), blob(HELLO)} <= house.files()
-        assert (await server.node.publishing.rebuild().run()).faults == {}
+        assert (await server.node.caches.rebuild().run()).faults == {}
         assert await answers(server, PATH, REFERENCE) == before
 
 
@@ -492,10 +492,10 @@ async def test_a_file_that_a_rebuild_had_read_when_it_was_cut_off_is_found_by_on
         with monkeypatch.context() as patch:
             patch.setattr(Publisher, "check", cut_off)
             with pytest.raises(KilledError):
-                await server.node.publishing.rebuild().run()
+                await server.node.caches.rebuild().run()
         await house.look(6 * DAY)
         assert blob(GLIBC) in house.files()
-        assert (await server.node.publishing.rebuild().run()).paths == 1
+        assert (await server.node.caches.rebuild().run()).paths == 1
         assert await answers(server, REFERENCE) == before
 
 
@@ -509,7 +509,7 @@ async def test_what_waits_for_a_path_that_was_lost_is_there_when_that_is_pushed_
     async with pushed_to(tmp_path, STORE) as server:
         house = House(server, Clock())
         await take_bucket(server)
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (list(done.faults), done.waiting) == ([static(REFERENCE)], 1)
         await house.look(6 * DAY)
         assert blob(HELLO) in house.files()
@@ -524,7 +524,7 @@ async def test_nothing_is_published_beside_a_reference_whose_narinfo_cannot_be_r
     backing.lose_catalog(tmp_path)
     change_text(backing.directory(tmp_path) / static(REFERENCE), b"StorePath: ", b"StorePxth: ")
     async with pushed_to(tmp_path, STORE) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (list(done.faults), done.paths, done.waiting) == ([static(REFERENCE)], 0, 1)
         assert (await server.get(f"/{PATH.hash_part}.narinfo")).status == 404
 
@@ -545,7 +545,7 @@ async def test_stock_nix_substitutes_what_was_rebuilt_and_pushes_nothing_again(
             await house.look(7 * DAY)
     backing.lose_catalog(tmp_path)
     async with pushed_to(tmp_path, lab.store_dir) as server:
-        done = await server.node.publishing.rebuild().run()
+        done = await server.node.caches.rebuild().run()
         assert (done.paths, done.waiting, done.faults) == (3, 0, {})
         narinfo = NarInfo.parse((await server.get(f"/{top.hash_part}.narinfo")).body, lab.store_dir)
         assert {path.hash_part for path in narinfo.path_info.references} >= {lab.closure.input2.hash_part}

@@ -183,7 +183,7 @@ async def test_why_a_file_was_not_made_is_told_although_that_was_over_before_the
     cut, nar_hash = Cut.of(AGAIN), AGAIN.claim.path_info.nar_hash
     answer = await client.send(nar_hash, cut.body([]), [])
     assert json.loads(answer.body) == {"state": "making"}
-    await eventually(lambda: not house.server.node.publishing.making._held)
+    await eventually(lambda: not house.server.node.caches.making._held)
     await house.server.catalog.caches.change(OTHER_CACHE, {"priority": 1})
     answer = await client.ask("GET", f"recipes/{nar_hash.nix32}")
     assert answer.status == 409

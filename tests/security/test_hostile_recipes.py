@@ -285,7 +285,7 @@ def test_references_that_each_segment_would_look_through() -> None:
 async def test_more_recipes_than_are_made(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each went on behind its answer, and all of them at once: pushes of other clients got no answer."""
     monkeypatch.setattr(checking, "_ANSWER_SECONDS", 0.0)
-    client, making = await RecipeClient.begun(house.server), house.server.node.publishing.making
+    client, making = await RecipeClient.begun(house.server), house.server.node.caches.making
     async with making.turn, making.turn:
         hashes = [Hash.of(str(number).encode()) for number in range(17)]
         answers = [await client.send(one, Body(b"", Forged().format()), []) for one in hashes]
