@@ -14,6 +14,7 @@ from harmonia_py.catalog.nars import BeingDeleted
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.stored import document_of, parse_realisation
 from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.nix.realisation import DrvOutput
 from harmonia_py.nix.store_path import StorePath
@@ -21,7 +22,7 @@ from harmonia_py.push.checked_files import once_deleted
 from harmonia_py.push.claims import MAX_SIGNATURES
 from harmonia_py.push.ports import PushPorts
 from harmonia_py.push.receiving import PushSession
-from harmonia_py.push.texts import TextKeeper
+from harmonia_py.push.texts import keep_text
 
 # More than the log of a browser's build has; a log goes to the disk as it comes.
 MAX_LOG_SIZE: Final = 256 * 1024 * 1024
@@ -33,15 +34,15 @@ class PushedDocuments:
     Args:
         name: of the cache.
         ports: has those that are published, and those that wait.
-        texts: keeps logs.
+        spool: for logs that are arriving.
         into_store: whether the local store takes what is pushed. It takes no documents: a realisation is checked and
             forgotten, a log is refused.
     """
 
-    def __init__(self, name: CacheName, ports: PushPorts, texts: TextKeeper, *, into_store: bool) -> None:
+    def __init__(self, name: CacheName, ports: PushPorts, spool: Spool, *, into_store: bool) -> None:
         self._name = name
         self._ports = ports
-        self._texts = texts
+        self._spool = spool
         self._into_store = into_store
 
     async def log(
@@ -67,17 +68,20 @@ class PushedDocuments:
         if self._into_store:
             raise PushRefused("logs are not taken: what is pushed here goes into the store of this machine")
         standing = await self._ports.objects.document(session.cache, DocumentKind.LOG, derivation, pending=True)
-        if standing is not None and (standing.blob_key is None or await self._texts.has(BlobKey(standing.blob_key))):
+        if standing is not None and await self._is_here(standing):
             return
         key = BlobKey(f"{self._name}/log/{derivation}")
         await once_deleted(lambda: self._ports.nars.reserve(key))
-        size = await self._texts.keep(key, portions, coding, MAX_LOG_SIZE)
+        size = await keep_text(self._ports, self._spool, key, portions, coding, max_size=MAX_LOG_SIZE)
         document = Document(kind=DocumentKind.LOG, name=derivation, size=size, blob_key=key)
         keepers = [derivation.hash_part]
         try:
             await self._ports.uploads.attach(session.cache, session.id, document, keepers, now=self._ports.now())
         except BeingDeleted:
             raise PushConflict("the log was deleted while it came: run the same command again") from None
+
+    async def _is_here(self, log: Document) -> bool:
+        return log.blob_key is None or await self._ports.blobs.metadata(BlobKey(log.blob_key)) is not None
 
     async def realisation(self, session: PushSession, output: DrvOutput, data: bytes) -> None:
         """Take in the realisation of an output. The first one stays; signatures of others are added to it.

@@ -16,61 +16,41 @@ from harmonia_py.runtime.threads import in_thread
 _CODINGS: Final = {None: "none", "": "none", "identity": "none", "br": "br", "gzip": "gzip", "xz": "xz", "zstd": "zstd"}
 
 
-class TextKeeper:
-    """Keeps long texts, such as logs.
+async def keep_text(
+    ports: PushPorts, spool: Spool, key: BlobKey, portions: AsyncIterator[bytes], coding: str | None, *, max_size: int
+) -> int:
+    """Keep a long text under this key, decoded; returns the number of its bytes.
 
-    Args:
-        ports: the files, and threads that decode and write.
-        spool: for texts that are arriving.
+    Raises:
+        FormatError: the text is not in this coding.
+        PushRefused: the coding is not known.
+        PushTooLarge: more than `max_size` bytes.
+        StorageError: it cannot be kept.
     """
+    decoder = _decoder_of(coding)
+    writer = await spool.begin(passing_key(), 0)
+    assert writer is not None
+    size, digest = 0, hashlib.sha256()
 
-    def __init__(self, ports: PushPorts, spool: Spool) -> None:
-        self._ports = ports
-        self._spool = spool
+    def take(portion: bytes) -> None:
+        nonlocal size
+        for data in decoder.feed(portion):
+            size += len(data)
+            if size > max_size:
+                raise PushTooLarge(f"the text has more than {max_size} bytes")
+            digest.update(data)
+            writer.write(data)
 
-    async def has(self, key: BlobKey) -> bool:
-        """Whether there is a text under this key, as far as a look can tell.
-
-        Raises:
-            StorageError: that cannot be told.
-        """
-        return await self._ports.blobs.metadata(key) is not None
-
-    async def keep(self, key: BlobKey, portions: AsyncIterator[bytes], coding: str | None, max_size: int) -> int:
-        """Keep a text under this key, decoded; returns the number of its bytes.
-
-        Raises:
-            FormatError: the text is not in this coding.
-            PushRefused: the coding is not known.
-            PushTooLarge: more than `max_size` bytes.
-            StorageError: it cannot be kept.
-        """
-        decoder = _decoder_of(coding)
-        writer = await self._spool.begin(passing_key(), 0)
-        assert writer is not None
-        size, digest = 0, hashlib.sha256()
-
-        def take(portion: bytes) -> None:
-            nonlocal size
-            for data in decoder.feed(portion):
-                size += len(data)
-                if size > max_size:
-                    raise PushTooLarge(f"the text has more than {max_size} bytes")
-                digest.update(data)
-                writer.write(data)
-
-        try:
-            async for portion in portions:
-                await in_thread(self._ports.threads, take, portion)
-            if not decoder.is_whole:
-                raise FormatError(f"the text ends too early for {coding}")
-            metadata = {"file_hash": str(Hash("sha256", digest.digest()))}
-            await self._ports.blobs.put(
-                key, await in_thread(self._ports.threads, writer.finish), metadata, durable=True
-            )
-        finally:
-            await in_thread(self._ports.threads, writer.close)
-        return size
+    try:
+        async for portion in portions:
+            await in_thread(ports.threads, take, portion)
+        if not decoder.is_whole:
+            raise FormatError(f"the text ends too early for {coding}")
+        metadata = {"file_hash": str(Hash("sha256", digest.digest()))}
+        await ports.blobs.put(key, await in_thread(ports.threads, writer.finish), metadata, durable=True)
+    finally:
+        await in_thread(ports.threads, writer.close)
+    return size
 
 
 def decode(data: bytes, coding: str | None, max_size: int) -> bytes:

@@ -31,7 +31,6 @@ from harmonia_py.push.sessions import PushSessions
 from harmonia_py.push.static_listings import StaticListings
 from harmonia_py.push.static_side import StaticSide
 from harmonia_py.push.store_import import StoreImport
-from harmonia_py.push.texts import TextKeeper
 from harmonia_py.runtime.warnings import RareWarning
 from harmonia_py.wiring.cache_keys import SigningKey
 
@@ -55,7 +54,6 @@ class PushedCaches:
     def __init__(self, node: "PushNode") -> None:
         self.making = Making(node.metrics.board.texts)
         self._node = node
-        self._texts = TextKeeper(node.ports, node.spool)
         self._static_listings = StaticListings(node.ports)
         self._static_errors = RareWarning(logging.getLogger(StaticSide.__module__))
         self._counters = PushCounters.on(node.metrics)
@@ -142,7 +140,7 @@ class PushedCaches:
             view=view,
             receiver=node.receiver,
             publisher=publisher,
-            documents=PushedDocuments(row.name, ports, self._texts, into_store=store_import is not None),
+            documents=PushedDocuments(row.name, ports, node.spool, into_store=store_import is not None),
             sessions=PushSessions(row, ports, find_to_leave_out if looks_elsewhere else None),
             parts=node.parts,
             static_side=self._static_side(row, view),
