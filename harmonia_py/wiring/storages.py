@@ -163,19 +163,19 @@ async def _leave(_chunk: ChunkHash, _reason: str, _with_pack: bool) -> None:  # 
 
 
 def _isolate(name: str, catalog: SqlCatalog, blobs: BlobStore) -> Callable[[NarFile, str], Awaitable[str]]:
-    metrics = Metrics.alone()
-    note = isolating(blobs, catalog, metrics, name)
-
     async def is_here(key: str) -> bool:
         return await blobs.metadata(BlobKey(key)) is not None
 
-    quarantine = Quarantine(catalog.nars, is_here)
+    note: Callable[[NarFile, str], Awaitable[None]]
+    if name == PUSHED:
+        note = Quarantine(catalog.nars, is_here).note
+        done = "its paths are hidden until it is pushed again"
+    else:
+        note = isolating(blobs, catalog, Metrics.alone(), name)
+        done = "it is removed, and made or fetched again when it is asked for"
 
     async def isolate(file: NarFile, fault: str) -> str:
-        if name == PUSHED:
-            await quarantine.note(file, fault)
-            return "its paths are hidden until it is pushed again"
         await note(file, fault)
-        return "it is removed, and made or fetched again when it is asked for"
+        return done
 
     return isolate
