@@ -4,6 +4,7 @@ Clients of other releases ask as well. So fields are added and never change thei
 it does not know, and does without those that are not there.
 """
 
+import json
 from datetime import UTC, datetime
 from math import isinf
 from typing import Any
@@ -57,6 +58,12 @@ def json_response(body: Any) -> web.Response:
     """An answer that is right at this moment."""
     headers = {hdrs.CONTENT_TYPE: "application/json", hdrs.CACHE_CONTROL: "no-store"}
     return web.Response(body=msgspec.json.encode(body, enc_hook=str) + b"\n", headers=headers)
+
+
+def json_line(fields: object, cache_control: str = "no-store") -> web.Response:
+    """An answer that a person reads as well, in a terminal."""
+    headers = {hdrs.CACHE_CONTROL: cache_control}
+    return web.Response(text=json.dumps(fields) + "\n", content_type="application/json", headers=headers)
 
 
 def _describe(principal: Principal) -> dict[str, Any]:

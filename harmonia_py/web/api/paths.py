@@ -1,12 +1,12 @@
 """`/api/paths/<hash part>`: why a path is kept; and DELETE: it goes at once, unless something references it."""
 
-import json
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 
 from harmonia_py.catalog.deletion import delete_closure
 from harmonia_py.nix.store_path import HashPart
+from harmonia_py.web.api.capabilities import json_line
 from harmonia_py.web.http.errors import error_response, not_found
 from harmonia_py.web.standing import standing_of
 from harmonia_py.web.state import PRINCIPAL, administration_of
@@ -35,7 +35,4 @@ async def delete(request: web.Request) -> web.StreamResponse:
 async def get(request: web.Request) -> web.StreamResponse:
     """Say why a path that was pushed is kept, and until when; 404 for any other. This is no use of the path."""
     standing = await standing_of(request, HashPart.parse(request.match_info["hash_part"]))
-    if standing is None:
-        return not_found()
-    headers = {hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(text=json.dumps(standing.to_json()) + "\n", content_type="application/json", headers=headers)
+    return not_found() if standing is None else json_line(standing.to_json())

@@ -1,17 +1,17 @@
 """`/pin/<name>`: set and remove a pin. The permission is `pin`; pages and `?json` read them (`web/pages/pins`)."""
 
-import json
 from http import HTTPStatus
 from typing import Annotated, Final
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from harmonia_py import json_text
 from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.pins import DAY, PinName, PinRuleChange
 from harmonia_py.errors import FormatError, PushRefused
 from harmonia_py.nix.store_path import StoreDir, StorePath
+from harmonia_py.web.api.capabilities import json_line
 from harmonia_py.web.http import upload
 from harmonia_py.web.http.errors import error_response
 from harmonia_py.web.state import CACHE, PRINCIPAL, administration_of, cache_of
@@ -58,7 +58,7 @@ async def put(request: web.Request) -> web.StreamResponse:
         set_by=request[PRINCIPAL].name,
         now=administration.now(),
     )
-    return _respond({"name": name, **revision.to_json()})
+    return json_line({"name": name, **revision.to_json()})
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
@@ -70,7 +70,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     )
     if not removed:
         return error_response(HTTPStatus.NOT_FOUND, f"there is no pin {name} in the cache {request[CACHE].name}")
-    return _respond({"name": name})
+    return json_line({"name": name})
 
 
 def _administration_of(request: web.Request) -> CacheAdministration:
@@ -89,8 +89,3 @@ def _parse(data: bytes) -> PinRequest:
 
 def _store_path(text: str, store_dir: StoreDir) -> StorePath:
     return store_dir.parse_path(text) if text.startswith("/") else StorePath.parse(text)
-
-
-def _respond(fields: object) -> web.Response:
-    headers = {hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(text=json.dumps(fields) + "\n", content_type="application/json", headers=headers)

@@ -1,6 +1,5 @@
 """`/pins`: the pins of a cache; and `/pin/<name>`, which leads to the newest path of one. With `?json` for programs."""
 
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,11 +10,13 @@ from aiohttp import hdrs, web
 from harmonia_py.cache.access import Action
 from harmonia_py.catalog.administration import CacheAdministration
 from harmonia_py.catalog.pins import Pin, PinName
+from harmonia_py.web.api.capabilities import json_line
 from harmonia_py.web.http.errors import not_found
 from harmonia_py.web.pages.templates import date_of, respond_page
 from harmonia_py.web.state import CACHE, PRINCIPAL, administration_of
 
 _PAGE: Final = 100
+_CACHE_CONTROL: Final = "no-cache"
 
 
 async def get(request: web.Request) -> web.StreamResponse:
@@ -28,7 +29,8 @@ async def get(request: web.Request) -> web.StreamResponse:
     following = pins[-1].name if len(pins) == _PAGE else None
     if "json" in request.query:
         tells_who = _tells_who(request)
-        return _respond_json({"pins": [pin.to_json(tells_who=tells_who) for pin in pins], "next": following})
+        found = [pin.to_json(tells_who=tells_who) for pin in pins]
+        return json_line({"pins": found, "next": following}, _CACHE_CONTROL)
     values = {
         "rows": [_row(pin) for pin in pins],
         "next": None if following is None else f"pins?after={quote(following)}",
@@ -46,10 +48,10 @@ async def get_one(request: web.Request) -> web.StreamResponse:
     if "json" in request.query:
         tells_who = _tells_who(request)
         revisions = await _revisions(administration, name, tells_who=tells_who)
-        return _respond_json({**pin.to_json(tells_who=tells_who), "revisions": revisions})
+        return json_line({**pin.to_json(tells_who=tells_who), "revisions": revisions}, _CACHE_CONTROL)
     if pin.newest is None:
         return not_found()
-    headers = {hdrs.LOCATION: f"../path/{pin.newest.hash_part}", hdrs.CACHE_CONTROL: "no-cache"}
+    headers = {hdrs.LOCATION: f"../path/{pin.newest.hash_part}", hdrs.CACHE_CONTROL: _CACHE_CONTROL}
     return web.Response(status=HTTPStatus.FOUND, text=f"{pin.newest.path}\n", headers=headers)
 
 
@@ -74,8 +76,3 @@ def _row(pin: Pin) -> dict[str, Any]:
         "waiting": None if pin.waiting is None else pin.waiting.path,
         "keeps": pin.rule.words,
     }
-
-
-def _respond_json(fields: object) -> web.Response:
-    headers = {hdrs.CACHE_CONTROL: "no-cache"}
-    return web.Response(text=json.dumps(fields) + "\n", content_type="application/json", headers=headers)
