@@ -18,6 +18,7 @@ GONE: Final = "gone"
 _FORWARDED_FOR: Final = "X-Forwarded-For"
 # An internet provider gives each customer so much of an IPv6 address.
 _IPV6_PREFIX: Final = 64
+_KNOWN: Final = 4096
 
 
 class Proxies:
@@ -103,18 +104,16 @@ def client_of(request: web.BaseRequest, clients: Clients) -> str:
 
 def share_of(request: web.BaseRequest, clients: Clients) -> str:
     """The client to whose share `request` counts, by `group_of`; clients without an address count as one."""
-    return _cached_group_of(client_of(request, clients)) or UNIX
+    return group_of(client_of(request, clients)) or UNIX
 
 
+@lru_cache(_KNOWN)
 def group_of(client: str) -> str | None:
     """The name of a client: an IPv4 address or an IPv6 network; None for a client without an address."""
     address = _parse(client)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _IPV6_PREFIX), strict=False))
     return None if address is None else str(address)
-
-
-_cached_group_of = lru_cache(4096)(group_of)
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:

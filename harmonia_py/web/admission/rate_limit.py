@@ -75,7 +75,7 @@ class RateLimiter:
         self._interval = 1 / rate
         self._tolerance = (burst - 1) / rate
         self._clock = clock
-        self._group_of = lru_cache(_KNOWN)(group_of)
+        self._group_of = group_of
 
     def take(self, client: str) -> float:
         """Count a request of `client` and return 0 when it may ask now; otherwise return the seconds until it may."""
