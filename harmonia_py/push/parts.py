@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import CacheId
@@ -140,17 +141,11 @@ class PartUploads:
         return file
 
 
-class PartName:
-    """The name of a file while it comes in parts: the hash of its NAR, and its compression.
+class PartName(Struct, frozen=True):
+    """The name of a file while it comes in parts: the hash of its NAR, and its compression."""
 
-    Args:
-        nar_hash: of the NAR.
-        compression: of the file.
-    """
-
-    def __init__(self, nar_hash: Hash, compression: str) -> None:
-        self.nar_hash = nar_hash
-        self.compression = compression
+    nar_hash: Hash
+    compression: str
 
     @classmethod
     def parse(cls, text: str) -> "PartName":
