@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
+from msgspec import Struct
+
 from harmonia_py.cache.access import may_look_into
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import CacheName
@@ -21,28 +23,20 @@ _asked: Final[ContextVar[frozenset[CacheName]]] = ContextVar("asked", default=fr
 T = TypeVar("T")
 
 
-class LookThrough:
+class LookThrough(Struct, frozen=True, eq=False):
     """An `Elsewhere`: a cache by its name, as it is when it is asked (`may_look_into`).
 
-    Args:
+    Attributes:
         find: looks up a cache by its name.
         name: of the cache that is asked.
         from_: the cache that asks.
         public: whether everybody may read the cache that asks.
     """
 
-    def __init__(
-        self,
-        find: Callable[[CacheName], Awaitable[NamedCache | None]],
-        name: CacheName,
-        *,
-        from_: CacheName,
-        public: bool,
-    ) -> None:
-        self._find = find
-        self._name = name
-        self._from = from_
-        self._public = public
+    find: Callable[[CacheName], Awaitable[NamedCache | None]]
+    name: CacheName
+    from_: CacheName
+    public: bool
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
         """As `BinaryCache.narinfo`."""
@@ -65,11 +59,11 @@ class LookThrough:
         return await self._ask(lambda cache: cache.debug_file(build_id))
 
     async def _ask(self, question: Callable[[BinaryCache], Awaitable[T | None]]) -> T | None:
-        asked = _asked.get() | {self._from}
-        if self._name in asked:
+        asked = _asked.get() | {self.from_}
+        if self.name in asked:
             return None
-        named = await self._find(self._name)
-        if named is None or not may_look_into(public=self._public, other_public=named.public):
+        named = await self.find(self.name)
+        if named is None or not may_look_into(public=self.public, other_public=named.public):
             return None
         token = _asked.set(asked)
         try:

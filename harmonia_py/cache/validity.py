@@ -9,7 +9,7 @@ from math import inf
 from time import monotonic, time_ns
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 # The kernel's clock for files ticks every few milliseconds: two changes within one tick look like one.
 _TICK_SECONDS: Final = 0.1
@@ -65,35 +65,32 @@ def together(*parts: Validity | None) -> Validity | None:
     return Validity(min(expires), tuple(epochs)) if expires else None
 
 
-class ChangeDetector:
+class ChangeDetector(Struct, eq=False):
     """Tells whether something has changed, by a look every `seconds` at most.
 
-    Args:
+    Attributes:
         modified: a number that is another one after every change: a time in nanoseconds since the epoch, after which a
             change may follow within the same tick of the clock, or a count of changes.
         seconds: for so long a change may go unnoticed.
         clock: seconds that only grow.
     """
 
-    def __init__(
-        self, modified: Callable[[], Awaitable[int]], *, seconds: float, clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._modified = modified
-        self._seconds = seconds
-        self._clock = clock
-        self._seen: int | None = None
-        self._epoch = Epoch(0.0)
+    modified: Callable[[], Awaitable[int]]
+    seconds: float
+    clock: Callable[[], float] = monotonic
+    _seen: int | None = None
+    _epoch: Epoch = field(default_factory=lambda: Epoch(0.0))
 
     async def epoch(self) -> Epoch:
         """The present epoch: the object returned before, if nothing has changed since.
 
         Raises what `modified` raises.
         """
-        now = self._clock()
+        now = self.clock()
         if now < self._epoch.until:
             return self._epoch
-        modified = await self._modified()
-        until = now + self._seconds
+        modified = await self.modified()
+        until = now + self.seconds
         if modified == self._seen:
             self._epoch.until = max(self._epoch.until, until)
             return self._epoch

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
+
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import BeingDeleted
 from harmonia_py.catalog.nars import once_deleted as written_once_deleted
@@ -28,23 +30,20 @@ async def once_deleted(write: Callable[[], Awaitable[object]]) -> None:
         raise PushConflict("what was there before is still being deleted: run the same command again") from None
 
 
-class CheckedFiles:
+class CheckedFiles(Struct, frozen=True, eq=False):
     """Keeps checked files.
 
-    Args:
+    Attributes:
         blobs: has their bytes.
         uploads: their rows.
         listings: their listings, where these are long.
         now: the time.
     """
 
-    def __init__(
-        self, blobs: BlobStore, uploads: Uploads, listings: LongListings, now: Callable[[], Timestamp]
-    ) -> None:
-        self._blobs = blobs
-        self._uploads = uploads
-        self._listings = listings
-        self._now = now
+    blobs: BlobStore
+    uploads: Uploads
+    listings: LongListings
+    now: Callable[[], Timestamp]
 
     async def expect(self, cache: CacheId, session: str, file: PushedFile) -> None:
         """Note that a file is coming, so that the collector leaves its bytes; wait while older ones are deleted.
@@ -55,7 +54,7 @@ class CheckedFiles:
         """
 
         async def expect() -> None:
-            await self._uploads.expect(cache, session, file.file_hash, blob_key_of(file), now=self._now())
+            await self.uploads.expect(cache, session, file.file_hash, blob_key_of(file), now=self.now())
 
         await once_deleted(expect)
 
@@ -77,11 +76,11 @@ class CheckedFiles:
             # Once more, or of a bare NAR for the first time: a long upload may outlive its session, which begins again.
             await self.expect(cache, session, PushedFile(file.file_hash, file.compression))
         if isinstance(content, SpooledFile | bytes):
-            await self._blobs.put(key, content, checked.metadata, durable=True)
+            await self.blobs.put(key, content, checked.metadata, durable=True)
         else:
             await content.keep(key)
         try:
-            await self._uploads.received(cache, session, file, findings=checked.findings, now=self._now())
+            await self.uploads.received(cache, session, file, findings=checked.findings, now=self.now())
         except BeingDeleted:
             raise PushConflict("its session ended while it came: run the same command again") from None
 
@@ -91,7 +90,7 @@ class CheckedFiles:
         document = Document(kind=DocumentKind.LISTING, name=nar_hash.nix32, size=len(listing), blob_key=key)
 
         async def keep() -> None:
-            await self._listings.keep(nar_hash, listing)
-            await self._uploads.attach(cache, session, document, (), now=self._now())
+            await self.listings.keep(nar_hash, listing)
+            await self.uploads.attach(cache, session, document, (), now=self.now())
 
         await once_deleted(keep)

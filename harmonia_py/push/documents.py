@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.cache_name import CacheName
@@ -28,10 +29,10 @@ from harmonia_py.push.texts import keep_text
 MAX_LOG_SIZE: Final = 256 * 1024 * 1024
 
 
-class PushedDocuments:
+class PushedDocuments(Struct, frozen=True, eq=False):
     """Takes in the documents of one cache.
 
-    Args:
+    Attributes:
         name: of the cache.
         ports: has those that are published, and those that wait.
         spool: for logs that are arriving.
@@ -39,11 +40,10 @@ class PushedDocuments:
             forgotten, a log is refused.
     """
 
-    def __init__(self, name: CacheName, ports: PushPorts, spool: Spool, *, into_store: bool) -> None:
-        self._name = name
-        self._ports = ports
-        self._spool = spool
-        self._into_store = into_store
+    name: CacheName
+    ports: PushPorts
+    spool: Spool
+    into_store: bool
 
     async def log(
         self, session: PushSession, derivation: StorePath, portions: AsyncIterator[bytes], coding: str | None
@@ -65,23 +65,23 @@ class PushedDocuments:
         """
         if not derivation.is_derivation:
             raise FormatError("a log is that of a derivation")
-        if self._into_store:
+        if self.into_store:
             raise PushRefused("logs are not taken: what is pushed here goes into the store of this machine")
-        standing = await self._ports.objects.document(session.cache, DocumentKind.LOG, derivation, pending=True)
+        standing = await self.ports.objects.document(session.cache, DocumentKind.LOG, derivation, pending=True)
         if standing is not None and await self._is_here(standing):
             return
-        key = BlobKey(f"{self._name}/log/{derivation}")
-        await once_deleted(lambda: self._ports.nars.reserve(key))
-        size = await keep_text(self._ports, self._spool, key, portions, coding, max_size=MAX_LOG_SIZE)
+        key = BlobKey(f"{self.name}/log/{derivation}")
+        await once_deleted(lambda: self.ports.nars.reserve(key))
+        size = await keep_text(self.ports, self.spool, key, portions, coding, max_size=MAX_LOG_SIZE)
         document = Document(kind=DocumentKind.LOG, name=derivation, size=size, blob_key=key)
         keepers = [derivation.hash_part]
         try:
-            await self._ports.uploads.attach(session.cache, session.id, document, keepers, now=self._ports.now())
+            await self.ports.uploads.attach(session.cache, session.id, document, keepers, now=self.ports.now())
         except BeingDeleted:
             raise PushConflict("the log was deleted while it came: run the same command again") from None
 
     async def _is_here(self, log: Document) -> bool:
-        return log.blob_key is None or await self._ports.blobs.metadata(BlobKey(log.blob_key)) is not None
+        return log.blob_key is None or await self.ports.blobs.metadata(BlobKey(log.blob_key)) is not None
 
     async def realisation(self, session: PushSession, output: DrvOutput, data: bytes) -> None:
         """Take in the realisation of an output. The first one stays; signatures of others are added to it.
@@ -93,10 +93,10 @@ class PushedDocuments:
         given = await asyncio.to_thread(parse_realisation, data, output)
         if len(given.signatures) > MAX_SIGNATURES:
             raise FormatError(f"the realisation has more than {MAX_SIGNATURES} signatures")
-        if self._into_store:
+        if self.into_store:
             return
         kind, name = document_of(output)
-        standing = await self._ports.objects.document(session.cache, kind, name)
+        standing = await self.ports.objects.document(session.cache, kind, name)
         if standing is not None and standing.body is not None:
             first = parse_realisation(standing.body, output)
             if first.out_path != given.out_path:
@@ -107,4 +107,4 @@ class PushedDocuments:
         body = given.format_old() if kind is DocumentKind.REALISATION else given.format_new()
         document = Document(kind=kind, name=name, size=len(body), body=body)
         keepers = [given.out_path.hash_part]
-        await self._ports.uploads.attach(session.cache, session.id, document, keepers, now=self._ports.now())
+        await self.ports.uploads.attach(session.cache, session.id, document, keepers, now=self.ports.now())

@@ -6,6 +6,7 @@ No code here asks or waits for anything, so a transaction can run all of it.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.catalog.evidence import Evidence
@@ -29,17 +30,16 @@ from harmonia_py.push.listings import listing_of
 from harmonia_py.push.receiving import PushSession
 
 
-class EvidenceCheck:
+class EvidenceCheck(Struct, frozen=True, eq=False):
     """Holds claims of pushes to one cache against the evidence.
 
-    Args:
+    Attributes:
         store_dir: of the cache.
         trusted_keys: one of these must have signed what is pushed; without any, all is taken.
     """
 
-    def __init__(self, store_dir: StoreDir, trusted_keys: Sequence[PublicKey]) -> None:
-        self._store_dir = store_dir
-        self._trusted_keys = trusted_keys
+    store_dir: StoreDir
+    trusted_keys: Sequence[PublicKey]
 
     def check_claim(self, claim: NarInfo, file: PushedFile, evidence: Evidence, findings: Findings) -> CheckedFile:
         """Check all of a claim but its references; returns the facts of the file that the path has.
@@ -53,8 +53,8 @@ class EvidenceCheck:
             file = PushedFile(row.file_hash, row.compression)
         checked = _checked(file, row, findings)
         check_file(claim, checked)
-        check_address(info, self._store_dir)
-        check_trust(info, self._store_dir, self._trusted_keys)
+        check_address(info, self.store_dir)
+        check_trust(info, self.store_dir, self.trusted_keys)
         return checked
 
     def check_references(
@@ -72,11 +72,11 @@ class EvidenceCheck:
             PushRefused: the NAR has others, or one has another name here.
         """
         paths = evidence.paths
-        hidden = undeclared(info, checked.candidates, self._store_dir)
+        hidden = undeclared(info, checked.candidates, self.store_dir)
         left_out = [paths[hash_part] for hash_part in hidden if hash_part in paths]
         here = {hash_part: paths[hash_part] for hash_part in other_references(info) if hash_part in paths}
         here |= {**elsewhere, info.store_path.hash_part: info.store_path}
-        check_references(info, checked, self._store_dir, left_out=left_out, here=here)
+        check_references(info, checked, self.store_dir, left_out=left_out, here=here)
 
     def publication(self, session: PushSession, claim: NarInfo, row: NarFile, findings: Findings) -> Publication:
         """The publication of a checked claim, if all its references are here and it has no verified content address."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
@@ -72,40 +72,28 @@ class ExportPorts(Struct, frozen=True, kw_only=True):
     documents: DocumentIndex
 
 
-class Export:
+class Export(Struct, eq=False):
     """Writes one cache to a target.
 
-    Args:
+    Attributes:
         cache: that is written.
         view: the cache as its readers see it, signed.
         ports: the catalog.
         open_blob: opens files.
         target: that it is written to.
         report: called with the number of bytes of each NAR that is there.
-
-    Attributes:
         done: the figures so far.
     """
 
-    def __init__(
-        self,
-        cache: CacheId,
-        view: BinaryCache,
-        ports: ExportPorts,
-        open_blob: Callable[[str], Awaitable[Download | None]],
-        target: ExportTarget,
-        *,
-        report: Callable[[int], object] = lambda _: None,
-    ) -> None:
-        self.done = Exported()
-        self._cache = cache
-        self._view = view
-        self._ports = ports
-        self._open_blob = open_blob
-        self._target = target
-        self._report = report
-        # For each path that was looked at, whether the target has its narinfo.
-        self._seen: dict[HashPart, bool] = {}
+    cache: CacheId
+    view: BinaryCache
+    ports: ExportPorts
+    open_blob: Callable[[str], Awaitable[Download | None]]
+    target: ExportTarget
+    report: Callable[[int], object] = lambda _: None
+    done: Exported = field(default_factory=Exported)
+    # For each path that was looked at, whether the target has its narinfo.
+    _seen: dict[HashPart, bool] = {}
 
     async def run(self) -> Exported:
         """Write everything.
@@ -113,11 +101,11 @@ class Export:
         Raises:
             StorageError: something cannot be read or written; the target stays a cache that can be used.
         """
-        await self._target.make()
-        await self._target.put("nix-cache-info", self._view.cache_info.format())
-        async for document in rows_of(partial(self._ports.documents.page, self._cache), lambda document: document):
+        await self.target.make()
+        await self.target.put("nix-cache-info", self.view.cache_info.format())
+        async for document in rows_of(partial(self.ports.documents.page, self.cache), lambda document: document):
             await self._write_document(document)
-        async for stored in rows_of(partial(self._ports.index.page, self._cache), lambda stored: stored.hash_part):
+        async for stored in rows_of(partial(self.ports.index.page, self.cache), lambda stored: stored.hash_part):
             await self._write_closure(stored)
         return self.done
 
@@ -136,14 +124,14 @@ class Export:
                 waiting.pop()
                 continue
             for path in missing:
-                found = await self._ports.objects.find(self._cache, path.hash_part)
+                found = await self.ports.objects.find(self.cache, path.hash_part)
                 if found is None:
                     self._seen[path.hash_part] = False
                 else:
                     waiting.append(found)
 
     async def _write(self, stored: StoredObject) -> bool:
-        found = await self._view.narinfo(stored.hash_part)
+        found = await self.view.narinfo(stored.hash_part)
         if found is None or not all(self._seen[path.hash_part] for path in _references(stored)):
             self.done.skipped += 1
             return False
@@ -152,20 +140,20 @@ class Export:
             return False
         signed = replace(narinfo_of(stored), path_info=found.narinfo.path_info)
         name = f"{stored.hash_part}.narinfo"
-        await self._target.put(name, replace(signed, url=_nar_name(signed)).format(self._view.cache_info.store_dir))
+        await self.target.put(name, replace(signed, url=_nar_name(signed)).format(self.view.cache_info.store_dir))
         self.done.paths += 1
         return True
 
     async def _write_nar(self, stored: StoredObject) -> bool:
         name, file = _nar_name(narinfo_of(stored)), stored.file
-        self._report(file.file_size)
-        if await self._target.has(name, file.file_size):
+        self.report(file.file_size)
+        if await self.target.has(name, file.file_size):
             return True
-        download = await self._open_blob(file.blob_key)
+        download = await self.open_blob(file.blob_key)
         if download is None:
             return False
         with download:
-            await self._target.copy(name, download)
+            await self.target.copy(name, download)
         self.done.nars += 1
         self.done.size += file.file_size
         return True
@@ -176,22 +164,22 @@ class Export:
         elif document.kind in (DocumentKind.REALISATION, DocumentKind.BUILD_TRACE):
             await self._write_realisation(document)
         elif document.body is not None:
-            self.done.documents += await self._target.put(_document_name(document), document.body)
-        elif not await self._target.has(_document_name(document), document.size):
+            self.done.documents += await self.target.put(_document_name(document), document.body)
+        elif not await self.target.has(_document_name(document), document.size):
             assert document.blob_key is not None
-            download = await self._open_blob(document.blob_key)
+            download = await self.open_blob(document.blob_key)
             if download is not None:
                 with download:
-                    await self._target.copy(_document_name(document), download)
+                    await self.target.copy(_document_name(document), download)
                 self.done.documents += 1
 
     async def _write_debug_file(self, build_id: BuildId) -> None:
-        found = await self._view.debug_file(build_id)
-        stored = None if found is None else await self._ports.objects.find(self._cache, found.store_path.hash_part)
+        found = await self.view.debug_file(build_id)
+        stored = None if found is None else await self.ports.objects.find(self.cache, found.store_path.hash_part)
         if stored is not None:
             value = {"archive": f"../{_nar_name(narinfo_of(stored))}", "member": build_id.member}
             data = json.dumps(value, separators=(",", ":")).encode()
-            self.done.documents += await self._target.put(f"debuginfo/{build_id}.debug", data)
+            self.done.documents += await self.target.put(f"debuginfo/{build_id}.debug", data)
 
     async def _write_realisation(self, document: Document) -> None:
         is_old = document.kind is DocumentKind.REALISATION
@@ -201,10 +189,10 @@ class Export:
             derivation, _, output_name = document.name.partition("^")
             output = DrvOutput.of(StorePath(derivation), output_name)
             name = f"build-trace-v2/{derivation}/{output_name}.doi"
-        realisation = await self._view.realisation(output)
+        realisation = await self.view.realisation(output)
         if realisation is not None:
             data = realisation.format_old() if is_old else realisation.format_new()
-            self.done.documents += await self._target.put(name, data)
+            self.done.documents += await self.target.put(name, data)
 
 
 def _references(stored: StoredObject) -> list[StorePath]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
@@ -42,10 +43,10 @@ _REFERENCE_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.25
 
 
-class IntoStore:
+class IntoStore(Struct, eq=False):
     """Takes the paths that are pushed to one cache into the local store.
 
-    Args:
+    Attributes:
         name: of the cache.
         view: the cache as its readers see it.
         ports: the files and their facts, and the paths that wait.
@@ -54,27 +55,17 @@ class IntoStore:
         pass_seconds: after which `take_what_waits` leaves the rest to the next call.
     """
 
-    def __init__(
-        self,
-        name: CacheName,
-        ports: PushPorts,
-        *,
-        view: BinaryCache,
-        publish: Callable[[CheckedClaim], Awaitable[Published]],
-        store_import: StoreImport,
-        pass_seconds: float = _PASS_SECONDS,
-    ) -> None:
-        self._name = name
-        self._ports = ports
-        self._view = view
-        self._publish = publish
-        self._store_import = store_import
-        self._pass_seconds = pass_seconds
-        self._looked_at: HashPart | None = None
+    name: CacheName
+    ports: PushPorts
+    view: BinaryCache
+    publish: Callable[[CheckedClaim], Awaitable[Published]]
+    store_import: StoreImport
+    pass_seconds: float = _PASS_SECONDS
+    _looked_at: HashPart | None = None
 
     async def has(self, store_path: StorePath) -> bool:
         """As `StoreImport.has`."""
-        return await self._store_import.has(store_path)
+        return await self.store_import.has(store_path)
 
     async def add(self, session: PushSession, claim: CheckedClaim, to_come: ToCome | None) -> Published:
         """Add a path whose claims were checked, and the paths that waited for it; or let it wait for its references.
@@ -90,7 +81,7 @@ class IntoStore:
             PushConflict: the store lacks a reference that is not to come, or the file is not here any more.
             StorageError: the file cannot be read, or the catalog cannot be written.
         """
-        return await self._store_import.to_its_end(self._add(session, claim, to_come))
+        return await self.store_import.to_its_end(self._add(session, claim, to_come))
 
     async def _add(self, session: PushSession, claim: CheckedClaim, to_come: ToCome | None) -> Published:
         info, file = claim.publication.path_info, claim.publication.file
@@ -102,7 +93,7 @@ class IntoStore:
         promoted = await self._take_what_waited(session.cache, info.store_path.hash_part)
         if added:
             return Published(state=ObjectState.PUBLISHED, promoted=promoted)
-        found = await self._view.narinfo(info.store_path.hash_part)
+        found = await self.view.narinfo(info.store_path.hash_part)
         first = None if found is None else found.narinfo.path_info.nar_hash
         first = None if first == info.nar_hash else first
         return Published(state=ObjectState.PUBLISHED, first=first, promoted=promoted)
@@ -111,7 +102,7 @@ class IntoStore:
         """Return when the store has all references of a path, of which another client may be sending some."""
         clock = asyncio.get_running_loop().time
         end = clock() + _REFERENCE_SECONDS
-        while missing := await self._store_import.missing(info):
+        while missing := await self.store_import.missing(info):
             if clock() > end:
                 raise _lacking(info, missing)
             await asyncio.sleep(_LOOK_SECONDS)
@@ -120,16 +111,16 @@ class IntoStore:
         """Let a path wait for the references that the store lacks; None when it lacks none."""
         info, published = claim.publication.path_info, None
         others = set(other_references(info))
-        missing = await self._store_import.missing(info)
+        missing = await self.store_import.missing(info)
         while missing:
             if never := missing - await to_come(missing):
                 if published is not None:  # it waits, and its client hears that it is refused
                     await self._forget(claim.publication.cache, info.store_path)
                 raise _lacking(info, never)
             publication = replace(claim.publication, awaited=missing, elsewhere=frozenset(others - missing))
-            published = await self._publish(replace(claim, publication=publication))
+            published = await self.publish(replace(claim, publication=publication))
             # A reference that came meanwhile has not seen this path wait.
-            before, missing = missing, await self._store_import.missing(info)
+            before, missing = missing, await self.store_import.missing(info)
             if missing == before:
                 return published
         return None
@@ -138,19 +129,19 @@ class IntoStore:
         self, cache: CacheId, info: PathInfo, file: NarFile, pushed_by: str, *, in_place_of: str | None = None
     ) -> bool:
         """Add a path whose references are all there; False when the store has it already."""
-        blob = await self._ports.blobs.open(BlobKey(file.blob_key))
+        blob = await self.ports.blobs.open(BlobKey(file.blob_key))
         if blob is None:
-            await self._ports.quarantine.finds(file)
+            await self.ports.quarantine.finds(file)
             raise not_here(PushedFile(file.file_hash, file.compression))
-        added = await self._store_import.add(info, file, blob)
+        added = await self.store_import.add(info, file, blob)
         # A session of its own lets the file go soon, however long the client goes on pushing.
-        ends = Timestamp(self._ports.now() - SESSION_SECONDS + LET_GO_SECONDS)
+        ends = Timestamp(self.ports.now() - SESSION_SECONDS + LET_GO_SECONDS)
         with suppress(BeingDeleted):  # the session that brought the file has ended: it goes now
-            await self._ports.uploads.received(
+            await self.ports.uploads.received(
                 cache, f"added {file.file_hash.nix32}", file, in_place_of=in_place_of, now=ends
             )
         if added:
-            await self._ports.audit.note([self._entry(info, pushed_by)])
+            await self.ports.audit.note([self._entry(info, pushed_by)])
         return added
 
     async def take_what_waits(self, cache: CacheId) -> None:
@@ -163,15 +154,15 @@ class IntoStore:
             DaemonError: the nix-daemon cannot tell.
             StorageError: the catalog cannot tell, or cannot be written.
         """
-        await self._store_import.to_its_end(self._take_what_waits(cache))
+        await self.store_import.to_its_end(self._take_what_waits(cache))
 
     async def _take_what_waits(self, cache: CacheId) -> None:
         clock = asyncio.get_running_loop().time
-        until = clock() + self._pass_seconds
-        while page := await self._ports.awaiting.page(cache, self._looked_at, _PAGE):
+        until = clock() + self.pass_seconds
+        while page := await self.ports.awaiting.page(cache, self._looked_at, _PAGE):
             for waiting in page:
                 self._looked_at = waiting.path_info.store_path.hash_part
-                if not await self._store_import.missing(waiting.path_info):
+                if not await self.store_import.missing(waiting.path_info):
                     await self._take_ready(cache, [waiting], until)
                 if clock() >= until:
                     return
@@ -179,7 +170,7 @@ class IntoStore:
 
     async def _take_what_waited(self, cache: CacheId, hash_part: HashPart) -> tuple[HashPart, ...]:
         """Add the paths that waited for this one alone, then those that waited for them; returns those added."""
-        waited = await self._ports.awaiting.arrived(cache, hash_part, now=self._ports.now())
+        waited = await self.ports.awaiting.arrived(cache, hash_part, now=self.ports.now())
         return await self._take_ready(cache, waited)
 
     async def _take_ready(
@@ -197,7 +188,7 @@ class IntoStore:
             waiting = ready.pop()
             path = waiting.path_info.store_path
             try:
-                if await self._store_import.missing(waiting.path_info):
+                if await self.store_import.missing(waiting.path_info):
                     raise PushConflict("one of its references was collected since it came")
                 await self._take(cache, waiting.path_info, waiting.file, waiting.pushed_by)
             except HarmoniaError as error:
@@ -207,15 +198,15 @@ class IntoStore:
                     await self._forget(cache, path)
                 continue
             taken.append(path.hash_part)
-            ready += await self._ports.awaiting.arrived(cache, path.hash_part, now=self._ports.now())
+            ready += await self.ports.awaiting.arrived(cache, path.hash_part, now=self.ports.now())
         return tuple(taken)
 
     async def _forget(self, cache: CacheId, path: StorePath) -> None:
-        await self._ports.awaiting.forget(cache, path.hash_part, now=self._ports.now())
+        await self.ports.awaiting.forget(cache, path.hash_part, now=self.ports.now())
 
     def _entry(self, info: PathInfo, pushed_by: str) -> AuditEntry:
         detail = {"nar_hash": str(info.nar_hash), "into": "store"}
-        return entry_now(pushed_by, "push", cache=self._name, subject=info.store_path, detail=detail)
+        return entry_now(pushed_by, "push", cache=self.name, subject=info.store_path, detail=detail)
 
 
 def _lacking(info: PathInfo, missing: Collection[HashPart]) -> PushConflict:

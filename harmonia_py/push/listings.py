@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
+from msgspec import Struct
+
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.nix.hashes import Hash
@@ -24,19 +26,18 @@ def listing_of(name: str, nar_hash: Hash, findings: Findings) -> Document:
     return Document(kind=DocumentKind.LISTING, name=name, size=findings.listing_size, blob_key=key)
 
 
-class LongListings:
+class LongListings(Struct, frozen=True, eq=False):
     """Keeps long listings.
 
-    Args:
+    Attributes:
         blobs: for all of them.
         reserve: `Nars.reserve`.
         threads: hash.
     """
 
-    def __init__(self, blobs: BlobStore, reserve: Callable[[str], Awaitable[None]], threads: Executor) -> None:
-        self._blobs = blobs
-        self._reserve = reserve
-        self._threads = threads
+    blobs: BlobStore
+    reserve: Callable[[str], Awaitable[None]]
+    threads: Executor
 
     async def keep(self, nar_hash: Hash, listing: bytes) -> None:
         """Keep a listing; it stays once a document names its key.
@@ -46,6 +47,6 @@ class LongListings:
             StorageError: it cannot be kept.
         """
         key = listing_key_of(nar_hash)
-        await self._reserve(key)
-        file_hash = await in_thread(self._threads, Hash.of, listing)
-        await self._blobs.put(key, listing, {"file_hash": str(file_hash)}, durable=True)
+        await self.reserve(key)
+        file_hash = await in_thread(self.threads, Hash.of, listing)
+        await self.blobs.put(key, listing, {"file_hash": str(file_hash)}, durable=True)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import CacheId
@@ -33,20 +33,19 @@ MAX_PART_BYTES: Final = 64 * 1024 * 1024
 _SWEEP_SECONDS: Final = 3600.0
 
 
-class PartUploads:
+class PartUploads(Struct, frozen=True, eq=False):
     """The files that clients send to one cache in parts.
 
-    Args:
+    Attributes:
         files: the partial files.
         receiver: checks whole files and keeps them.
         threads: write and read files.
     """
 
-    def __init__(self, files: PartialFiles, receiver: Receiver, threads: Threads) -> None:
-        self._files = files
-        self._receiver = receiver
-        self._threads = threads
-        self._checks = Checks()
+    files: PartialFiles
+    receiver: Receiver
+    threads: Threads
+    _checks: Checks = field(default_factory=Checks)
 
     async def size(self, session: PushSession, nar: "PartName") -> int:
         """Bytes that are here: where the next part begins.
@@ -58,7 +57,7 @@ class PartUploads:
         if not await self.taken(session.cache, session.principal, nar):
             return 0
         file = await self._open(session, nar)
-        await in_thread(self._threads, file.close)
+        await in_thread(self.threads, file.close)
         return file.size
 
     async def taken(self, cache: CacheId, principal: str, nar: "PartName") -> int:
@@ -67,7 +66,7 @@ class PartUploads:
         Raises:
             StorageError: it cannot be told.
         """
-        return await self._files.size(nar.key(cache, principal))
+        return await self.files.size(nar.key(cache, principal))
 
     async def add(self, session: PushSession, nar: "PartName", offset: int, portions: AsyncIterator[bytes]) -> int:
         """Add a part that begins at `offset`; returns how many bytes are here then. Bytes that were here are skipped.
@@ -86,11 +85,11 @@ class PartUploads:
                 if passed_over >= len(portion):
                     passed_over -= len(portion)
                     continue
-                await in_thread(self._threads, file.write, portion[passed_over:])
+                await in_thread(self.threads, file.write, portion[passed_over:])
                 passed_over = 0
             return file.size
         finally:
-            await in_thread(self._threads, file.close)
+            await in_thread(self.threads, file.close)
 
     async def finish(self, session: PushSession, nar: "PartName", file: PushedFile, file_size: int) -> bool:
         """Check a whole file and keep it; False while that goes on: the client asks again.
@@ -114,7 +113,7 @@ class PartUploads:
         """Remove files whose next part never came, until cancelled."""
         while True:
             try:
-                await self._files.sweep(PART_SECONDS)
+                await self.files.sweep(PART_SECONDS)
             except StorageError as error:
                 _log.warning("cannot look for parts of files that were given up: %s", error)
             await asyncio.sleep(_SWEEP_SECONDS)
@@ -125,17 +124,17 @@ class PartUploads:
             if whole.size != file_size:
                 raise PushConflict(f"parts: {whole.size} bytes of it are here, not {file_size}")
             try:
-                await self._receiver.receive_whole(session, file, whole)
+                await self.receiver.receive_whole(session, file, whole)
             except FormatError:
-                await in_thread(self._threads, whole.remove)
+                await in_thread(self.threads, whole.remove)
                 raise
             # The blob store has given the bytes another name.
-            await in_thread(self._threads, whole.remove)
+            await in_thread(self.threads, whole.remove)
         finally:
-            await in_thread(self._threads, whole.close)
+            await in_thread(self.threads, whole.close)
 
     async def _open(self, session: PushSession, nar: "PartName") -> PartialFile:
-        file = await self._files.open(nar.key(session.cache, session.principal))
+        file = await self.files.open(nar.key(session.cache, session.principal))
         if file is None:
             raise Overloaded("another request is sending this file")
         return file
@@ -168,21 +167,20 @@ def _prefix(cache: CacheId) -> str:
     return f"{cache}-"
 
 
-class SizesWithParts:
+class SizesWithParts(Struct, frozen=True, eq=False):
     """`Sizes` of caches with the files that come to them in parts, which no row names until they are whole.
 
-    Args:
+    Attributes:
         sizes: of the catalog.
         files: on this machine.
     """
 
-    def __init__(self, sizes: Sizes, files: PartialFiles) -> None:
-        self._sizes = sizes
-        self._files = files
+    sizes: Sizes
+    files: PartialFiles
 
     async def size(self, cache: CacheId | None) -> Size:
         """As in `Sizes`."""
-        size = await self._sizes.size(cache)
+        size = await self.sizes.size(cache)
         if cache is None:
-            return replace(size, size=size.size + await self._files.taken(""))
-        return replace(size, incoming_size=size.incoming_size + await self._files.taken(_prefix(cache)))
+            return replace(size, size=size.size + await self.files.taken(""))
+        return replace(size, incoming_size=size.incoming_size + await self.files.taken(_prefix(cache)))

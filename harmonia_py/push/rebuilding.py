@@ -91,32 +91,25 @@ class _Claim(Struct, frozen=True):
     is_chunked: bool
 
 
-class Rebuild:
+class Rebuild(Struct, eq=False):
     """Makes the catalog of what was pushed anew from the files.
 
     The narinfos of one cache are in memory together, some KiB each: references come first.
 
-    Args:
+    Attributes:
         ports: the catalog, which is filled, and all files.
         caches: the named caches of the catalog.
         files: takes in the files of NARs.
         chunks: takes in packs.
+        done: the figures so far.
     """
 
-    def __init__(
-        self,
-        ports: PushPorts,
-        *,
-        caches: Caches,
-        files: RebuiltFiles,
-        chunks: RebuiltChunks,
-    ) -> None:
-        self.done = Rebuilt()
-        self._ports = ports
-        self._caches = caches
-        self._files = files
-        self._chunks = chunks
-        self._packs: list[str] = []
+    ports: PushPorts
+    caches: Caches
+    files: RebuiltFiles
+    chunks: RebuiltChunks
+    done: Rebuilt = field(default_factory=Rebuilt)
+    _packs: list[str] = []
 
     async def run(self) -> Rebuilt:
         """Read all files, and publish the paths of all caches.
@@ -125,7 +118,7 @@ class Rebuild:
             StorageError: files or catalog cannot be read or written.
         """
         caches = await self._look()
-        named = await self._chunks.name_packs(self._packs)
+        named = await self.chunks.name_packs(self._packs)
         self.done.packs += named.packs
         self.done.faults |= named.faults
         for name, found in sorted(caches.items()):
@@ -135,7 +128,7 @@ class Rebuild:
     async def _look(self) -> dict[CacheName, _Found]:
         """The files of each cache that the directory has."""
         found: dict[CacheName, _Found] = defaultdict(_Found)
-        async for info in self._ports.blobs.list():
+        async for info in self.ports.blobs.list():
             try:
                 if (path := path_of_narinfo(info.key)) is not None:
                     cache, hash_part = CacheName.parse(path[0]), HashPart.parse(path[1])
@@ -151,16 +144,16 @@ class Rebuild:
         return found
 
     async def _cache(self, name: CacheName, found: _Found) -> CacheRow:
-        row = await self._caches.find(name)
+        row = await self.caches.find(name)
         if row is not None:
             return row
         settings = CacheSettings()
         data = None if found.cache_info is None else await self._bytes(found.cache_info)
         if data is not None:
-            info = CacheInfo.parse(data, self._ports.store_dir)
+            info = CacheInfo.parse(data, self.ports.store_dir)
             settings = CacheSettings(priority=info.priority, want_mass_query=info.want_mass_query)
         self.done.caches += 1
-        return await self._caches.create(name, settings, declared=False, now=self._ports.now())
+        return await self.caches.create(name, settings, declared=False, now=self.ports.now())
 
     async def _rebuild(self, row: CacheRow, found: _Found) -> None:
         session = PushSession(f"rebuild-{row.id}", row.id, _PRINCIPAL)
@@ -172,7 +165,7 @@ class Rebuild:
 
         await self._begin(session)
         # No signature is required: the paths were accepted when they were pushed.
-        publisher = Publisher(self._ports, (), find_elsewhere)
+        publisher = Publisher(self.ports, (), find_elsewhere)
         published = set(elsewhere)
         for info in references_first({path: claim.narinfo.path_info for path, claim in claims.items()}):
             waits = not published.issuperset(other_references(info))
@@ -180,16 +173,16 @@ class Rebuild:
                 published.add(info.store_path.hash_part)
         for derivation in found.logs:
             await self._attach_log(row, derivation)
-        await self._ports.uploads.session(self._session(session, self._ports.now()), end=True)
+        await self.ports.uploads.session(self._session(session, self.ports.now()), end=True)
 
     async def _begin(self, session: PushSession) -> None:
         """Have a running server leave alone the files that are read now, also after a cut."""
-        await self._ports.uploads.session(self._session(session, self._later))
-        await self._ports.uploads.forget(session.id, now=self._ports.now())
+        await self.ports.uploads.session(self._session(session, self._later))
+        await self.ports.uploads.forget(session.id, now=self.ports.now())
 
     @property
     def _later(self) -> Timestamp:
-        return Timestamp(self._ports.now() + _STAYS_SECONDS)
+        return Timestamp(self.ports.now() + _STAYS_SECONDS)
 
     def _session(self, session: PushSession, seen: Timestamp) -> Session:
         return Session(id=session.id, cache=session.cache, principal=_PRINCIPAL, begun=seen, seen=seen)
@@ -197,15 +190,15 @@ class Rebuild:
     async def _publish(self, session: PushSession, publisher: Publisher, claim: _Claim, *, waits: bool) -> bool:
         """Publish a path, unless it is there or its claim is wrong; returns whether it is there now."""
         narinfo, hash_part = claim.narinfo, claim.narinfo.path_info.store_path.hash_part
-        if await self._ports.objects.find(session.cache, hash_part) is not None:
+        if await self.ports.objects.find(session.cache, hash_part) is not None:
             return True
         try:
-            await self._files.receive(session, claim.file, is_chunked=claim.is_chunked)
-            claimed = await publisher.check(session, hash_part, narinfo.format(self._ports.store_dir))
+            await self.files.receive(session, claim.file, is_chunked=claim.is_chunked)
+            claimed = await publisher.check(session, hash_part, narinfo.format(self.ports.store_dir))
             published = await publisher.publish(claimed, waits_from=self._later if waits else None)
         except (FormatError, PushRefused, PushConflict) as error:
             self.done.faults[claim.key] = str(error)
-            await self._ports.uploads.forget(session.id, now=self._ports.now())
+            await self.ports.uploads.forget(session.id, now=self.ports.now())
             return False
         self.done.paths += 0 if published.missing else 1
         self.done.paths += len(published.promoted)
@@ -228,7 +221,7 @@ class Rebuild:
             if claim is None:
                 continue
             is_sure = len(keys) == 1 or claim.is_chunked
-            if is_sure or await self._ports.blobs.metadata(blob_key_of(claim.file)) is not None:
+            if is_sure or await self.ports.blobs.metadata(blob_key_of(claim.file)) is not None:
                 return claim
         return None
 
@@ -237,7 +230,7 @@ class Rebuild:
         if data is None:
             return None
         try:
-            narinfo = _parse(data, hash_part, self._ports.store_dir)
+            narinfo = _parse(data, hash_part, self.ports.store_dir)
             return _Claim(key, narinfo, PushedFile.parse(narinfo.url.removeprefix("nar/")), is_chunked=is_chunked)
         except (FormatError, UnicodeDecodeError) as error:
             self.done.faults[key] = str(error)
@@ -245,10 +238,10 @@ class Rebuild:
 
     async def _attach_log(self, row: CacheRow, derivation: StorePath) -> None:
         key = BlobKey(f"{row.name}/log/{derivation}")
-        standing = await self._ports.objects.document(row.id, DocumentKind.LOG, derivation, pending=True)
+        standing = await self.ports.objects.document(row.id, DocumentKind.LOG, derivation, pending=True)
         if standing is not None:
             return
-        blob = await self._ports.blobs.open(key)
+        blob = await self.ports.blobs.open(key)
         if blob is None:
             self.done.faults[key] = NOT_WHOLE
             return
@@ -256,12 +249,12 @@ class Rebuild:
             document = Document(kind=DocumentKind.LOG, name=derivation, size=blob.size, blob_key=key)
         keepers = [derivation.hash_part]
         # Without a session the log stays, whether outputs of its derivation are published now, later or never.
-        await self._ports.uploads.attach(row.id, None, document, keepers, now=self._ports.now())
+        await self.ports.uploads.attach(row.id, None, document, keepers, now=self.ports.now())
         self.done.logs += 1
 
     async def _bytes(self, key: BlobKey) -> bytes | None:
         """The bytes of a listed blob; None when it cannot be opened, which is noted as a fault."""
-        data = await read_whole(self._ports.blobs, key, self._ports.read, self._ports.threads)
+        data = await read_whole(self.ports.blobs, key, self.ports.read, self.ports.threads)
         if data is None:
             self.done.faults[key] = NOT_WHOLE
         return data

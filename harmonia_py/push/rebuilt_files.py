@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.catalog.nars import RECIPES
@@ -24,28 +25,20 @@ from harmonia_py.runtime.threads import in_thread
 _BOUNDS: Final = NarBounds(nar_size=MAX_NAR_SIZE)
 
 
-class RebuiltFiles:
+class RebuiltFiles(Struct, frozen=True, eq=False):
     """Takes files that are in the storage into caches.
 
-    Args:
+    Attributes:
         ports: the catalog, which is filled, and the files.
         listings: keeps those that are long.
         chunks: reads files that are made of chunks.
         report: called with the number of bytes of each file that was read.
     """
 
-    def __init__(
-        self,
-        ports: PushPorts,
-        *,
-        listings: LongListings,
-        chunks: RebuiltChunks,
-        report: Callable[[int], object],
-    ) -> None:
-        self._ports = ports
-        self._listings = listings
-        self._chunks = chunks
-        self._report = report
+    ports: PushPorts
+    listings: LongListings
+    chunks: RebuiltChunks
+    report: Callable[[int], object]
 
     async def receive(self, session: PushSession, file: PushedFile, *, is_chunked: bool) -> None:
         """Take a file into the cache of a session; it is read unless another path or cache has it already.
@@ -60,11 +53,11 @@ class RebuiltFiles:
             PushConflict: the file is not there.
             StorageError: the storage or the catalog does not answer.
         """
-        nars = self._ports.nars
+        nars = self.ports.nars
         row = await nars.file(file.file_hash)
         findings = None if row is None or row.nar_hash is None else await nars.findings(row.nar_hash)
         if row is not None and findings is not None:
-            await self._ports.uploads.received(session.cache, session.id, row, findings=findings, now=self._ports.now())
+            await self.ports.uploads.received(session.cache, session.id, row, findings=findings, now=self.ports.now())
         elif is_chunked:
             await self._receive_chunked(session, file)
         else:
@@ -72,38 +65,38 @@ class RebuiltFiles:
 
     async def _receive_whole(self, session: PushSession, file: PushedFile) -> None:
         key = blob_key_of(file)
-        await self._ports.uploads.expect(session.cache, session.id, file.file_hash, key, now=self._ports.now())
-        blob = await self._ports.blobs.open(key)
+        await self.ports.uploads.expect(session.cache, session.id, file.file_hash, key, now=self.ports.now())
+        blob = await self.ports.blobs.open(key)
         if blob is None:
             raise PushConflict(f"{key}: {NOT_WHOLE}")
         observer = NarObserver()
         with blob:
             check = NarCheck(None, file.compression, file.file_hash, blob.size, observers=[observer], bounds=_BOUNDS)
-            await in_thread(self._ports.threads, partial(self._feed, check, blob))
-        self._report(blob.size)
+            await in_thread(self.ports.threads, partial(self._feed, check, blob))
+        self.report(blob.size)
         upload = observer.upload(file.compression, check)
         await self._keep_listing(upload)
-        await self._ports.uploads.received(
-            session.cache, session.id, upload.file, findings=upload.findings, now=self._ports.now()
+        await self.ports.uploads.received(
+            session.cache, session.id, upload.file, findings=upload.findings, now=self.ports.now()
         )
 
     async def _receive_chunked(self, session: PushSession, file: PushedFile) -> None:
         key, observer = BlobKey(f"{RECIPES}{file.file_hash.nix32}"), NarObserver()
         check = NarCheck(None, file.compression, file.file_hash, observers=[observer], bounds=_BOUNDS)
-        chunks: dict[ChunkHash, int] | None = await self._chunks.read_file(key, check)
+        chunks: dict[ChunkHash, int] | None = await self.chunks.read_file(key, check)
         if chunks is None:
             raise PushConflict(f"{key}: {NOT_WHOLE}")
         upload = observer.upload(file.compression, check)
         await self._keep_listing(upload)
         row = replace(upload.file, blob_key=key)
-        await self._chunks.received(session.cache, session.id, row, chunks, upload.findings)
+        await self.chunks.received(session.cache, session.id, row, chunks, upload.findings)
 
     def _feed(self, check: NarCheck, blob: Blob) -> None:
-        for portion in whole_portions(blob.pieces(0, None), self._ports.read, blob.size):
+        for portion in whole_portions(blob.pieces(0, None), self.ports.read, blob.size):
             check.feed(portion)
         check.finish()
 
     async def _keep_listing(self, upload: CheckedUpload) -> None:
         if upload.long_listing is not None:
             assert upload.file.nar_hash is not None
-            await self._listings.keep(upload.file.nar_hash, upload.long_listing)
+            await self.listings.keep(upload.file.nar_hash, upload.long_listing)

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.chunks.recipe import Recipe
 from harmonia_py.contents.blobs import SpooledFile
 from harmonia_py.contents.spool import Spool, SpoolWriter
@@ -19,24 +21,20 @@ MAX_SENT_BYTES: Final = 64 * 1024 * 1024
 """Of the chunks that come with a recipe: proxies that limit a body allow 100 MB. What lacks more is sent whole."""
 
 
-class RecipeBody:
+class RecipeBody(Struct, frozen=True, eq=False):
     """A body that has come. Close it.
 
-    Args:
+    Attributes:
         text: of the recipe.
         writer: of the chunks; None when none came.
         file: with the chunks.
         threads: parse the recipe, and close the file.
-
-    Attributes:
-        file: as given.
     """
 
-    def __init__(self, text: bytes, writer: SpoolWriter | None, file: SpooledFile | None, threads: Threads) -> None:
-        self.file = file
-        self._text = text
-        self._writer = writer
-        self._threads = threads
+    text: bytes
+    writer: SpoolWriter | None
+    file: SpooledFile | None
+    threads: Threads
 
     @classmethod
     async def receive(
@@ -64,12 +62,12 @@ class RecipeBody:
         Raises:
             FormatError: behind the chunks there is none.
         """
-        return await in_thread(self._threads, partial(Recipe.parse, self._text, MAX_RECIPE_BYTES, MAX_SEGMENTS))
+        return await in_thread(self.threads, partial(Recipe.parse, self.text, MAX_RECIPE_BYTES, MAX_SEGMENTS))
 
     async def close(self) -> None:
         """Forget the chunks."""
-        if self._writer is not None:
-            await in_thread(self._threads, self._writer.close)
+        if self.writer is not None:
+            await in_thread(self.threads, self.writer.close)
 
 
 async def _pour(writer: SpoolWriter | None, threads: Threads, sent_bytes: int, portions: AsyncIterator[bytes]) -> bytes:

@@ -15,6 +15,8 @@ from contextlib import closing
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.cache.source import Pause
 from harmonia_py.cache.usage import CacheUsage
 from harmonia_py.catalog.bases import MAX_BASES
@@ -54,10 +56,10 @@ _MOST_UNPACKED: Final = 64
 _NOT_COUNTED_NAR_BYTES: Final = 1024 * 1024 * 1024
 
 
-class RecipeUploads:
+class RecipeUploads(Struct, frozen=True, eq=False):
     """The recipes that clients push to one cache.
 
-    Args:
+    Attributes:
         cache: that they come to.
         ports: which paths others may share chunks with, and which NARs are here.
         chunks: the chunks of all caches.
@@ -70,30 +72,16 @@ class RecipeUploads:
         making: the recipes of all caches that this process has in hand.
     """
 
-    def __init__(
-        self,
-        cache: CacheId,
-        ports: PushPorts,
-        *,
-        chunks: Chunks,
-        files: ChunkedFiles,
-        spool: Spool,
-        receiver: Receiver,
-        room: RoomForPushes,
-        counters: PushCounters,
-        usage: CacheUsage,
-        making: Making,
-    ) -> None:
-        self._cache = cache
-        self._ports = ports
-        self._chunks = chunks
-        self._files = files
-        self._spool = spool
-        self._receiver = receiver
-        self._room = room
-        self._counters = counters
-        self._usage = usage
-        self._making = making
+    cache: CacheId
+    ports: PushPorts
+    chunks: Chunks
+    files: ChunkedFiles
+    spool: Spool
+    receiver: Receiver
+    room: RoomForPushes
+    counters: PushCounters
+    usage: CacheUsage
+    making: Making
 
     async def bases(self, session: PushSession, names: Collection[str]) -> Mapping[str, Sequence[HashPart]]:
         """The bases of paths by their names. They stay as long as the session lives, and so do their chunks.
@@ -101,7 +89,7 @@ class RecipeUploads:
         Raises:
             StorageError: the catalog cannot tell.
         """
-        found = await self._ports.bases.like(session.cache, session.id, names, now=self._ports.now())
+        found = await self.ports.bases.like(session.cache, session.id, names, now=self.ports.now())
         return {name: [base.hash_part for base in bases] for name, bases in found.items()}
 
     async def missing(self, chunks: Sequence[ChunkHash], bases: Collection[HashPart]) -> Sequence[ChunkHash]:
@@ -139,7 +127,7 @@ class RecipeUploads:
             Overloaded: this process has too many recipes in hand.
             StorageError: it cannot be made, or not be kept.
         """
-        key, making, give_back = self._key(session, nar_hash), self._making, self._making.take(session.principal)
+        key, making, give_back = self._key(session, nar_hash), self.making, self.making.take(session.principal)
         arrived: RecipeBody | None = None
         is_taken = False
 
@@ -159,7 +147,7 @@ class RecipeUploads:
                 await arrived.close()
 
         try:
-            arrived = await RecipeBody.receive(self._spool, self._ports.threads, sent_bytes, body)
+            arrived = await RecipeBody.receive(self.spool, self.ports.threads, sent_bytes, body)
             if not await making.checks.is_done(key, make):
                 return None
             return await self._file(session, nar_hash)
@@ -175,11 +163,11 @@ class RecipeUploads:
         Raises what `receive` raises, where a worker of this machine made the file.
         """
         key = self._key(session, nar_hash)
-        checking = self._making.checks.under_way(key)
+        checking = self.making.checks.under_way(key)
         if checking is not None:
             if not await checking:
                 return None
-        elif (failure := self._making.failure(key)) is not None:
+        elif (failure := self.making.failure(key)) is not None:
             raise failure
         return (await self._files_of(session, nar_hash)).get(nar_hash)
 
@@ -190,7 +178,7 @@ class RecipeUploads:
         return file
 
     async def _files_of(self, session: PushSession, nar_hash: Hash) -> Mapping[Hash, NarFile]:
-        return await self._ports.sessions.nars(session.cache, session.id, [nar_hash], now=self._ports.now())
+        return await self.ports.sessions.nars(session.cache, session.id, [nar_hash], now=self.ports.now())
 
     def _key(self, session: PushSession, nar_hash: Hash) -> str:
         return f"{session.cache}\0{session.principal}\0{nar_hash}"
@@ -203,7 +191,7 @@ class RecipeUploads:
             raise FormatError("the recipe is of another NAR than the URL")
         if said.nar_size > most:
             raise PushTooLarge(f"this NAR is {said.nar_size} bytes, and {most} are taken at the most")
-        sizes = await in_thread(self._ports.threads, said.chunk_sizes)
+        sizes = await in_thread(self.ports.threads, said.chunk_sizes)
         known = await self._known(sizes, bases)
         if any(sizes[chunk] != size for chunk, size in known.items()):
             # Otherwise a chunk that is right would be found to be too long or too short.
@@ -213,50 +201,50 @@ class RecipeUploads:
             said, arrived.file, {chunk: size for chunk, size in sizes.items() if chunk not in known}
         )
         frame_sizes = {**kept, **{chunk: place.size for chunk, place in sent.places.items()}}
-        recipe = await in_thread(self._ports.threads, partial(said.with_frames, frame_sizes))
+        recipe = await in_thread(self.ports.threads, partial(said.with_frames, frame_sizes))
         if recipe.file_size > _MOST_REPEATED * sum(frame_sizes.values()) + _NOT_COUNTED_BYTES:
             raise PushRefused("this recipe repeats chunks over and over: send the NAR whole")
         if recipe.nar_size > _MOST_UNPACKED * recipe.file_size + _NOT_COUNTED_NAR_BYTES:
             raise PushRefused(
                 "this NAR is many times as long as its chunks are when they are compressed: send it whole"
             )
-        await self._room.check(recipe.file_size)
-        with self._room.arriving(recipe.file_size):
+        await self.room.check(recipe.file_size)
+        with self.room.arriving(recipe.file_size):
             await self._take_in(session, recipe, sent)
-        self._counters.files.add()
-        self._counters.bytes.add(recipe.file_size)
-        self._usage.pushed_nars.add()
-        await self._room.came(recipe.file_size)
+        self.counters.files.add()
+        self.counters.bytes.add(recipe.file_size)
+        self.usage.pushed_nars.add()
+        await self.room.came(recipe.file_size)
 
     async def _take_in(self, session: PushSession, recipe: Recipe, sent: SentChunks) -> None:
         upload = MadeUpload(recipe.nar_hash, recipe.file_size, NarBounds(nar_size=recipe.nar_size))
         try:
             with (
-                self._files.made_with(recipe, sent) as download,
-                closing(_made(portions(download.pieces(0, None), self._ports.read))) as pieces,
+                self.files.made_with(recipe, sent) as download,
+                closing(_made(portions(download.pieces(0, None), self.ports.read))) as pieces,
             ):
-                await self._receiver.receive_made(session, upload, recipe.file_size, pieces)
+                await self.receiver.receive_made(session, upload, recipe.file_size, pieces)
         except FormatError as error:
             raise PushRefused(f"the NAR that this recipe makes is not right: {error}: send it whole") from error
 
     async def _known(self, wanted: Mapping[ChunkHash, object], bases: Collection[HashPart]) -> Mapping[ChunkHash, int]:
         """The wanted chunks that are in bases, with their lengths."""
         known: dict[ChunkHash, int] = {}
-        for base in await self._ports.bases.find(self._cache, list(dict.fromkeys(bases))[:MAX_BASES]):
+        for base in await self.ports.bases.find(self.cache, list(dict.fromkeys(bases))[:MAX_BASES]):
             try:
-                recipe = await self._files.recipe(base.recipe)
+                recipe = await self.files.recipe(base.recipe)
             except ChunksUnknown:
                 raise
             except StorageError:  # the recipe is damaged: other bases do
                 continue
             if recipe is not None:
-                known |= await in_thread(self._ports.threads, partial(_shared, recipe, wanted))
+                known |= await in_thread(self.ports.threads, partial(_shared, recipe, wanted))
         return known
 
     async def _kept(self, chunks: Iterable[ChunkHash]) -> Mapping[ChunkHash, int]:
         """The lengths of the frames of chunks that are kept."""
         wanted = list(chunks)
-        places = await self._chunks.scan_places(wanted)
+        places = await self.chunks.scan_places(wanted)
         if len(places) < len(wanted):
             raise _gone("its bytes are lost")
         return {chunk: place.size for chunk, place in places.items()}
@@ -267,8 +255,8 @@ class RecipeUploads:
         came = 0 if file is None else file.size
         if came != wanted:
             raise _gone(f"{came} bytes of chunks came, and {wanted} are needed")
-        check = partial(SentChunks.checked, file, sizes, frame_sizes, self._ports.read)
-        return await in_thread(self._ports.threads, check)
+        check = partial(SentChunks.checked, file, sizes, frame_sizes, self.ports.read)
+        return await in_thread(self.ports.threads, check)
 
 
 def _shared(recipe: Recipe, wanted: Mapping[ChunkHash, object]) -> dict[ChunkHash, int]:

@@ -38,31 +38,23 @@ class _Limit(Struct, frozen=True):
     max_size: int
 
 
-class RoomForPushes:
+class RoomForPushes(Struct, eq=False):
     """The room for files that are pushed to one cache.
 
-    Args:
+    Attributes:
         cache: as the catalog has it.
         ports: is told of files that find no room, and tells which files killed processes have left behind.
         sizes: tells the sizes of caches.
         max_size_of_all: bytes that the files of all caches may take together; None for no limit.
     """
 
-    def __init__(
-        self,
-        cache: CacheRow,
-        ports: PushPorts,
-        *,
-        sizes: Sizes,
-        max_size_of_all: Callable[[], int | None],
-    ) -> None:
-        self._cache = cache
-        self._ports = ports
-        self._measured = sizes
-        self._max_size_of_all = max_size_of_all
-        self._arriving = 0
-        # The sizes of this cache and of all together, each with the time until which it is believed.
-        self._sizes: dict[CacheId | None, tuple[int, int]] = {}
+    cache: CacheRow
+    ports: PushPorts
+    sizes: Sizes
+    max_size_of_all: Callable[[], int | None]
+    _arriving: int = 0
+    # The sizes of this cache and of all together, each with the time until which it is believed.
+    _known: dict[CacheId | None, tuple[int, int]] = {}
 
     async def check(self, file_size: int, file_hash: Hash | None = None, *, here: int = 0) -> None:
         """Return if there is room for a file of this size; if not, have the collector make as much.
@@ -77,7 +69,7 @@ class RoomForPushes:
             QuotaExceeded: there is no room now.
             StorageError: the catalog cannot tell.
         """
-        most = self._cache.settings.max_nar_size
+        most = self.cache.settings.max_nar_size
         if most is not None and file_size > most:
             raise PushTooLarge(f"this is {file_size} bytes, and {most} are taken at the most")
         limits = self._limits()
@@ -86,11 +78,11 @@ class RoomForPushes:
                 raise PushTooLarge(f"this is {file_size} bytes, and {limit.what} has room for {limit.max_size}")
         to_come = max(0, file_size - here)
         if here:
-            self._sizes.clear()  # its parts came without a word to this object
+            self._known.clear()  # its parts came without a word to this object
         for limit in limits:
             if not await self._fits(limit, to_come) and not await self._was_left_behind(file_hash, file_size):
                 await self._want(limit, to_come)
-                grace = "its grace" if limit.cache is None else f"its grace of {_in_words(self._cache.settings.grace)}"
+                grace = "its grace" if limit.cache is None else f"its grace of {_in_words(self.cache.settings.grace)}"
                 raise QuotaExceeded(
                     f"{limit.what} is full: room for these {file_size} bytes is being made, and what goes for it keeps "
                     f"{grace}; push again after that"
@@ -120,49 +112,49 @@ class RoomForPushes:
             file_size: of the file.
             checked: the size that was given to `check`, where it was another one.
         """
-        self._sizes = {cache: (size + file_size, until) for cache, (size, until) in self._sizes.items()}
+        self._known = {cache: (size + file_size, until) for cache, (size, until) in self._known.items()}
         with suppress(StorageError):  # the file is here; the room is held for some time more
             for limit in self._limits():
                 await self._settle(limit, checked or file_size)
 
     def _limits(self) -> Sequence[_Limit]:
-        of_cache, of_all = self._cache.settings.max_size, self._max_size_of_all()
+        of_cache, of_all = self.cache.settings.max_size, self.max_size_of_all()
         limits = []
         if of_cache is not None:
-            limits.append(_Limit(f"the cache {self._cache.name}", self._cache.id, of_cache))
+            limits.append(_Limit(f"the cache {self.cache.name}", self.cache.id, of_cache))
         if of_all is not None:
             limits.append(_Limit("the storage of all caches", None, of_all))
         return limits
 
     async def _fits(self, limit: _Limit, file_size: int) -> bool:
-        now, most = self._ports.now(), limit.max_size
-        size, until = self._sizes.get(limit.cache, (0, 0))
+        now, most = self.ports.now(), limit.max_size
+        size, until = self._known.get(limit.cache, (0, 0))
         if now >= until or size + self._arriving + file_size > most * _CLOSE:
-            known = await self._measured.size(limit.cache)
+            known = await self.sizes.size(limit.cache)
             size = known.stored_size + known.incoming_size
-            self._sizes[limit.cache] = (size, now + _SIZE_SECONDS)
+            self._known[limit.cache] = (size, now + _SIZE_SECONDS)
         return size + self._arriving + file_size <= most * (1 + _OVERFLOW)
 
     async def _was_left_behind(self, file_hash: Hash | None, file_size: int) -> bool:
-        return file_hash is not None and await self._ports.arrivals.is_counted(self._cache.id, file_hash, file_size)
+        return file_hash is not None and await self.ports.arrivals.is_counted(self.cache.id, file_hash, file_size)
 
     async def _want(self, limit: _Limit, file_size: int) -> None:
-        now = self._ports.now()
+        now = self.ports.now()
         # Not written when it is known: a client may come again and again.
-        wanted = await self._ports.room_wanted.wanted(limit.cache, now=now)
+        wanted = await self.ports.room_wanted.wanted(limit.cache, now=now)
         if wanted > limit.max_size:
             # The limit was larger when that file was refused: no room is made for it any more, so that this one has it.
-            await self._ports.room_wanted.settle(limit.cache, wanted)
+            await self.ports.room_wanted.settle(limit.cache, wanted)
             wanted = 0
         if wanted < file_size:
-            await self._ports.room_wanted.want(limit.cache, file_size, now=now)
+            await self.ports.room_wanted.want(limit.cache, file_size, now=now)
 
     async def _settle(self, limit: _Limit, file_size: int) -> None:
         # While the collector keeps up, a file as small as this is never refused: nothing was noted for it.
         if file_size <= limit.max_size * _OVERFLOW:
             return
-        if 0 < await self._ports.room_wanted.wanted(limit.cache, now=self._ports.now()) <= file_size:
-            await self._ports.room_wanted.settle(limit.cache, file_size)
+        if 0 < await self.ports.room_wanted.wanted(limit.cache, now=self.ports.now()) <= file_size:
+            await self.ports.room_wanted.settle(limit.cache, file_size)
 
 
 def _in_words(seconds: int) -> str:

@@ -48,20 +48,19 @@ class Missing(Struct, frozen=True, kw_only=True):
     nars: Mapping[Hash, PushedFile]
 
 
-class PushSessions:
+class PushSessions(Struct, eq=False):
     """The sessions of one cache.
 
-    Args:
+    Attributes:
         cache: as the catalog has it.
         ports: the catalog, and what looks whether the bytes of files are there.
         find_elsewhere: finds paths that were not pushed to the cache; None when it looks nowhere else.
     """
 
-    def __init__(self, cache: CacheRow, ports: PushPorts, find_elsewhere: FindElsewhere | None) -> None:
-        self._cache = cache
-        self._ports = ports
-        self._find_elsewhere = find_elsewhere
-        self._known: dict[tuple[str, str], int] = {}
+    cache: CacheRow
+    ports: PushPorts
+    find_elsewhere: FindElsewhere | None
+    _known: dict[tuple[str, str], int] = {}
 
     async def begin(self, principal: Principal) -> PushSession:
         """A new session of this principal.
@@ -81,9 +80,9 @@ class PushSessions:
             StorageError: it cannot be told.
         """
         session = self._session(session_id, principal)
-        if self._ports.now() < self._known.get((session_id, principal.name), 0):
+        if self.ports.now() < self._known.get((session_id, principal.name), 0):
             return session
-        found = await self._ports.sessions.find(session_id)
+        found = await self.ports.sessions.find(session_id)
         theirs = found is not None and (found.cache, found.principal) == (session.cache, session.principal)
         if found is None or not theirs or found.ended is not None:
             raise SessionEnded("this session has ended: begin another one, and ask again what is missing")
@@ -91,12 +90,12 @@ class PushSessions:
         return session
 
     def _session(self, session_id: str, principal: Principal) -> PushSession:
-        return PushSession(session_id, self._cache.id, principal.name, self._cache.settings.max_nar_size)
+        return PushSession(session_id, self.cache.id, principal.name, self.cache.settings.max_nar_size)
 
     async def _note(self, session: PushSession, *, end: bool = False) -> None:
-        now = self._ports.now()
+        now = self.ports.now()
         row = Session(id=session.id, cache=session.cache, principal=session.principal, begun=now, seen=now)
-        await self._ports.uploads.session(row, end=end)
+        await self.ports.uploads.session(row, end=end)
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._known[session.id, session.principal] = 0 if end else now + _KNOWN_SECONDS
@@ -111,16 +110,16 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        now = self._ports.now()
+        now = self.ports.now()
         present: frozenset[HashPart] = frozenset()
         if hash_parts:
-            present = await self._ports.objects.present(session.cache, session.id, hash_parts, now=now)
+            present = await self.ports.objects.present(session.cache, session.id, hash_parts, now=now)
             present -= await self._lost(session, present)
         absent = [hash_part for hash_part in hash_parts if hash_part not in present]
         elsewhere = await self._elsewhere(absent)
         files: Mapping[Hash, NarFile] = {}
         if nar_hashes:
-            files = await self._ports.sessions.nars(session.cache, session.id, nar_hashes, now=now)
+            files = await self.ports.sessions.nars(session.cache, session.id, nar_hashes, now=now)
         return Missing(
             missing=[hash_part for hash_part in absent if hash_part not in elsewhere],
             elsewhere=frozenset(elsewhere),
@@ -129,12 +128,12 @@ class PushSessions:
 
     async def _lost(self, session: PushSession, present: Collection[HashPart]) -> set[HashPart]:
         """The paths in `present` whose file is lost."""
-        keys = await self._ports.sessions.blob_keys(session.cache, present)
-        absent = await self._ports.quarantine.absent(set(keys.values()))
+        keys = await self.ports.sessions.blob_keys(session.cache, present)
+        absent = await self.ports.quarantine.absent(set(keys.values()))
         if not absent:
             return set()
-        files = await self._ports.sessions.files(session.cache, [part for part, key in keys.items() if key in absent])
-        return {hash_part for hash_part, file in files.items() if not await self._ports.quarantine.finds(file)}
+        files = await self.ports.sessions.files(session.cache, [part for part, key in keys.items() if key in absent])
+        return {hash_part for hash_part, file in files.items() if not await self.ports.quarantine.finds(file)}
 
     async def unpublished(self, session: PushSession, hash_parts: Collection[HashPart]) -> Collection[HashPart]:
         """The paths that readers of the cache do not see, sorted. It looks at no file, and leases nothing.
@@ -142,7 +141,7 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        absent = set(hash_parts) - (await self._ports.sessions.blob_keys(session.cache, hash_parts)).keys()
+        absent = set(hash_parts) - (await self.ports.sessions.blob_keys(session.cache, hash_parts)).keys()
         return sorted(absent - await self._elsewhere(sorted(absent)))
 
     async def announce(self, session: PushSession, hash_parts: Collection[HashPart]) -> None:
@@ -152,7 +151,7 @@ class PushSessions:
             StorageError: it cannot be noted.
         """
         if hash_parts:
-            await self._ports.sessions.announce(session.cache, session.id, hash_parts, now=self._ports.now())
+            await self.ports.sessions.announce(session.cache, session.id, hash_parts, now=self.ports.now())
 
     async def announced(self, session: PushSession, hash_parts: Collection[HashPart]) -> frozenset[HashPart]:
         """The paths that the client has said it is going to push.
@@ -160,10 +159,10 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        return await self._ports.sessions.announced(session.cache, session.id, hash_parts)
+        return await self.ports.sessions.announced(session.cache, session.id, hash_parts)
 
     async def _elsewhere(self, hash_parts: Sequence[HashPart]) -> set[HashPart]:
-        find = self._find_elsewhere
+        find = self.find_elsewhere
         found: set[HashPart] = set()
         if find is None:
             return found
@@ -181,7 +180,7 @@ class PushSessions:
         Raises:
             StorageError: it cannot be told.
         """
-        return await self._ports.sessions.progress(session.id)
+        return await self.ports.sessions.progress(session.id)
 
     async def end(self, session: PushSession) -> None:
         """End the session and its leases; files that it brought and did not publish go.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.catalog.caches import CacheRow, Caches
 from harmonia_py.catalog.objects import ObjectIndex
 from harmonia_py.catalog.paging import pages_of, rows_of
@@ -23,24 +25,21 @@ _log = logging.getLogger(__name__)
 _SECONDS: Final = 2.0
 
 
-class StaticRenewal:
+class StaticRenewal(Struct, eq=False):
     """Renews the narinfos of all caches; one process of all that share a directory runs it.
 
-    Args:
+    Attributes:
         caches: the named caches.
         index: their objects.
         side_of: finds the static side of a cache.
         state: a value that is another one after keys may have changed.
     """
 
-    def __init__(
-        self, caches: Caches, index: ObjectIndex, side_of: StaticSideOf, *, state: Callable[[], object]
-    ) -> None:
-        self._caches = caches
-        self._index = index
-        self._side_of = side_of
-        self._state = state
-        self._seen: object = None
+    caches: Caches
+    index: ObjectIndex
+    side_of: StaticSideOf
+    state: Callable[[], object]
+    _seen: object = None
 
     async def run(self) -> None:
         """Look every two seconds, until the caller cancels it."""
@@ -57,19 +56,19 @@ class StaticRenewal:
         Raises:
             HarmoniaError: something cannot be read or written; the next look goes on.
         """
-        state = self._state()
+        state = self.state()
         if state == self._seen:
             return
-        async for row in rows_of(self._caches.page, lambda row: row.name):
+        async for row in rows_of(self.caches.page, lambda row: row.name):
             await self._renew(row)
         self._seen = state
 
     async def _renew(self, row: CacheRow) -> None:
-        side = await self._side_of(row.name)
+        side = await self.side_of(row.name)
         if side is None:
             return
         first: HashPart | None = None
-        async for objects in pages_of(partial(self._index.page, row.id), lambda stored: stored.hash_part):
+        async for objects in pages_of(partial(self.index.page, row.id), lambda stored: stored.hash_part):
             hash_parts = [stored.hash_part for stored in objects]
             if first is None:
                 if await side.is_signed(objects[0]):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.binary_cache import BinaryCache
@@ -37,10 +38,10 @@ _SIGNED_BY: Final = "signed_by"
 _TOGETHER: Final = 128
 
 
-class StaticSide:
+class StaticSide(Struct, eq=False):
     """The files of one cache.
 
-    Args:
+    Attributes:
         cache: its number.
         name: of the cache.
         view: the cache as its readers see it.
@@ -49,32 +50,17 @@ class StaticSide:
         listings: writes the listings of its paths.
         errors: says errors of ours, of all static sides.
         discard: lists keys for the collector to delete, or to write anew where readers see their paths.
-
-    Attributes:
-        cache: which.
     """
 
-    def __init__(
-        self,
-        cache: CacheId,
-        name: CacheName,
-        view: BinaryCache,
-        *,
-        objects: StaticObjects,
-        blobs: BlobStore,
-        listings: StaticListings,
-        errors: RareWarning,
-        discard: Callable[[Sequence[BlobKey]], Awaitable[object]],
-    ) -> None:
-        self.cache = cache
-        self._name = name
-        self._view = view
-        self._objects = objects
-        self._blobs = blobs
-        self._listings = listings
-        self._errors = errors
-        self._discard = discard
-        self._has_cache_info = False
+    cache: CacheId
+    name: CacheName
+    view: BinaryCache
+    objects: StaticObjects
+    blobs: BlobStore
+    listings: StaticListings
+    errors: RareWarning
+    discard: Callable[[Sequence[BlobKey]], Awaitable[object]]
+    _has_cache_info: bool = False
 
     async def write(
         self, hash_parts: Collection[HashPart], *, is_renewal: bool = False
@@ -90,7 +76,7 @@ class StaticSide:
         Raises:
             HarmoniaError: the catalog or the storage does not answer, for any of them.
         """
-        objects = {stored.hash_part: stored for stored in await self._objects.objects(self.cache, hash_parts)}
+        objects = {stored.hash_part: stored for stored in await self.objects.objects(self.cache, hash_parts)}
         if objects and not self._has_cache_info:
             await self.write_cache_info()
             self._has_cache_info = True
@@ -106,9 +92,9 @@ class StaticSide:
 
         To the next start it would look as if the catalog was older than the files.
         """
-        here = {stored.hash_part for stored in await self._objects.objects(self.cache, written)} if written else set()
+        here = {stored.hash_part for stored in await self.objects.objects(self.cache, written)} if written else set()
         if gone := [self._key(hash_part, is_chunked=False) for hash_part in written if hash_part not in here]:
-            await self._discard(gone)
+            await self.discard(gone)
 
     async def _listings_of(
         self, objects: Mapping[HashPart, StoredObject], *, is_renewal: bool
@@ -117,9 +103,9 @@ class StaticSide:
         wanted = [hash_part for hash_part, stored in objects.items() if not stored.file.is_chunked]
         if is_renewal:
             places = [_listing_beside(self._key(hash_part, is_chunked=False)) for hash_part in wanted]
-            there = await asyncio.gather(*map(self._blobs.metadata, places))
+            there = await asyncio.gather(*map(self.blobs.metadata, places))
             wanted = [hash_part for hash_part, metadata in zip(wanted, there, strict=True) if metadata is None]
-        return await self._objects.listings(self.cache, wanted) if wanted else {}
+        return await self.objects.listings(self.cache, wanted) if wanted else {}
 
     async def _try_to_write(self, stored: StoredObject, listing: Document | None) -> BlobKey | HarmoniaError | None:
         try:
@@ -128,22 +114,22 @@ class StaticSide:
             return error
         except Exception as error:  # noqa: BLE001  # whatever it is: the other paths do not suffer from it
             path = stored.path_info.store_path
-            self._errors.say_exception("an error of ours, while the static narinfo of %s is written", path)
+            self.errors.say_exception("an error of ours, while the static narinfo of %s is written", path)
             return StorageError(f"the static narinfo of {path} cannot be written: {error!r}")
 
     async def _write(self, stored: StoredObject, listing: Document | None) -> BlobKey | None:
-        narinfo = await self._view.shown(narinfo_of(stored), PUSHED)
+        narinfo = await self.view.shown(narinfo_of(stored), PUSHED)
         if narinfo is None:
             return None
-        if await self._blobs.metadata(BlobKey(stored.file.blob_key)) is None:
+        if await self.blobs.metadata(BlobKey(stored.file.blob_key)) is None:
             return None
         is_chunked = stored.file.is_chunked
         key = self._key(stored.hash_part, is_chunked=is_chunked)
         if listing is not None:
-            await self._listings.write(listing, _listing_beside(key))
+            await self.listings.write(listing, _listing_beside(key))
         # All caches have their files and recipes together, beside the folders of the narinfos.
         url = f"{'../..' if is_chunked else '..'}/{stored.file.blob_key}"
-        await self._blobs.put(key, replace(narinfo, url=url).format(self._view.cache_info.store_dir), self._signed)
+        await self.blobs.put(key, replace(narinfo, url=url).format(self.view.cache_info.store_dir), self._signed)
         return key
 
     async def is_signed(self, stored: StoredObject) -> bool:
@@ -153,15 +139,15 @@ class StaticSide:
             StorageError: that cannot be told.
         """
         key = self._key(stored.hash_part, is_chunked=stored.file.is_chunked)
-        metadata = await self._blobs.metadata(key)
+        metadata = await self.blobs.metadata(key)
         return metadata is not None and dict(metadata) == self._signed
 
     @property
     def _signed(self) -> dict[str, str]:
-        return {_SIGNED_BY: " ".join(sorted(map(str, self._view.public_keys)))}
+        return {_SIGNED_BY: " ".join(sorted(map(str, self.view.public_keys)))}
 
     def _key(self, hash_part: HashPart, *, is_chunked: bool) -> BlobKey:
-        return chunked_key(self._name, hash_part) if is_chunked else BlobKey(f"{self._name}/{hash_part}{_NARINFO}")
+        return chunked_key(self.name, hash_part) if is_chunked else BlobKey(f"{self.name}/{hash_part}{_NARINFO}")
 
     async def write_cache_info(self) -> BlobKey:
         """Write the `nix-cache-info` of the cache; returns its key.
@@ -169,8 +155,8 @@ class StaticSide:
         Raises:
             StorageError: it cannot be written.
         """
-        key = BlobKey(f"{self._name}/{_CACHE_INFO}")
-        await self._blobs.put(key, self._view.cache_info.format(), {})
+        key = BlobKey(f"{self.name}/{_CACHE_INFO}")
+        await self.blobs.put(key, self.view.cache_info.format(), {})
         return key
 
 
@@ -181,7 +167,7 @@ Paths = Callable[[CacheId, Collection[HashPart]], Awaitable[Mapping[HashPart, St
 """As `ObjectIndex.paths`."""
 
 
-class Deleter:
+class Deleter(Struct, frozen=True, eq=False):
     """Deletes garbage: files of static sides, then the bytes that these name.
 
     The key of a narinfo stands for its listing as well, which goes after it, and for the narinfo that lies elsewhere
@@ -190,16 +176,15 @@ class Deleter:
     No lock holds rows and static sides together. So after each deletion it looks whether the row has come meanwhile;
     if the row comes after that look, its files are written after the deletion.
 
-    Args:
+    Attributes:
         blobs: has the files.
         side_of: finds the static side of a cache.
         paths: tells which of some objects a cache has.
     """
 
-    def __init__(self, blobs: BlobStore, side_of: StaticSideOf, paths: Paths) -> None:
-        self._blobs = blobs
-        self._side_of = side_of
-        self._paths = paths
+    blobs: BlobStore
+    side_of: StaticSideOf
+    paths: Paths
 
     async def delete(self, keys: Sequence[str]) -> list[str]:
         """Delete files; returns the keys of those that could not be deleted, or, having a row, not be written."""
@@ -209,12 +194,12 @@ class Deleter:
         failed = await self._delete_static(static, set(written.values()))
         _, unwritten = await self._write([key for key in static if key not in written])
         failed |= unwritten
-        failed |= await delete_all(self._blobs, [key for key in keys if not _is_static(key)])
+        failed |= await delete_all(self.blobs, [key for key in keys if not _is_static(key)])
         return sorted(failed)
 
     async def _delete_static(self, keys: Sequence[str], stay: AbstractSet[str]) -> set[str]:
         """Delete the keys not in `stay`, then the files that they stand for; returns keys with a file left."""
-        failed = await delete_all(self._blobs, [key for key in keys if key not in stay])
+        failed = await delete_all(self.blobs, [key for key in keys if key not in stay])
         beside: dict[str, str] = {}
         for key in keys:
             if key.endswith(_NARINFO) and key not in failed:
@@ -222,7 +207,7 @@ class Deleter:
                     beside[_listing_beside(key)] = key
                 if (chunked := _chunked_beside(key)) not in stay:
                     beside[chunked] = key
-        return failed | {beside[key] for key in await delete_all(self._blobs, list(beside))}
+        return failed | {beside[key] for key in await delete_all(self.blobs, list(beside))}
 
     async def _write(self, keys: Sequence[str]) -> tuple[dict[str, BlobKey], set[str]]:
         """Write the narinfos whose paths readers see; returns their keys, and those that could not be written."""
@@ -232,11 +217,11 @@ class Deleter:
             by_cache.setdefault(cache, []).append(name)
         written, failed = dict[str, BlobKey](), set[str]()
         for cache, names in by_cache.items():
-            side = await self._side_of(CacheName(cache))
+            side = await self.side_of(CacheName(cache))
             if side is None:
                 continue
             hash_parts = [HashPart(name.removesuffix(_NARINFO)) for name in names if name != _CACHE_INFO]
-            here = await self._paths(side.cache, hash_parts)
+            here = await self.paths(side.cache, hash_parts)
             places: dict[str, BlobKey | HarmoniaError]
             places = {f"{cache}/{part}{_NARINFO}": place for part, place in (await _write_all(side, here)).items()}
             if _CACHE_INFO in names:

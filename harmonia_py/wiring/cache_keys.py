@@ -18,28 +18,20 @@ class SigningKey(Struct, frozen=True):
     until: Timestamp | None = None
 
 
-class CacheKeys:
+class CacheKeys(Struct, eq=False):
     """Finds them.
 
-    Args:
+    Attributes:
         keys: as the catalog keeps them.
         encryption: reads those that are encrypted; a reload may replace it.
         default: the keys of the cache at `/`, which are files; a reload may replace them.
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        keys: Keys,
-        encryption: KeyEncryption | None = None,
-        *,
-        default: Sequence[SecretKey] = (),
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.encryption = encryption
-        self.default = default
-        self._keys = keys
-        self._clock = clock
+    keys: Keys
+    encryption: KeyEncryption | None = None
+    default: Sequence[SecretKey] = ()
+    clock: Callable[[], float] = time.time
 
     async def of(self, cache: CacheRow) -> Sequence[SigningKey]:
         """The keys that sign now what `cache` serves.
@@ -49,8 +41,8 @@ class CacheKeys:
         """
         if cache.id == DEFAULT_CACHE:
             return [SigningKey(key) for key in self.default]
-        now = time_by(self._clock)
-        rows = await self._keys.of(cache.id)
+        now = time_by(self.clock)
+        rows = await self.keys.of(cache.id)
         return [
             SigningKey(secret_key_of(row, cache.name, self.encryption), row.until) for row in rows if row.signs(now)
         ]
@@ -61,4 +53,4 @@ class CacheKeys:
         Raises:
             StorageError: they still do.
         """
-        await self._keys.end_overlaps(now=time_by(self._clock))
+        await self.keys.end_overlaps(now=time_by(self.clock))

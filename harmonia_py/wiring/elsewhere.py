@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from harmonia_py.cache.access import may_look_into
 from harmonia_py.cache.binary_cache import BinaryCache, Elsewhere
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from harmonia_py.database.catalog import SqlCatalog
 
 
-class Places:
+class Places(Struct, frozen=True, eq=False):
     """Finds the further places that the caches of a server have paths from.
 
-    Args:
+    Attributes:
         config: names the upstreams.
         node: has the local store, and the mirror of the upstreams.
         catalog: has the other caches.
@@ -33,23 +35,15 @@ class Places:
         find: looks up a cache as it is served.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        node: Node,
-        catalog: "SqlCatalog",
-        keys_of: CacheKeys,
-        find: Callable[[CacheName], Awaitable[NamedCache | None]],
-    ) -> None:
-        self._config = config
-        self._node = node
-        self._catalog = catalog
-        self._keys_of = keys_of
-        self._find = find
+    config: Config
+    node: Node
+    catalog: "SqlCatalog"
+    keys_of: CacheKeys
+    find: Callable[[CacheName], Awaitable[NamedCache | None]]
 
     def sources(self, row: CacheRow) -> list[Source]:
         """The local store, if the cache has its paths as well: a source, because it vouches for its NarHashes."""
-        local = self._node.compressed or self._node.local
+        local = self.node.compressed or self.node.local
         return [local] if row.settings.local_store and local is not None else []
 
     def elsewhere(self, row: CacheRow, *, public: bool) -> list[Elsewhere]:
@@ -61,19 +55,19 @@ class Places:
         """
         settings = row.settings
         looks: list[Elsewhere] = [
-            LookThrough(self._find, CacheName(name), from_=row.name, public=public) for name in settings.caches
+            LookThrough(self.find, CacheName(name), from_=row.name, public=public) for name in settings.caches
         ]
-        mirror = self._node.mirror
+        mirror = self.node.mirror
         if settings.upstreams and mirror is not None:
             from harmonia_py.mirror.of_upstreams import OfUpstreams  # noqa: PLC0415  # not without a mirror
 
-            every = {upstream.label for upstream in self._config.upstream} <= set(settings.upstreams)
+            every = {upstream.label for upstream in self.config.upstream} <= set(settings.upstreams)
             looks.append(
                 BinaryCache(
-                    cache_info=CacheInfo(self._config.store_dir, settings.want_mass_query, settings.priority),
+                    cache_info=CacheInfo(self.config.store_dir, settings.want_mass_query, settings.priority),
                     sources=[mirror if every else OfUpstreams(mirror, settings.upstreams)],
                     secret_keys=(),
-                    policy=self._node.policy,
+                    policy=self.node.policy,
                 )
             )
         return looks
@@ -89,16 +83,16 @@ class Places:
                 continue
             seen.add(name)
             if name == DEFAULT:
-                keys += self._node.cache.public_keys
-                upstreams |= {upstream.label for upstream in self._config.upstream if not keys}
+                keys += self.node.cache.public_keys
+                upstreams |= {upstream.label for upstream in self.config.upstream if not keys}
                 continue
-            other = await self._catalog.caches.find(name)
+            other = await self.catalog.caches.find(name)
             if other is None or not may_look_into(public=row.settings.public, other_public=other.settings.public):
                 continue
             with suppress(HarmoniaError):  # a cache without readable keys is not served, which is logged elsewhere
-                keys += [key.secret_key.public_key for key in await self._keys_of.of(other)]
+                keys += [key.secret_key.public_key for key in await self.keys_of.of(other)]
             upstreams |= set(other.settings.upstreams)
             names += other.settings.caches
-        for upstream in self._config.upstream:
+        for upstream in self.config.upstream:
             keys += upstream.keys if upstream.label in upstreams else ()
         return list(dict.fromkeys(keys))

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from msgspec import Struct
+
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.errors import FormatError, PushConflict, PushRefused
 from harmonia_py.push.claims import PushedFile
@@ -16,10 +18,10 @@ FindFile = Callable[[PushSession, PushedFile], Awaitable[NarFile | None]]
 """A file that the cache has or was sent, which then stays as long as the session lives."""
 
 
-class UploadsPastServer:
+class UploadsPastServer(Struct, frozen=True, eq=False):
     """The files that clients send past this server.
 
-    Args:
+    Attributes:
         pending: files that come in one request.
         in_parts: files that come in parts; None where they cannot.
         receiver: checks files and keeps them.
@@ -28,37 +30,27 @@ class UploadsPastServer:
         came: is told of the size of each file that was taken in.
     """
 
-    def __init__(
-        self,
-        pending: PendingUploads,
-        in_parts: MultipartPushes | None,
-        *,
-        receiver: Receiver,
-        room: RoomForPushes,
-        find: FindFile,
-        came: Callable[[int], Awaitable[None]],
-    ) -> None:
-        self._pending = pending
-        self._in_parts = in_parts
-        self._receiver = receiver
-        self._room = room
-        self._find = find
-        self._came = came
+    pending: PendingUploads
+    in_parts: MultipartPushes | None
+    receiver: Receiver
+    room: RoomForPushes
+    find: FindFile
+    came: Callable[[int], Awaitable[None]]
 
     @property
     def place(self) -> str:
         """The URL of the bucket at which clients send parts; empty where they cannot."""
-        return "" if self._in_parts is None else self._in_parts.place
+        return "" if self.in_parts is None else self.in_parts.place
 
     @property
     def sizes(self) -> range:
         """The sizes of files that come in one request."""
-        return self._pending.sizes
+        return self.pending.sizes
 
     @property
     def sizes_in_parts(self) -> range | None:
         """The sizes of files that come in parts; None for none."""
-        return None if self._in_parts is None else self._in_parts.sizes
+        return None if self.in_parts is None else self.in_parts.sizes
 
     @property
     def multipart(self) -> MultipartPushes:
@@ -67,9 +59,9 @@ class UploadsPastServer:
         Raises:
             PushConflict: none do.
         """
-        if self._in_parts is None:
+        if self.in_parts is None:
             raise PushConflict("files of this cache are not sent past this server in parts")
-        return self._in_parts
+        return self.in_parts
 
     async def url(self, session: PushSession, file: PushedFile, file_size: int) -> str | None:
         """The URL to which the client sends a file of this size in one request; None: it sends the file here.
@@ -77,7 +69,7 @@ class UploadsPastServer:
         Raises:
             StorageError: nothing can be told.
         """
-        return await self._pending.url(session, file) if file_size in self.sizes else None
+        return await self.pending.url(session, file) if file_size in self.sizes else None
 
     async def begin(self, session: PushSession, file: PushedFile, file_size: int) -> SentParts | None:
         """Begin an upload of a file of this size in parts; None: it comes in another way.
@@ -87,15 +79,15 @@ class UploadsPastServer:
             StorageError: it cannot be begun.
         """
         check_compression(file)
-        await self._room.check(file_size, file.file_hash)
-        if self._in_parts is None or file_size not in self._in_parts.sizes:
+        await self.room.check(file_size, file.file_hash)
+        if self.in_parts is None or file_size not in self.in_parts.sizes:
             return None
-        return await self._in_parts.begin(session, file, file_size, self._room.has)
+        return await self.in_parts.begin(session, file, file_size, self.room.has)
 
     def ended(self, session: PushSession) -> None:
         """As `MultipartPushes.ended`."""
-        if self._in_parts is not None:
-            self._in_parts.ended(session)
+        if self.in_parts is not None:
+            self.in_parts.ended(session)
 
     async def finish(
         self, session: PushSession, file: PushedFile, sent: SentParts | None = None, etags: Sequence[str] = ()
@@ -113,7 +105,7 @@ class UploadsPastServer:
             HarmoniaError: as `Receiver.receive`.
         """
         check_compression(file)
-        if await self._find(session, file) is not None:
+        if await self.find(session, file) is not None:
             return True
 
         async def take() -> None:
@@ -121,10 +113,10 @@ class UploadsPastServer:
             if not await taking:
                 raise PushConflict("the file is not where it should have been sent")
 
-        if not await self._pending.is_received(session, file, take):
+        if not await self.pending.is_received(session, file, take):
             return False
         # If another session of this principal has begun the check, the file stays for that session alone.
-        if await self._find(session, file) is None:
+        if await self.find(session, file) is None:
             raise PushConflict("the file was here, and went at once: send it again")
         return True
 
@@ -134,8 +126,8 @@ class UploadsPastServer:
         Raises:
             HarmoniaError: as `Receiver.receive`.
         """
-        upload = await self._pending.seize(session, file)
-        return await self._take_in(session, file, upload, partial(self._pending.forget, session, file))
+        upload = await self.pending.seize(session, file)
+        return await self._take_in(session, file, upload, partial(self.pending.forget, session, file))
 
     async def _take_parts(self, session: PushSession, file: PushedFile, sent: SentParts, etags: Sequence[str]) -> bool:
         upload = await self.multipart.seize(sent, etags)
@@ -149,15 +141,15 @@ class UploadsPastServer:
             return False
         size = upload.blob.size  # perhaps another one than the client said
         try:
-            await self._room.check(size, file.file_hash)
-            with self._room.arriving(size):
+            await self.room.check(size, file.file_hash)
+            with self.room.arriving(size):
                 try:
-                    await self._receiver.receive_seized(session, file, upload)
+                    await self.receiver.receive_seized(session, file, upload)
                 except (FormatError, PushRefused):
                     await forget()
                     raise
                 await forget()
-            await self._came(size)
+            await self.came(size)
         finally:
             await upload.close()
         return True

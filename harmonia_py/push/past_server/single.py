@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from msgspec import Struct, field
+
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.nix.hashes import short_digest
 from harmonia_py.push.checking import Checks
@@ -25,22 +27,18 @@ _PENDING_SECONDS: Final = 86_400
 _SWEEP_SECONDS: Final = 3600.0
 
 
-class PendingUploads:
+class PendingUploads(Struct, frozen=True, eq=False):
     """The files that clients send past this process, for all of its caches.
 
-    Args:
+    Attributes:
         uploads: the files under pending names.
         sizes: bytes from which a file is sent past this server, and up to which one request can send it, and one copy
             move it.
-
-    Attributes:
-        sizes: as given.
     """
 
-    def __init__(self, uploads: DirectUploads, sizes: range) -> None:
-        self._uploads = uploads
-        self._checks = Checks()
-        self.sizes = sizes
+    uploads: DirectUploads
+    sizes: range
+    _checks: Checks = field(default_factory=Checks)
 
     async def url(self, session: PushSession, file: PushedFile) -> str:
         """The URL to which the client sends a file.
@@ -48,7 +46,7 @@ class PendingUploads:
         Raises:
             StorageError: nothing can be told.
         """
-        return await self._uploads.url(_name(session, file))
+        return await self.uploads.url(_name(session, file))
 
     async def seize(self, session: PushSession, file: PushedFile) -> SeizedUpload | None:
         """The file that the principal of this session has sent to this cache as `file`; None when it has sent none.
@@ -58,7 +56,7 @@ class PendingUploads:
             StorageError: it cannot be told.
         """
         try:
-            return await self._uploads.seize(_name(session, file))
+            return await self.uploads.seize(_name(session, file))
         except FormatError:
             await self.forget(session, file)
             raise
@@ -75,13 +73,13 @@ class PendingUploads:
     async def forget(self, session: PushSession, file: PushedFile) -> None:
         """Remove what was sent as `file`. What cannot be removed now is swept later."""
         with suppress(StorageError):
-            await self._uploads.forget(_name(session, file))
+            await self.uploads.forget(_name(session, file))
 
     async def sweep(self) -> None:
         """Remove files that no narinfo followed, until cancelled."""
         while True:
             try:
-                count = await self._uploads.sweep(_PENDING_SECONDS)
+                count = await self.uploads.sweep(_PENDING_SECONDS)
                 if count:
                     _log.info("%d uploads that no narinfo followed are removed from the bucket", count)
             except StorageError as error:
