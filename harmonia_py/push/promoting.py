@@ -82,7 +82,7 @@ async def promote(
             (published if await _adopt(target, session, stored) else first).append(stored.path_info.store_path)
     finally:
         if published:
-            await target.adopting.note_promotion(session, source.name, published)
+            await target.adopting.note_promotion(session, source.cache.name, published)
     return Promoted(published, present, first)
 
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
+from msgspec import Struct, field
+
 from harmonia_py.cache.access import Principal
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.found import Found
@@ -44,10 +46,10 @@ _SIGN_SECONDS: Final = 600
 _MAX_SESSIONS: Final = 4096
 
 
-class Pushes:
+class Pushes(Struct, frozen=True, eq=False):
     """One cache, as clients that push see it.
 
-    Args:
+    Attributes:
         cache: as the catalog has it.
         ports: the catalog and the files.
         view: the cache as its readers see it.
@@ -65,63 +67,45 @@ class Pushes:
         pending: files that clients send past this server; None where they cannot.
         in_parts: those of them that come in parts; None where they cannot.
         recipes: NARs that come as recipes; None where none come.
-
-    Attributes:
-        name: of the cache.
-        past_server: files that clients send past this server; None where they cannot.
-        adopting: publishes paths of other caches in this one.
     """
 
-    def __init__(
-        self,
-        cache: CacheRow,
-        ports: PushPorts,
-        *,
-        view: BinaryCache,
-        receiver: Receiver,
-        publisher: Publisher,
-        documents: PushedDocuments,
-        sessions: PushSessions,
-        parts: PartUploads,
-        static_side: StaticSide,
-        static_writer: StaticWriter,
-        counters: PushCounters,
-        usage: CacheUsage,
-        room: RoomForPushes,
-        into_store: IntoStore | None = None,
-        pending: PendingUploads | None = None,
-        in_parts: MultipartPushes | None = None,
-        recipes: RecipeUploads | None = None,
-    ) -> None:
-        self.documents = documents
-        self.sessions = sessions
-        self.parts = parts
-        self.recipes = recipes
-        self._cache = cache.id
-        self.name = cache.name
-        self._settings = cache.settings
-        self._view = view
-        self._ports = ports
-        self._receiver = receiver
-        self._publisher = publisher
-        self._static_side = static_side
-        self._static_writer = static_writer
-        self._counters = counters
-        self._usage = usage
-        self._into_store = into_store
-        self._sessions: Bounded[tuple[str, str], tuple[PushSession, int]] = Bounded(_MAX_SESSIONS)
-        self._room = room
-        self.past_server: UploadsPastServer | None = None
-        if pending is not None:
-            self.past_server = UploadsPastServer(
-                pending,
-                in_parts,
-                receiver=receiver,
-                room=room,
-                find=self.file,
-                came=self._count,
-            )
-        self.adopting = Adopting(cache, ports, room=room, publish=self.publish)
+    cache: CacheRow
+    ports: PushPorts
+    view: BinaryCache
+    receiver: Receiver
+    publisher: Publisher
+    documents: PushedDocuments
+    sessions: PushSessions
+    parts: PartUploads
+    static_side: StaticSide
+    static_writer: StaticWriter
+    counters: PushCounters
+    usage: CacheUsage
+    room: RoomForPushes
+    into_store: IntoStore | None = None
+    pending: PendingUploads | None = None
+    in_parts: MultipartPushes | None = None
+    recipes: RecipeUploads | None = None
+    _sessions: Bounded[tuple[str, str], tuple[PushSession, int]] = field(default_factory=lambda: Bounded(_MAX_SESSIONS))
+
+    @property
+    def past_server(self) -> UploadsPastServer | None:
+        """Files that clients send past this server; None where they cannot."""
+        if self.pending is None:
+            return None
+        return UploadsPastServer(
+            self.pending,
+            self.in_parts,
+            receiver=self.receiver,
+            room=self.room,
+            find=self.file,
+            came=self._count,
+        )
+
+    @property
+    def adopting(self) -> Adopting:
+        """Publishes paths of other caches in this one."""
+        return Adopting(self.cache, self.ports, room=self.room, publish=self.publish)
 
     async def session(self, principal: Principal, run: str) -> PushSession:
         """The session of this principal's run, with a sign of life noted.
@@ -129,13 +113,13 @@ class Pushes:
         Raises:
             StorageError: it cannot be noted.
         """
-        now = self._ports.now()
+        now = self.ports.now()
         session, until = self._sessions.get((principal.name, run), (None, 0))
         if session is None or now >= until:
-            session_id = short_digest(f"{self._cache}\0{principal.name}\0{run}")
-            session = PushSession(session_id, self._cache, principal.name, self._settings.max_nar_size)
-            row = Session(id=session.id, cache=self._cache, principal=principal.name, begun=now, seen=now)
-            await self._ports.uploads.session(row)
+            session_id = short_digest(f"{self.cache.id}\0{principal.name}\0{run}")
+            session = PushSession(session_id, self.cache.id, principal.name, self.cache.settings.max_nar_size)
+            row = Session(id=session.id, cache=self.cache.id, principal=principal.name, begun=now, seen=now)
+            await self.ports.uploads.session(row)
             self._sessions[principal.name, run] = session, now + _SIGN_SECONDS
         return session
 
@@ -147,66 +131,66 @@ class Pushes:
 
     async def check_room(self, file_size: int, file: PushedFile | None = None) -> None:
         """As `RoomForPushes.check`."""
-        await self._room.check(file_size, None if file is None else file.file_hash)
+        await self.room.check(file_size, None if file is None else file.file_hash)
 
     async def check_room_for_part(self, principal: Principal, nar: PartName, end: int) -> None:
         """As `check_room`, for a part of a file that ends at this place of it."""
-        await self._room.check(end, here=await self.parts.taken(self._cache, principal.name, nar))
+        await self.room.check(end, here=await self.parts.taken(self.cache.id, principal.name, nar))
 
     async def file(self, session: PushSession, file: PushedFile) -> NarFile | None:
         """A file that this cache has or was sent; it stays as long as the session lives."""
-        row = await self._ports.uploads.find(session.cache, file.file_hash)
+        row = await self.ports.uploads.find(session.cache, file.file_hash)
         if row is None or row.compression != file.compression:
             return None
-        return await self._ports.uploads.claim(session.cache, session.id, file.file_hash, now=self._ports.now())
+        return await self.ports.uploads.claim(session.cache, session.id, file.file_hash, now=self.ports.now())
 
     async def open(self, session: PushSession, file: PushedFile) -> Download | None:
         """The bytes of a file that this cache has or was sent."""
         row = await self.file(session, file)
-        download = None if row is None else await self._ports.open_blob(row.blob_key)
+        download = None if row is None else await self.ports.open_blob(row.blob_key)
         if row is not None and download is None:
-            await self._ports.quarantine.finds(row)
+            await self.ports.quarantine.finds(row)
         return download
 
     async def narinfo(self, session: PushSession, hash_part: HashPart) -> Found | None:
         """The narinfo of a path that the cache has, pushed or from elsewhere; it stays as long as the session lives."""
-        found = await self._view.narinfo(hash_part)
-        if found is not None and self._into_store is not None:
-            return found if await self._into_store.has(found.narinfo.path_info.store_path) else None
+        found = await self.view.narinfo(hash_part)
+        if found is not None and self.into_store is not None:
+            return found if await self.into_store.has(found.narinfo.path_info.store_path) else None
         if found is None or found.origin != PUSHED:
             return found
         # A lost file is answered as absent: this client, and perhaps no other, can send it again.
         if await self._is_lost(found.narinfo):
             return None
-        present = await self._ports.objects.present(session.cache, session.id, [hash_part], now=self._ports.now())
+        present = await self.ports.objects.present(session.cache, session.id, [hash_part], now=self.ports.now())
         return found if present else None
 
     async def _is_lost(self, narinfo: NarInfo) -> bool:
         assert narinfo.file_hash is not None
-        row = await self._ports.nars.file(narinfo.file_hash)
-        return row is None or not await self._ports.quarantine.finds(row)
+        row = await self.ports.nars.file(narinfo.file_hash)
+        return row is None or not await self.ports.quarantine.finds(row)
 
     async def receive(
         self, session: PushSession, file: PushedFile, file_size: int, portions: AsyncIterator[bytes]
     ) -> None:
         """Take a file in; see `Receiver.receive`."""
         check_compression(file)
-        with self._room.arriving(file_size):
-            await self._receiver.receive(session, file, file_size, portions)
+        with self.room.arriving(file_size):
+            await self.receiver.receive(session, file, file_size, portions)
         await self._count(file_size)
 
     async def _take_past_server(
         self, past: UploadsPastServer, session: PushSession, hash_part: HashPart, data: bytes
     ) -> None:
         """Take in the file that a narinfo names, if the client has sent it past this server."""
-        _, file = parse_claim(data, hash_part, self._ports.store_dir)
-        if await self._ports.uploads.find(session.cache, file.file_hash) is None:
+        _, file = parse_claim(data, hash_part, self.ports.store_dir)
+        if await self.ports.uploads.find(session.cache, file.file_hash) is None:
             await past.take(session, file)
 
     async def receive_nar(self, session: PushSession, claim: PathInfo, portions: AsyncIterator[bytes]) -> NarFile:
         """Take in a NAR that is not compressed; see `Receiver.receive_nar`."""
-        with self._room.arriving(claim.nar_size):
-            file = await self._receiver.receive_nar(session, claim, portions)
+        with self.room.arriving(claim.nar_size):
+            file = await self.receiver.receive_nar(session, claim, portions)
         await self._count(file.file_size, checked=claim.nar_size)
         return file
 
@@ -221,10 +205,10 @@ class Pushes:
         return done
 
     async def _count(self, file_size: int, *, checked: int | None = None) -> None:
-        self._counters.files.add()
-        self._counters.bytes.add(file_size)
-        self._usage.pushed_nars.add()
-        await self._room.came(file_size, checked)
+        self.counters.files.add()
+        self.counters.bytes.add(file_size)
+        self.usage.pushed_nars.add()
+        await self.room.came(file_size, checked)
 
     async def publish(
         self,
@@ -241,36 +225,36 @@ class Pushes:
         if self.past_server is not None:
             await self._take_past_server(self.past_server, session, hash_part, data)
         announced = partial(self.sessions.announced, session) if order is PushOrder.ANNOUNCED else None
-        if self._into_store is None:
-            to_come = announced if self._settings.upstream_key_names else None
-            published = await self._publisher.check_and_publish(session, hash_part, data, to_come)
+        if self.into_store is None:
+            to_come = announced if self.cache.settings.upstream_key_names else None
+            published = await self.publisher.check_and_publish(session, hash_part, data, to_come)
         else:
-            claim = await self._publisher.check(session, hash_part, data)
-            published = await self._into_store.add(session, claim, all_to_come if order is PushOrder.ANY else announced)
+            claim = await self.publisher.check(session, hash_part, data)
+            published = await self.into_store.add(session, claim, all_to_come if order is PushOrder.ANY else announced)
         if published.first is not None:
-            self._counters.kept_first.add()
+            self.counters.kept_first.add()
         elif published.state is ObjectState.WAITING:
-            self._counters.waiting.add()
+            self.counters.waiting.add()
         else:
-            self._counters.published.add(1 + len(published.promoted))
+            self.counters.published.add(1 + len(published.promoted))
             # Paths of the local store have no files for other programs.
-            for path in () if self._into_store is not None else (hash_part, *published.promoted):
-                await self._static_writer.want(self._static_side, path)
+            for path in () if self.into_store is not None else (hash_part, *published.promoted):
+                await self.static_writer.want(self.static_side, path)
         return published
 
     async def take_what_waits(self) -> None:
         """As `IntoStore.take_what_waits`, where the local store takes what is pushed."""
-        if self._into_store is not None:
-            await self._into_store.take_what_waits(self._cache)
+        if self.into_store is not None:
+            await self.into_store.take_what_waits(self.cache.id)
 
     async def stored(self, hash_part: HashPart) -> StoredObject | None:
         """The pushed object under this hash part, as readers of the cache see it."""
-        found = await self._ports.objects.find(self._cache, hash_part)
-        return found if found is not None and await self._view.allows(found.path_info) else None
+        found = await self.ports.objects.find(self.cache.id, hash_part)
+        return found if found is not None and await self.view.allows(found.path_info) else None
 
     def note_refusal(self) -> None:
         """Count a narinfo or file whose claims were wrong."""
-        self._counters.refused.add()
+        self.counters.refused.add()
 
     @contextmanager
     def counting_refusals(self) -> Iterator[None]:

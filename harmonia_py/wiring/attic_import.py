@@ -53,10 +53,10 @@ class Imported(Struct):
     notes: list[str] = field(default_factory=list)
 
 
-class AtticImport:
+class AtticImport(Struct, frozen=True, eq=False):
     """Takes over a server of Attic. It may be run again: a path that is here costs only a look.
 
-    Args:
+    Attributes:
         source: Attic's catalog.
         files: Attic's chunks.
         node: takes pushes.
@@ -65,24 +65,12 @@ class AtticImport:
         report: is told of bytes of NARs that are done.
     """
 
-    def __init__(
-        self,
-        source: AtticCatalog,
-        files: ChunkFiles,
-        *,
-        node: PushNode,
-        changes: CacheChanges,
-        retention_seconds: int | None = None,
-        report: Callable[[int], object] = lambda _: None,
-    ) -> None:
-        self._source = source
-        self._files = files
-        self._catalog = node.catalog
-        self._node = node
-        self._changes = changes
-        self._store_dir = node.store_dir
-        self._retention_seconds = retention_seconds
-        self._report = report
+    source: AtticCatalog
+    files: ChunkFiles
+    node: PushNode
+    changes: CacheChanges
+    retention_seconds: int | None = None
+    report: Callable[[int], object] = lambda _: None
 
     async def run(self, cache: AtticCache, name: str) -> Imported:
         """Take over a cache under this name.
@@ -96,7 +84,7 @@ class AtticImport:
         except (FormatError, PushRefused) as error:
             done.failed[name] = str(error)
             return done
-        pushes = self._node.caches.pushes_of(named := self._node.caches.cache_of(row))
+        pushes = self.node.caches.pushes_of(named := self.node.caches.cache_of(row))
         assert pushes is not None, named
         session = await pushes.session(_BY, _RUN)
         await self._announce(cache, pushes, session)
@@ -110,26 +98,26 @@ class AtticImport:
         Raises:
             FormatError, PushRefused: it cannot become one of ours.
         """
-        if cache.store_dir != self._store_dir:
-            raise PushRefused(f"it is for {cache.store_dir}, and this server for {self._store_dir}")
+        if cache.store_dir != self.node.store_dir:
+            raise PushRefused(f"it is for {cache.store_dir}, and this server for {self.node.store_dir}")
         if name == DEFAULT:
             raise PushRefused("this is the name of the cache at /: give it another one with --rename")
-        row, key = await self._catalog.caches.find(name), cache.key
+        row, key = await self.node.catalog.caches.find(name), cache.key
         if row is None:
-            retention = self._retention_seconds if cache.retention_seconds is None else cache.retention_seconds
+            retention = self.retention_seconds if cache.retention_seconds is None else cache.retention_seconds
             settings = CacheSettings(
                 public=cache.public,
                 priority=max(0, cache.priority),
                 upstream_key_names=cache.upstream_key_names,
                 keep_unused=retention or None,
             )
-            await self._changes.create(name, settings, key, _BY)
-            row = await self._catalog.caches.find(name)
+            await self.changes.create(name, settings, key, _BY)
+            row = await self.node.catalog.caches.find(name)
             assert row is not None
             return row
-        known = {one.name: one.public_key for one in await self._catalog.keys.of(row.id)}
+        known = {one.name: one.public_key for one in await self.node.catalog.keys.of(row.id)}
         if key.name not in known:
-            await self._changes.add_key(row, key, _BY)
+            await self.changes.add_key(row, key, _BY)
             done.notes.append(f"the cache {name} was there: its settings stay, and the key {key.name} signs as well")
         elif str(known[key.name]) == str(key.public_key):
             done.notes.append(f"the cache {name} was there: its settings and keys stay")
@@ -138,12 +126,12 @@ class AtticImport:
         return row
 
     def _objects(self, cache: AtticCache) -> AsyncIterator[Sequence[AtticObject]]:
-        return pages_of(partial(self._source.objects, cache), lambda found: found.id, size=_PAGE, after=0)
+        return pages_of(partial(self.source.objects, cache), lambda found: found.id, size=_PAGE, after=0)
 
     async def _announce(self, cache: AtticCache, pushes: Pushes, session: PushSession) -> None:
         """Announce all paths of the cache: other references are paths that Attic's clients had left out."""
         async for objects in self._objects(cache):
-            infos = [_parsed(found, self._store_dir) for found in objects]
+            infos = [_parsed(found, self.node.store_dir) for found in objects]
             hash_parts = [info.store_path.hash_part for info in infos if isinstance(info, PathInfo)]
             await pushes.sessions.announce(session, hash_parts)
 
@@ -151,15 +139,15 @@ class AtticImport:
         async for objects in self._objects(cache):
             wanted: dict[HashPart, tuple[AtticObject, PathInfo]] = {}
             for found in objects:
-                info = _parsed(found, self._store_dir)
+                info = _parsed(found, self.node.store_dir)
                 if isinstance(info, PathInfo):
                     wanted[info.store_path.hash_part] = found, info
                 else:
                     done.failed[found.store_path] = info
-                    self._report(found.nar_size)
+                    self.report(found.nar_size)
             missing = (await pushes.sessions.missing(session, list(wanted), ())).missing
             done.present += len(wanted) - len(missing)
-            self._report(sum(wanted[hash_part][0].nar_size for hash_part in wanted.keys() - set(missing)))
+            self.report(sum(wanted[hash_part][0].nar_size for hash_part in wanted.keys() - set(missing)))
             take = partial(self._take, pushes=pushes, session=session, done=done)
             await side_by_side(take, [wanted[hash_part] for hash_part in missing], at_once=_AT_ONCE)
 
@@ -171,7 +159,7 @@ class AtticImport:
             file = await self._file(found, info, pushes, session)
             narinfo = NarInfo(path_info=info, url=f"nar/{file}", compression=file.compression)
             published = await pushes.publish(
-                session, info.store_path.hash_part, narinfo.format(self._store_dir), PushOrder.ANNOUNCED
+                session, info.store_path.hash_part, narinfo.format(self.node.store_dir), PushOrder.ANNOUNCED
             )
         except StorageFull:
             raise
@@ -182,21 +170,21 @@ class AtticImport:
             done.size += info.nar_size
             if published.state is ObjectState.WAITING:
                 done.waiting[info.store_path] = ""
-        self._report(info.nar_size)
+        self.report(info.nar_size)
 
     async def _file(self, found: AtticObject, info: PathInfo, pushes: Pushes, session: PushSession) -> PushedFile:
         """The file of an object's NAR: one that is here, or one made of Attic's chunks."""
         known = (await pushes.sessions.missing(session, (), [info.nar_hash])).nars.get(info.nar_hash)
         if known is not None:
             return known
-        chunks = await self._source.chunks(found)
-        file = await pushes.receive_nar(session, info, self._files.nar(chunks))
+        chunks = await self.source.chunks(found)
+        file = await pushes.receive_nar(session, info, self.files.nar(chunks))
         return PushedFile(file.file_hash, file.compression)
 
     async def _note_waiting(self, row: CacheRow, done: Imported) -> None:
         """Keep in `waiting` only the paths that still wait."""
         for path in list(done.waiting):
-            lacking = await self._catalog.objects.waiting(row.id, HashPart(path[:32]))
+            lacking = await self.node.catalog.objects.waiting(row.id, HashPart(path[:32]))
             if lacking is None:
                 del done.waiting[path]
             else:

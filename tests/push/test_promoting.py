@@ -49,15 +49,15 @@ async def has(house: House, *paths: StorePath, name: CacheName = OTHER) -> list[
 
 def then(source: Pushes, path: StorePath, act: Callable[[], Awaitable[object]], patch: pytest.MonkeyPatch) -> None:
     """Let something happen after the promotion has read this path."""
-    stored = source.stored
+    stored = Pushes.stored
 
-    async def crossed(hash_part: HashPart) -> StoredObject | None:
-        found = await stored(hash_part)
-        if hash_part == path.hash_part:
+    async def crossed(pushes: Pushes, hash_part: HashPart) -> StoredObject | None:
+        found = await stored(pushes, hash_part)
+        if pushes is source and hash_part == path.hash_part:
             await act()
         return found
 
-    patch.setattr(source, "stored", crossed)
+    patch.setattr(Pushes, "stored", crossed)
 
 
 async def test_a_file_that_is_lost_unnoticed_is_noticed_before_anything_is_published(house: House) -> None:

@@ -219,11 +219,13 @@ async def test_what_is_written_in_the_place_of_garbage_is_written_a_part_at_a_ti
     async def side_of(_name: CacheName) -> StaticSide:
         return side
 
-    async def write(hash_parts: Collection[HashPart]) -> Any:
-        together.append(len(hash_parts))
-        return await StaticSide.write(side, hash_parts)
+    write = StaticSide.write
 
-    monkeypatch.setattr(side, "write", write)
+    async def noted(side: StaticSide, hash_parts: Collection[HashPart]) -> Any:
+        together.append(len(hash_parts))
+        return await write(side, hash_parts)
+
+    monkeypatch.setattr(StaticSide, "write", noted)
     deleter = Deleter(house.server.node.blobs, side_of, house.server.catalog.objects.paths)
     assert await deleter.delete([static(one.path) for one in tiny]) == []
     assert together == [2, 2, 1]

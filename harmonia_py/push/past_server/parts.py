@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.uploads import SESSION_SECONDS, Session
@@ -89,40 +89,31 @@ class SentParts(Struct, frozen=True):
         return min(self.part_size, self.size - (number - 1) * self.part_size)
 
 
-class MultipartPushes:
+class MultipartPushes(Struct, frozen=True, eq=False):
     """The files that clients send in parts past this process, for all of its caches.
 
-    Args:
+    Attributes:
         uploads: the files under pending names.
         find_session: tells of a session whether it lives.
         part_size: bytes of a part, unless a file would have more than `MAX_PARTS` of them.
         least: bytes from which a file is sent past this server.
         place: the URL at which clients reach the bucket.
         now: the time.
-
-    Attributes:
-        sizes: bytes that a file has which is sent in parts.
-        place: as given.
     """
 
-    def __init__(
-        self,
-        uploads: MultipartUploads,
-        find_session: FindSession,
-        *,
-        part_size: int,
-        least: int,
-        place: str,
-        now: Callable[[], Timestamp],
-    ) -> None:
-        self._uploads = uploads
-        self._find_session = find_session
-        self._part_size = part_size
-        # The beginnings of names of which uploads may be left. What finds no place is swept within the hour.
-        self._ended: asyncio.Queue[str] = asyncio.Queue(_MOST_ENDED)
-        self.sizes = range(max(least, part_size + 1), MAX_FILE_SIZE + 1)
-        self.place = place
-        self._now = now
+    uploads: MultipartUploads
+    find_session: FindSession
+    part_size: int
+    least: int
+    place: str
+    now: Callable[[], Timestamp]
+    # The beginnings of names of which uploads may be left. What finds no place is swept within the hour.
+    _ended: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(_MOST_ENDED))
+
+    @property
+    def sizes(self) -> range:
+        """The bytes that a file has which is sent in parts."""
+        return range(max(self.least, self.part_size + 1), MAX_FILE_SIZE + 1)
 
     async def begin(
         self, session: PushSession, file: PushedFile, size: int, has_room: Callable[[int], Awaitable[bool]]
@@ -138,15 +129,15 @@ class MultipartPushes:
         Raises:
             StorageError: it cannot be begun.
         """
-        names = [upload.name for upload in await self._uploads.unfinished(_of_principal(session))]
+        names = [upload.name for upload in await self.uploads.unfinished(_of_principal(session))]
         of_session = sum(name.startswith(_of_session(session)) for name in names)
         if of_session >= _MAX_OPEN or len(names) >= _MAX_OPEN_OF_PRINCIPAL:
             return None
         if not await has_room(size + sum(map(_size_in, names))):
             return None
-        part_size = max(self._part_size, -(-size // MAX_PARTS // _MIB) * _MIB)
+        part_size = max(self.part_size, -(-size // MAX_PARTS // _MIB) * _MIB)
         name = _name(session, file, size, part_size, secrets.token_hex(16))
-        return SentParts(size, part_size, BucketUpload(name, await self._uploads.begin(name)))
+        return SentParts(size, part_size, BucketUpload(name, await self.uploads.begin(name)))
 
     def urls(self, sent: SentParts, first: int, count: int) -> Sequence[str]:
         """URLs of `count` parts from `first` on, which is counted from 1, or of those that there are.
@@ -161,7 +152,7 @@ class MultipartPushes:
         if not 1 <= count <= MAX_URLS:
             raise PushRefused(f"1 to {MAX_URLS} URLs are given at once")
         numbers = range(first, min(first + count, sent.count + 1))
-        return [self._uploads.part_url(sent.upload, number, sent.size_of(number)) for number in numbers]
+        return [self.uploads.part_url(sent.upload, number, sent.size_of(number)) for number in numbers]
 
     async def seize(self, sent: SentParts, etags: Sequence[str]) -> SeizedUpload | None:
         """The file that was sent; None: nothing is left of the upload.
@@ -173,7 +164,7 @@ class MultipartPushes:
         try:
             if len(etags) != sent.count or any(not 0 < len(etag) <= MAX_ETAG for etag in etags):
                 raise FormatError(f"the file has {sent.count} parts, each with a tag")  # noqa: TRY301
-            seized = await self._uploads.seize(sent.upload, etags)
+            seized = await self.uploads.seize(sent.upload, etags)
             if seized is not None and seized.blob.size != sent.size:
                 await seized.close()
                 raise FormatError(f"the parts have {seized.blob.size} bytes, not {sent.size}")  # noqa: TRY301
@@ -185,7 +176,7 @@ class MultipartPushes:
     async def forget(self, sent: SentParts) -> None:
         """Remove what was sent. What cannot be removed now is swept later."""
         with suppress(StorageError):
-            await self._uploads.forget(sent.upload)
+            await self.uploads.forget(sent.upload)
 
     def ended(self, session: PushSession) -> None:
         """Have the uploads removed that a session has left behind."""
@@ -204,7 +195,7 @@ class MultipartPushes:
     async def _sweep_dead(self) -> None:
         dead: dict[str, bool] = {}
         try:
-            for upload in await self._uploads.unfinished():
+            for upload in await self.uploads.unfinished():
                 of_session = upload.name.rpartition("/")[0]
                 if of_session not in dead:
                     dead[of_session] = await self._is_dead(of_session.rpartition("/")[2])
@@ -215,14 +206,14 @@ class MultipartPushes:
             _log.warning("cannot look for uploads that were given up: %s", error)
 
     async def _is_dead(self, session: str) -> bool:
-        found = await self._find_session(session)
-        return found is None or found.ended is not None or found.seen < self._now() - SESSION_SECONDS
+        found = await self.find_session(session)
+        return found is None or found.ended is not None or found.seen < self.now() - SESSION_SECONDS
 
     async def _forget_all(self, prefix: str) -> None:
         try:
-            left = await self._uploads.unfinished(prefix)
+            left = await self.uploads.unfinished(prefix)
             for upload in left:
-                await self._uploads.forget(upload)
+                await self.uploads.forget(upload)
         except StorageError as error:
             _log.warning("cannot remove uploads that were given up: %s", error)
         else:

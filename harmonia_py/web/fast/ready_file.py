@@ -36,10 +36,10 @@ class First(NamedTuple):
     size: int
 
 
-class ReadyFile:
+class ReadyFile(Struct, eq=False):
     """A download that is one open file, with the headers of its answer. Its last user releases it.
 
-    Args:
+    Attributes:
         head: status line and headers up to the value of `Date`.
         tail: the headers after it, and the empty line.
         file: the whole body.
@@ -47,15 +47,12 @@ class ReadyFile:
         is_coded_for_some: whether clients that accept a coding get a coded body instead.
     """
 
-    def __init__(
-        self, head: bytes, tail: bytes, file: FileSlice, download: Download, *, is_coded_for_some: bool = False
-    ) -> None:
-        self.file = file
-        self.is_coded_for_some = is_coded_for_some
-        self._head = head
-        self._tail = tail
-        self._download = download
-        self._users = 1
+    head: bytes
+    tail: bytes
+    file: FileSlice
+    download: Download
+    is_coded_for_some: bool = False
+    _users: int = 1
 
     def first(self, date: bytes) -> First | None:
         """The headers with as many of the first bytes of the file as the page cache has; None: it has none."""
@@ -67,11 +64,11 @@ class ReadyFile:
             return None
         if count == 0 < self.file.size:
             return None
-        return First(b"".join((self._head, date, self._tail, memoryview(buffer)[:count])), count)
+        return First(b"".join((self.head, date, self.tail, memoryview(buffer)[:count])), count)
 
     def is_unchanged(self) -> bool:
         """Whether the file still has the bytes that it had when it was opened, as far as a look can tell."""
-        return self._download.is_unchanged()
+        return self.download.is_unchanged()
 
     def use(self) -> None:
         """Note that one more transfer sends the file."""
@@ -81,7 +78,7 @@ class ReadyFile:
         """Note that a transfer has ended, or that the file is not ready any more; the last user releases the file."""
         self._users -= 1
         if self._users == 0:
-            self._download.release()
+            self.download.release()
 
 
 class FileTransfer:
