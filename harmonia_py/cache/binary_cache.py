@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
 from functools import partial
 from typing import Final, Protocol, Self, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found, Origin, through_another
@@ -51,13 +51,13 @@ class Elsewhere(Protocol):
         """As `BinaryCache.debug_file`."""
 
 
-class BinaryCache:
+class BinaryCache(Struct, frozen=True, kw_only=True, eq=False):
     """One cache, as a client sees it. Sources that cannot tell raise; an absent thing is None.
 
     An answer of another cache keeps the signatures that it has there, and gets none of ours. Ours go on what our own
     sources have, except narinfos that only their contents prove (`_sign`).
 
-    Args:
+    Attributes:
         cache_info: answers `/nix-cache-info`.
         sources: are asked in this order.
         secret_keys: sign.
@@ -65,63 +65,48 @@ class BinaryCache:
         debug_files: finds debug information; None: there is none.
         elsewhere: other caches, asked after all sources.
         policy: decides what is given out; None: everything.
-        is_damaged: whether the files of a valid path are known to be damaged.
+        damaged: whether the files of a valid path are known to be damaged.
         outputs_of: the outputs of a derivation that are there: a policy that allows one of them allows its log.
         surely_lacks: whether it is known without waiting that no source has the path with a hash part, which is given
             as ASCII: no other question is put for each absent path. False: it may have it. None: that is never known.
-
-    Attributes:
-        cache_info, surely_lacks: as given.
     """
 
-    def __init__(
-        self,
-        *,
-        cache_info: CacheInfo,
-        sources: Sequence[Source],
-        secret_keys: Sequence[SecretKey],
-        files: Files | None = None,
-        debug_files: DebugFiles | None = None,
-        elsewhere: Sequence[Elsewhere] = (),
-        policy: Policy | None = None,
-        is_damaged: Callable[[HashPart], Awaitable[bool]] | None = None,
-        outputs_of: Callable[[HashPart], Awaitable[Sequence[StorePath]]] | None = None,
-        surely_lacks: Callable[[bytes], bool] | None = None,
-    ) -> None:
-        self.cache_info = cache_info
-        self._policy = policy
-        self._is_damaged = is_damaged
-        self._outputs_of = outputs_of
-        self.surely_lacks = surely_lacks or _never
-        self._files = files
-        self._debug_files = debug_files
-        self._sources = tuple(sources)
-        self._elsewhere = tuple(elsewhere)
-        self._secret_keys = tuple(secret_keys)
+    cache_info: CacheInfo
+    sources: Sequence[Source]
+    secret_keys: Sequence[SecretKey]
+    files: Files | None = None
+    debug_files: DebugFiles | None = None
+    elsewhere: Sequence[Elsewhere] = ()
+    policy: Policy | None = None
+    damaged: Callable[[HashPart], Awaitable[bool]] | None = None
+    outputs_of: Callable[[HashPart], Awaitable[Sequence[StorePath]]] | None = None
+    surely_lacks: Callable[[bytes], bool] | None = None
 
     def with_first(self, source: Source, debug_files: DebugFiles, elsewhere: Sequence[Elsewhere] = ()) -> Self:
         """This cache with one more source, asked before the others, and with `elsewhere` in place of its own."""
-        others = () if self._debug_files is None else (self._debug_files,)
-        more = copy(self)
-        more._sources, more._debug_files = (source, *self._sources), DebugFilesInOrder(debug_files, *others)  # noqa: SLF001
-        more._elsewhere = tuple(elsewhere)  # noqa: SLF001
-        more.surely_lacks = _never  # it does not ask `source`
-        return more
+        others = () if self.debug_files is None else (self.debug_files,)
+        return replace(
+            self,
+            sources=(source, *self.sources),
+            debug_files=DebugFilesInOrder(debug_files, *others),
+            elsewhere=elsewhere,
+            surely_lacks=None,  # it does not ask `source`
+        )
 
     @property
     def public_keys(self) -> tuple[PublicKey, ...]:
         """The public halves of the keys that this cache signs with."""
-        return tuple(key.public_key for key in self._secret_keys)
+        return tuple(key.public_key for key in self.secret_keys)
 
     @property
     def shows_files(self) -> bool:
         """Whether files inside store paths can be asked for one by one."""
-        return self._files is not None
+        return self.files is not None
 
     @property
     def gives_all(self) -> bool:
         """Whether every path that it has is given out; False where a policy may hide some."""
-        return self._policy is None
+        return self.policy is None
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
         """The answer of the first source that has the path, signed with our keys unless only its contents prove it.
@@ -148,7 +133,7 @@ class BinaryCache:
         return await self._or_elsewhere(partial(self._nar, url, asker), lambda other: other.nar(url, asker))
 
     async def _nar(self, url: NarUrl, asker: Asker) -> Download | None:
-        if self._policy is not None:
+        if self.policy is not None:
             # Also for a NAR that is kept: the policy may have changed since it was given out.
             found = await self._found(url.hash_part)
             if found is None or url.nar_hash not in {None, found.narinfo.path_info.nar_hash}:
@@ -175,25 +160,25 @@ class BinaryCache:
         # Nix 2.34 forgets what a realisation depends on before it verifies; older ones do not.
         bare = replace(realisation, dependent_realisations=())
         messages = {realisation.fingerprint(), bare.fingerprint()}
-        return replace(realisation, signatures=with_signatures(realisation.signatures, self._secret_keys, *messages))
+        return replace(realisation, signatures=with_signatures(realisation.signatures, self.secret_keys, *messages))
 
     async def file(self, hash_part: HashPart, components: Sequence[bytes]) -> File | Directory | None:
         """A file or directory inside a store path; None also when this cache shows no files."""
-        if self._files is None or not await self._is_served(hash_part):
+        if self.files is None or not await self._is_served(hash_part):
             return None
-        return await self._files.find(hash_part, components)
+        return await self.files.find(hash_part, components)
 
     async def debug_file(self, build_id: BuildId) -> DebugFile | None:
         """The place of a build's debug information."""
         return await self._or_elsewhere(partial(self._debug_file, build_id), lambda other: other.debug_file(build_id))
 
     async def _debug_file(self, build_id: BuildId) -> DebugFile | None:
-        found = None if self._debug_files is None else await self._debug_files.find(build_id)
+        found = None if self.debug_files is None else await self.debug_files.find(build_id)
         return found if await self._is_found_served(None if found is None else found.store_path, build_id) else None
 
     async def is_damaged(self, hash_part: HashPart) -> bool:
         """Whether a valid path is not served because its files are damaged; False where a policy may hide the path."""
-        return self._is_damaged is not None and self._policy is None and await self._is_damaged(hash_part)
+        return self.damaged is not None and self.policy is None and await self.damaged(hash_part)
 
     async def _found(self, hash_part: HashPart) -> Found | None:
         """The answer of the first source that has the path in a form that the policy allows.
@@ -207,16 +192,16 @@ class BinaryCache:
         found = await source.narinfo(hash_part)
         if found is None or not await self.allows(found.narinfo.path_info):
             return None
-        if self._policy is None:
+        if self.policy is None:
             return found
-        return replace(found, validity=together(found.validity, self._policy.validity))
+        return replace(found, validity=together(found.validity, self.policy.validity))
 
     async def allows(self, info: PathInfo) -> bool:
         """Whether the policy, where there is one, lets a path be given out."""
-        return self._policy is None or await self._policy.allows(info)
+        return self.policy is None or await self.policy.allows(info)
 
     async def _is_served(self, hash_part: HashPart) -> bool:
-        return self._policy is None or await self._found(hash_part) is not None
+        return self.policy is None or await self._found(hash_part) is not None
 
     async def _is_found_served(self, path: StorePath | None, what: object) -> bool:
         """Whether the path that was found for `what` is served.
@@ -229,7 +214,7 @@ class BinaryCache:
         hash_part = _hash_part_of(derivation)
         if await self._is_served(hash_part):
             return True
-        outputs = () if self._outputs_of is None else await self._outputs_of(hash_part)
+        outputs = () if self.outputs_of is None else await self.outputs_of(hash_part)
         asked_for = [output.hash_part for output in outputs]
         asked_for += [stand_in_for(f"{hash_part} {number}") for number in range(len(outputs), _OUTPUTS_ASKED_FOR)]
         return any(await asyncio.gather(*map(self._is_served, asked_for)))
@@ -238,23 +223,23 @@ class BinaryCache:
         self, ours: Callable[[], Awaitable[T | None]], ask: Callable[[Elsewhere], Awaitable[T | None]]
     ) -> T | None:
         """Our own answer, or that of the first other cache that has one."""
-        if not self._elsewhere:
+        if not self.elsewhere:
             return await ours()
-        return await _first(ours, *(partial(ask, other) for other in self._elsewhere))
+        return await _first(ours, *(partial(ask, other) for other in self.elsewhere))
 
     async def _first(self, ask: Callable[[Source], Awaitable[T | None]]) -> T | None:
         """The answer of the first source that has what is asked for."""
-        return await _first(*(partial(ask, source) for source in self._sources))
+        return await _first(*(partial(ask, source) for source in self.sources))
 
     def _sign(self, narinfo: NarInfo, origin: Origin) -> NarInfo:
         info, store_dir = narinfo.path_info, self.cache_info.store_dir
-        if not self._secret_keys:
+        if not self.secret_keys:
             return narinfo
         # A signature does not cover the content address. With ours, clients would believe a NarHash that was not
         # verified, and would not check the address.
         if not origin.vouches_for_nar and rests_on_contents(info, store_dir):
             return narinfo
-        signatures = with_signatures(info.signatures, self._secret_keys, info.fingerprint(store_dir))
+        signatures = with_signatures(info.signatures, self.secret_keys, info.fingerprint(store_dir))
         return replace(narinfo, path_info=replace(info, signatures=signatures))
 
 
@@ -274,10 +259,6 @@ async def _first(*asks: Callable[[], Awaitable[T | None]]) -> T | None:
     if failure is not None:
         raise failure
     return None
-
-
-def _never(_: bytes) -> bool:
-    return False
 
 
 def _hash_part_of(name: StorePath | HashPart) -> HashPart:

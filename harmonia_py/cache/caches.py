@@ -10,6 +10,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
+from msgspec import Struct, field
+
 from harmonia_py.cache.access import Action, Principal
 from harmonia_py.cache.binary_cache import BinaryCache
 from harmonia_py.cache.cache_name import DEFAULT, CacheName
@@ -21,10 +23,10 @@ from harmonia_py.nix.signing import PublicKey
 _MAX_REMEMBERED: Final = 1024
 
 
-class NamedCache:
+class NamedCache(Struct, frozen=True, eq=False, weakref=True, dict=True):
     """A cache, and to whom it is open. The cache itself is made when it is first asked.
 
-    Args:
+    Attributes:
         name: of the cache.
         public: whether reading takes no token.
         make: makes the cache, without waiting for anything.
@@ -33,31 +35,18 @@ class NamedCache:
         upstream_keys: the public keys of those.
         other_keys: the public keys of further places that it has paths from.
         key_ends: when keys that have a successor stop signing, in seconds since the epoch, by their names.
-        usage: counts what is asked of it and pushed to it; by itself when None.
+        usage: counts what is asked of it and pushed to it; by itself unless given.
     """
 
-    def __init__(
-        self,
-        name: CacheName,
-        *,
-        public: bool,
-        make: Callable[[], BinaryCache],
-        explorer: Explorer | None = None,
-        upstreams: Sequence[str] = (),
-        upstream_keys: Sequence[PublicKey] = (),
-        other_keys: Sequence[PublicKey] = (),
-        key_ends: Mapping[str, float] = MappingProxyType({}),
-        usage: CacheUsage | None = None,
-    ) -> None:
-        self.name = name
-        self.public = public
-        self.explorer = explorer
-        self.upstreams = tuple(upstreams)
-        self.upstream_keys = tuple(upstream_keys)
-        self.other_keys = tuple(other_keys)
-        self.key_ends = key_ends
-        self.usage = usage or CacheUsage()
-        self._make = make
+    name: CacheName
+    public: bool
+    make: Callable[[], BinaryCache]
+    explorer: Explorer | None = None
+    upstreams: Sequence[str] = ()
+    upstream_keys: Sequence[PublicKey] = ()
+    other_keys: Sequence[PublicKey] = ()
+    key_ends: Mapping[str, float] = MappingProxyType({})
+    usage: CacheUsage = field(default_factory=CacheUsage)
 
     @property
     def keys_for_clients(self) -> tuple[PublicKey, ...]:
@@ -67,7 +56,7 @@ class NamedCache:
     @cached_property
     def cache(self) -> BinaryCache:
         """The cache itself, made when it is first needed."""
-        return self._make()
+        return self.make()
 
     def allows(self, principal: Principal, action: Action) -> bool:
         """Whether `principal` may do `action` here."""
@@ -108,7 +97,7 @@ class Caches:
             explorer=explorer,
             upstreams=upstreams,
             upstream_keys=upstream_keys,
-            usage=usage,
+            usage=usage or CacheUsage(),
         )
         self.has_others = find is not None
         self._find = find

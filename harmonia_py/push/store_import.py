@@ -11,6 +11,8 @@ from contextlib import aclosing
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
+from msgspec import Struct, field
+
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter, for_store
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import Blob
@@ -70,10 +72,10 @@ class HeldPaths:
             release()
 
 
-class StoreImport:
+class StoreImport(Struct, frozen=True, eq=False):
     """Adds paths to the local store.
 
-    Args:
+    Attributes:
         store: takes them.
         held: protects paths that pushes rely on.
         read: reads slices of files.
@@ -81,24 +83,15 @@ class StoreImport:
         secret_keys: sign the paths.
     """
 
-    def __init__(
-        self,
-        store: StoreWriter,
-        held: HeldPaths,
-        read: SliceReader,
-        *,
-        store_dir: StoreDir,
-        secret_keys: Sequence[SecretKey],
-    ) -> None:
-        self._store = store
-        self._held = held
-        self._read = read
-        self._store_dir = store_dir
-        self._secret_keys = tuple(secret_keys)
-        self._threads = Threads(Pool.STORE_IMPORT)
-        # One lock a path: of two clients that push it at once, the second finds it there.
-        self._turns: WeakValueDictionary[StorePath, asyncio.Lock] = WeakValueDictionary()
-        self._going_on: set[asyncio.Task[Any]] = set()
+    store: StoreWriter
+    held: HeldPaths
+    read: SliceReader
+    store_dir: StoreDir
+    secret_keys: Sequence[SecretKey]
+    _threads: Threads = field(default_factory=lambda: Threads(Pool.STORE_IMPORT))
+    # One lock a path: of two clients that push it at once, the second finds it there.
+    _turns: WeakValueDictionary[StorePath, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _going_on: set[asyncio.Task[Any]] = set()
 
     async def has(self, store_path: StorePath) -> bool:
         """Whether the local store has the path; if so it stays for an hour.
@@ -106,7 +99,7 @@ class StoreImport:
         Raises:
             DaemonError: the nix-daemon cannot tell.
         """
-        return await self._held.hold(store_path)
+        return await self.held.hold(store_path)
 
     async def missing(self, info: PathInfo) -> frozenset[HashPart]:
         """The references that the local store lacks; the others stay for an hour.
@@ -115,7 +108,7 @@ class StoreImport:
             DaemonError: the nix-daemon cannot tell.
         """
         others = [path for path in info.references if path != info.store_path]
-        return frozenset([path.hash_part for path in others if not await self._held.hold(path)])
+        return frozenset([path.hash_part for path in others if not await self.held.hold(path)])
 
     async def to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """The result of `work`, which goes on if the client leaves or gets no answer in time.
@@ -164,23 +157,23 @@ class StoreImport:
         for task in going_on:
             task.cancel()
         await asyncio.gather(*going_on, return_exceptions=True)
-        self._held.close()
+        self.held.close()
         await self._threads.aclose()
 
     async def _add(self, info: PathInfo, file: NarFile, blob: Blob) -> bool:
-        if await self._held.hold(info.store_path):
+        if await self.held.hold(info.store_path):
             return False
-        signed = for_store(info, self._secret_keys, self._store_dir)
+        signed = for_store(info, self.secret_keys, self.store_dir)
         claims = info, file.compression, file.file_hash, file.file_size
         try:
-            async with aclosing(verified_nar(blob, *claims, read=self._read, threads=self._threads)) as nar:
-                await self._store.add(signed, nar)
+            async with aclosing(verified_nar(blob, *claims, read=self.read, threads=self._threads)) as nar:
+                await self.store.add(signed, nar)
         except SignatureRefused:
             names = ", ".join(sorted({signature.key_name for signature in signed.signatures})) or "(none)"
             raise PushRefused(
                 f"Sig: the nix-daemon of this machine trusts none of the keys that have signed {info.store_path}: "
                 f"{names}. Sign it with a key that it trusts, or let trusted-public-keys in its nix.conf name one"
             ) from None
-        if not await self._held.hold(info.store_path):
+        if not await self.held.hold(info.store_path):
             raise PushConflict(f"{info.store_path} was collected at this moment: run the same command again")
         return True

@@ -71,7 +71,7 @@ async def open_default_cache(
         files=files if config.serve_files else None,
         debug_files=debug_files,
         policy=policy,
-        is_damaged=None if local is None else local.is_damaged,
+        damaged=None if local is None else local.is_damaged,
         outputs_of=_outputs_of(config, metadata, node.mirror),
         # Not with a mirror: it may have paths that the store lacks.
         surely_lacks=local.lacks if local is not None and node.mirror is None and policy is None else None,

@@ -101,7 +101,7 @@ class PushedCaches:
             make=lambda: view,
             key_ends=key_ends,
             other_keys=other_keys,
-            usage=usage,
+            usage=usage or CacheUsage(),
         )
         self.take_pushes(cache, row, looks_elsewhere=bool(others or elsewhere))
         return cache

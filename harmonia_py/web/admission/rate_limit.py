@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
+from msgspec import Struct
+
 _SLOT: Final = struct.Struct("=Qd")
 _WAYS: Final = 4
 _SETS: Final = 16_384
@@ -51,10 +53,10 @@ class RateTable:
         return int.from_bytes(digest, "little")
 
 
-class RateLimiter:
+class RateLimiter(Struct, frozen=True, eq=False):
     """Allows `rate` requests per second to each client, and `burst` at once.
 
-    Args:
+    Attributes:
         table: the buckets, shared by all workers.
         rate: requests per second, in the long run.
         burst: requests at once.
@@ -62,38 +64,29 @@ class RateLimiter:
         clock: seconds that only grow, the same for every process of the machine.
     """
 
-    def __init__(
-        self,
-        table: RateTable,
-        *,
-        rate: float,
-        burst: int,
-        group_of: Callable[[str], str | None] = lambda client: client,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._table = table
-        self._interval = 1 / rate
-        self._tolerance = (burst - 1) / rate
-        self._clock = clock
-        self._group_of = group_of
+    table: RateTable
+    rate: float
+    burst: int
+    group_of: Callable[[str], str | None] = lambda client: client
+    clock: Callable[[], float] = time.monotonic
 
     def take(self, client: str) -> float:
         """Count a request of `client` and return 0 when it may ask now; otherwise return the seconds until it may."""
-        group = self._group_of(client)
+        group = self.group_of(client)
         if group is None:
             return 0.0
-        now = self._clock()
-        offset, full = self._table.read(group)
+        now = self.clock()
+        offset, full = self.table.read(group)
         full = max(full, now)
-        wait = full - now - self._tolerance
+        wait = full - now - (self.burst - 1) / self.rate
         if wait > 0:
             return wait
-        self._table.write(offset, group, full + self._interval)
+        self.table.write(offset, group, full + 1 / self.rate)
         return 0.0
 
     def give_back(self, client: str) -> None:
         """Take back one `take` that counted, because the request will be counted again."""
-        group = self._group_of(client)
+        group = self.group_of(client)
         if group is not None:
-            offset, full = self._table.read(group)
-            self._table.write(offset, group, full - self._interval)
+            offset, full = self.table.read(group)
+            self.table.write(offset, group, full - 1 / self.rate)

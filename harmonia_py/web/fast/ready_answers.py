@@ -215,7 +215,7 @@ class ReadyAnswers:
         cache = self._cache("" if name is None else name.decode(errors="replace"), block)
         if cache is None:
             return None
-        if cache.cache.surely_lacks(hash_part):
+        if cache.cache.surely_lacks is not None and cache.cache.surely_lacks(hash_part):
             date = self._date if now < self._date_until else self.date()
             return cache, Absent(b"".join((self._absent[0], date, self._absent[1])))
         return cache, NarinfoRequest(cache, HashPart(hash_part.decode()), block.coding, target.decode())
