@@ -62,9 +62,14 @@ class PushSession(Struct, frozen=True):
     max_nar_size: int | None = None
 
     @property
+    def most(self) -> int:
+        """Bytes that a NAR may have which it brings."""
+        return min(self.max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE)
+
+    @property
     def bounds(self) -> NarBounds:
         """The bounds of the NARs that it brings."""
-        return NarBounds(nar_size=min(self.max_nar_size or MAX_NAR_SIZE, MAX_NAR_SIZE))
+        return NarBounds(nar_size=self.most)
 
 
 def passing_key() -> BlobKey:

@@ -186,7 +186,7 @@ class RecipeUploads(Struct, frozen=True, eq=False):
     async def _make(
         self, session: PushSession, nar_hash: Hash, arrived: RecipeBody, bases: Collection[HashPart]
     ) -> None:
-        said, most = await arrived.recipe(), session.bounds.nar_size
+        said, most = await arrived.recipe(), session.most
         if said.nar_hash != nar_hash:
             raise FormatError("the recipe is of another NAR than the URL")
         if said.nar_size > most:

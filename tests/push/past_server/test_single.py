@@ -3,7 +3,7 @@
 import asyncio
 import json
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ async def test_a_file_that_two_sessions_wait_for_stays_for_each(
         await gate.wait()
         await keep(self, key)
 
-    async def seen(self: Checks, key: str, check: Callable[[], Awaitable[None]]) -> bool:
+    async def seen(self: Checks, key: str, check: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         if inside.is_set():
             joined.set()
         return await is_done(self, key, check)
