@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from harmonia_py.contents.encoders import MADE_HERE
 from harmonia_py.mirror.indexed_narinfo import IndexedNarInfo
@@ -23,10 +23,10 @@ class _Reply(Struct, frozen=True):
     max_age: float | None
 
 
-class NarinfoQuestions:
+class NarinfoQuestions(Struct, eq=False):
     """Asks for narinfos.
 
-    Args:
+    Attributes:
         upstreams: are asked.
         index: remembers what they say.
         store_dir: narinfos of another one are refused.
@@ -35,24 +35,14 @@ class NarinfoQuestions:
         renew: called with a narinfo that an upstream has given of a path whose NAR is kept.
     """
 
-    def __init__(
-        self,
-        upstreams: Upstreams,
-        index: NarinfoIndex,
-        store_dir: StoreDir,
-        counters: MirrorCounters,
-        *,
-        ttl: float,
-        renew: Callable[[IndexedNarInfo], object],
-    ) -> None:
-        self._upstreams = upstreams
-        self._index = index
-        self._store_dir = store_dir
-        self._counters = counters
-        self._ttl = ttl
-        self._renew = renew
-        self._parsing = Threads(Pool.NARINFO)
-        self._asking: SingleFlight[HashPart, IndexedNarInfo | None] = SingleFlight()
+    upstreams: Upstreams
+    index: NarinfoIndex
+    store_dir: StoreDir
+    counters: MirrorCounters
+    ttl: float
+    renew: Callable[[IndexedNarInfo], object]
+    _parsing: Threads = field(default_factory=lambda: Threads(Pool.NARINFO))
+    _asking: SingleFlight[HashPart, IndexedNarInfo | None] = field(default_factory=SingleFlight)
 
     async def aclose(self) -> None:
         """Give up all questions."""
@@ -75,13 +65,13 @@ class NarinfoQuestions:
             reply = await self._question(upstream, url.hash_part)
             return reply if reply is not None and offers(reply.narinfo, url) else None
 
-        self._counters.narinfos_asked.add()
-        answer = await self._upstreams.ask(question)
+        self.counters.narinfos_asked.add()
+        answer = await self.upstreams.ask(question)
         return None if answer is None else await self._entry(answer)
 
     async def ask_those(self, hash_part: HashPart, names: Collection[str]) -> IndexedNarInfo | None:
         """A narinfo of one of the upstreams of these names; it is not remembered. Raises as `ask`."""
-        answer = await self._upstreams.ask(lambda upstream: self._question(upstream, hash_part), names=names)
+        answer = await self.upstreams.ask(lambda upstream: self._question(upstream, hash_part), names=names)
         return None if answer is None else await self._entry(answer)
 
     async def ask_upstream(self, upstream: Upstream, hash_part: HashPart) -> NarInfo | None:
@@ -94,21 +84,21 @@ class NarinfoQuestions:
         return None if reply is None else reply.narinfo
 
     async def _ask(self, hash_part: HashPart) -> IndexedNarInfo | None:
-        self._counters.narinfos_asked.add()
-        answer = await self._upstreams.ask(lambda upstream: self._question(upstream, hash_part))
+        self.counters.narinfos_asked.add()
+        answer = await self.upstreams.ask(lambda upstream: self._question(upstream, hash_part))
         if answer is None:
             return None
         entry = await self._entry(answer)
-        self._index.remember(entry)
+        self.index.remember(entry)
         if entry.facts is not None:
-            self._renew(entry)
+            self.renew(entry)
         return entry
 
     async def _entry(self, answer: Answer[_Reply]) -> IndexedNarInfo:
         reply = answer.value
-        max_age = self._ttl if reply.max_age is None else reply.max_age
+        max_age = self.ttl if reply.max_age is None else reply.max_age
         entry = IndexedNarInfo(reply.narinfo, answer.upstream.name, time.time(), max_age, reply.narinfo.compression)
-        await self._index.look(entry, lately=True)
+        await self.index.look(entry, lately=True)
         return entry
 
     async def _question(self, upstream: Upstream, hash_part: HashPart) -> _Reply | None:
@@ -117,7 +107,7 @@ class NarinfoQuestions:
             return None
         with body:
             data = await read_document(body, MAX_NARINFO_BYTES)
-        narinfo = await read_narinfo(self._parsing, data, hash_part, upstream.public_keys, self._store_dir)
+        narinfo = await read_narinfo(self._parsing, data, hash_part, upstream.public_keys, self.store_dir)
         return _Reply(narinfo, body.max_age)
 
 

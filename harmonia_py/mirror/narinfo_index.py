@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+from msgspec import Struct, field
 
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.catalog.kept import Kept
@@ -36,7 +37,7 @@ _MAX_ABSENT: Final = 65_536
 _LOOK_SECONDS: Final = 10.0
 
 
-class _Shared(msgspec.Struct, frozen=True, array_like=True):
+class _Shared(Struct, frozen=True, array_like=True):
     """A narinfo, as text, in the memory that workers share."""
 
     narinfo: str
@@ -50,12 +51,12 @@ def narinfo_key(hash_part: HashPart) -> BlobKey:
     return BlobKey(f"{hash_part}.narinfo")
 
 
-class NarinfoIndex:
+class NarinfoIndex(Struct, eq=False):
     """The narinfos of one process, and those in shared memory and in the catalog, which all processes share.
 
     They must be shared: a client that got a narinfo from one worker may ask another one for the NAR.
 
-    Args:
+    Attributes:
         upstreams: whose narinfos they are.
         kept: the facts of kept files.
         kept_mirrored: the narinfos in the catalog.
@@ -64,26 +65,16 @@ class NarinfoIndex:
         texts: shared memory; None for a process that shares none.
     """
 
-    def __init__(
-        self,
-        upstreams: Upstreams,
-        kept: Kept,
-        kept_mirrored: KeptMirrored,
-        store_dir: StoreDir,
-        *,
-        negative_ttl: float,
-        texts: SharedTexts | None = None,
-    ) -> None:
-        self._upstreams = upstreams
-        self._kept = kept
-        self._kept_mirrored = kept_mirrored
-        self._store_dir = store_dir
-        self._negative_ttl = negative_ttl
-        self._texts = texts
-        self._present: BoundedBytes[HashPart, IndexedNarInfo] = BoundedBytes(
-            _MAX_PRESENT_BYTES, lambda entry: entry.memory
-        )
-        self._absent: TimedSet[str] = TimedSet(_MAX_ABSENT)
+    upstreams: Upstreams
+    kept: Kept
+    kept_mirrored: KeptMirrored
+    store_dir: StoreDir
+    negative_ttl: float
+    texts: SharedTexts | None = None
+    _present: BoundedBytes[HashPart, IndexedNarInfo] = field(
+        default_factory=lambda: BoundedBytes(_MAX_PRESENT_BYTES, lambda entry: entry.memory)
+    )
+    _absent: TimedSet[str] = field(default_factory=lambda: TimedSet(_MAX_ABSENT))
 
     async def find(self, hash_part: HashPart) -> IndexedNarInfo | None:
         """The remembered narinfo of a path, however old; None when none is."""
@@ -109,7 +100,7 @@ class NarinfoIndex:
 
     def _is_known(self, entry: IndexedNarInfo) -> bool:
         """Whether what the entry says of the kept file is still right, so that no look is needed."""
-        self._kept.epochs()
+        self.kept.epochs()
         now = time.monotonic()
         if entry.validity is not None:
             return entry.validity.holds(now)
@@ -127,12 +118,12 @@ class NarinfoIndex:
         compression, known = "", UNKNOWN
         for compression in dict.fromkeys(("zstd", entry.narinfo.compression)):
             key = key_of(NarUrl(info.store_path.hash_part, info.nar_hash, compression))
-            known = await self._kept.find(key, lately=lately)
+            known = await self.kept.find(key, lately=lately)
             facts = known.facts
-            if facts is not None and rests_on_contents(info, self._store_dir) and facts.ca != str(info.ca):
+            if facts is not None and rests_on_contents(info, self.store_dir) and facts.ca != str(info.ca):
                 # The file was kept when a signature vouched for its NarHash, and was not held against this content
                 # address: it has to be fetched once more.
-                await self._kept.forget(key)
+                await self.kept.forget(key)
                 known = UNKNOWN
             if known.facts is not None:
                 break
@@ -143,11 +134,11 @@ class NarinfoIndex:
     def remember(self, entry: IndexedNarInfo) -> None:
         """Take in a narinfo of an upstream, for all processes."""
         self._put(entry)
-        if self._texts is not None:
+        if self.texts is not None:
             shared = _Shared(
-                entry.narinfo.format(self._store_dir).decode(), entry.upstream, entry.fetched, entry.max_age
+                entry.narinfo.format(self.store_dir).decode(), entry.upstream, entry.fetched, entry.max_age
             )
-            self._texts.put(narinfo_key(entry.narinfo.path_info.store_path.hash_part), msgspec.json.encode(shared))
+            self.texts.put(narinfo_key(entry.narinfo.path_info.store_path.hash_part), msgspec.json.encode(shared))
 
     def _put(self, entry: IndexedNarInfo) -> None:
         hash_part = entry.narinfo.path_info.store_path.hash_part
@@ -157,12 +148,12 @@ class NarinfoIndex:
     def forget(self, hash_part: HashPart) -> None:
         """Drop the narinfo of a path, whose NAR cannot be had by it."""
         self._present.drop(hash_part)
-        if self._texts is not None:
-            self._texts.remove(narinfo_key(hash_part))
+        if self.texts is not None:
+            self.texts.remove(narinfo_key(hash_part))
 
     def note_absent(self, key: str) -> None:
         """Remember for a while that no upstream has a path, by its hash part, or another thing, by a key of its own."""
-        self._absent.add(key, self._negative_ttl)
+        self._absent.add(key, self.negative_ttl)
 
     def forget_absent(self, key: str) -> None:
         """Forget what `note_absent` was told."""
@@ -180,33 +171,33 @@ class NarinfoIndex:
             url: of the NAR.
             metadata: that the file has just been kept with; None to look at the file.
         """
-        await self._kept_mirrored.keep(key_of(url), entry.upstream_narinfo, metadata)
+        await self.kept_mirrored.keep(key_of(url), entry.upstream_narinfo, metadata)
         await self.look(entry)
 
     async def renew(self, entry: IndexedNarInfo) -> None:
         """Renew the narinfo of a kept NAR in the catalog, or enter the NAR anew when the narinfo has changed."""
         theirs = entry.upstream_narinfo
-        kept = await self._kept_mirrored.find(entry.narinfo.path_info.store_path.hash_part)
+        kept = await self.kept_mirrored.find(entry.narinfo.path_info.store_path.hash_part)
         if (
             kept is not None
             and is_kept_at(kept.stored, key_of(entry.url))
             and kept.upstream_narinfo.narinfo == theirs.narinfo
         ):
-            await self._kept_mirrored.refresh(theirs)
+            await self.kept_mirrored.refresh(theirs)
         else:
-            await self._kept_mirrored.keep(key_of(entry.url), theirs)
+            await self.kept_mirrored.keep(key_of(entry.url), theirs)
 
     def _recall(self, hash_part: HashPart) -> IndexedNarInfo | None:
         """The narinfo that another worker got a while ago, from shared memory."""
-        text = None if self._texts is None else self._texts.get(narinfo_key(hash_part))
+        text = None if self.texts is None else self.texts.get(narinfo_key(hash_part))
         if text is None:
             return None
         shared = msgspec.json.decode(text, type=_Shared)
-        state = self._upstreams.find(shared.upstream)
+        state = self.upstreams.find(shared.upstream)
         if state is None:
             return None  # a reload has brought other upstreams
         try:
-            narinfo = parse_narinfo(shared.narinfo.encode(), hash_part, state.upstream.public_keys, self._store_dir)
+            narinfo = parse_narinfo(shared.narinfo.encode(), hash_part, state.upstream.public_keys, self.store_dir)
         except UpstreamError:
             return None  # a reload has brought other keys
         entry = IndexedNarInfo(narinfo, shared.upstream, shared.fetched, shared.max_age, narinfo.compression)
@@ -214,15 +205,15 @@ class NarinfoIndex:
         return entry
 
     async def _load(self, hash_part: HashPart) -> IndexedNarInfo | None:
-        kept = await self._kept_mirrored.find(hash_part)
+        kept = await self.kept_mirrored.find(hash_part)
         if kept is None:
             return None
         theirs = kept.upstream_narinfo
-        state = self._upstreams.find(theirs.upstream)
+        state = self.upstreams.find(theirs.upstream)
         if state is None:
             reason: str | None = f"upstream {theirs.upstream} is not configured any more"
         else:
-            reason = doubt(theirs.narinfo, state.upstream.public_keys, self._store_dir)
+            reason = doubt(theirs.narinfo, state.upstream.public_keys, self.store_dir)
         if reason is not None:
             _log.info("%s: what is kept is not served: %s", hash_part, reason)
             return None

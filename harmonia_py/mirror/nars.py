@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Final
 
+from msgspec import Struct, field
+
 from harmonia_py.cache.source import UNNAMED, Asker, Download, NotAtOnce
 from harmonia_py.catalog.kept import Kept
 from harmonia_py.contents.blobs import BlobKey
@@ -33,10 +35,10 @@ _MAX_UNSURE: Final = 4096
 _UNSURE_SECONDS: Final = 0.02
 
 
-class MirroredNars:
+class MirroredNars(Struct, eq=False):
     """The NARs of upstreams.
 
-    Args:
+    Attributes:
         upstreams: the upstreams.
         downloads: serves their files.
         kept: what the catalog knows of these files.
@@ -47,29 +49,17 @@ class MirroredNars:
         in_background: runs what goes on behind an answer.
     """
 
-    def __init__(
-        self,
-        upstreams: Upstreams,
-        downloads: Downloads,
-        kept: Kept,
-        index: NarinfoIndex,
-        questions: NarinfoQuestions,
-        *,
-        counters: MirrorCounters,
-        entered: Callable[[IndexedNarInfo], object],
-        in_background: Callable[[Coroutine[None, None, None]], object],
-    ) -> None:
-        self._upstreams = upstreams
-        self._downloads = downloads
-        self._kept = kept
-        self._index = index
-        self._questions = questions
-        self._counters = counters
-        self._entered = entered
-        self._in_background = in_background
-        # Files that were sent before the catalog was asked for them.
-        self._unsure: dict[BlobKey, NarUrl] = {}
-        self._bad_files: BadFiles = TimedSet(BAD_FILES)
+    upstreams: Upstreams
+    downloads: Downloads
+    kept: Kept
+    index: NarinfoIndex
+    questions: NarinfoQuestions
+    counters: MirrorCounters
+    entered: Callable[[IndexedNarInfo], object]
+    in_background: Callable[[Coroutine[None, None, None]], object]
+    # Files that were sent before the catalog was asked for them.
+    _unsure: dict[BlobKey, NarUrl] = field(default_factory=dict)
+    _bad_files: BadFiles = field(default_factory=lambda: TimedSet(BAD_FILES))
 
     async def open(self, url: NarUrl, asker: Asker = UNNAMED) -> Download | None:
         """The file of a NAR; None when no upstream has it.
@@ -79,10 +69,10 @@ class MirroredNars:
         """
         if url.compression not in COMPRESSIONS or url.nar_hash is None:
             return None
-        self._kept.used(url.hash_part)
+        self.kept.used(url.hash_part)
         if asker.at_once:
             return self._at_once(url)
-        known = await self._kept.find(key_of(url), lately=True)
+        known = await self.kept.find(key_of(url), lately=True)
         said = time.monotonic()
         download = await self._made(known)
         if download is None:
@@ -92,15 +82,15 @@ class MirroredNars:
     def _at_once(self, url: NarUrl) -> Download:
         """The kept file, if it can be opened without waiting, unless the catalog is known not to have it as a file."""
         key = key_of(url)
-        known = self._kept.remembered(key)
+        known = self.kept.remembered(key)
         if known is not None and (known.facts is None or known.recipe is not None):
             raise NotAtOnce
-        blob = self._downloads.open_at_once(key)
+        blob = self.downloads.open_at_once(key)
         if known is None and len(self._unsure) < _MAX_UNSURE:
             if not self._unsure:
-                self._in_background(self._look_later())
+                self.in_background(self._look_later())
             self._unsure[key] = url
-        self._counters.hits.add()
+        self.counters.hits.add()
         return blob.download(secrets.token_hex(16))
 
     async def _look_later(self) -> None:
@@ -109,7 +99,7 @@ class MirroredNars:
             await asyncio.sleep(_UNSURE_SECONDS)
             key, url = next(iter(self._unsure.items()))
             try:
-                if (await self._kept.find(key)).facts is None:
+                if (await self.kept.find(key)).facts is None:
                     await self._enter_whole(url)
             except HarmoniaError:
                 pass
@@ -120,17 +110,17 @@ class MirroredNars:
 
     async def _made(self, known: KeptFacts) -> Download | None:
         """The file if it is made of chunks; None for any other."""
-        made = await self._kept.made(known)
+        made = await self.kept.made(known)
         if made is not None:
-            self._counters.hits.add()
+            self.counters.hits.add()
         return made
 
     async def _made_since(self, url: NarUrl, known: KeptFacts) -> Download | None:
         """The file if it has become chunks since it was looked up."""
-        found = await self._kept.find(key_of(url))
+        found = await self.kept.find(key_of(url))
         if found.recipe is not None and found.recipe != known.recipe:
             # No upstream was asked for it: it is not absent when its chunks are gone.
-            self._index.forget_absent(known.key or key_of(url))
+            self.index.forget_absent(known.key or key_of(url))
         return await self._made(found)
 
     async def _whole(self, url: NarUrl, known: KeptFacts, said: float, asker: Asker) -> Download | None:
@@ -142,7 +132,7 @@ class MirroredNars:
             # What is in chunks is not fetched again because the catalog failed for a moment. An answer of a moment ago
             # holds: a file does not become chunks at once, and the client waits for the first byte.
             if known.validity is None or time.monotonic() - said > _HOLDS_SECONDS:
-                recipe = (await self._kept.find(key, insists=True)).recipe
+                recipe = (await self.kept.find(key, insists=True)).recipe
             else:
                 recipe = known.recipe
             if recipe is not None and recipe != known.recipe:
@@ -150,7 +140,7 @@ class MirroredNars:
             is_new = True
             return await self._want(url)
 
-        download = await self._downloads.serve(known.key or key, want, asker)
+        download = await self.downloads.serve(known.key or key, want, asker)
         if download is not None and asker.begins and known.facts is None and not is_new:
             try:
                 await self._enter_whole(url)
@@ -160,33 +150,33 @@ class MirroredNars:
         return download
 
     async def _want(self, url: NarUrl) -> NarDownload | None:
-        entry = await self._index.find_narinfo(url.hash_part)
+        entry = await self.index.find_narinfo(url.hash_part)
         if entry is None:
-            entry = await self._questions.ask(url.hash_part)
+            entry = await self.questions.ask(url.hash_part)
         if entry is not None and not offers(entry.narinfo, url):
             # Clients keep narinfos for a month: the URL may be from an older narinfo, or from another upstream's.
-            entry = await self._questions.ask_for(url)
+            entry = await self.questions.ask_for(url)
         if entry is None:
             return None
         return NarDownload(
             entry,
             url,
-            self._downloads.lane,
-            self._counters,
-            upstreams=self._upstreams,
-            questions=self._questions,
-            index=self._index,
+            self.downloads.lane,
+            self.counters,
+            upstreams=self.upstreams,
+            questions=self.questions,
+            index=self.index,
             arrived=self._enter,
             bad_files=self._bad_files,
         )
 
     async def _enter_whole(self, url: NarUrl) -> None:
         """Enter a whole file that the catalog does not have: a process ended between the file and its row."""
-        if await self._kept.has(key_of(url)):
-            entry = await self._index.find(url.hash_part)
+        if await self.kept.has(key_of(url)):
+            entry = await self.index.find(url.hash_part)
             if entry is not None and entry.facts is None and entry.narinfo.path_info.nar_hash == url.nar_hash:
                 await self._enter(entry, url)
 
     async def _enter(self, entry: IndexedNarInfo, url: NarUrl, metadata: Mapping[str, str] | None = None) -> None:
-        await self._index.enter(entry, url, metadata)
-        self._entered(entry)
+        await self.index.enter(entry, url, metadata)
+        self.entered(entry)

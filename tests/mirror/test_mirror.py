@@ -40,6 +40,7 @@ from harmonia_py.contents.kept_files import key_of
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.mirror.mirror import Mirror
+from harmonia_py.mirror.narinfo_index import NarinfoIndex
 from harmonia_py.mirror.outcome import NoUpstreamAnswered
 from harmonia_py.nix.content_address import ContentAddress, Method
 from harmonia_py.nix.hashes import Hash
@@ -853,7 +854,7 @@ class TestStale:
 
             async with mirroring() as mirror:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(mirror.index, "enter", nothing_is_entered)
+                    patch.setattr(NarinfoIndex, "enter", nothing_is_entered)
                     await fetch_kept(mirror, one)
                 assert one.hash_part not in named(tmp_path)
             async with mirroring() as mirror:
@@ -872,7 +873,7 @@ class TestStale:
         upstream.serve(one)
         async with mirror_of(upstream, directory=tmp_path) as mirror:
             with monkeypatch.context() as patch:
-                patch.setattr(mirror.index, "enter", nothing_is_entered)
+                patch.setattr(NarinfoIndex, "enter", nothing_is_entered)
                 await fetch_kept(mirror, one)
 
             async def fail(_: object) -> bool:
