@@ -166,7 +166,7 @@ class StoreNames:
             self._not_before = monotonic() + (monotonic() - began) / _SHARE
 
 
-def last_change(directory: str) -> int:
+def last_change(directory: str | Path) -> int:
     """When a name last came into the store directory, or left it, in nanoseconds since the epoch; it may block.
 
     Raises:

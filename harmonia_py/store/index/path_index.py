@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from msgspec import Struct, field
+
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.runtime.tasks import SingleFlight
 from harmonia_py.runtime.threads import Threads
@@ -18,42 +20,30 @@ T = TypeVar("T")
 _MAX_SECONDS: Final = 300.0
 
 
-class StoreIndex(Generic[T]):
+class StoreIndex(Struct, Generic[T], eq=False):
     """An index that `make` makes of all valid paths.
 
-    Args:
+    Attributes:
         metadata: is asked which paths are valid; the caller closes it.
         real_store: the directory with the files.
         threads: where the index is made. They belong to this object from now on.
         make: makes the index, or brings it up to date.
         rest: how long the index stays while paths come and go, as a multiple of the time that it took to make.
         min_rest: seconds that it stays as it is at least.
-
-    Attributes:
         made: the index; None as long as there is none.
-        threads: where it is made.
     """
 
-    def __init__(
-        self,
-        metadata: StoreMetadata,
-        real_store: Path,
-        threads: Threads,
-        make: Callable[[Sequence[StorePath]], T],
-        *,
-        rest: float,
-        min_rest: float = 0.0,
-    ) -> None:
-        self.made: T | None = None
-        self.threads = threads
-        self._metadata = metadata
-        self._real_store = str(real_store)
-        self._make = make
-        self._rest = rest
-        self._min_rest = min_rest
-        self._state = 0  # the modification time of the store directory that the index is of
-        self._made_at = self._rest_until = 0.0
-        self._updating: SingleFlight[None, None] = SingleFlight()
+    metadata: StoreMetadata
+    real_store: Path
+    threads: Threads
+    make: Callable[[Sequence[StorePath]], T]
+    rest: float
+    min_rest: float = 0.0
+    made: T | None = None
+    _state: int = 0  # the modification time of the store directory that the index is of
+    _made_at: float = 0.0
+    _rest_until: float = 0.0
+    _updating: SingleFlight[None, None] = field(default_factory=SingleFlight)
 
     async def aclose(self) -> None:
         """Give up the update that is under way, and end the threads."""
@@ -69,11 +59,11 @@ class StoreIndex(Generic[T]):
         clock = asyncio.get_running_loop().time
         begun = clock()
         # Before the list of paths: a path that comes meanwhile is then found the next time.
-        state = await self.threads.run(last_change, self._real_store)
+        state = await self.threads.run(last_change, self.real_store)
         if self.made is not None and state == self._state and begun - self._made_at <= _MAX_SECONDS:
-            self._rest_until = clock() + self._min_rest
+            self._rest_until = clock() + self.min_rest
             return
-        paths = await self._metadata.all_paths()
-        self.made = await self.threads.run(self._make, paths)
+        paths = await self.metadata.all_paths()
+        self.made = await self.threads.run(self.make, paths)
         self._state, self._made_at = state, begun
-        self._rest_until = clock() + max(self._min_rest, self._rest * (clock() - begun))
+        self._rest_until = clock() + max(self.min_rest, self.rest * (clock() - begun))

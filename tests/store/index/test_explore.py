@@ -129,8 +129,8 @@ async def test_only_so_many_walks_are_under_way(tmp_path: Path, monkeypatch: pyt
 async def test_what_was_added_is_found(
     store: PlainStore, explorer: StoreExplorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explorer._index, "_min_rest", 0.0)
-    monkeypatch.setattr(explorer._index, "_rest", 0.0)
+    monkeypatch.setattr(explorer._index, "min_rest", 0.0)
+    monkeypatch.setattr(explorer._index, "rest", 0.0)
     assert (await explorer.search("zlib", 10)).paths == ()
     added = store.add("zlib", File())
     assert (await explorer.search("zlib", 10)).paths == (added,)
@@ -140,8 +140,8 @@ async def test_what_was_added_is_found(
 async def test_the_index_is_not_made_again_for_every_search(
     store: PlainStore, explorer: StoreExplorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explorer._index, "_min_rest", 0.0)
-    monkeypatch.setattr(explorer._index, "_rest", 0.0)
+    monkeypatch.setattr(explorer._index, "min_rest", 0.0)
+    monkeypatch.setattr(explorer._index, "rest", 0.0)
     store.add("zlib", File())
     await explorer.search("zlib", 10)
     index = explorer._index.made
