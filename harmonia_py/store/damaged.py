@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 import msgspec
+from msgspec import Struct, field
 
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter
@@ -38,7 +39,7 @@ class StoreCounters(Counters, frozen=True):
     damaged: Counter = counted(families.store.STORE_DAMAGED)
 
 
-class Damage(msgspec.Struct, frozen=True):
+class Damage(Struct, frozen=True):
     """A store path whose files are not what the store says.
 
     Attributes:
@@ -52,42 +53,36 @@ class Damage(msgspec.Struct, frozen=True):
     believed_until: float
 
 
-class DamagedPaths:
+class DamagedPaths(Struct, eq=False):
     """The notes of one process, and those in shared memory. The event loop alone uses it.
 
-    Args:
+    Attributes:
         row: holds the time of the last note of any process; no other process sees it unless it is given.
         texts: shared memory with the notes of all processes.
         counters: the metrics that are added to.
     """
 
-    def __init__(
-        self,
-        row: Row | None = None,
-        texts: SharedTexts | None = None,
-        counters: StoreCounters | None = None,
-    ) -> None:
-        self._row = row or Row.alone()
-        self._texts = texts
-        self._counters = counters or StoreCounters()
-        self._notes: Bounded[StorePath, Damage] = Bounded(_MAX_NOTES)
+    row: Row = field(default_factory=Row.alone)
+    texts: SharedTexts | None = None
+    counters: StoreCounters = field(default_factory=StoreCounters)
+    _notes: Bounded[StorePath, Damage] = field(default_factory=lambda: Bounded(_MAX_NOTES))
 
     @property
     def changed_ns(self) -> int:
         """When a process noted the last damage, in nanoseconds since the epoch of the system's clock; 0 for never."""
-        return int(self._row.read()[0])
+        return int(self.row.read()[0])
 
     def note(self, store_path: StorePath, nar_hash: Hash, words: str, identity: Identity | None) -> None:
         """Note for all processes that the files of a valid path are not what the store says."""
         known = self.find(store_path, nar_hash)
         damage = Damage(str(nar_hash), identity, time.monotonic() + BELIEVED_SECONDS)
         self._notes[store_path] = damage
-        if self._texts is not None:
-            self._texts.put(_name(store_path), msgspec.json.encode(damage))
+        if self.texts is not None:
+            self.texts.put(_name(store_path), msgspec.json.encode(damage))
         if known is not None and known.identity == identity:
             return  # logged already
-        self._row.change(lambda numbers: (float(time.time_ns()), *numbers[1:]))
-        self._counters.damaged.add()
+        self.row.change(lambda numbers: (float(time.time_ns()), *numbers[1:]))
+        self.counters.damaged.add()
         _log.critical(
             "%s is damaged: %s; it is not served until it is right again: see `nix-store --repair-path`",
             store_path,
@@ -97,8 +92,8 @@ class DamagedPaths:
     def find(self, store_path: StorePath, nar_hash: Hash) -> Damage | None:
         """The damage that is known of this path with this NarHash; None when none is."""
         damage = self._notes.get(store_path)
-        if damage is None and self._texts is not None and self.changed_ns:
-            text = self._texts.get(_name(store_path))
+        if damage is None and self.texts is not None and self.changed_ns:
+            text = self.texts.get(_name(store_path))
             if text is not None:
                 damage = msgspec.json.decode(text, type=Damage)
                 self._notes[store_path] = damage
@@ -112,8 +107,8 @@ class DamagedPaths:
     def forget(self, store_path: StorePath) -> None:
         """Forget the damage of a path, whose files have been replaced."""
         self._notes.pop(store_path, None)
-        if self._texts is not None:
-            self._texts.remove(_name(store_path))
+        if self.texts is not None:
+            self.texts.remove(_name(store_path))
 
 
 def _name(store_path: StorePath) -> str:

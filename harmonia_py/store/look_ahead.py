@@ -5,8 +5,11 @@ and back, and a look at the disk; together, a closure of 300 paths takes 10 mill
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.path_info import PathInfo
@@ -29,31 +32,25 @@ class Ahead(Protocol):
         """
 
 
-class LookAhead:
+class LookAhead(Struct, eq=False):
     """Reads ahead, one path's closure at a time.
 
-    Args:
+    Attributes:
         store: is asked.
         are_there: selects the paths whose names are in the store directory.
         clock: seconds that only grow.
     """
 
-    def __init__(
-        self,
-        store: Ahead,
-        are_there: Callable[[Sequence[PathInfo]], Awaitable[Sequence[PathInfo]]],
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._are_there = are_there
-        self._clock = clock
-        self._reading: asyncio.Task[None] | None = None
-        self._not_before = -float("inf")
+    store: Ahead
+    are_there: Callable[[Sequence[PathInfo]], Awaitable[Sequence[PathInfo]]]
+    clock: Callable[[], float]
+    _reading: asyncio.Task[None] | None = None
+    _not_before: float = -math.inf
 
     @property
     def is_due(self) -> bool:
         """Whether `begin` would be of use now."""
-        return self._reading is None and self._clock() >= self._not_before
+        return self._reading is None and self.clock() >= self._not_before
 
     def begin(self, info: PathInfo, remember: Callable[[Sequence[PathInfo]], None]) -> None:
         """Read what the path refers to, and give it to `remember`, in the background."""
@@ -65,13 +62,13 @@ class LookAhead:
             self._reading.cancel()
 
     async def _read(self, info: PathInfo, remember: Callable[[Sequence[PathInfo]], None]) -> None:
-        began = self._clock()
+        began = self.clock()
         try:
-            found = await self._store.beneath(info, _MOST)
+            found = await self.store.beneath(info, _MOST)
             if found:
-                remember(await self._are_there(found))
+                remember(await self.are_there(found))
         except HarmoniaError:
             pass  # the next request asks the store, which then says what is wrong
         finally:
             self._reading = None
-            self._not_before = self._clock() + (self._clock() - began) / _SHARE
+            self._not_before = self.clock() + (self.clock() - began) / _SHARE
