@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from harmonia_py.catalog.caches import CHUNKS
-from harmonia_py.chunks.installed import check_installed
 from harmonia_py.commands.shared.options import add_settings, load_file
 from harmonia_py.commands.shared.parser import Parser
 from harmonia_py.config import file as config_file
@@ -18,6 +16,7 @@ from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.server import listen
 from harmonia_py.wiring.attic_tokens import attic_tokens
+from harmonia_py.wiring.parts import check_libraries
 
 _OF_SYSTEMD: Final = "; systemd puts it there when the service starts, for root to see: --no-credentials leaves it out"
 
@@ -109,6 +108,7 @@ def _machine(settings: Config, place: str, *, credentials: bool) -> Iterator[Ste
     yield from _other_machines(settings, place, is_shown)
     if is_shown(*settings.attic.key_files.values()):
         yield Step(partial(attic_tokens, settings, os.environ))
+    yield Step(partial(check_libraries, settings), place)
     if settings.upstream:
         yield from _mirror(settings, place)
     for name, directory in _directories(settings):
@@ -121,8 +121,6 @@ def _mirror(settings: Config, place: str) -> Iterator[Step]:
 
     for upstream in settings.upstream:
         yield Step(partial(upstreams.place_of, upstream), place)
-    if settings.mirror.deduplicate == CHUNKS:
-        yield Step(check_installed, place)
 
 
 def _other_machines(settings: Config, place: str, is_shown: Callable[..., bool]) -> Iterator[Step]:

@@ -171,7 +171,7 @@ def explain_cache(config: Config, cache: str, hash_part: HashPart) -> int:
         has_it = False
         async for good, words in _answers(catalog, row, hash_part):
             has_it = has_it or good
-            out.print(hanging(out, "[green]yes[/]" if good else "[red]no [/]", escape(words)))
+            out.print(hanging(out, "[green]yes[/]" if good else "[red]no [/]", words))
         out.print(escape(_readers(row)))
         out.print("Clients get it." if has_it else "Clients get 404 unless what follows has it.")
         for place in _places(row):

@@ -7,13 +7,12 @@ from msgspec import Struct
 
 from harmonia_py.cache.access import Authenticator
 from harmonia_py.cache.tokens import Tokens
-from harmonia_py.catalog.caches import CHUNKS
 from harmonia_py.catalog.key_encryption import KeyEncryption
-from harmonia_py.chunks.installed import check_installed
 from harmonia_py.config import key_files, token_file
 from harmonia_py.config.settings import Config
 from harmonia_py.nix.signing import SecretKey
 from harmonia_py.wiring.attic_tokens import attic_tokens
+from harmonia_py.wiring.parts import check_libraries
 from harmonia_py.wiring.store_choice import StoreChoice, choose_store
 
 
@@ -38,9 +37,7 @@ def read_settings(config: Config) -> Settings:
         from harmonia_py.wiring.upstreams import check_upstreams  # noqa: PLC0415  # see `wiring/parts`
 
         check_upstreams(config)
-    has_chunks = any(table.deduplicate == CHUNKS for table in config.caches.values())
-    if has_chunks or (config.upstream and config.mirror.deduplicate == CHUNKS):
-        check_installed()
+    check_libraries(config)
     if config.oidc:
         from harmonia_py.wiring.oidc import check_issuers  # noqa: PLC0415  # as above
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Final
 
+from harmonia_py.catalog.caches import CHUNKS
+from harmonia_py.chunks.installed import check_installed
 from harmonia_py.config.settings import Config
 from harmonia_py.wiring.catalog import has_catalog, wants_catalog
 from harmonia_py.wiring.store_choice import may_read_database
@@ -29,6 +31,17 @@ _PUSHING: Final = (
     *("web.nix.push", "wiring.collecting", "wiring.deduplicating", "wiring.pushed_housekeeping", "wiring.pushing"),
     "wiring.scrubbing",
 )
+
+
+def check_libraries(config: Config) -> None:
+    """Look for the library that only a server with chunks needs.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    has_chunks = any(table.deduplicate == CHUNKS for table in config.caches.values())
+    if has_chunks or (config.upstream and config.mirror.deduplicate == CHUNKS):
+        check_installed()
 
 
 def import_parts(config: Config) -> None:

@@ -125,6 +125,17 @@ def test_a_public_cache_never_shows_what_a_private_one_has(teams: Teams, lab: La
     assert "cache library: there is none of this name any more" in explained()
 
 
+def test_what_explain_says_has_names_as_they_are(teams: Teams, lab: Lab) -> None:
+    """Brackets came with backslashes, as if the line had markup."""
+    path, secret_file = lab.closure.input0, lab.root / "secret"
+    lab.secret_key("team[prod]-1").secret_file.rename(secret_file)
+    target = f"{teams.url('team', '/push')}?compression=zstd&secret-key={secret_file}"
+    lab.nix("copy", "--to", target, lab.full(path))
+    done = teams.machine.run("explain", "--cache", "team", path.hash_part)
+    assert done.returncode == 0
+    assert "team[prod]-1" in " ".join(done.stdout.split())
+
+
 def test_commands_make_no_circles_and_name_nothing_that_is_not_there(teams: Teams) -> None:
     machine = teams.machine
     machine.do("cache", "create", "a")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,24 @@ def test_the_next_reload_is_taken_and_workers_that_replace_others_have_it(
         assert server.get("/team/nix-cache-info").status == 200
         assert server.get("/new/nix-cache-info").status == 200
     assert server.output().count("not reloaded") == 1
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"caches": {"team": {"deduplicate": "chunks"}}},
+        {"mirror": {"deduplicate": "chunks"}, "upstream": [{"url": "http://127.0.0.1:9", "public_keys": []}]},
+    ],
+    ids=["caches", "mirror"],
+)
+def test_check_config_looks_for_the_library_of_chunks(tmp_path: Path, table: dict[str, Any]) -> None:
+    """Of a cache it said that all was well, and the server refused that."""
+    file = tmp_path / "harmonia.toml"
+    file.write_text(tomli_w.dumps(table))
+    command = (sys.executable, "-c", WITHOUT_LIBRARY, "check-config", "--config", str(file))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "deduplicate: pyfastcdc is not installed" in done.stderr
 
 
 def test_workers_that_replace_those_that_have_refused_begin_as_before(
