@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.metrics.cache_labels import CacheLabels
-from harmonia_py.metrics.families import COUNTED
+from harmonia_py.metrics.families import FAMILIES
 from harmonia_py.metrics.family import Family
 from harmonia_py.metrics.loads import Load, Loads, lives
 from harmonia_py.metrics.shared import SharedNumbers, SharedTexts
@@ -39,7 +39,7 @@ _HEADER_WORDS: Final = 8
 _ENTRY: Final = struct.Struct("=II")
 _WORD: Final = 8
 
-FAMILIES_BY_NAME: Final = {family.name: family for family in COUNTED}
+FAMILIES_BY_NAME: Final = {family.name: family for family in FAMILIES}
 
 
 class Counter:

@@ -7,17 +7,9 @@ The names of the first two and of the daemon's pool, their labels and their buck
 from typing import Final
 
 from harmonia_py.metrics.families import caches, chunks, http, kept, processes, pushed, store, upstreams
+from harmonia_py.metrics.family import Family
 
-__all__ = ["COUNTED", "FAMILIES", "caches", "chunks", "http", "kept", "processes", "pushed", "store", "upstreams"]
+__all__ = ["FAMILIES", "caches", "chunks", "http", "kept", "processes", "pushed", "store", "upstreams"]
 
-# Each series of these is a series in the memory that the workers share.
-COUNTED: Final = (
-    *http.COUNTED,
-    *store.COUNTED,
-    *pushed.COUNTED,
-    *caches.COUNTED,
-    *kept.COUNTED,
-    *chunks.COUNTED,
-    *upstreams.COUNTED,
-)
-FAMILIES: Final = (http.HTTP_REQUESTS, *COUNTED, *processes.FAMILIES)
+_PARTS: Final = (http, store, pushed, caches, kept, chunks, upstreams, processes)
+FAMILIES: Final = tuple(one for part in _PARTS for one in vars(part).values() if isinstance(one, Family))

@@ -25,5 +25,3 @@ CACHES_NARINFOS: Final = Family(
 CACHES_PUSHED_NARS: Final = Family(
     "harmonia_caches_pushed_nars_total", "counter", "NARs that were pushed to a cache, whole and right.", (CACHE_LABEL,)
 )
-
-COUNTED: Final = (CACHES_KEPT_PATHS, CACHES_KEPT_BYTES, CACHES_MAX_BYTES, CACHES_NARINFOS, CACHES_PUSHED_NARS)

@@ -34,12 +34,3 @@ TRANSFERS_ABORTED: Final = Family(
     "Downloads cut before their end: the client left or stood still, the bytes could not be had, or the server ended.",
     ("reason",),
 )
-
-COUNTED: Final = (
-    HTTP_REQUEST_DURATION,
-    HTTP_FIRST_BYTE,
-    HTTP_SENT_BYTES,
-    HTTP_CONNECTIONS,
-    TRANSFERS_IN_FLIGHT,
-    TRANSFERS_ABORTED,
-)

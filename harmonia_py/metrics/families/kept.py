@@ -61,22 +61,3 @@ CACHE_EVICTED_BLOBS: Final = Family("harmonia_cache_evicted_blobs_total", "count
 CACHE_EVICTED_BYTES: Final = Family(
     "harmonia_cache_evicted_bytes_total", "counter", "The size of files evicted.", ("directory",)
 )
-
-COUNTED: Final = (
-    HOT_FILES,
-    HOT_COPIED_BYTES,
-    HOT_EVICTED_BYTES,
-    HOT_BYTES,
-    QUARANTINED_FILES,
-    HIDDEN_PATHS,
-    QUARANTINED,
-    HIDDEN,
-    SCRUBBED_FILES,
-    SCRUBBED_BYTES,
-    SCRUB_FAULTS,
-    SCRUB_AGE,
-    CACHE_BLOBS,
-    CACHE_BYTES,
-    CACHE_EVICTED_BLOBS,
-    CACHE_EVICTED_BYTES,
-)

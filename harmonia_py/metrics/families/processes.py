@@ -22,18 +22,3 @@ PROCESS_VIRTUAL: Final = Family("process_virtual_memory_bytes", "gauge", "Addres
 PROCESS_FDS: Final = Family("process_open_fds", "gauge", "Open descriptors of all processes.")
 PROCESS_MAX_FDS: Final = Family("process_max_fds", "gauge", "How many descriptors one process may have.")
 PROCESS_START: Final = Family("process_start_time_seconds", "gauge", "When the first process started, in Unix time.")
-
-FAMILIES: Final = (
-    BUILD_INFO,
-    WORKERS,
-    WORKER_CPU,
-    WORKER_RSS,
-    WORKER_FDS,
-    WORKER_START,
-    PROCESS_CPU,
-    PROCESS_RSS,
-    PROCESS_VIRTUAL,
-    PROCESS_FDS,
-    PROCESS_MAX_FDS,
-    PROCESS_START,
-)

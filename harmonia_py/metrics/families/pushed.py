@@ -51,20 +51,3 @@ GARBAGE_FILES: Final = Family(
 COLLECTION_TIME: Final = Family(
     "harmonia_last_collection_seconds", "gauge", "When the last whole collection ended, since the epoch.", merge="max"
 )
-
-COUNTED: Final = (
-    PUSHED_FILES,
-    PUSHED_BYTES,
-    PUSHED_PATHS,
-    PUSHES_SWEPT,
-    PUSHED_FILES_SWEPT,
-    COLLECTED_PATHS,
-    COLLECTED_BYTES,
-    COLLECTED_FILES,
-    KEPT_PATHS,
-    KEPT_BYTES,
-    PINS,
-    PINNED_PATHS,
-    GARBAGE_FILES,
-    COLLECTION_TIME,
-)

@@ -50,16 +50,3 @@ COMPRESSED_NAR_BYTES: Final = Family(
 COMPRESSED_FILE_BYTES: Final = Family(
     "harmonia_compressed_file_bytes_total", "counter", "Bytes of NARs that were compressed and kept, after."
 )
-
-COUNTED: Final = (
-    STORE_DAMAGED,
-    DAEMON_ACTIVE,
-    DAEMON_IDLE,
-    DAEMON_CREATED,
-    DAEMON_ACQUIRE,
-    DAEMON_ERRORS,
-    COMPRESSED_DOWNLOADS,
-    COMPRESSED_FAILURES,
-    COMPRESSED_NAR_BYTES,
-    COMPRESSED_FILE_BYTES,
-)

@@ -52,15 +52,3 @@ MIRROR_IMPORTS: Final = Family(
 MIRROR_IMPORT_QUEUE: Final = Family(
     "harmonia_mirror_import_queue", "gauge", "Mirrored paths that are to be added to the local store."
 )
-
-COUNTED: Final = (
-    UPSTREAM_REQUESTS,
-    UPSTREAM_ERRORS,
-    UPSTREAM_BYTES,
-    UPSTREAM_BREAKER,
-    MIRROR_NARINFOS,
-    MIRROR_DOWNLOADS,
-    MIRROR_FAILURES,
-    MIRROR_IMPORTS,
-    MIRROR_IMPORT_QUEUE,
-)
