@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Final
 
 from msgspec.structs import replace
@@ -10,8 +11,9 @@ from msgspec.structs import replace
 from harmonia_py.cache.found import Found, Origin
 from harmonia_py.cache.source import UNNAMED, Asker, DocumentKind, Download, NotAtOnce
 from harmonia_py.cache.tree import BuildId, DebugFile
-from harmonia_py.cache.validity import ChangeDetector, Validity
+from harmonia_py.cache.validity import Validity
 from harmonia_py.catalog.caches import CacheId, time_by
+from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import Document, Objects, ObjectState, StoredObject
 from harmonia_py.catalog.objects import DocumentKind as StoredKind
@@ -28,29 +30,6 @@ OpenBlob = Callable[[str], Awaitable[Download | None]]
 
 # Every byte was hashed here, and a content address was held against the contents.
 PUSHED: Final = Origin("pushed", vouches_for_nar=True)
-# How long a path may still be shown after it was removed; its bytes stay longer.
-_LOOK_SECONDS: Final = 1.0
-_FOREVER: Final = float("inf")
-
-
-class RemovalWatch:
-    """Tells how long answers about objects are right: until an object is removed.
-
-    Args:
-        generation: a number that is another one after every removal; None while one is under way.
-    """
-
-    def __init__(self, generation: Callable[[], int | None]) -> None:
-        self._generation = generation
-        self._detector = ChangeDetector(self._look, seconds=_LOOK_SECONDS)
-
-    async def validity(self) -> Validity:
-        """The validity of an answer that is looked up after this call."""
-        return Validity(_FOREVER, (await self._detector.epoch(),))
-
-    async def _look(self) -> int:
-        generation = self._generation()
-        return time.time_ns() if generation is None else generation
 
 
 class StoredObjects:
@@ -64,7 +43,7 @@ class StoredObjects:
         open_blob: opens files.
         open_nar: opens the NARs of files that are made of chunks, as they are.
         want_listing: has the listing of an object made again that is lost, soon.
-        watch: tells the validity, for all caches of a catalog.
+        removals: epochs in which nothing is removed from any cache of the catalog.
         open_at_once: opens a file if that waits for nothing; None where no file can be opened so.
         clock: seconds since the epoch.
     """
@@ -79,7 +58,7 @@ class StoredObjects:
         open_blob: OpenBlob,
         open_nar: OpenBlob,
         want_listing: Callable[[CacheId, HashPart], None],
-        watch: RemovalWatch,
+        removals: Changes,
         open_at_once: Callable[[BlobKey], Blob | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -90,13 +69,14 @@ class StoredObjects:
         self._open_blob = open_blob
         self._open_nar = open_nar
         self._want_listing = want_listing
-        self._watch = watch
+        self._removals = removals
         self._open_at_once = open_at_once
         self._clock = clock
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
         """As in `Source`."""
-        validity = await self._watch.validity()
+        # A path may still be shown for a second after it was removed; its bytes stay longer.
+        validity = Validity(inf, (self._removals.epoch(),))
         stored = await self._find(hash_part)
         return None if stored is None else Found(narinfo_of(stored), PUSHED, validity)
 

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from harmonia_py.cache.checks import Check
 from harmonia_py.cache.source import Download
 from harmonia_py.catalog.caches import CacheId, CacheRow, Timestamp
+from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
-from harmonia_py.catalog.stored import RemovalWatch, StoredObjects
+from harmonia_py.catalog.stored import StoredObjects
 from harmonia_py.config.settings import Config
 from harmonia_py.contents.blobs import BlobKey, BlobStore, OpensAtOnce
 from harmonia_py.contents.encoders import Zstd
@@ -122,7 +123,7 @@ class PushNode:
         self._s3 = s3
         self._hot = hot
         self._zstd = zstd
-        self._watch = RemovalWatch(lambda: catalog.database.generation(Topic.REMOVALS))
+        self._removals = Changes(lambda: catalog.database.generation(Topic.REMOVALS))
         self._resources = AsyncExitStack()
 
     @classmethod
@@ -247,7 +248,7 @@ class PushNode:
             open_blob=self.open_blob if row.settings.redirect else self._open_here,
             open_nar=self.chunking.files.open_nar,
             want_listing=self.listing_renewal.want,
-            watch=self._watch,
+            removals=self._removals,
             open_at_once=self.blobs.open_at_once if isinstance(self.blobs, OpensAtOnce) else None,
         )
 

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.cache.source import AT_ONCE, Download, NotAtOnce
 from harmonia_py.catalog.caches import DEFAULT_CACHE, CacheId, CacheSettings, Timestamp
+from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.collection import Collected, CondemnedObject, Reason, Scope
 from harmonia_py.catalog.collector import Collector, make_room
 from harmonia_py.catalog.deletion import Deleted, delete_closure
@@ -32,7 +33,7 @@ from harmonia_py.catalog.pins import PinName, PinRuleChange
 from harmonia_py.catalog.quarantine import Quarantine
 from harmonia_py.catalog.reachability import KeptBy, WhyKept, why_kept
 from harmonia_py.catalog.room_wanted import WANTED_SECONDS
-from harmonia_py.catalog.stored import RemovalWatch, StoredObjects
+from harmonia_py.catalog.stored import StoredObjects
 from harmonia_py.catalog.uploads import SESSION_SECONDS, UNCLAIMED_SECONDS, WAITING_SECONDS, Session
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.database.catalog import SqlCatalog
@@ -648,7 +649,7 @@ async def test_a_path_that_is_removed_while_it_is_looked_up_is_not_promised(
         open_blob=nothing,
         open_nar=nothing,
         want_listing=lambda *_: None,
-        watch=RemovalWatch(lambda: catalog.database.generation(Topic.REMOVALS)),
+        removals=Changes(lambda: catalog.database.generation(Topic.REMOVALS)),
         clock=lambda: float(GONE),
     )
     assert await source.narinfo(hash_part("app")) is None
@@ -680,7 +681,7 @@ async def test_at_once_a_pushed_file_is_opened_where_files_can_be_and_counts_as_
             open_blob=nothing,
             open_nar=nothing,
             want_listing=lambda *_: None,
-            watch=RemovalWatch(lambda: catalog.database.generation(Topic.REMOVALS)),
+            removals=Changes(lambda: catalog.database.generation(Topic.REMOVALS)),
             open_at_once=open_at_once,
         )
         stored = await catalog.objects.find(CACHE, hash_part("app"))
