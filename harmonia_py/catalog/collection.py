@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as Set
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from msgspec import Struct
 
@@ -89,22 +89,15 @@ class Scope(Struct, frozen=True, kw_only=True):
     deleted: bool
 
 
-class Swept(Struct, frozen=True, kw_only=True):
-    """The pushes and objects that a transaction gave up.
+class Figures(Struct, frozen=True):
+    """Numbers that add up, each by itself."""
 
-    Attributes:
-        sessions: that showed no sign of life for too long.
-        files: that these, or sessions that live on, brought or had begun to bring, and never published.
-        waiting: objects that waited for their references for too long.
-    """
-
-    sessions: int = 0
-    files: int = 0
-    waiting: int = 0
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
 
-class Collected(Struct, frozen=True, kw_only=True):
-    """The figures of a pass.
+class Collected(Figures, frozen=True, kw_only=True):
+    """The figures of a pass, or of a step of it.
 
     Attributes:
         condemned: objects that were condemned.
@@ -112,7 +105,7 @@ class Collected(Struct, frozen=True, kw_only=True):
         removed_size: bytes of their files.
         revived: condemned objects that something keeps after all.
         swept: pushes that were given up.
-        swept_files: files of NARs that these brought and never published.
+        swept_files: files of NARs that these, and pushes that live on, brought or began to bring and never published.
         waited: objects that waited for their references for too long.
         deleted: keys whose bytes were deleted.
     """
@@ -125,18 +118,6 @@ class Collected(Struct, frozen=True, kw_only=True):
     swept_files: int = 0
     waited: int = 0
     deleted: int = 0
-
-    def __add__(self, other: "Collected") -> "Collected":
-        return Collected(
-            condemned=self.condemned + other.condemned,
-            removed=self.removed + other.removed,
-            removed_size=self.removed_size + other.removed_size,
-            revived=self.revived + other.revived,
-            swept=self.swept + other.swept,
-            swept_files=self.swept_files + other.swept_files,
-            waited=self.waited + other.waited,
-            deleted=self.deleted + other.deleted,
-        )
 
 
 class Collection(Protocol):
@@ -228,7 +209,7 @@ class Garbage(Protocol):
     Only the process that holds the housekeeping lock deletes, one at a time over all processes.
     """
 
-    async def sweep(self, limit: int, *, now: Timestamp) -> Swept:
+    async def sweep(self, limit: int, *, now: Timestamp) -> Collected:
         """End up to `limit` sessions that have shown no sign of life for too long, and what waited for too long.
 
         Leases end, and files, documents and objects that came and were never published go; of sessions that live on,

@@ -169,8 +169,8 @@ class Collector:
         done = Collected()
         for _ in range(_MOST_BATCHES):
             swept = await self._garbage.sweep(self._batch, now=now)
-            done += Collected(swept=swept.sessions, swept_files=swept.files, waited=swept.waiting)
-            if not swept.sessions and not swept.waiting and not swept.files:
+            done += swept
+            if swept == Collected():
                 break
         return done
 

@@ -5,6 +5,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
+from harmonia_py.catalog.collection import Figures
 from harmonia_py.chunks.catalog import DuePlace
 
 
@@ -45,7 +46,7 @@ class LastLook(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Packed(Struct, frozen=True):
+class Packed(Figures, frozen=True):
     """The figures of files that were made into chunks.
 
     Attributes:
@@ -61,15 +62,6 @@ class Packed(Struct, frozen=True):
     new_bytes: int = 0
     file_bytes: int = 0
     left: int = 0
-
-    def __add__(self, other: "Packed") -> "Packed":
-        return Packed(
-            files=self.files + other.files,
-            nar_bytes=self.nar_bytes + other.nar_bytes,
-            new_bytes=self.new_bytes + other.new_bytes,
-            file_bytes=self.file_bytes + other.file_bytes,
-            left=self.left + other.left,
-        )
 
 
 class ChunkWork(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.collection import Swept
+from harmonia_py.catalog.collection import Collected
 from harmonia_py.database.removing import LOOSE, drop_documents, sweep
 from harmonia_py.database.transaction import (
     Topic,
@@ -30,7 +30,7 @@ class SqlGarbage(Transactions):
     """`Garbage` in rows of the catalog."""
 
     @writes()
-    def sweep(self, limit: int, *, now: Timestamp) -> Transaction[Swept]:
+    def sweep(self, limit: int, *, now: Timestamp) -> Transaction[Collected]:
         """As in `Garbage`."""
         return sweep(limit, now)
 

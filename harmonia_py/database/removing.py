@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
-from harmonia_py.catalog.collection import Removed, Swept
+from harmonia_py.catalog.collection import Collected, Removed
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.catalog.retention import Condemnation, plan_removal
 from harmonia_py.catalog.uploads import SESSION_SECONDS, UNCLAIMED_SECONDS, WAITING_SECONDS
@@ -202,7 +202,7 @@ def drop_documents(cache: CacheId, before: Timestamp, limit: int, now: Timestamp
     return len(documents)
 
 
-def sweep(limit: int, now: Timestamp) -> Transaction[Swept]:
+def sweep(limit: int, now: Timestamp) -> Transaction[Collected]:
     """As `Garbage.sweep`."""
     waited = yield from ask(_WAITED, now - WAITING_SECONDS, limit)
     for cache, hash_part, file_hash in waited:
@@ -217,7 +217,7 @@ def sweep(limit: int, now: Timestamp) -> Transaction[Swept]:
         for statement in _FORGET_CACHE:
             yield from ask(statement, cache)
         yield from list_as_garbage([f"{name}/nix-cache-info"], now)
-    return Swept(sessions=len(dead), files=files, waiting=len(waited))
+    return Collected(swept=len(dead), swept_files=files, waited=len(waited))
 
 
 def _end_session(session: str, now: Timestamp) -> Transaction[int]:
