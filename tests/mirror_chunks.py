@@ -32,6 +32,7 @@ from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.replaceable_housekeeping import EvictionCounters, ReplaceableHousekeeping
+from harmonia_py.catalog.rooms import Room, replaceable
 from harmonia_py.catalog.scrub import Scrub, ScrubCounters
 from harmonia_py.chunks.deduplication import Deduplication
 from harmonia_py.chunks.pack_room import PackRoom
@@ -166,18 +167,18 @@ class World:
         async def free() -> int:
             return self.free_bytes()
 
-        return ReplaceableHousekeeping(
-            Collector(self.catalog.collection, self.catalog.garbage, lambda keys: delete_all(blobs, keys)),
-            self.catalog.objects,
-            self.uses,
-            self.limits,
+        room = Room(
+            collector=Collector(self.catalog.collection, self.catalog.garbage, lambda keys: delete_all(blobs, keys)),
+            scopes=replaceable,
+            sizes=self.catalog.objects,
+            uses=self.uses,
             collecting=collecting,
             free_bytes=free,
-            generation=lambda: None,
-            counters=EvictionCounters.on(self.metrics, "mirror"),
+            device=0,
             packs=self.packs,
-            clock=lambda: self.clock() + ahead,
         )
+        counters = EvictionCounters.on(self.metrics, "mirror")
+        return ReplaceableHousekeeping(room, self.limits, counters, clock=lambda: self.clock() + ahead)
 
     def files(self, kind: str) -> list[Path]:
         """The files of what is kept, of the kind "packs" or "recipes"."""

@@ -19,6 +19,7 @@ from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import ObjectIndex
 from harmonia_py.catalog.passes import Passes
+from harmonia_py.catalog.rooms import WAIT_SECONDS
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
@@ -33,8 +34,6 @@ day has a million entries of about 300 bytes by then; for ever would be as much 
 
 # The shortest period that is measured here is an hour. A pass with nothing to do is two questions for each cache.
 _SECONDS: Final = 60.0
-# The job that makes chunks of files holds the lock for some seconds, and may have taken it before.
-_WAIT_SECONDS: Final = 15.0
 _PRUNED: Final = 256
 # A server that has nothing to do does not wake the disk each minute to say so.
 _NOTED_SECONDS: Final = 600
@@ -142,7 +141,7 @@ class PushedHousekeeping:
     async def _look_again_and_again(self) -> None:
         while True:
             try:
-                await self.look(_WAIT_SECONDS)
+                await self.look(WAIT_SECONDS)
             except StorageError as error:
                 _log.warning("cannot collect what caches do not need any more: %s", error)
             await asyncio.sleep(self._seconds)

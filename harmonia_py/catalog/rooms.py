@@ -27,17 +27,22 @@ from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
 
-# As often as each directory looks after itself.
-_CHECK_SECONDS: Final = 10.0
-# A pass of the job that makes chunks takes as long, and the pause between two passes may be a second.
-_WAIT_SECONDS: Final = 15.0
-# What goes frees few bytes where many paths share chunks, so room is made in rounds. The next look goes on.
-_ROUNDS: Final = 8
+CHECK_SECONDS: Final = 10.0
+"""Between two looks whether there is room. Free space is cheap to ask for; other programs fill the disk as well."""
+WAIT_SECONDS: Final = 15.0
+"""How long a look waits for another process that collects. A pass of the job that makes chunks takes as long, and the
+pause between two passes may be a second."""
+ROUNDS: Final = 8
+"""What goes frees few bytes where many paths share chunks, so room is made in rounds. The next look goes on."""
 
-REPLACEABLE: Final = tuple(
+_REPLACEABLE: Final = tuple(
     Scope(cache=cache, settings=CacheSettings(grace=0), deleted=False) for cache in (STORE, MIRROR)
 )
-"""The caches of replaceable files, which were compressed here or mirrored: these go without grace."""
+
+
+async def replaceable() -> Sequence[Scope]:
+    """The caches of replaceable files, which were compressed here or mirrored: these go without grace."""
+    return _REPLACEABLE
 
 
 BUCKET: Final = -1
@@ -74,6 +79,12 @@ class Room(Struct, frozen=True, kw_only=True, eq=False):
     packs: KeptPacks
     wanted: RoomWanted | None = None
 
+    async def empty_garbage(self, now: Timestamp) -> Collected:
+        """Delete what no row names."""
+        done = await self.collector.empty_garbage(now)
+        self.packs.note_deleted(now)
+        return done
+
 
 class Rooms:
     """The directories of one process, held to common limits.
@@ -86,7 +97,7 @@ class Rooms:
         limits: a reload replaces them.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, seconds: float = _CHECK_SECONDS) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time, seconds: float = CHECK_SECONDS) -> None:
         self.limits = Limits()
         self._clock = clock
         self._seconds = seconds
@@ -103,7 +114,7 @@ class Rooms:
         while True:
             await asyncio.sleep(self._seconds)
             try:
-                await self.look(_WAIT_SECONDS)
+                await self.look(WAIT_SECONDS)
             except StorageError as error:
                 _log.warning("cannot hold what is kept to the limits of [storage]: %s", error)
 
@@ -151,7 +162,7 @@ class Rooms:
     async def _hold(self, rooms: Sequence[Room], limits: Limits, now: Timestamp) -> Collected:
         """Hold rooms to limits. With `min_free` in the limits, all rooms are on the same file system."""
         done = Collected()
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             too_much = await _too_much(rooms, limits, now)
             if too_much <= 0:
                 break
@@ -173,7 +184,7 @@ class Rooms:
                     may_have_more |= await room.packs.collect()
                 except StorageError as error:
                     self._warning.say("cannot write packs anew: %s", error)
-                await _empty_garbage(room, time_by(self._clock))
+                await room.empty_garbage(time_by(self._clock))
         return may_have_more
 
     async def _condemn(self, rooms: Sequence[Room], too_much: int, now: Timestamp) -> int:
@@ -194,14 +205,8 @@ class Rooms:
         for room in rooms:
             for scope in await room.scopes():
                 done += await room.collector.remove(scope, Timestamp(now - scope.settings.grace), now)
-            done += await _empty_garbage(room, now)
+            done += await room.empty_garbage(now)
         return done
-
-
-async def _empty_garbage(room: Room, now: Timestamp) -> Collected:
-    done = await room.collector.empty_garbage(now)
-    room.packs.note_deleted(now)
-    return done
 
 
 async def _has_packs(rooms: Sequence[Room]) -> bool:

@@ -5,27 +5,25 @@ The longest unused files are evicted, garbage is deleted, and every file is read
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Final
 
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import CHUNKS, CacheSettings
-from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.collector import Collector
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.replaceable_housekeeping import EvictionCounters, ReplaceableHousekeeping
-from harmonia_py.catalog.rooms import REPLACEABLE, Room, Rooms
+from harmonia_py.catalog.rooms import Room, Rooms, replaceable
 from harmonia_py.catalog.takeover import Ports, Takeover
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.deletion import delete_all
 from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StoreDir
@@ -84,11 +82,13 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
         key, of, limits, store_dir = self.key, (self.catalog, self.files), upkeep.limits, upkeep.store_dir
         packs = await selection.get(f"packs of {key}", of, owned(self._pack_room, lambda _: None))
         # Closed at once by a reload: old limits must not evict any more, nor closed files be asked.
-        eviction = selection.running(partial(self._evict, self._housekeeping(limits, packs), store_dir))
+        counters = EvictionCounters.on(self.metrics, self._name)
+        housekeeping = ReplaceableHousekeeping(self._room(packs), limits, counters)
+        eviction = selection.running(partial(self._evict, housekeeping, store_dir))
         await selection.get(f"eviction of {key}", (*of, limits, store_dir), eviction, closes_at_once=True)
         if upkeep.rooms is not None:
-            room = selection.running(partial(self._share_room, upkeep.rooms, packs))
-            await selection.get(f"room of {key}", of, room, closes_at_once=True)
+            sharing = selection.running(partial(self._share_room, upkeep.rooms, self._room(packs)))
+            await selection.get(f"room of {key}", of, sharing, closes_at_once=True)
         checking = selection.running(partial(self._check, upkeep.scrub_period))
         await selection.get(f"scrub of {key}", (*of, upkeep.scrub_period), checking, closes_at_once=True)
         chunks = selection.running(partial(self._make_chunks, packs, upkeep.settings))
@@ -101,20 +101,15 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
     def _pack_room(self) -> PackRoom:
         return mirror_packs(self.catalog, self.chunking, self.metrics, self._name)
 
-    @property
-    def _collector(self) -> Collector:
-        return Collector(self.catalog.collection, self.catalog.garbage, partial(delete_all, self.files.blobs))
-
-    def _housekeeping(self, limits: Limits, packs: PackRoom) -> ReplaceableHousekeeping:
-        return ReplaceableHousekeeping(
-            self._collector,
-            self.catalog.objects,
-            self.uses,
-            limits,
+    def _room(self, packs: PackRoom) -> Room:
+        return Room(
+            collector=Collector(self.catalog.collection, self.catalog.garbage, partial(delete_all, self.files.blobs)),
+            scopes=replaceable,
+            sizes=self.catalog.objects,
+            uses=self.uses,
             collecting=self.catalog.database.collecting,
             free_bytes=self.space.free_bytes,
-            generation=partial(self.catalog.database.generation, Topic.OBJECTS),
-            counters=EvictionCounters.on(self.metrics, self._name),
+            device=self.space.device,
             packs=packs,
         )
 
@@ -137,20 +132,7 @@ class DirectoryHousekeeping(Struct, frozen=True, eq=False):
         )
         await job.run()
 
-    async def _share_room(self, rooms: Rooms, packs: PackRoom) -> None:
-        async def scopes() -> Sequence[Scope]:
-            return REPLACEABLE
-
-        room = Room(
-            collector=self._collector,
-            scopes=scopes,
-            sizes=self.catalog.objects,
-            uses=self.uses,
-            collecting=self.catalog.database.collecting,
-            free_bytes=self.space.free_bytes,
-            device=self.space.device,
-            packs=packs,
-        )
+    async def _share_room(self, rooms: Rooms, room: Room) -> None:
         leave = rooms.add(room)
         try:
             await asyncio.Event().wait()  # for the end of this configuration

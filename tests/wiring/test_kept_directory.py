@@ -83,7 +83,7 @@ async def test_a_directory_is_held_to_its_limits_also_after_its_files_were_opene
     tmp_path: Path, double: S3Double, pools: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eviction went on with the files of before a reload, which were closed, and ended by a RuntimeError."""
-    monkeypatch.setattr(replaceable_housekeeping, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(replaceable_housekeeping, "CHECK_SECONDS", 0.01)
     world = World(pools, double, tmp_path, Limits(max_size=2 * _SIZE))
     kept_directory = await reloaded(world, pools)
     for name in ("one", "two", "three", "four"):
