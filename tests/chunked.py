@@ -61,7 +61,7 @@ class Chunked:
         chunk = recipe.chunk(segment)
         if chunk is None:
             return recipe.restored(segment, recipe.literal(segment))
-        return recipe.restored(segment, decompress_chunk(self.frames[chunk], recipe.size(segment)))
+        return recipe.restored(segment, decompress_chunk(self.frames[chunk], recipe.sizes[segment]))
 
     def _frame(self, recipe: Recipe, segment: int) -> bytes:
         chunk = recipe.chunk(segment)

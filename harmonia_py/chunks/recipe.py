@@ -13,6 +13,7 @@ import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import accumulate, compress
 from operator import not_, or_
 from typing import Final, NewType
@@ -46,68 +47,63 @@ _PLACE: Final = 8
 _NUMBER: Final = 2
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Recipe:
     """A NAR in segments, numbered from 0.
 
     Attributes:
         nar_hash: of the NAR.
-        nar_size: number of its bytes.
-        nar_ends: offsets in the NAR at which segments end.
-        file_size: number of bytes of the file that is sent.
-        file_ends: offsets in that file at which segments end.
         references: the hash parts that were taken out.
+        sizes: bytes of the NAR that are in each segment.
+        frame_sizes: the length of the frame of each chunk; 0 for literals.
+        hashes: of the chunks, one behind the other.
+        literals: the bytes of all literals, without hash parts.
+        places: offsets in the NAR of the hash parts that were taken out, in order.
+        numbers: of these, in `references`.
+        nar_ends: offsets in the NAR at which segments end.
+        file_ends: offsets in the file that is sent at which segments end.
+
+    Raises:
+        FormatError: the columns do not fit each other.
     """
 
-    __slots__ = (
-        "_frame_sizes", "_has_references", "_hashes", "_literal_ends", "_literals", "_literals_at", "_numbers",
-        "_places", "_sizes", "file_ends", "nar_ends", "nar_hash", "references",
-    )  # fmt: skip
+    nar_hash: Hash
+    references: Sequence[HashPart]
+    _: KW_ONLY
+    sizes: "array[int]"
+    frame_sizes: "array[int]"
+    hashes: bytes
+    literals: bytes
+    places: "array[int]"
+    numbers: "array[int]"
+    nar_ends: "array[int]" = field(init=False)
+    file_ends: "array[int]" = field(init=False)
+    _literals_at: "array[int]" = field(init=False)
+    _literal_ends: "array[int]" = field(init=False)
+    _has_references: bytearray = field(init=False)
 
-    def __init__(
-        self,
-        nar_hash: Hash,
-        references: Sequence[HashPart],
-        *,
-        sizes: "array[int]",
-        frame_sizes: "array[int]",
-        hashes: bytes,
-        literals: bytes,
-        places: "array[int]",
-        numbers: "array[int]",
-    ) -> None:
-        """Columns of values; `frame_sizes` has 0 for literals, `hashes` has none for them.
-
-        Raises:
-            FormatError: the columns do not fit each other.
-        """
-        self.nar_hash = nar_hash
-        self.references = tuple(references)
-        self._sizes = sizes
-        self._frame_sizes = frame_sizes
-        self._hashes = hashes
-        self._literals = literals
-        self._places = places
-        self._numbers = numbers
+    def __post_init__(self) -> None:
+        self.references = tuple(self.references)
         # The first byte of a download waits for these sums: they are made column by column, not segment by segment.
-        self.nar_ends = array("Q", accumulate(sizes))
-        self._literals_at = array("I", compress(range(len(sizes)), map(not_, frame_sizes)))
-        self._literal_ends = array("Q", accumulate(map(sizes.__getitem__, self._literals_at)))
+        self.nar_ends = array("Q", accumulate(self.sizes))
+        self._literals_at = array("I", compress(range(len(self.sizes)), map(not_, self.frame_sizes)))
+        self._literal_ends = array("Q", accumulate(map(self.sizes.__getitem__, self._literals_at)))
         self._check()
         self._has_references = self._segments_with_references()
         self.file_ends = array("Q", accumulate(self._file_sizes()))
 
     def _check(self) -> None:
         if (
-            0 in self._sizes
-            or len(self._sizes) != len(self._frame_sizes)
-            or sum(self._literal_ends[-1:]) != len(self._literals)
-            or len(self._hashes) != self._chunks_before(self.segments) * HASH_BYTES
-            or len(self._places) != len(self._numbers)
-            or max(self._numbers, default=-1) >= len(self.references)
+            0 in self.sizes
+            or len(self.sizes) != len(self.frame_sizes)
+            or sum(self._literal_ends[-1:]) != len(self.literals)
+            or len(self.hashes) != self._chunks_before(self.segments) * HASH_BYTES
+            or len(self.places) != len(self.numbers)
+            or max(self.numbers, default=-1) >= len(self.references)
         ):
             raise FormatError("the columns of a recipe do not fit each other")
         behind = 0
-        for place in self._places:
+        for place in self.places:
             if place < behind:
                 raise FormatError("the places of references are out of order")
             behind = place + HASH_PART_LENGTH
@@ -127,36 +123,28 @@ class Recipe:
     @property
     def segments(self) -> int:
         """Number of segments."""
-        return len(self._sizes)
-
-    def size(self, segment: int) -> int:
-        """Bytes of the NAR that are in a segment."""
-        return self._sizes[segment]
+        return len(self.sizes)
 
     def _chunks_before(self, segment: int) -> int:
         return segment - bisect_left(self._literals_at, segment)
 
     def _chunks_from(self, number: int) -> Iterator[ChunkHash]:
         """The chunks of all segments in their order, from that of this number on."""
-        for start in range(number * HASH_BYTES, len(self._hashes), HASH_BYTES):
-            yield ChunkHash(self._hashes[start : start + HASH_BYTES])
+        for start in range(number * HASH_BYTES, len(self.hashes), HASH_BYTES):
+            yield ChunkHash(self.hashes[start : start + HASH_BYTES])
 
     def chunks_in(self, first: int, last: int) -> list[ChunkHash | None]:
         """The chunks of the segments from `first` to `last`, None for literals."""
         hashes = self._chunks_from(self._chunks_before(first))
-        return [next(hashes) if size else None for size in self._frame_sizes[first : last + 1]]
+        return [next(hashes) if size else None for size in self.frame_sizes[first : last + 1]]
 
     def chunk(self, segment: int) -> ChunkHash | None:
         """The chunk of a segment, None for a literal."""
         return self.chunks_in(segment, segment)[0]
 
-    def frame_size(self, segment: int) -> int:
-        """The length of the frame of a chunk; 0 for a literal."""
-        return self._frame_sizes[segment]
-
     def chunks(self) -> dict[ChunkHash, int]:
         """Every chunk once, with the length of its frame."""
-        return dict(zip(self._chunks_from(0), filter(None, self._frame_sizes), strict=True))
+        return dict(zip(self._chunks_from(0), filter(None, self.frame_sizes), strict=True))
 
     def chunk_sizes(self) -> dict[ChunkHash, int]:
         """Every chunk once, in the order of their first segments, with the number of its bytes in the NAR.
@@ -165,7 +153,7 @@ class Recipe:
             FormatError: a chunk is said to have two lengths.
         """
         found: dict[ChunkHash, int] = {}
-        for chunk, size in zip(self._chunks_from(0), compress(self._sizes, self._frame_sizes), strict=True):
+        for chunk, size in zip(self._chunks_from(0), compress(self.sizes, self.frame_sizes), strict=True):
             if found.setdefault(chunk, size) != size:
                 raise FormatError("a chunk of a recipe has two lengths")
         return found
@@ -173,21 +161,13 @@ class Recipe:
     def with_frames(self, frame_sizes: Mapping[ChunkHash, int]) -> "Recipe":
         """This recipe with other lengths of frames: of all of its chunks, and none of them 0."""
         chunks = self._chunks_from(0)
-        return Recipe(
-            self.nar_hash,
-            self.references,
-            sizes=self._sizes,
-            frame_sizes=array("I", (size and frame_sizes[next(chunks)] for size in self._frame_sizes)),
-            hashes=self._hashes,
-            literals=self._literals,
-            places=self._places,
-            numbers=self._numbers,
-        )
+        own = array("I", (size and frame_sizes[next(chunks)] for size in self.frame_sizes))
+        return replace(self, frame_sizes=own)
 
     def literal(self, segment: int) -> bytes:
         """The bytes of a literal, without hash parts."""
         end = self._literal_ends[bisect_left(self._literals_at, segment)]
-        return self._literals[end - self._sizes[segment] : end]
+        return self.literals[end - self.sizes[segment] : end]
 
     def restored(self, segment: int, data: bytes) -> bytes:
         """The bytes of a segment with the hash parts put back."""
@@ -201,11 +181,11 @@ class Recipe:
         if not self._has_references[segment]:
             return data
         first, last = self._references_in(segment)
-        start = self.nar_ends[segment] - self._sizes[segment]
+        start = self.nar_ends[segment] - self.sizes[segment]
         out = bytearray(data)
         for at in range(first, last):
-            offset = self._places[at] - start
-            hash_part = hash_part_of(self._numbers[at])
+            offset = self.places[at] - start
+            hash_part = hash_part_of(self.numbers[at])
             # A cut may be in the middle of a hash part.
             begin, end = max(0, offset), min(len(data), offset + HASH_PART_LENGTH)
             out[begin:end] = hash_part[begin - offset : end - offset]
@@ -213,20 +193,20 @@ class Recipe:
 
     def _references_in(self, segment: int) -> tuple[int, int]:
         end = self.nar_ends[segment]
-        start = end - self._sizes[segment]
-        first = bisect_right(self._places, start)
-        if first and self._places[first - 1] + HASH_PART_LENGTH > start:
+        start = end - self.sizes[segment]
+        first = bisect_right(self.places, start)
+        if first and self.places[first - 1] + HASH_PART_LENGTH > start:
             first -= 1
-        return first, bisect_right(self._places, end - 1)
+        return first, bisect_right(self.places, end - 1)
 
     def is_sent_as_kept(self, segment: int) -> bool:
         """Whether the frame of a chunk is part of the file that is sent."""
-        return bool(self._frame_sizes[segment]) and not self._has_references[segment]
+        return bool(self.frame_sizes[segment]) and not self._has_references[segment]
 
     def _segments_with_references(self) -> bytearray:
-        found = bytearray(len(self._sizes))
+        found = bytearray(len(self.sizes))
         segment = 0
-        for place in self._places:
+        for place in self.places:
             segment = bisect_right(self.nar_ends, place, segment)
             found[segment] = 1
             # A cut may be in the middle of a hash part.
@@ -236,24 +216,24 @@ class Recipe:
         return found
 
     def _file_sizes(self) -> list[int]:
-        sizes = list(self._frame_sizes)
+        sizes = list(self.frame_sizes)
         for segment in compress(range(self.segments), map(or_, map(not_, sizes), self._has_references)):
-            sizes[segment] = stored_frame_size(self._sizes[segment])
+            sizes[segment] = stored_frame_size(self.sizes[segment])
         return sizes
 
     def format(self) -> bytes:
         """The recipe as it is kept."""
         columns = [
             b"".join(base32.decode(reference) for reference in self.references),
-            *map(format_column, (self._sizes, self._frame_sizes)),
-            self._hashes,
-            self._literals,
-            *map(format_column, (self._places, self._numbers)),
+            *map(format_column, (self.sizes, self.frame_sizes)),
+            self.hashes,
+            self.literals,
+            *map(format_column, (self.places, self.numbers)),
         ]
         body = b"".join(columns)
         head = _HEAD.pack(
             self.nar_hash.digest, self.nar_size, len(self.references), self.segments,
-            self._chunks_before(self.segments), len(self._literals), len(self._places), len(body),
+            self._chunks_before(self.segments), len(self.literals), len(self.places), len(body),
         )  # fmt: skip
         return _MAGIC + head + compress_chunk(body, _LEVEL)
 

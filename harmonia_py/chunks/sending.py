@@ -171,7 +171,7 @@ class Sending:
             return self._recipe.restored(number, self._recipe.literal(number))
         frame = bytes_of(pack, offset, size, self._read)
         try:
-            return self._recipe.restored(number, decompress_chunk(frame, self._recipe.size(number)))
+            return self._recipe.restored(number, decompress_chunk(frame, self._recipe.sizes[number]))
         except FormatError as error:
             chunk = self._recipe.chunk(number)
             assert chunk is not None

@@ -198,7 +198,7 @@ class Window:
                 yield number, start, end, None, 0, 0
             else:
                 pack, offset, size = places[chunk]
-                if size != recipe.frame_size(number):
+                if size != recipe.frame_sizes[number]:
                     # The chunk was lost and came again: it fits only the recipes that were made after that.
                     raise StorageError("a chunk was compressed in another way since")
                 yield number, start, end, packs[pack], offset, size

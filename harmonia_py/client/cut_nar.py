@@ -86,7 +86,7 @@ class SentRecipe:
         for segment, chunk in enumerate(self._recipe.chunks_in(0, self._recipe.segments - 1)):
             if not left:
                 break
-            size = self._recipe.size(segment)
+            size = self._recipe.sizes[segment]
             if chunk is None or chunk not in left:
                 reader.skip(size)
                 continue

@@ -146,7 +146,7 @@ def test_most_of_a_program_with_references_is_sent_as_it_is_kept() -> None:
     chunked = Chunked()
     nar = nar_of(program(ONE, TWO, contents))
     recipe = chunked.cut([nar], [ONE, TWO], SIZES)[1]
-    stored = sum(recipe.size(at) for at in range(recipe.segments) if not recipe.is_sent_as_kept(at))
+    stored = sum(recipe.sizes[at] for at in range(recipe.segments) if not recipe.is_sent_as_kept(at))
     assert stored < 2000
 
 
