@@ -12,9 +12,9 @@ from harmonia_py.chunks.catalog import Chunks, PackedChunk, Place
 from harmonia_py.chunks.pack_frames import wrong_chunks
 from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.chunks.recipe import ChunkHash, Recipe
-from harmonia_py.chunks.sending import NoteLost, Sending
+from harmonia_py.chunks.sending import Sending
 from harmonia_py.chunks.sent_chunks import SentChunks
-from harmonia_py.chunks.windows import ChunksUnknown, FindPlaces, LostChunk, OpenPack, WindowSizes
+from harmonia_py.chunks.windows import ChunksUnknown, LostChunk, OpenPack, WindowSizes
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
 from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError, StorageError
@@ -74,12 +74,11 @@ class ChunkedFiles:
         self._chunks = chunks
         self._blobs = blobs
         self._open_pack = open_pack
-        self._sizes = sizes
         self._read = read
         self._threads = threads
         self._note_lost = note_lost
         self._recipes: Bounded[str, Recipe] = Bounded(_MAX_RECIPES)
-        self._downloads: set[Sending] = set()
+        self._sending = partial(Sending, sizes=sizes, downloads=set(), read=read)
         # The first chunk of a recipe at which `lose_wrong` has not looked yet, by its NAR.
         self._looked_to: Bounded[Hash, int] = Bounded(_MAX_RECIPES)
 
@@ -113,7 +112,7 @@ class ChunkedFiles:
         No chunk is noted as lost by it: not the chunk may be wrong but the recipe.
         """
         find, open_pack = sent.found_beside(self._chunks.places), sent.opened_beside(self._open_pack)
-        sending = self._sending(recipe, find, open_pack, _leave)
+        sending = self._sending(recipe, find=find, open_pack=open_pack, note_lost=_leave)
         return Download(size=recipe.file_size, etag="", pieces=sending.file_pieces, release=sending.release)
 
     async def recipe(self, key: str) -> Recipe | None:
@@ -179,18 +178,7 @@ class ChunkedFiles:
             raise ChunksUnknown(str(error)) from error
 
     def _kept(self, recipe: Recipe) -> Sending:
-        return self._sending(recipe, self._chunks.places, self._open_pack, self._note)
-
-    def _sending(self, recipe: Recipe, find: FindPlaces, open_pack: OpenPack, note_lost: NoteLost) -> Sending:
-        return Sending(
-            recipe,
-            find=find,
-            open_pack=open_pack,
-            sizes=self._sizes,
-            downloads=self._downloads,
-            read=self._read,
-            note_lost=note_lost,
-        )
+        return self._sending(recipe, find=self._chunks.places, open_pack=self._open_pack, note_lost=self._note)
 
     async def _note(self, lost: LostChunk) -> None:
         with suppress(StorageError):
