@@ -12,16 +12,15 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.chunks.catalog import PACK_BYTES, Pack, PackedChunk, Packs
+from harmonia_py.chunks.catalog import PACK_BYTES, Pack, PackedChunk
 from harmonia_py.chunks.chunked_files import NoteLostChunk
-from harmonia_py.chunks.growing_pack import GrowingPack
+from harmonia_py.chunks.growing_pack import ChunkStorage, GrowingPack
 from harmonia_py.chunks.pack_frames import frames_of, is_right
 from harmonia_py.chunks.recipe import ChunkHash
-from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
+from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.pieces import SliceReader
-from harmonia_py.contents.spool import Spool
 from harmonia_py.errors import StorageError
-from harmonia_py.runtime.threads import Threads, in_thread
+from harmonia_py.runtime.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -75,16 +74,10 @@ class PackCollector:
     """Looks after packs. It is used under the lock of the collector.
 
     Args:
-        packs: rows of packs.
-        blobs: bytes of packs.
-        spool: for a pack that is written.
+        storage: of the chunks.
         note_lost: is told of chunks that cannot be moved, because their bytes are missing or wrong.
-        read: reads slices of files.
-        threads: read, check and write.
-        now: the time.
         used_share: gives the share of used bytes below which a pack is written anew.
         grace_seconds: how long a pack stays that was written anew.
-        pack_bytes: of a full pack.
 
     Attributes:
         used_share: gives that share.
@@ -92,28 +85,18 @@ class PackCollector:
 
     def __init__(
         self,
-        packs: Packs,
-        *,
-        blobs: BlobStore,
-        spool: Spool,
+        storage: ChunkStorage,
         note_lost: NoteLostChunk,
-        read: SliceReader,
-        threads: Threads,
-        now: Callable[[], Timestamp],
+        *,
         used_share: Callable[[], float],
         grace_seconds: int = GRACE_SECONDS,
-        pack_bytes: int = PACK_BYTES,
     ) -> None:
-        self._packs = packs
-        self._blobs = blobs
-        self._spool = spool
+        self._storage = storage
+        self._packs = storage.packs
+        self._now = storage.now
         self._note_lost = note_lost
-        self._read = read
-        self._threads = threads
-        self._now = now
         self.used_share = used_share
         self._grace_seconds = grace_seconds
-        self._pack_bytes = pack_bytes
 
     async def run(self) -> PacksCollected:
         """One pass: drop uses, look at packs that have lost some, write at most one pack anew.
@@ -136,7 +119,7 @@ class PackCollector:
                 unused.append(pack)
             elif used < used_share * pack.size:
                 sparse.append(pack)
-            elif pack.size < _SHORT_SHARE * self._pack_bytes:
+            elif pack.size < _SHORT_SHARE * PACK_BYTES:
                 short.append(pack)
                 if used != pack.used_size:
                     await self._packs.keep(pack.key, used, look_at=self._now())
@@ -167,20 +150,20 @@ class PackCollector:
 
         Returns its length, the packs that it replaces, and how many were set aside.
         """
-        new = await GrowingPack.begin(self._spool, self._pack_bytes, self._threads)
+        new = await GrowingPack.begin(self._storage)
         try:
             emptied: list[Pack] = []
             lossy: list[Pack] = []
             set_aside: list[Pack] = []
             for pack in packs:
-                if (emptied and new.size + _used(pack) > self._pack_bytes) or len(set_aside) == _MOST_SET_ASIDE:
+                if (emptied and new.size + _used(pack) > PACK_BYTES) or len(set_aside) == _MOST_SET_ASIDE:
                     break
                 try:
                     (emptied if await self._copy(pack, new) else lossy).append(pack)
                 except _CannotBeRead as error:
                     _log.warning("%s cannot be written anew for now, and is set aside: %s", pack.key, error)
                     set_aside.append(pack)
-            await new.put(self._blobs, self._packs, now=self._now())
+            await new.put()
             await self._keep(lossy, set_aside, new.chunks)
             return new.size, emptied, len(set_aside)
         finally:
@@ -201,7 +184,7 @@ class PackCollector:
             _CannotBeRead: some cannot be read for now. Those before them were copied.
         """
         try:
-            blob = await self._blobs.open(BlobKey(pack.key))
+            blob = await self._storage.blobs.open(BlobKey(pack.key))
         except StorageError as error:
             raise _CannotBeRead(str(error)) from error
         if blob is None:
@@ -210,7 +193,7 @@ class PackCollector:
             await self._note_lost(one.chunk, "its pack is missing", True)
             return False
         with blob:
-            wrong = await in_thread(self._threads, partial(_copy, blob, pack, new, self._read))
+            wrong = await in_thread(self._storage.threads, partial(_copy, blob, pack, new, self._storage.read))
         for chunk in wrong:
             await self._note_lost(chunk.chunk, "its bytes are missing or wrong", False)
         return not wrong

@@ -8,7 +8,7 @@ it never loses a file.
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -16,25 +16,23 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.cache.source import Download
-from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import RECIPES, BeingDeleted, NarFile
-from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, DueFile, Packs
-from harmonia_py.chunks.chunked_files import ChunkedFiles
+from harmonia_py.catalog.stored import OpenBlob
+from harmonia_py.chunks.catalog import PACK_BYTES, DueFile
 from harmonia_py.chunks.cutting import Cutter
 from harmonia_py.chunks.frames import compress_chunk
-from harmonia_py.chunks.growing_pack import GrowingPack
+from harmonia_py.chunks.growing_pack import ChunkStorage, GrowingPack
 from harmonia_py.chunks.recipe import MAX_REFERENCES, ChunkHash, Recipe
 from harmonia_py.chunks.recipe_writer import RecipeWriter
-from harmonia_py.chunks.sizes import SIZES, CutSizes
+from harmonia_py.chunks.sizes import SIZES
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.chunks.work import Packed
-from harmonia_py.contents.blobs import BlobKey, BlobStore
+from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.codecs import MAX_WINDOW_BYTES, Unpacker
 from harmonia_py.contents.nar_check import NarBounds, NarCheck
-from harmonia_py.contents.pieces import SliceReader, feed_all, portions, whole_portions
-from harmonia_py.contents.spool import Spool
+from harmonia_py.contents.pieces import feed_all, portions, whole_portions
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError, StorePathChanged
-from harmonia_py.runtime.threads import Threads, in_thread
+from harmonia_py.runtime.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +41,6 @@ LEVEL: Final = 3
 
 # Pieces whose hashes are looked up together: some 16 MiB.
 _BATCH: Final = 128
-
-OpenFile = Callable[[str], Awaitable[Download | None]]
-"""Opens the bytes under a key; None when there are none."""
 
 
 class _UnreadableFile(HarmoniaError):
@@ -63,45 +58,14 @@ class Packer:
     """Makes chunks of files, one file at a time. Use it under the collector's lock; call `close` at the end.
 
     Args:
-        chunks: the chunks that the catalog knows, and the recipes of files.
-        packs: new packs are entered there.
-        blobs: takes packs and recipes.
-        spool: for the pack that is being written.
-        files: makes files of chunks.
+        storage: of the chunks.
         open_file: opens the files that are to be cut.
-        read: reads slices of files.
-        threads: decompress, cut, compress and hash.
-        now: the time.
-        sizes: of pieces.
-        pack_bytes: a pack of this size is full.
     """
 
-    def __init__(
-        self,
-        chunks: Chunks,
-        packs: Packs,
-        *,
-        blobs: BlobStore,
-        spool: Spool,
-        files: ChunkedFiles,
-        open_file: OpenFile,
-        read: SliceReader,
-        threads: Threads,
-        now: Callable[[], Timestamp],
-        sizes: CutSizes = SIZES,
-        pack_bytes: int = PACK_BYTES,
-    ) -> None:
-        self._chunks = chunks
-        self._packs = packs
-        self._blobs = blobs
-        self._spool = spool
-        self._files = files
+    def __init__(self, storage: ChunkStorage, open_file: OpenBlob) -> None:
+        self._storage = storage
+        self._threads = storage.threads
         self._open_file = open_file
-        self._read = read
-        self._threads = threads
-        self._now = now
-        self._sizes = sizes
-        self._pack_bytes = pack_bytes
         self._pack: GrowingPack | None = None
         self._cut: list[_Cut] = []
         self._done = Packed()
@@ -156,15 +120,15 @@ class Packer:
             raise _UnreadableFile(str(error)) from error
 
     async def _recipe_of(self, due: DueFile, download: Download) -> Recipe:
-        cutter, writer = Cutter(due.hash_parts, self._sizes), RecipeWriter()
+        cutter, writer = Cutter(due.hash_parts), RecipeWriter()
         pieces = self._pieces(cutter, download, due.file)
-        while batch := await in_thread(self._threads, partial(_batch, pieces, self._sizes.literal)):
+        while batch := await in_thread(self._threads, partial(_batch, pieces, SIZES.literal)):
             hashes = {chunk for _, chunk in batch if chunk is not None}
-            known = dict(await self._chunks.known(hashes))
+            known = dict(await self._storage.chunks.known(hashes))
             if self._pack is None and len(known) < len(hashes):
-                self._pack = await GrowingPack.begin(self._spool, self._pack_bytes, self._threads)
+                self._pack = await GrowingPack.begin(self._storage)
             await in_thread(self._threads, partial(_keep, batch, known, self._pack, writer))
-            if self._pack is not None and self._pack.size >= self._pack_bytes:
+            if self._pack is not None and self._pack.size >= PACK_BYTES:
                 await self._put_pack()
         assert due.file.nar_hash is not None
         finish = partial(writer.finish, due.file.nar_hash, due.hash_parts, cutter.places, cutter.numbers)
@@ -172,7 +136,7 @@ class Packer:
 
     def _pieces(self, cutter: Cutter, download: Download, file: NarFile) -> Generator[bytes, None, None]:
         unpacker = Unpacker(file.compression, MAX_WINDOW_BYTES, MAX_WINDOW_BYTES, longest=file.nar_size)
-        for data in _readable(whole_portions(download.pieces(0, None), self._read)):
+        for data in _readable(whole_portions(download.pieces(0, None), self._storage.read)):
             for portion in unpacker.feed(data):
                 yield from cutter.update(bytes(portion))
                 if file.nar_size is not None and cutter.nar_size > file.nar_size:
@@ -183,7 +147,7 @@ class Packer:
         pack, self._pack = self._pack, None
         if pack is not None:
             try:
-                await pack.put(self._blobs, self._packs, now=self._now())
+                await pack.put()
                 self._done += Packed(new_bytes=pack.size)
             finally:
                 await pack.close()
@@ -199,13 +163,13 @@ class Packer:
             _log.error("%s stays as it is: it is not made again from its chunks: %s", cut.file.blob_key, error)
             self._done += Packed(left=1)
             with suppress(StorageError):  # the next round looks again
-                await self._files.lose_wrong(cut.recipe)
+                await self._storage.files.lose_wrong(cut.recipe)
             return
         data = await in_thread(self._threads, cut.recipe.format)
-        await self._blobs.put(BlobKey(made.blob_key), data, {}, durable=True)
+        await self._storage.blobs.put(BlobKey(made.blob_key), data, {}, durable=True)
         chunks = await in_thread(self._threads, cut.recipe.chunks)
         try:
-            is_replaced = await self._chunks.replace(cut.file.file_hash, made, chunks, now=self._now())
+            is_replaced = await self._storage.chunks.replace(cut.file.file_hash, made, chunks, now=self._storage.now())
         except BeingDeleted as error:
             # An earlier recipe of this NAR is on its way out; the others of this pass do not wait for that.
             _log.info("%s stays as it is for now: %s", cut.file.blob_key, error)
@@ -214,9 +178,9 @@ class Packer:
             self._done += Packed(files=1, nar_bytes=cut.recipe.nar_size, file_bytes=cut.file.file_size)
 
     async def _verified(self, cut: _Cut) -> NarFile:
-        with self._files.file_of(cut.recipe, "") as download:
+        with self._storage.files.file_of(cut.recipe, "") as download:
             check = NarCheck(None, "zstd", bounds=NarBounds(nar_size=cut.file.nar_size))
-            await feed_all(self._threads, portions(download.pieces(0, None), self._read), check.feed)
+            await feed_all(self._threads, portions(download.pieces(0, None), self._storage.read), check.feed)
             await in_thread(self._threads, check.finish)
         checked = check.checked
         if (checked.nar_hash, checked.nar_size) != (cut.file.nar_hash, cut.file.nar_size):

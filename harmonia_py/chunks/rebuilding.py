@@ -13,19 +13,19 @@ from msgspec import Struct
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
-from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, PackedChunk, Packs
-from harmonia_py.chunks.chunked_files import ChunkedFiles
+from harmonia_py.chunks.catalog import PACK_BYTES, PackedChunk
 from harmonia_py.chunks.frames import decompress_frame, frame_size
 from harmonia_py.chunks.reading import Unreadable, bytes_of
+from harmonia_py.chunks.growing_pack import ChunkStorage
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.chunks.sizes import MAX_CHUNK_BYTES
 from harmonia_py.chunks.windows import ChunksUnknown
-from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
+from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.nar_check import NarCheck
 from harmonia_py.contents.pieces import SliceReader, feed_all, portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import FormatError, StorageError
-from harmonia_py.runtime.threads import Threads, in_thread
+from harmonia_py.runtime.threads import in_thread
 
 _TOGETHER: Final = 256
 _LOOK_SECONDS: Final = 7 * 86_400
@@ -49,35 +49,13 @@ class RebuiltChunks:
     """Enters packs, and reads files that are made of chunks.
 
     Args:
-        chunks: takes files.
-        packs: tells which packs are unknown, and takes them.
-        blobs: all files.
-        files: makes files of chunks.
-        read: reads slices of files.
-        threads: compute.
-        now: the time.
+        storage: of the chunks.
         report: called with the number of bytes of each pack that was read.
     """
 
-    def __init__(
-        self,
-        chunks: Chunks,
-        packs: Packs,
-        *,
-        blobs: BlobStore,
-        files: ChunkedFiles,
-        read: SliceReader,
-        threads: Threads,
-        now: Callable[[], Timestamp],
-        report: Callable[[int], object],
-    ) -> None:
-        self._chunks = chunks
-        self._packs = packs
-        self._blobs = blobs
-        self._files = files
-        self._read = read
-        self._threads = threads
-        self._now = now
+    def __init__(self, storage: ChunkStorage, report: Callable[[int], object]) -> None:
+        self._storage = storage
+        self._threads = storage.threads
         self._report = report
 
     async def name_packs(self, keys: Sequence[str]) -> PacksNamed:
@@ -88,7 +66,7 @@ class RebuiltChunks:
         """
         named, faults = 0, dict[str, str]()
         for start in range(0, len(keys), _TOGETHER):
-            for key in sorted(await self._packs.unknown(keys[start : start + _TOGETHER])):
+            for key in sorted(await self._storage.packs.unknown(keys[start : start + _TOGETHER])):
                 try:
                     await self._name(BlobKey(key))
                 except (FormatError, Unreadable) as error:
@@ -98,17 +76,17 @@ class RebuiltChunks:
         return PacksNamed(named, faults)
 
     async def _name(self, key: BlobKey) -> None:
-        blob = await self._blobs.open(key)
+        blob = await self._storage.blobs.open(key)
         if blob is None:
             raise FormatError(NOT_WHOLE)
         with blob:
             if blob.size > _MOST_BYTES:
                 raise FormatError("it is too long for a pack")
-            chunks = await in_thread(self._threads, partial(_chunks_of, blob, self._read))
+            chunks = await in_thread(self._threads, partial(_chunks_of, blob, self._storage.read))
         self._report(blob.size)
         if not chunks:
             raise FormatError("it has no chunk that is right")
-        await self._packs.add(key, blob.size, chunks, now=Timestamp(self._now() + _LOOK_SECONDS))
+        await self._storage.packs.add(key, blob.size, chunks, now=Timestamp(self._storage.now() + _LOOK_SECONDS))
 
     async def read_file(self, key: BlobKey, check: NarCheck) -> dict[ChunkHash, int] | None:
         """Give `check` the file that a recipe makes; returns its chunks, or None when there is no recipe.
@@ -118,11 +96,11 @@ class RebuiltChunks:
             StorageError: the catalog or the storage does not answer for now.
         """
         try:
-            recipe = await self._files.recipe(key)
+            recipe = await self._storage.files.recipe(key)
             if recipe is None:
                 return None
-            with self._files.file_of(recipe, "") as download:
-                await feed_all(self._threads, portions(download.pieces(0, None), self._read), check.feed)
+            with self._storage.files.file_of(recipe, "") as download:
+                await feed_all(self._threads, portions(download.pieces(0, None), self._storage.read), check.feed)
                 await in_thread(self._threads, check.finish)
         except ChunksUnknown:
             raise
@@ -138,7 +116,8 @@ class RebuiltChunks:
         Raises:
             FormatError: a chunk of it was lost meanwhile.
         """
-        if not await self._chunks.received(cache, session, file, chunks, findings=findings, now=self._now()):
+        now = self._storage.now()
+        if not await self._storage.chunks.received(cache, session, file, chunks, findings=findings, now=now):
             raise FormatError("a chunk of it is not there any more")
 
 

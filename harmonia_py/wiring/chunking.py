@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from harmonia_py.cache.source import Download
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.quarantine import Quarantine
@@ -13,6 +15,7 @@ from harmonia_py.chunks.catalog import DueFile
 from harmonia_py.chunks.chunked_files import IN_MEMORY, OPEN_FILES, ChunkedFiles, NoteLostChunk
 from harmonia_py.chunks.deduplication import MakeChunks
 from harmonia_py.chunks.digests import ChunkedDigests
+from harmonia_py.chunks.growing_pack import ChunkStorage
 from harmonia_py.chunks.pack_collector import GRACE_SECONDS, USED_SHARE, PackCollector
 from harmonia_py.chunks.rebuilding import RebuiltChunks
 from harmonia_py.chunks.recipe import ChunkHash
@@ -27,7 +30,7 @@ from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.files import OpenFiles
 
 if TYPE_CHECKING:
-    from harmonia_py.chunks.packing import OpenFile, Packer
+    from harmonia_py.chunks.packing import Packer
 
 
 def chunked_files(chunks: SqlChunks, files: OpenFiles, threads: Threads, note_lost: NoteLostChunk) -> ChunkedFiles:
@@ -57,7 +60,6 @@ class Chunking:
 
     Attributes:
         files: opens files that are made of chunks.
-        spool: as given.
     """
 
     def __init__(
@@ -71,40 +73,34 @@ class Chunking:
         quarantine: Quarantine,
         now: Callable[[], Timestamp],
     ) -> None:
-        self._chunks = chunks
-        self._packs = packs
         self._opened = files
-        self._blobs = files.blobs
-        self.spool = spool
         self._quarantine = quarantine
-        self._now = now
-        self._threads = Threads(Pool.CHUNK)
         self.files = chunked_files(chunks, files, threads, self._note_lost)
+        self._storage = ChunkStorage(
+            chunks=chunks,
+            packs=packs,
+            blobs=files.blobs,
+            spool=spool,
+            files=self.files,
+            read=read_slice,
+            threads=Threads(Pool.CHUNK),
+            now=now,
+        )
 
     async def aclose(self) -> None:
         """End the threads that make chunks."""
-        await self._threads.aclose()
+        await self._storage.threads.aclose()
 
-    def packer(self, open_file: "OpenFile") -> "Packer":
+    def packer(self, open_file: OpenBlob) -> "Packer":
         """A packer of files that `open_file` opens."""
         # The library that cuts is an extra.
         from harmonia_py.chunks.packing import Packer  # noqa: PLC0415
 
-        return Packer(
-            self._chunks,
-            self._packs,
-            blobs=self._blobs,
-            spool=self.spool,
-            files=self.files,
-            open_file=open_file,
-            read=read_slice,
-            threads=self._threads,
-            now=self._now,
-        )
+        return Packer(self._storage, open_file)
 
     async def open_whole(self, key: str) -> Download | None:
         """The file under a key, which is not that of a recipe."""
-        blob = await self._blobs.open(BlobKey(key))
+        blob = await self._storage.blobs.open(BlobKey(key))
         return None if blob is None else blob.download(key)
 
     def pack_collector(
@@ -115,39 +111,21 @@ class Chunking:
         now: Callable[[], Timestamp] | None = None,
     ) -> PackCollector:
         """The collector of packs, with its settings."""
-        return PackCollector(
-            self._packs,
-            blobs=self._blobs,
-            spool=self.spool,
-            note_lost=self._note_lost,
-            read=read_slice,
-            threads=self._threads,
-            now=now or self._now,
-            used_share=used_share,
-            grace_seconds=grace_seconds,
-        )
+        storage = replace(self._storage, now=now or self._storage.now)
+        return PackCollector(storage, self._note_lost, used_share=used_share, grace_seconds=grace_seconds)
 
     def rebuilt(self, report: Callable[[int], object]) -> RebuiltChunks:
         """The rebuild of chunks that the catalog has lost; `report` is told of bytes that are read."""
-        return RebuiltChunks(
-            self._chunks,
-            self._packs,
-            blobs=self._blobs,
-            files=self.files,
-            read=read_slice,
-            threads=self._threads,
-            now=self._now,
-            report=report,
-        )
+        return RebuiltChunks(self._storage, report)
 
     @asynccontextmanager
     async def digests(self) -> AsyncIterator[Digests]:
         """The digests of all files, also of those that are made of chunks."""
         async with self._opened.digests(1) as digests:
-            yield ChunkedDigests(digests, self.files, read_slice, self._threads)
+            yield ChunkedDigests(digests, self.files, read_slice, self._storage.threads)
 
     async def _note_lost(self, chunk: ChunkHash, reason: str, with_pack: bool) -> None:  # noqa: FBT001  # a port
-        for file in await self._chunks.lose(chunk, with_pack=with_pack, now=self._now()):
+        for file in await self._storage.chunks.lose(chunk, with_pack=with_pack, now=self._storage.now()):
             await self._quarantine.note(file, f"a chunk of it is lost: {reason}")
 
 

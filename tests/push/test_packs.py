@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.claims import PushedFile
 from harmonia_py.storage.slices import read_slice
-from harmonia_py.wiring import chunking
 from harmonia_py.wiring.deduplicating import deduplication
 
 DAY = 86_400
@@ -345,8 +345,9 @@ async def test_a_chunk_that_cannot_be_read_for_a_moment_hides_no_path(
         return read_slice(piece, buffer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunking, "read_slice", read)
+        patch.setattr(node.chunking, "_storage", replace(node.chunking._storage, read=read))
         patch.setattr(node.chunking.files, "_read", read)
+        patch.setattr(node.chunking.files, "_sending", partial(node.chunking.files._sending, read=read))
         done = await make_chunks(house)
     assert (done.files, done.left) == (0, 1)
     assert set(await catalog.chunks.known(every)) == set(every)
@@ -430,7 +431,8 @@ async def test_a_file_that_cannot_be_read_stays_as_it_is_and_the_others_become_c
         return read_slice(piece, buffer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunking, "read_slice", read)
+        jobs = house.server.node.chunking
+        patch.setattr(jobs, "_storage", replace(jobs._storage, read=read))
         assert (await make_chunks(house)).files == files
     await check(house, LIBRARY, HELLO)
     assert blob(HELLO) in house.files()
@@ -625,7 +627,8 @@ async def test_a_chunk_that_cannot_be_read_is_lost_and_the_rest_of_its_pack_is_w
         return read_slice(piece, buffer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunking, "read_slice", read)
+        jobs = house.server.node.chunking
+        patch.setattr(jobs, "_storage", replace(jobs._storage, read=read))
         done = await house.server.node.chunking.pack_collector().run()
     assert done.written_bytes > 0
     assert [await status(house, one) for one in (small.path, REFERENCE)].count(404) > 0
