@@ -26,7 +26,7 @@ from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
-from harmonia_py.wiring.kept_directory import kept_ports
+from harmonia_py.wiring.replaceable_housekeeping import kept_ports
 
 STORE_PATH: Final = StorePath.parse("n5wkd9frr45pa74if5gpz9j7mifg27fh-hello-2.12")
 

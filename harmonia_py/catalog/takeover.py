@@ -9,18 +9,15 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Protocol
-
-from msgspec import Struct
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 from harmonia_py.catalog.caches import MIRROR, STORE, Timestamp, time_by
-from harmonia_py.catalog.mirrored import Mirrored, Mismatches, Realisations, UpstreamNarInfo, UpstreamRealisation
-from harmonia_py.catalog.nars import PACKS, RECIPES, NarFile, Nars
-from harmonia_py.catalog.objects import Document, DocumentKind, Objects, Publication
+from harmonia_py.catalog.kept import KeptPorts
+from harmonia_py.catalog.mirrored import UpstreamNarInfo, UpstreamRealisation
+from harmonia_py.catalog.nars import PACKS, RECIPES, NarFile
+from harmonia_py.catalog.objects import Document, DocumentKind, Publication
 from harmonia_py.catalog.paging import batches_of
-from harmonia_py.catalog.repairs import Repairs
-from harmonia_py.catalog.uploads import Uploads
 from harmonia_py.contents.blobs import BlobInfo, BlobKey, BlobStore
 from harmonia_py.contents.kept_files import Mismatch, key_of, url_of
 from harmonia_py.errors import FormatError
@@ -40,26 +37,6 @@ _DOCUMENT: Final = re.compile(r"(.+)\.(ls|log)", re.ASCII)
 _NAR: Final = re.compile(r"[^?]+\.nar(?:\.[0-9a-z]+)?(?:\?hash=[0-9a-z]{32})?", re.ASCII)
 
 
-class KnownKeys(Protocol):
-    """The port for known keys. Raises `StorageError` when the catalog cannot tell."""
-
-    async def known(self, blob_keys: Collection[str]) -> Collection[str]:
-        """The keys that a row names, or that are to be deleted."""
-
-
-class Ports(Struct, frozen=True, kw_only=True):
-    """The ports that take the files."""
-
-    objects: Objects
-    nars: Nars
-    known: KnownKeys
-    uploads: Uploads
-    mirrored: Mirrored
-    realisations: Realisations
-    mismatches: Mismatches
-    repairs: Repairs
-
-
 class Takeover:
     """Enters the kept files that the catalog does not know.
 
@@ -71,7 +48,7 @@ class Takeover:
     """
 
     def __init__(
-        self, blobs: BlobStore, ports: Ports, store_dir: StoreDir, clock: Callable[[], float] = time.time
+        self, blobs: BlobStore, ports: KeptPorts, store_dir: StoreDir, clock: Callable[[], float] = time.time
     ) -> None:
         self._blobs = blobs
         self._ports = ports
@@ -86,19 +63,19 @@ class Takeover:
         """
         named = 0
         async for batch in batches_of(self._blobs.list(), _BATCH):
-            known = await self._ports.known.known([info.key for info in batch])
-            await self._discard_chunks([info.key for info in batch if info.key not in known])
-            named += sum(await asyncio.gather(*[self._take(info) for info in batch if info.key not in known]))
+            unnamed = await self._ports.repairs.unnamed([info.key for info in batch])
+            await self._discard_chunks(unnamed)
+            named += sum(await asyncio.gather(*[self._take(info) for info in batch if info.key in unnamed]))
         if named:
             _log.info("%d files were taken into the catalog", named)
         return named
 
-    async def _discard_chunks(self, keys: Sequence[BlobKey]) -> None:
+    async def _discard_chunks(self, unnamed: Collection[str]) -> None:
         """Have packs and recipes deleted that no row names: of what is in them, upstreams have the rest of the facts.
 
         The job that makes them enters each while it holds the lock of the collector, which does not delete meanwhile.
         """
-        lonely = await self._ports.repairs.unnamed([key for key in keys if key.startswith((PACKS, RECIPES))])
+        lonely = [key for key in unnamed if key.startswith((PACKS, RECIPES))]
         if lonely:
             await self._ports.repairs.discard(lonely, garbage_from=time_by(self._clock))
 

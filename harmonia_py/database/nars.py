@@ -1,12 +1,11 @@
 """`Nars` over a database."""
 
-from collections.abc import Collection
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import ObjectState
-from harmonia_py.database.blob_keys import is_garbage, list_as_garbage, named_in, take_from_garbage
+from harmonia_py.database.blob_keys import is_garbage, list_as_garbage, take_from_garbage
 from harmonia_py.database.closures import heal, quarantine
 from harmonia_py.database.object_rows import FILES, digits, nar_file
 from harmonia_py.database.totals import add_files, resize_objects
@@ -19,7 +18,6 @@ from harmonia_py.database.transaction import (
     ask_one,
     ask_row,
     reads,
-    scans,
     writes,
 )
 from harmonia_py.nix.hashes import Hash
@@ -71,11 +69,6 @@ class SqlNars(Transactions):
         """As in `Nars`."""
         row = yield from ask_one(FINDINGS, digits(nar_hash))
         return None if row is None else row[0]
-
-    @scans
-    def known(self, blob_keys: Collection[str]) -> Transaction[Collection[str]]:
-        """As in `KnownKeys` of the takeover."""
-        return named_in(blob_keys, "nar_files", "documents", "garbage")
 
     @writes(Topic.OBJECTS, Topic.REMOVALS)
     def quarantine(self, file_hash: Hash, reason: str, *, now: Timestamp) -> Transaction[int | None]:

@@ -14,13 +14,11 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import time_by
-from harmonia_py.catalog.changes import Changes
-from harmonia_py.catalog.kept import Kept, KeptPorts
+from harmonia_py.catalog.kept import Kept
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.storage import Storage
 from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.runtime.threads import Pool, Threads
@@ -30,7 +28,13 @@ from harmonia_py.wiring.catalog import OWN_DIRECTORY, hand_over
 from harmonia_py.wiring.chunking import Chunking
 from harmonia_py.wiring.files import OpenFiles, Space, open_files
 from harmonia_py.wiring.pools import Selection, entered, running
-from harmonia_py.wiring.replaceable_housekeeping import DirectoryHousekeeping, Upkeep, name_of, quarantine_of
+from harmonia_py.wiring.replaceable_housekeeping import (
+    DirectoryHousekeeping,
+    Upkeep,
+    kept_ports,
+    name_of,
+    quarantine_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -164,19 +168,3 @@ async def _made_of(kept: Kept, storage: Storage, chunking: Chunking | None, reso
 async def _nowhere(resources: AsyncExitStack) -> KeptDirectory:
     storage = Storage()
     return await _made_of(Kept(storage, None), storage, None, resources)
-
-
-def kept_ports(ports: SqlCatalog, uses: LastUses) -> KeptPorts:
-    """The ports of a catalog that `Kept` needs."""
-    return KeptPorts(
-        objects=ports.objects,
-        nars=ports.nars,
-        uploads=ports.uploads,
-        mirrored=ports.mirrored,
-        realisations=ports.mirrored,
-        mismatches=ports.mismatches,
-        repairs=ports.repairs,
-        uses=uses,
-        removals=Changes(partial(ports.database.generation, Topic.REMOVALS)),
-        additions=Changes(partial(ports.database.generation, Topic.OBJECTS)),
-    )

@@ -12,18 +12,21 @@ from typing import Final
 from msgspec import Struct
 
 from harmonia_py.catalog.caches import CHUNKS, CacheSettings
+from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.collector import Collector
+from harmonia_py.catalog.kept import KeptPorts
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.quarantine import Quarantine, QuarantineCounters
 from harmonia_py.catalog.quota import Limits
 from harmonia_py.catalog.replaceable_housekeeping import EvictionCounters, ReplaceableHousekeeping
 from harmonia_py.catalog.rooms import Room, Rooms, replaceable
-from harmonia_py.catalog.takeover import Ports, Takeover
+from harmonia_py.catalog.takeover import Takeover
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.contents.blobs import BlobKey, BlobStore
 from harmonia_py.contents.deletion import delete_all
 from harmonia_py.database.catalog import SqlCatalog
+from harmonia_py.database.transaction import Topic
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.nix.store_path import StoreDir
@@ -153,19 +156,22 @@ def name_of(key: str) -> str:
 
 def takeover_of(blobs: BlobStore, ports: SqlCatalog, store_dir: StoreDir) -> Takeover:
     """The takeover of files that a catalog does not know."""
-    return Takeover(
-        blobs,
-        Ports(
-            objects=ports.objects,
-            nars=ports.nars,
-            known=ports.nars,
-            uploads=ports.uploads,
-            mirrored=ports.mirrored,
-            realisations=ports.mirrored,
-            mismatches=ports.mismatches,
-            repairs=ports.repairs,
-        ),
-        store_dir,
+    return Takeover(blobs, kept_ports(ports, LastUses(ports.objects)), store_dir)
+
+
+def kept_ports(ports: SqlCatalog, uses: LastUses) -> KeptPorts:
+    """The ports of a catalog that `Kept` needs."""
+    return KeptPorts(
+        objects=ports.objects,
+        nars=ports.nars,
+        uploads=ports.uploads,
+        mirrored=ports.mirrored,
+        realisations=ports.mirrored,
+        mismatches=ports.mismatches,
+        repairs=ports.repairs,
+        uses=uses,
+        removals=Changes(partial(ports.database.generation, Topic.REMOVALS)),
+        additions=Changes(partial(ports.database.generation, Topic.OBJECTS)),
     )
 
 

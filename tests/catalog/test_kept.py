@@ -27,7 +27,7 @@ from harmonia_py.database.transaction import ask
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo, NarUrl
-from harmonia_py.wiring.kept_directory import kept_ports
+from harmonia_py.wiring.replaceable_housekeeping import kept_ports
 
 ONE, OTHER = path_info("one"), path_info("other")
 FACTS = FileFacts(Hash.of(b"file"), 4)

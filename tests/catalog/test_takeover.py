@@ -11,8 +11,9 @@ from old_release import put, put_mismatch, put_nar, put_narinfo
 
 from harmonia_py.catalog.caches import MIRROR, STORE
 from harmonia_py.catalog.collector import Collector, Delete
+from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.catalog.objects import DocumentKind
-from harmonia_py.catalog.takeover import Ports, Takeover
+from harmonia_py.catalog.takeover import Takeover
 from harmonia_py.contents.blobs import Blob, BlobInfo, BlobKey
 from harmonia_py.contents.kept_files import Mismatch
 from harmonia_py.database.catalog import SqlCatalog
@@ -21,6 +22,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.storage.disk import DiskBlobs
+from harmonia_py.wiring.replaceable_housekeeping import kept_ports
 
 # How the upstream compresses what is kept: that way, or re-coded to zstd.
 SAID = {"xz": "xz", "recoded": "xz", "plain": "none"}
@@ -89,16 +91,7 @@ async def catalog(tmp_path: Path) -> AsyncIterator[SqlCatalog]:
 
 
 def takeover(blobs: Unread, catalog: SqlCatalog) -> Takeover:
-    ports = Ports(
-        objects=catalog.objects,
-        nars=catalog.nars,
-        known=catalog.nars,
-        uploads=catalog.uploads,
-        mirrored=catalog.mirrored,
-        realisations=catalog.mirrored,
-        mismatches=catalog.mismatches,
-        repairs=catalog.repairs,
-    )
+    ports = kept_ports(catalog, LastUses(catalog.objects))
     return Takeover(blobs, ports, StoreDir("/nix/store"), clock=lambda: NOW)  # type: ignore[arg-type]
 
 
