@@ -2,7 +2,7 @@
 
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from harmonia_py.database.transaction import Statement, Transaction, ask, ask_number
@@ -39,26 +39,28 @@ def made() -> Transaction[int]:
     return ask_number("select min(applied_s) from migrations")
 
 
-def next_step(now: int, *, may_be_ahead: int = 0) -> Transaction[bool]:
+def next_step(
+    now: int, *, may_be_ahead: int = 0, definition: Callable[[str], str] = lambda sql: sql
+) -> Transaction[bool]:
     """Apply the first migration that is missing, if any; whether it was there.
 
     Args:
         now: seconds since the epoch.
         may_be_ahead: by so many versions the database may be newer: servers that share it are replaced one by one.
+        definition: gives a statement of a file as the database takes it.
 
     Raises:
         CatalogError: the database was used by a newer release.
     """
     yield from ask(_TABLE)
-    current, known = (yield from ask_number(_VERSION)), versions()
-    if current > known[-1] + may_be_ahead:
+    current, newest = (yield from ask_number(_VERSION)), versions()[-1]
+    if current > newest + may_be_ahead:
         raise CatalogError(
-            f"the catalog has schema {current}, this release knows none after {known[-1]}: start the newer one again"
+            f"the catalog has schema {current}, this release knows none after {newest}: start the newer one again"
         )
-    if current >= known[-1]:
+    if current >= newest:
         return False
-    version = next(version for version in known if version > current)
-    for statement in statements(version):
-        yield Statement(statement)
-    yield from ask("insert into migrations (version, applied_s) values ($1, $2)", version, now)
+    for statement in statements(current + 1):
+        yield Statement(definition(statement))
+    yield from ask("insert into migrations (version, applied_s) values ($1, $2)", current + 1, now)
     return True

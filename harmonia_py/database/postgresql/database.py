@@ -26,7 +26,7 @@ from harmonia_py.database.postgresql.connections import (
 from harmonia_py.database.postgresql.running import TURN, MoreToAsk, run
 from harmonia_py.database.postgresql.sql import definition
 from harmonia_py.database.postgresql.writer import Writer
-from harmonia_py.database.transaction import Statement, Topic, Transaction
+from harmonia_py.database.transaction import Topic, Transaction
 from harmonia_py.runtime.tasks import end_task
 
 T = TypeVar("T")
@@ -154,18 +154,6 @@ async def _migrate(address: Address) -> None:
 async def _step(connection: Connection) -> bool:
     """Take one step, alone; whether there was one to take."""
     await connection.execute(f"begin; select {TURN}")
-    done = await run(connection, _defined(migrations.next_step(int(time.time()), may_be_ahead=1)))
+    done = await run(connection, migrations.next_step(int(time.time()), may_be_ahead=1, definition=definition))
     await connection.execute("commit")
     return done
-
-
-def _defined(step: Transaction[bool]) -> Transaction[bool]:
-    rows = None
-    while True:
-        try:
-            statement = next(step) if rows is None else step.send(rows)
-        except StopIteration as stop:
-            done: bool = stop.value
-            return done
-        assert isinstance(statement, Statement)  # migrations are read from files
-        rows = yield Statement(definition(statement.sql), statement.parameters, statement.many)
