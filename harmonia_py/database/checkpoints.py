@@ -7,9 +7,9 @@ pages all over the database and waits for the disk twice, and all that is to be 
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
-from threading import Thread
 from typing import Final
+
+from harmonia_py.database.sqlite_worker import QueueThread
 
 # One push of a path commits two or three times, some twenty pages each: the log stays below 4 MiB.
 COMMITS: Final = 32
@@ -17,10 +17,9 @@ COMMITS: Final = 32
 # A transaction of the collector changes some thousand rows on as many pages, which are copied during the next one.
 ROWS: Final = 1024
 """and after so many rows that they have changed."""
-_CLOSE_SECONDS: Final = 10.0
 
 
-class Checkpoints:
+class Checkpoints(QueueThread[bool]):
     """The thread that copies. It begins when there is something to copy.
 
     Args:
@@ -28,14 +27,13 @@ class Checkpoints:
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__("catalog-checkpoint")
         self._connect = connect
         self._commits = 0
         self._rows = 0
         # A request that waited for the end of a copy would begin the next one at once. While this thread copies, a
         # writer that finds the log too long cannot copy the rest, and the log would never begin anew.
         self._is_copying = False
-        self._queue: SimpleQueue[bool] = SimpleQueue()
-        self._thread: Thread | None = None
 
     def committed(self, rows: int) -> None:
         """Count a commit and its rows, and have the log copied when there were many. The writing thread calls this."""
@@ -45,18 +43,7 @@ class Checkpoints:
             return
         self._commits = self._rows = 0
         self._is_copying = True
-        if self._thread is None:
-            self._thread = Thread(target=self._work, name="catalog-checkpoint", daemon=True)
-            self._thread.start()
-        self._queue.put(True)
-
-    def close(self) -> bool:
-        """End the thread, when nothing is written any more; False when it does not end. Blocks."""
-        if self._thread is None:
-            return True
-        self._queue.put(False)
-        self._thread.join(_CLOSE_SECONDS)
-        return not self._thread.is_alive()
+        self.put(True)
 
     def _work(self) -> None:
         # Pages that cannot be copied now stay in the log, where readers find them, until the next time.

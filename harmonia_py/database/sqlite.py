@@ -18,7 +18,8 @@ from typing import Any, Final, Self, TypeVar
 from harmonia_py.database import migrations
 from harmonia_py.database.checkpoints import Checkpoints
 from harmonia_py.database.collecting_lock import CollectingLock
-from harmonia_py.database.sqlite_worker import WAIT_SECONDS, Job, Worker, storage_error, translated
+from harmonia_py.database.jobs import WAIT_SECONDS, Job
+from harmonia_py.database.sqlite_worker import Worker, storage_error, translated
 from harmonia_py.database.transaction import Row, Statement, Together, Topic, Transaction
 from harmonia_py.database.turns import Turns
 from harmonia_py.errors import StorageError

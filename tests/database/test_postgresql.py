@@ -13,7 +13,7 @@ from waiting import eventually
 
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheSettings
-from harmonia_py.database import migrations
+from harmonia_py.database import jobs, migrations
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.postgresql import advisory_lock, connections, writer
 from harmonia_py.database.postgresql.advisory_lock import AdvisoryLock, _ending_with
@@ -362,7 +362,7 @@ def own() -> Iterator[PostgreSQL]:
 
 async def test_a_restart_of_the_server_is_a_pause(own: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads and writes that are under way are begun anew, none is done twice, and changes are heard of again."""
-    for module in (connections, writer):  # a machine that does much else restarts it in more than ten seconds
+    for module in (connections, jobs):  # a machine that does much else restarts it in more than ten seconds
         monkeypatch.setattr(module, "WAIT_SECONDS", 60.0)
     url = own.database()
     async with opened(url) as database, opened(url) as other:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from waiting import eventually
 
-from harmonia_py.database import migrations, sqlite, sqlite_worker
+from harmonia_py.database import jobs, migrations, sqlite
 from harmonia_py.database.checkpoints import COMMITS
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.database.transaction import Topic, Transaction, ask, ask_for_each, ask_many, ask_one
@@ -111,7 +111,7 @@ async def test_a_read_does_not_wait_for_a_scan(database: SqliteDatabase) -> None
 
 
 async def test_what_takes_too_long_is_given_up(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    for one in (sqlite, sqlite_worker):
+    for one in (sqlite, jobs):
         monkeypatch.setattr(one, "WAIT_SECONDS", 0.2)
     endless = "with recursive n (x) as (select 1 union all select x + 1 from n) select max(x) from n"
     with pytest.raises(StorageError):
@@ -123,7 +123,7 @@ async def test_what_takes_too_long_is_given_up(database: SqliteDatabase, monkeyp
 async def test_more_than_can_wait_is_refused_at_once(
     database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_worker, "_QUEUE", 8)
+    monkeypatch.setattr(jobs, "_QUEUE", 8)
     few = await SqliteDatabase.open(path)
     turns = Turns(path.with_suffix(".lock"))
     with turns.take():

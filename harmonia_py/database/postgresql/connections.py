@@ -10,15 +10,13 @@ from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg
 
+from harmonia_py.database.jobs import WAIT_SECONDS
 from harmonia_py.database.transaction import Value
 from harmonia_py.errors import CatalogError, StorageError, StorageFull, reason_of
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-WAIT_SECONDS: Final = 10.0
-"""So long a transaction may take, with all its beginnings. What waits longer has a client that has left."""
 
 _CONNECT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.05

@@ -13,16 +13,10 @@ from functools import partial
 from typing import Final, Self, TypeVar
 
 from harmonia_py.database import migrations
+from harmonia_py.database.jobs import WAIT_SECONDS
 from harmonia_py.database.postgresql.advisory_lock import AdvisoryLock
 from harmonia_py.database.postgresql.changes import Changes
-from harmonia_py.database.postgresql.connections import (
-    FAILURES,
-    WAIT_SECONDS,
-    Address,
-    Connection,
-    Connections,
-    storage_error,
-)
+from harmonia_py.database.postgresql.connections import FAILURES, Address, Connection, Connections, storage_error
 from harmonia_py.database.postgresql.running import TURN, MoreToAsk, run
 from harmonia_py.database.postgresql.sql import definition
 from harmonia_py.database.postgresql.writer import Writer

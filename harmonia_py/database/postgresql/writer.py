@@ -4,12 +4,13 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from harmonia_py.database.jobs import CLOSE_SECONDS, TOGETHER, Job, admit
 from harmonia_py.database.postgresql.changes import Changes
-from harmonia_py.database.postgresql.connections import FAILURES, WAIT_SECONDS, Connection, Connections, storage_error
+from harmonia_py.database.postgresql.connections import FAILURES, Connection, Connections, storage_error
 from harmonia_py.database.postgresql.running import TURN, run
 from harmonia_py.database.transaction import Topic, Transaction
 from harmonia_py.errors import HarmoniaError, StorageError
@@ -17,11 +18,6 @@ from harmonia_py.runtime.tasks import end_task
 
 T = TypeVar("T")
 
-# Transactions that wait at most; each further one is refused at once.
-_QUEUE: Final = 4096
-# Transactions that become durable together.
-_TOGETHER: Final = 64
-_CLOSE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.1
 
 # A process asks within seconds whether its last transaction was made.
@@ -38,39 +34,6 @@ _STATUS: Final = "select pg_xact_status($1::bigint::text::xid8)"
 _LAST: Final = "select number from writers where process = $1"
 
 
-class _Job(Generic[T]):
-    """A transaction on its way."""
-
-    def __init__(self, transaction: Callable[[], Transaction[T]], changes: Collection[Topic], *, durable: bool) -> None:
-        self.transaction = transaction
-        self.changes = changes
-        self.durable = durable
-        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.result: T | None = None
-        self.error: BaseException | None = None
-
-    async def run(self, connection: Connection) -> None:
-        """Do it in a transaction that is open. Raises what asyncpg raises; what it raises itself is kept."""
-        self.result = self.error = None
-        try:
-            self.result = await run(connection, self.transaction())
-        except FAILURES as error:
-            if connection.is_closed() or not connection.is_in_transaction():
-                raise
-            self.error = storage_error(error)
-        except Exception as error:  # noqa: BLE001  # as the transaction raised it
-            self.error = error
-
-    def resolve(self, error: BaseException | None = None) -> None:
-        """Hand over the result or the error."""
-        if self.future.done():
-            return
-        if (error := error or self.error) is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(self.result)  # type: ignore[arg-type]  # it is what the transaction returned
-
-
 class Writer:
     """One process's turns at writing.
 
@@ -82,37 +45,26 @@ class Writer:
     def __init__(self, connections: Connections, changes: Changes) -> None:
         self._connections = connections
         self._changes = changes
-        self._queue: deque[_Job[Any]] = deque()
+        self._queue: deque[Job[Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._process = secrets.token_hex(8)
         self._has_forgotten = False
 
     async def do(self, transaction: Callable[[], Transaction[T]], changes: Collection[Topic], *, durable: bool) -> T:
-        """The result of the transaction. Raises what it raises.
-
-        Raises:
-            StorageError: it cannot be done, or not in time; then it may still be done later.
-        """
-        if self._closed:
-            raise StorageError("the catalog is closed")
-        if len(self._queue) >= _QUEUE:
-            raise StorageError("too much waits for the catalog")
-        job = _Job(transaction, changes, durable=durable)
+        """As `Job.answer`."""
+        admit(len(self._queue), is_closed=self._closed)
+        job = Job(transaction, changes, durable=durable)
         self._queue.append(job)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                return await job.future
-        except TimeoutError:
-            raise StorageError("the catalog did not answer in time") from None
+        return await job.answer()
 
     async def aclose(self) -> None:
         """Finish the transactions that have begun."""
         self._closed = True
         if self._task is not None:
-            await asyncio.wait([self._task], timeout=_CLOSE_SECONDS)
+            await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
             await end_task(self._task)
         await self._connections.aclose()
 
@@ -134,10 +86,10 @@ class Writer:
             for job in jobs:
                 job.resolve()
 
-    def _next(self) -> list[_Job[Any]]:
-        return [self._queue.popleft() for _ in range(min(_TOGETHER, len(self._queue)))]
+    def _next(self) -> list[Job[Any]]:
+        return [self._queue.popleft() for _ in range(min(TOGETHER, len(self._queue)))]
 
-    async def _do(self, jobs: Sequence[_Job[Any]]) -> None:
+    async def _do(self, jobs: Sequence[Job[Any]]) -> None:
         """Several transactions as one, each undone by itself when it raises; begun anew when the server has gone."""
         begun: list[int] = []
 
@@ -149,10 +101,10 @@ class Writer:
 
         await self._connections.do(work)
 
-    async def _write(self, connection: Connection, jobs: Sequence[_Job[Any]], begun: list[int]) -> None:
+    async def _write(self, connection: Connection, jobs: Sequence[Job[Any]], begun: list[int]) -> None:
         number = await self._begin(connection, jobs)
         for job in jobs:
-            await job.run(connection)
+            await _run(connection, job)
             if job.error is not None:
                 break
         if any(job.error is not None for job in jobs):
@@ -168,7 +120,7 @@ class Writer:
             begun.append(number)
             await connection.execute(f"{self._changes.notification(topics)}commit")
 
-    async def _begin(self, connection: Connection, jobs: Sequence[_Job[Any]]) -> int:
+    async def _begin(self, connection: Connection, jobs: Sequence[Job[Any]]) -> int:
         """Begin a transaction, in its turn: its number, which it writes down."""
         waits = any(job.durable for job in jobs)
         await connection.execute("begin" if waits else "begin; set local synchronous_commit = off")
@@ -179,10 +131,23 @@ class Writer:
         return number
 
 
-async def _run_apart(connection: Connection, job: _Job[Any]) -> None:
+async def _run(connection: Connection, job: Job[Any]) -> None:
+    """Do it in a transaction that is open. Raises what asyncpg raises; what it raises itself is kept."""
+    job.result = job.error = None
+    try:
+        job.result = await run(connection, job.transaction())
+    except FAILURES as error:
+        if connection.is_closed() or not connection.is_in_transaction():
+            raise
+        job.error = storage_error(error)
+    except Exception as error:  # noqa: BLE001  # as the transaction raised it
+        job.error = error
+
+
+async def _run_apart(connection: Connection, job: Job[Any]) -> None:
     """Do it so that it can be undone without the others."""
     await connection.execute("savepoint job")
-    await job.run(connection)
+    await _run(connection, job)
     await connection.execute("release job" if job.error is None else "rollback to job; release job")
 
 
