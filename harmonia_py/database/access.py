@@ -14,6 +14,7 @@ from harmonia_py.database.transaction import (
     Transaction,
     Transactions,
     ask,
+    ask_as,
     ask_many,
     ask_number,
     ask_one,
@@ -45,8 +46,7 @@ class SqlAccess(Transactions):
     @reads
     def find(self, token_id: str) -> Transaction[TokenRow | None]:
         """As in `Access`."""
-        row = yield from ask_one(_FIND, token_id)
-        return None if row is None else _row(row)
+        return ask_as(_row, _FIND, token_id)
 
     @reads
     def page(self, after: str | None, limit: int) -> Transaction[Sequence[TokenRow]]:

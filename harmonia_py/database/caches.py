@@ -18,11 +18,11 @@ from harmonia_py.catalog.caches import (
     Timestamp,
 )
 from harmonia_py.database.transaction import (
-    Row,
     Topic,
     Transaction,
     Transactions,
     ask,
+    ask_as,
     ask_number,
     ask_one,
     ask_row,
@@ -69,7 +69,7 @@ class SqlCaches(Transactions):
     @reads
     def find(self, name: CacheName) -> Transaction[CacheRow | None]:
         """As in `Caches`."""
-        return _parse((yield from ask_one(_FIND, name)))
+        return ask_as(_row, _FIND, name)
 
     @reads
     def older(self, cache: CacheId, limit: int) -> Transaction[int]:
@@ -104,16 +104,16 @@ class SqlCaches(Transactions):
     @writes(Topic.ACCESS)
     def configure(self, name: CacheName, settings: CacheSettings, *, declared: bool) -> Transaction[CacheRow | None]:
         """As in `Caches`."""
-        return _parse((yield from ask_one(_CONFIGURE, name, _text(settings), int(declared))))
+        return ask_as(_row, _CONFIGURE, name, _text(settings), int(declared))
 
     @writes(Topic.ACCESS)
     def change(self, name: CacheName, changes: Mapping[str, Any]) -> Transaction[CacheRow | None]:
         """As in `Caches`."""
-        row = _parse((yield from ask_one(_FIND, name)))
+        row = yield from ask_as(_row, _FIND, name)
         if row is None or row.declared:
             return None
         settings = replace(row.settings, **changes)
-        return _parse((yield from ask_one(_CONFIGURE, name, _text(settings), int(row.declared))))
+        return (yield from ask_as(_row, _CONFIGURE, name, _text(settings), int(row.declared)))
 
     @writes(Topic.ACCESS, Topic.OBJECTS, Topic.REMOVALS)
     def delete(self, name: CacheName, *, now: Timestamp) -> Transaction[bool]:
@@ -133,10 +133,6 @@ def _text(settings: CacheSettings) -> str:
 
 def _settings(text: str) -> CacheSettings:
     return msgspec.json.decode(text, type=CacheSettings)
-
-
-def _parse(row: Row | None) -> CacheRow | None:
-    return None if row is None else _row(row)
 
 
 def _row(row: tuple[Any, ...]) -> CacheRow:

@@ -19,7 +19,7 @@ _PUT_DOCUMENT: Final = """
     on conflict (cache_id, kind, name) do update set size = excluded.size, blob_key = excluded.blob_key,
         body = excluded.body, session_id = excluded.session_id, received_s = excluded.received_s
 """
-_KEEP_DOCUMENT: Final = """
+KEEP_DOCUMENT: Final = """
     insert into object_documents (cache_id, hash_part, kind, name) values ($1, $2, $3, $4) on conflict do nothing
 """
 
@@ -40,7 +40,7 @@ def documents_of(publication: Publication, now: Timestamp) -> Transaction[Docume
     if info.deriver is not None:
         attached |= {(DocumentKind.LOG, str(info.deriver))}
     edges = [(cache, info.store_path.hash_part, kind.value, name) for kind, name in attached]
-    changes.statements.append(Statement(_KEEP_DOCUMENT, (), sorted(edges)))
+    changes.statements.append(Statement(KEEP_DOCUMENT, (), sorted(edges)))
     return changes
 
 

@@ -5,13 +5,12 @@ from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.evidence import Evidence, Judge
-from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Published
 from harmonia_py.database.nars import FINDINGS
 from harmonia_py.database.object_rows import FILES, READABLE, digits, nar_file
 from harmonia_py.database.objects import paths
 from harmonia_py.database.publishing import publish
-from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask_one, reads, writes
+from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask_as, ask_one, reads, writes
 from harmonia_py.database.uploads import find_file
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
@@ -59,7 +58,8 @@ def _find(
     in_question: Callable[[str], Collection[HashPart]],
     longest: int | None = None,
 ) -> Transaction[Evidence | None]:
-    file = (yield from find_file(cache, file_hash)) or (yield from _published_file(cache, info))
+    published = ask_as(nar_file, _PUBLISHED_FILE, cache, info.store_path.hash_part, digits(info.nar_hash))
+    file = (yield from find_file(cache, file_hash)) or (yield from published)
     if file is None or file.nar_hash is None:
         return None
     findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
@@ -67,8 +67,3 @@ def _find(
         return None
     here = yield from paths(cache, in_question(findings[0]))
     return Evidence(file=file, findings=findings[0], paths=here)
-
-
-def _published_file(cache: CacheId, info: PathInfo) -> Transaction[NarFile | None]:
-    row = yield from ask_one(_PUBLISHED_FILE, cache, info.store_path.hash_part, digits(info.nar_hash))
-    return None if row is None else nar_file(row)

@@ -57,16 +57,10 @@ class SqlKeys(Transactions):
     async def end_overlaps(self, *, now: Timestamp) -> bool:
         """As in `Keys`."""
 
-        def has_over() -> Transaction[bool]:
-            return (yield from ask_one(_HAS_OVER, now)) is not None
-
-        def end() -> Transaction[None]:
-            yield from ask(_END, now)
-
         # Looked at first: a write would make every worker forget what it has ready.
-        if not await self._database.read(has_over):
+        if await self._database.read(lambda: ask_one(_HAS_OVER, now)) is None:
             return False
-        await self._database.write(end, *_CHANGES)
+        await self._database.write(lambda: ask(_END, now), *_CHANGES)
         return True
 
 

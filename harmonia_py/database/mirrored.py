@@ -7,10 +7,10 @@ from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp
 from harmonia_py.catalog.mirrored import MirroredObject, UpstreamNarInfo, UpstreamRealisation
 from harmonia_py.catalog.objects import Publication, StoredObject
 from harmonia_py.contents.kept_files import Mismatch
-from harmonia_py.database.object_rows import OBJECTS, READABLE, digits, sha256, stored_object
+from harmonia_py.database.object_rows import OBJECT, OBJECTS, READABLE, digits, sha256, stored_object
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.removing import forget_objects
-from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask, ask_one, reads, writes
+from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask, ask_as, ask_one, reads, writes
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -23,7 +23,6 @@ _TOLD: Final = """
     select upstream, url, compression, file_hash, file_size, fetched_ns, max_age_ns from upstream_narinfos
     where hash_part = $1
 """
-_OBJECT: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
 _IS_SEEN: Final = f"select 1 from objects o where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
 _OBJECTS: Final = f"{OBJECTS} where o.cache_id in ($1, $2) and o.hash_part = $3 and {READABLE} order by o.cache_id"
 _KEEP: Final = """
@@ -56,11 +55,10 @@ class SqlMirrored(Transactions):
     def find(self, hash_part: HashPart) -> Transaction[MirroredObject | None]:
         """As in `Mirrored`."""
         told = yield from ask_one(_TOLD, hash_part)
-        row = yield from ask_one(_OBJECT, MIRROR, hash_part)
-        if told is None or row is None:
+        stored = yield from ask_as(stored_object, OBJECT, MIRROR, hash_part)
+        if told is None or stored is None:
             return None
         upstream, url, compression, file_hash, file_size, fetched_ns, max_age_ns = told
-        stored = stored_object(row)
         narinfo = NarInfo(
             path_info=stored.path_info,
             url=url,
@@ -86,8 +84,7 @@ class SqlMirrored(Transactions):
                 return None
             yield from publish(publication, now)
             yield from _note(narinfo)
-            row = yield from ask_one(_OBJECT, MIRROR, hash_part)
-            return None if row is None else stored_object(row)
+            return (yield from ask_as(stored_object, OBJECT, MIRROR, hash_part))
 
         topics = (Topic.OBJECTS, Topic.REMOVALS) if publication.replace else (Topic.OBJECTS,)
         # A row that a power cut takes is entered anew with the next request for its file.

@@ -1,5 +1,6 @@
 """`Nars` over a database."""
 
+from operator import itemgetter
 from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
@@ -15,6 +16,7 @@ from harmonia_py.database.transaction import (
     Transaction,
     Transactions,
     ask,
+    ask_as,
     ask_one,
     ask_row,
     reads,
@@ -67,8 +69,7 @@ class SqlNars(Transactions):
     @reads
     def findings(self, nar_hash: Hash) -> Transaction[str | None]:
         """As in `Nars`."""
-        row = yield from ask_one(FINDINGS, digits(nar_hash))
-        return None if row is None else row[0]
+        return ask_as(itemgetter(0), FINDINGS, digits(nar_hash))
 
     @writes(Topic.OBJECTS, Topic.REMOVALS)
     def quarantine(self, file_hash: Hash, reason: str, *, now: Timestamp) -> Transaction[int | None]:
@@ -78,8 +79,7 @@ class SqlNars(Transactions):
 
 def known_file(file: Hash | str) -> Transaction[NarFile | None]:
     """As `Nars.file`."""
-    row = yield from (ask_one(_FILE_AT, file) if isinstance(file, str) else ask_one(_FILE, digits(file)))
-    return None if row is None else nar_file(row)
+    return ask_as(nar_file, _FILE_AT, file) if isinstance(file, str) else ask_as(nar_file, _FILE, digits(file))
 
 
 def note_findings(file: NarFile, findings: str) -> Transaction[None]:

@@ -23,6 +23,7 @@ OBJECTS: Final = """
     from objects o join nars n on n.nar_hash = o.nar_hash join nar_files f on f.file_hash = o.file_hash
 """
 READABLE: Final = "o.state <> 'waiting' and o.broken_s is null"
+OBJECT: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
 FILE: Final = "f.file_hash, f.file_size, f.compression, f.blob_key, f.nar_hash, n.nar_size"
 """The columns of `nar_file`, of the tables of `OF_FILES`."""
 OF_FILES: Final = "from nar_files f left join nars n on n.nar_hash = f.nar_hash"

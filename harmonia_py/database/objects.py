@@ -1,6 +1,7 @@
 """`Objects`, `ObjectIndex` and `StaticObjects` over a database."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
@@ -15,6 +16,7 @@ from harmonia_py.catalog.objects import (
 )
 from harmonia_py.database.keepers import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
 from harmonia_py.database.object_rows import (
+    OBJECT,
     OBJECTS,
     OBJECTS_OF_DOCUMENT,
     OF_STORE,
@@ -30,6 +32,7 @@ from harmonia_py.database.transaction import (
     Transaction,
     Transactions,
     ask,
+    ask_as,
     ask_for_each,
     ask_many,
     ask_one,
@@ -40,7 +43,6 @@ from harmonia_py.database.transaction import (
 from harmonia_py.database.uploads import live_on
 from harmonia_py.nix.store_path import HashPart, StorePath
 
-_FIND: Final = f"{OBJECTS} where o.cache_id = $1 and o.hash_part = $2 and {READABLE}"
 _PRESENT: Final = f"""
     select o.hash_part from objects o
     where o.cache_id = $1 and o.hash_part in ($list) and {READABLE}
@@ -86,8 +88,7 @@ class SqlObjects(Transactions):
     @reads
     def find(self, cache: CacheId, hash_part: HashPart) -> Transaction[StoredObject | None]:
         """As in `Objects`."""
-        row = yield from ask_one(_FIND, cache, hash_part)
-        return None if row is None else stored_object(row)
+        return ask_as(stored_object, OBJECT, cache, hash_part)
 
     @writes(durable=False)
     def present(
@@ -122,8 +123,8 @@ class SqlObjects(Transactions):
         self, cache: CacheId, kind: DocumentKind, name: str, *, pending: bool = False
     ) -> Transaction[Document | None]:
         """As in `Objects`."""
-        row = yield from ask_one(_DOCUMENT if pending else _PUBLISHED_DOCUMENT, cache, kind.value, name)
-        return None if row is None else document_of(kind, row)
+        sql = _DOCUMENT if pending else _PUBLISHED_DOCUMENT
+        return ask_as(partial(document_of, kind), sql, cache, kind.value, name)
 
     @reads
     def page(self, cache: CacheId, after: HashPart | None, limit: int) -> Transaction[Sequence[StoredObject]]:

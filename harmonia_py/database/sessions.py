@@ -13,10 +13,10 @@ from harmonia_py.database.transaction import (
     Transaction,
     Transactions,
     ask,
+    ask_as,
     ask_for_each,
     ask_many,
     ask_number,
-    ask_one,
     ask_row,
     reads,
     scans,
@@ -68,8 +68,7 @@ class SqlSessions(Transactions):
     @reads
     def find(self, session: str) -> Transaction[Session | None]:
         """As in `Sessions`."""
-        row = yield from ask_one(_FIND, session)
-        return None if row is None else session_of(row)
+        return ask_as(session_of, _FIND, session)
 
     @scans
     def progress(self, session: str) -> Transaction[Progress]:

@@ -152,6 +152,12 @@ def ask_one(sql: str, *parameters: Value) -> Transaction[Row | None]:
     return rows[0] if rows else None
 
 
+def ask_as(parse: Callable[[Row], T], sql: str, *parameters: Value) -> Transaction[T | None]:
+    """The first row that a statement gives, parsed; None when it gives none."""
+    row = yield from ask_one(sql, *parameters)
+    return None if row is None else parse(row)
+
+
 def ask_row(sql: str, *parameters: Value) -> Transaction[Row]:
     """The row of a statement that always gives one."""
     rows = yield Statement(sql, parameters)

@@ -10,7 +10,7 @@ from harmonia_py.catalog.nars import BeingDeleted, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS, Session
 from harmonia_py.database.blob_keys import list_as_garbage, take_from_garbage
-from harmonia_py.database.document_changes import put_document
+from harmonia_py.database.document_changes import KEEP_DOCUMENT, put_document
 from harmonia_py.database.nars import FINDINGS, add_findings, keep_file, known_file
 from harmonia_py.database.object_rows import FILES, digits, nar_file
 from harmonia_py.database.received import ending_claim, expect, forget_received, give_up_received, receive
@@ -20,6 +20,7 @@ from harmonia_py.database.transaction import (
     Transaction,
     Transactions,
     ask,
+    ask_as,
     ask_many,
     ask_number,
     ask_one,
@@ -59,9 +60,6 @@ _IS_KEPT: Final = """
         or exists (select 1 from nar_files where file_hash = $2 and (blob_key = $4 or quarantined_s is null))
 """
 _WHOLE_FILE: Final = "select blob_key from nar_files where file_hash = $1 and quarantined_s is null"
-_KEEPER: Final = """
-    insert into object_documents (cache_id, hash_part, kind, name) values ($1, $2, $3, $4) on conflict do nothing
-"""
 _DERIVED: Final = "select hash_part from objects where cache_id = $1 and deriver = $2"
 
 
@@ -152,7 +150,7 @@ class SqlUploads(Transactions):
         if document.kind is DocumentKind.LOG:
             keeping |= {row[0] for row in (yield from ask(_DERIVED, cache, document.name))}
         edges = [(cache, keeper, document.kind.value, document.name) for keeper in sorted(keeping)]
-        yield from ask_many(_KEEPER, edges)
+        yield from ask_many(KEEP_DOCUMENT, edges)
 
     @writes(durable=False)
     def adopt(self, cache: CacheId, session: str, file_hash: Hash, *, now: Timestamp) -> Transaction[NarFile | None]:
@@ -188,8 +186,7 @@ def let_go(cache: CacheId, file_hash: str, now: Timestamp) -> Transaction[None]:
 
 def find_file(cache: CacheId, file_hash: Hash) -> Transaction[NarFile | None]:
     """As `Uploads.find`."""
-    row = yield from ask_one(_FIND, cache, digits(file_hash))
-    return None if row is None else nar_file(row)
+    return ask_as(nar_file, _FIND, cache, digits(file_hash))
 
 
 def sign_of_life(cache: CacheId, session: str, principal: str, now: Timestamp) -> Transaction[Session]:

@@ -202,7 +202,7 @@ ALL = (
     STATEMENTS
     | CHUNK_STATEMENTS
     | {
-        "a narinfo": objects._FIND,
+        "a narinfo": object_rows.OBJECT,
         "which of many are here": objects._PRESENT,
         "a use": objects._USED,
         "a document": objects._PUBLISHED_DOCUMENT,

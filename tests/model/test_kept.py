@@ -81,8 +81,8 @@ def present_gives_no_lease(patch: Patch, template: Path) -> None:
 
 def documents_have_no_edges(patch: Patch, template: Path) -> None:
     """Logs and listings go with the session that brought them, although their objects live."""
-    patch.setattr(document_changes, "_KEEP_DOCUMENT", f"{NOTHING} and $4 = $4")
-    patch.setattr(uploads, "_KEEPER", f"{NOTHING} and $4 = $4")
+    patch.setattr(document_changes, "KEEP_DOCUMENT", f"{NOTHING} and $4 = $4")
+    patch.setattr(uploads, "KEEP_DOCUMENT", f"{NOTHING} and $4 = $4")
     shown = objects._DOCUMENT  # as if everything that is there could be had
     patch.setattr(objects, "_PUBLISHED_DOCUMENT", shown)
 
