@@ -129,7 +129,8 @@ def _restore(cache: CacheId, candidates: Collection[str], now: Timestamp) -> Tra
             if waited:
                 size = yield from ask_number(_PUBLISH, cache, hash_part, now)
                 yield from move_objects(cache, ObjectState.WAITING, ObjectState.PUBLISHED, [size])
-                yield from settle_published(cache, HashPart(hash_part), now)
+                yield setting_pins(cache, HashPart(hash_part), now)
+                yield from ask(_AUDIT, cache, hash_part, now * NANOSECONDS)
             else:
                 yield from ask(_MEND, cache, hash_part)
         # An object that was condemned while no reader saw it begins its grace now. Its age stays as it was.
@@ -138,12 +139,6 @@ def _restore(cache: CacheId, candidates: Collection[str], now: Timestamp) -> Tra
         restored += map(HashPart, ready)
         candidates = {row[0] for row in (yield from ask_for_each(_REFERRERS, sorted(ready), cache))}
     return tuple(restored)
-
-
-def settle_published(cache: CacheId, hash_part: HashPart, now: Timestamp) -> Transaction[None]:
-    """Set the pins that waited for an object, and note that it was published."""
-    yield setting_pins(cache, hash_part, now)
-    yield from ask(_AUDIT, cache, hash_part, now * NANOSECONDS)
 
 
 def noting_push(cache: CacheId, path_info: PathInfo, pushed_by: str, now: Timestamp) -> Statement:

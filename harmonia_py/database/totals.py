@@ -3,6 +3,7 @@
 Writers take turns over all processes, so that a row which every publication changes holds up none of them.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -24,8 +25,8 @@ _ADD: Final = """
     on conflict (cache_id, state) do update set
         objects = totals.objects + excluded.objects, size = totals.size + excluded.size
 """
-_OF_CACHE: Final = "select state, objects, size from totals where cache_id = $1"
-_OF_ALL: Final = "select state, sum(objects), sum(size) from totals group by state"
+_OF_CACHE: Final = "select cache_id, state, objects, size from totals where cache_id = $1"
+_OF_ALL: Final = "select 0, state, sum(objects), sum(size) from totals group by state"
 # An expected file that has no NAR was left behind by a process that was killed (catalog/arrivals.py).
 _INCOMING: Final = """
     select coalesce(sum(f.file_size), 0) from received r join nar_files f on f.file_hash = r.file_hash
@@ -105,23 +106,21 @@ def add_used(growth: int) -> Transaction[None]:
 
 def chunk_figures() -> Transaction[ChunkFigures]:
     """As `ChunkWork.figures`."""
-    counts = {state: (int(count), int(size)) for state, count, size in (yield from ask(_OF_CACHE, _NO_CACHE))}
-    (files, former_size), (packs, pack_size) = counts.get(_CHUNKED, (0, 0)), counts.get(_PACKS, (0, 0))
-    used_size, sent_size = counts.get(_USED, (0, 0))[1], counts.get(_SENT, (0, 0))[1]
+    counts = _by_state((yield from ask(_OF_CACHE, _NO_CACHE)))
+    (files, former_size), (packs, pack_size) = counts[_NO_CACHE, _CHUNKED], counts[_NO_CACHE, _PACKS]
+    used_size, sent_size = counts[_NO_CACHE, _USED][1], counts[_NO_CACHE, _SENT][1]
     return ChunkFigures(files, former_size, packs, pack_size, used_size, sent_size)
 
 
 def size_of(cache: CacheId | None) -> Transaction[Size]:
     """As `ObjectIndex.size`."""
-    rows: list[Row] = yield from (ask(_OF_ALL) if cache is None else ask(_OF_CACHE, cache))
-    counts = {state: (int(count), int(size)) for state, count, size in rows}
-    published, published_size = counts.get(ObjectState.PUBLISHED.value, (0, 0))
-    condemned, condemned_size = counts.get(ObjectState.CONDEMNED.value, (0, 0))
-    waiting, incoming = counts.get(ObjectState.WAITING.value, (0, 0))
-    chunked_size = pack_size = 0
+    of = _NO_CACHE if cache is None else cache
+    counts = _by_state((yield from (ask(_OF_ALL) if cache is None else ask(_OF_CACHE, cache))))
+    published, published_size = counts[of, ObjectState.PUBLISHED.value]
+    condemned, condemned_size = counts[of, ObjectState.CONDEMNED.value]
+    waiting, incoming = counts[of, ObjectState.WAITING.value]
     if cache is None:
-        total, incoming = counts[_STORED][1], 0
-        chunked_size, pack_size = counts.get(_SENT, (0, 0))[1], counts.get(_PACKS, (0, 0))[1]
+        total, incoming = counts[of, _STORED][1], 0
     else:
         total = published_size + condemned_size
         incoming += yield from ask_number(_INCOMING, cache)
@@ -133,19 +132,18 @@ def size_of(cache: CacheId | None) -> Transaction[Size]:
         condemned_size=condemned_size,
         waiting=waiting,
         incoming_size=incoming,
-        chunked_size=chunked_size,
-        pack_size=pack_size,
+        chunked_size=counts[of, _SENT][1],
+        pack_size=counts[of, _PACKS][1],
     )
 
 
 def wrong_totals() -> Transaction[list[WrongTotal]]:
     """As `Repairs.wrong_totals`."""
-    told = _by_state((yield from ask(_ALL)))
-    counted = _by_state((yield from ask(_COUNTED)))
+    told, counted = _by_state((yield from ask(_ALL))), _by_state((yield from ask(_COUNTED)))
     return [
-        WrongTotal(cache or None, state, told.get((cache, state), (0, 0)), counted.get((cache, state), (0, 0)))
-        for cache, state in sorted(told | counted)
-        if told.get((cache, state), (0, 0)) != counted.get((cache, state), (0, 0))
+        WrongTotal(of[0] or None, of[1], told[of], counted[of])
+        for of in sorted(told | counted)
+        if told[of] != counted[of]
     ]
 
 
@@ -156,23 +154,19 @@ def count_anew() -> Transaction[None]:
     yield from ask_many(_ADD, [(*of, *counts) for of, counts in sorted(counted.items())])
 
 
-def wrong_chunk_totals() -> Transaction[list[tuple[str, int, int]]]:
-    """The running totals of chunks that are wrong: their states, and what their counts and bytes lack."""
-    told = _by_state((yield from ask(_ALL)))
-    counted = _by_state((yield from ask(_CHUNKS_COUNTED)))
-    wrong = []
-    for of, (count, size) in counted.items():
-        told_count, told_size = told.get(of, (0, 0))
-        if (count, size) != (told_count, told_size):
-            wrong.append((of[1], count - told_count, size - told_size))
-    return wrong
+def wrong_chunk_totals() -> Transaction[list[tuple[CacheId, str, int, int]]]:
+    """The running totals of chunks that are wrong, as rows of what their counts and bytes lack."""
+    told, counted = _by_state((yield from ask(_ALL))), _by_state((yield from ask(_CHUNKS_COUNTED)))
+    lacking = ((*of, count - told[of][0], size - told[of][1]) for of, (count, size) in counted.items())
+    return [row for row in lacking if any(row[2:])]
 
 
 def correct_chunk_totals() -> Transaction[None]:
     """As `ChunkWork.count_anew`."""
-    wrong = yield from wrong_chunk_totals()
-    yield from ask_many(_ADD, [(_NO_CACHE, *lacking) for lacking in wrong])
+    yield from ask_many(_ADD, (yield from wrong_chunk_totals()))
 
 
-def _by_state(rows: Iterable[Row]) -> dict[tuple[CacheId, str], tuple[int, int]]:
-    return {(CacheId(cache), state): (int(count), int(size)) for cache, state, count, size in rows}
+def _by_state(rows: Iterable[Row]) -> defaultdict[tuple[CacheId, str], tuple[int, int]]:
+    """Counts and bytes, by the cache and the state; zeros where there is no row."""
+    counts = {(CacheId(cache), state): (int(count), int(size)) for cache, state, count, size in rows}
+    return defaultdict(lambda: (0, 0), counts)

@@ -12,12 +12,10 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from struct import Struct
 from typing import Final
 
 from harmonia_py.database.transaction import Topic
 
-_NUMBER: Final = Struct("=Q")
 _SIZE: Final = 4096
 
 
@@ -34,6 +32,7 @@ class Turns:
             # Never shorter, never other bytes: another process may have it mapped already.
             os.truncate(self._file, max(_SIZE, os.fstat(self._file).st_size))
             self._memory = mmap.mmap(self._file, _SIZE)
+            self._numbers: memoryview[int] = memoryview(self._memory).cast("Q")
         except BaseException:
             os.close(self._file)
             raise
@@ -51,16 +50,16 @@ class Turns:
     def changing(self, topics: Collection[Topic]) -> Iterator[None]:
         """Tell everybody that something changes; the caller has the turn."""
         for topic in topics:
-            self._write(topic, self._read(topic) | 1)
+            self._numbers[topic.value] |= 1
         try:
             yield
         finally:
             for topic in topics:
-                self._write(topic, self._read(topic) + 1)
+                self._numbers[topic.value] += 1
 
     def generation(self, topic: Topic) -> int | None:
         """As in `Database`."""
-        number = self._read(topic)
+        number = self._numbers[topic.value]
         return None if number & 1 else number
 
     def watch(self, topic: Topic) -> "memoryview[int]":
@@ -70,13 +69,6 @@ class Turns:
 
     def close(self) -> None:
         """Close the file."""
+        self._numbers.release()
         self._memory.close()
         os.close(self._file)
-
-    def _read(self, topic: Topic) -> int:
-        number: int
-        (number,) = _NUMBER.unpack_from(self._memory, topic.value * _NUMBER.size)
-        return number
-
-    def _write(self, topic: Topic, number: int) -> None:
-        _NUMBER.pack_into(self._memory, topic.value * _NUMBER.size, number)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from pathlib import Path
 
 from harmonia_py.database.copying.tables import BATCH, Table
@@ -50,11 +50,7 @@ async def reading(file: Path, *, hold: bool) -> AsyncIterator[SqliteSide]:
     turns = Turns(file.with_suffix(".lock"))
     try:
         with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-            if hold:
-                async with _turn(turns):
-                    connection.execute("begin")
-                    yield SqliteSide(connection)
-            else:
+            async with _turn(turns) if hold else nullcontext():
                 connection.execute("begin")
                 yield SqliteSide(connection)
     except sqlite3.Error as error:
