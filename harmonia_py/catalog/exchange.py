@@ -25,13 +25,11 @@ class Exchanged(Struct, frozen=True):
 
     Attributes:
         token: the new token.
-        identity: of its holder.
-        seconds: for which it lasts.
+        identity: of its holder, with the seconds for which it lasts.
     """
 
     token: Token
     identity: Identity
-    seconds: int
 
 
 class TokenExchange:
@@ -89,7 +87,7 @@ class TokenExchange:
         )
         await self._access.add(row)
         await self._audit.note([_entry(row, identity)])
-        return Exchanged(token, identity, identity.seconds)
+        return Exchanged(token, identity)
 
 
 def _entry(row: TokenRow, identity: Identity) -> AuditEntry:

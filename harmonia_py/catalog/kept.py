@@ -96,6 +96,7 @@ class Kept:
     Attributes:
         storage: as given.
         catalog: is asked, where it is not left alone after a failure.
+        owed: enters files, also those that came while the catalog failed.
         entering: held while a second file of a NAR is entered, which must see the row of the first one to replace it.
     """
 
@@ -108,11 +109,7 @@ class Kept:
         self._facts: Bounded[BlobKey, KeptFacts] = Bounded(_MAX_FACTS)
         self._absent: Bounded[HashPart, _Absence] = Bounded(_MAX_FACTS)
         self.entering = asyncio.Lock()
-        self._owed = Owed(storage, self.catalog, self.write)
-
-    async def enter_owed(self) -> None:
-        """Enter the files that came while the catalog failed, as soon as it answers. Runs until it is cancelled."""
-        await self._owed.run()
+        self.owed = Owed(storage, self.catalog, self.write)
 
     async def reserve(self, key: BlobKey) -> None:
         """Keep the collector from deleting what is put under `key` after this call; wait while older bytes are deleted.
@@ -198,7 +195,7 @@ class Kept:
             async with self.entering:
                 await ports.objects.publish(await _replacing(ports.objects, publication), now=now())
 
-        await self.enter(key, publish)
+        await self.owed.enter(key, publish)
         await self.write(lambda ports: ports.mismatches.clear(path_info.store_path))
 
     async def mark(self, path_info: PathInfo, nar_hash: Hash | None) -> None:
@@ -265,10 +262,6 @@ class Kept:
         """
         self._absent.pop(stored.hash_part, None)
         return self._remember(key, _facts_of(stored, removals))
-
-    async def enter(self, key: BlobKey, entry: Callable[[KeptPorts], Awaitable[object]]) -> None:
-        """Enter a file in the catalog, now, or when that and the storage answer again."""
-        await self._owed.enter(key, entry)
 
     async def write(self, write: Callable[[KeptPorts], Awaitable[object]]) -> bool:
         """Write to the catalog; False when it takes nothing now."""

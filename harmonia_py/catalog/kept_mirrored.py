@@ -48,7 +48,7 @@ class KeptMirrored:
             upstream_narinfo: of its path.
             metadata: that the file has just been kept with; None to look at the file.
         """
-        await self._kept.enter(key, partial(self._keep, key, upstream_narinfo, metadata))
+        await self._kept.owed.enter(key, partial(self._keep, key, upstream_narinfo, metadata))
 
     async def _keep(
         self,
@@ -113,7 +113,7 @@ class KeptMirrored:
         kind = DocumentKind.LISTING if is_listing else DocumentKind.LOG
         document = Document(kind=kind, name=name, size=size, blob_key=key)
         keepers = [HashPart(name)] if is_listing else []
-        await self._kept.enter(key, lambda ports: ports.uploads.attach(MIRROR, None, document, keepers, now=now()))
+        await self._kept.owed.enter(key, lambda ports: ports.uploads.attach(MIRROR, None, document, keepers, now=now()))
 
     async def realisation(self, output: str) -> UpstreamRealisation | None:
         """The remembered answer of an upstream for an output; None also when the catalog does not answer."""

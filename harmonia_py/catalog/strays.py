@@ -87,8 +87,7 @@ async def knows_some(blobs: BlobStore, repairs: Repairs) -> bool:
     has_files = False
     async for batch in _batches(blobs):
         has_files = True
-        narinfos = [key for key in batch if path_of_narinfo(key) is not None]
-        for cache, paths in _by_cache(narinfos).items():
+        for cache, paths in _by_cache(batch).items():
             if await repairs.known_paths(cache, paths):
                 return True
     return not has_files
@@ -96,9 +95,8 @@ async def knows_some(blobs: BlobStore, repairs: Repairs) -> bool:
 
 async def _unknown(keys: Sequence[BlobKey], blobs: BlobStore, repairs: Repairs) -> BlobKey | None:
     """The first of these that is a narinfo as `unknown_path` looks for it."""
-    narinfos = [key for key in keys if path_of_narinfo(key) is not None]
-    unknown = set(narinfos)
-    for cache, paths in _by_cache(narinfos).items():
+    unknown = {key for key in keys if path_of_narinfo(key) is not None}
+    for cache, paths in _by_cache(keys).items():
         known = await repairs.known_paths(cache, paths)
         unknown -= {key for path, is_chunked in known.items() for key in _narinfos_of(cache, path, is_chunked)}
     if not unknown:
@@ -111,12 +109,12 @@ async def _unknown(keys: Sequence[BlobKey], blobs: BlobStore, repairs: Repairs) 
     return None
 
 
-def _by_cache(narinfos: Sequence[BlobKey]) -> Mapping[CacheName, Collection[HashPart]]:
+def _by_cache(keys: Sequence[BlobKey]) -> Mapping[CacheName, Collection[HashPart]]:
+    """The paths of those of these that are narinfos."""
     paths: dict[CacheName, set[HashPart]] = {}
-    for key in narinfos:
-        path = path_of_narinfo(key)
-        assert path is not None
-        paths.setdefault(path[0], set()).add(path[1])
+    for key in keys:
+        if (path := path_of_narinfo(key)) is not None:
+            paths.setdefault(path[0], set()).add(path[1])
     return paths
 
 

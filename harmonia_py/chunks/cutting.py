@@ -5,7 +5,6 @@ it where its bytes say so (FastCDC of 2020, with normalization 2); and before an
 each other, so that few bytes have them. Small files are cut as one stream, with the names and padding between them.
 """
 
-from array import array
 from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -31,28 +30,21 @@ class Cutter:
 
     Attributes:
         nar_size: bytes so far.
+        places: offsets in the NAR of the hash parts that were found so far, in order.
+        numbers: the numbers of the hash parts at `places`.
     """
 
     def __init__(self, references: Collection[HashPart], sizes: CutSizes = SIZES) -> None:
         self.nar_size = 0
         self._sizes = sizes
         self._remover = ReferenceRemover({part.encode(): number for number, part in enumerate(references)})
+        self.places, self.numbers = self._remover.places, self._remover.numbers
         self._parser = Parser()
         self._cdc = FastCDC(sizes.usual, min_size=sizes.least, max_size=sizes.most, normalized_chunking=2)
         self._run = bytearray()  # what is not cut yet
         self._start = 0  # where it begins in the NAR
         self._borders: deque[int] = deque()  # of large files, behind that
         self._next = 0  # of the references found, the first that does not end before `_start`
-
-    @property
-    def places(self) -> "array[int]":
-        """Offsets in the NAR of the hash parts that were found so far, in order."""
-        return self._remover.places
-
-    @property
-    def numbers(self) -> "array[int]":
-        """The numbers of the hash parts at `places`."""
-        return self._remover.numbers
 
     def update(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes; gives the pieces that they complete, without hash parts.
@@ -107,7 +99,7 @@ class Cutter:
     def _apart(self, chunk: bytes, start: int) -> Iterator[bytes]:
         """A chunk, cut before and behind its references where that pays."""
         end, gap = start + len(chunk), self._sizes.gap
-        places, done = self._remover.places, start
+        places, done = self.places, start
         while self._next < len(places) and places[self._next] + HASH_PART_LENGTH <= start:
             self._next += 1
         at = self._next

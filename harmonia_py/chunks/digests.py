@@ -2,8 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from functools import partial
-from typing import Protocol
 
 from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.nars import RECIPES
@@ -11,16 +9,10 @@ from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import Digest, Digests
-from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.pieces import SliceReader, feed_all, portions
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
-from harmonia_py.runtime.threads import Threads, in_thread
-
-
-class _Sha256(Protocol):
-    def update(self, data: bytes | memoryview, /) -> None: ...
-
-    def digest(self) -> bytes: ...
+from harmonia_py.runtime.threads import Threads
 
 
 class ChunkedDigests:
@@ -48,14 +40,15 @@ class ChunkedDigests:
             if download is None:
                 return None
             digest, size = hashlib.sha256(), 0
+
+            def take(part: bytes | memoryview) -> None:
+                nonlocal size
+                digest.update(part)
+                size += len(part)
+
             with download:
                 parts = portions(download.pieces(0, None), self._read)
-                while True:
-                    read, pause = await in_thread(self._threads, partial(_feed, digest, parts, rate))
-                    size += read
-                    if pause is None:
-                        break
-                    await pause.wait()
+                await feed_all(self._threads, _at_rate(parts, rate), take)
         except ChunksUnknown:
             raise
         except StorageError:
@@ -64,14 +57,14 @@ class ChunkedDigests:
         return Digest(size, Hash("sha256", digest.digest()), None)
 
 
-def _feed(digest: _Sha256, parts: Iterator[bytes | memoryview | Pause], rate: float | None) -> tuple[int, Pause | None]:
-    """Hash what there is; a rest after each second's worth of bytes keeps to the rate."""
+def _at_rate(
+    parts: Iterator[bytes | memoryview | Pause], rate: float | None
+) -> Iterator[bytes | memoryview | Pause]:
+    """The parts, with a rest after each second's worth of bytes that come without a pause."""
     size = 0
     for part in parts:
-        if isinstance(part, Pause):
-            return size, part
-        digest.update(part)
-        size += len(part)
+        yield part
+        size = 0 if isinstance(part, Pause) else size + len(part)
         if rate is not None and size >= rate:
-            return size, Pause(1.0)
-    return size, None
+            yield Pause(1.0)
+            size = 0

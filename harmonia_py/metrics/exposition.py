@@ -49,19 +49,15 @@ def _lines(families: Iterable[Family], by_name: Mapping[str, Sequence[tuple[str,
     for family in families:
         yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
         for labels, cells in by_name.get(family.name, ()):
+            braced = f"{{{labels}}}" if labels else ""
             if family.kind == "histogram":
-                yield _histogram(family, labels, cells)
+                yield _histogram(family, labels, braced, cells)
             else:
-                yield (
-                    f"{family.name}{{{labels}}} {_number(cells[0])}\n"
-                    if labels
-                    else (f"{family.name} {_number(cells[0])}\n")
-                )
+                yield f"{family.name}{braced} {_number(cells[0])}\n"
 
 
-def _histogram(family: Family, labels: str, cells: Sequence[float]) -> str:
+def _histogram(family: Family, labels: str, braced: str, cells: Sequence[float]) -> str:
     before = f"{labels}," if labels else ""
-    braced = f"{{{labels}}}" if labels else ""
     lines = []
     count = 0.0
     for bound, cell in zip((*map(_number, family.buckets), "+Inf"), cells, strict=False):

@@ -161,7 +161,7 @@ async def _open(
 
 
 async def _made_of(kept: Kept, storage: Storage, chunking: Chunking | None, resources: AsyncExitStack) -> KeptDirectory:
-    await running(kept.enter_owed)(resources)
+    await running(kept.owed.run)(resources)
     return KeptDirectory(await resources.enter_async_context(Intake(storage, kept.reserve)), kept, chunking)
 
 

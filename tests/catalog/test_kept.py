@@ -247,7 +247,7 @@ async def test_a_file_that_came_while_the_catalog_failed_is_named_when_it_can_be
     await kept.keep(key(), ONE, FACTS)
     await kept.keep(gone, OTHER, FACTS)
     await storage.delete(gone)
-    entering = asyncio.create_task(kept.enter_owed())
+    entering = asyncio.create_task(kept.owed.run())
     assert (await kept.find(key())).facts is None
     await catalog.database.write(lambda: ask("drop trigger full"))
     async with asyncio.timeout(TIME_LIMIT):
@@ -278,7 +278,7 @@ async def test_a_file_is_named_later_although_the_storage_fails_as_well(
 
     monkeypatch.setattr(storage, "metadata", look)
     storage._rests_until = inf  # it has failed
-    naming = asyncio.create_task(kept.enter_owed())
+    naming = asyncio.create_task(kept.owed.run())
     async with asyncio.timeout(TIME_LIMIT):
         await seen_twice.wait()
         storage._rests_until = 0.0
@@ -304,7 +304,7 @@ async def test_a_mirrored_file_is_named_later_although_the_storage_could_not_tel
     await KeptMirrored(kept).keep(key(), told)
     storage._rests_until = 0.0
     assert await KeptMirrored(kept).find(ONE.store_path.hash_part) is None
-    naming = asyncio.create_task(kept.enter_owed())
+    naming = asyncio.create_task(kept.owed.run())
     async with asyncio.timeout(TIME_LIMIT):
         while await KeptMirrored(kept).find(ONE.store_path.hash_part) is None:  # noqa: ASYNC110  # a task makes it true
             await asyncio.sleep(0.01)

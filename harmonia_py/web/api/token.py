@@ -51,7 +51,7 @@ async def post(request: web.Request) -> web.StreamResponse:
         "access_token": str(exchanged.token),
         "issued_token_type": _ACCESS_TOKEN,
         "token_type": "Bearer",
-        "expires_in": exchanged.seconds,
+        "expires_in": exchanged.identity.seconds,
         "principal": exchanged.identity.name,
     }
     return json_response(body)
