@@ -18,7 +18,7 @@ from harmonia_py.catalog.documents import CacheDocument, DocumentChecks
 from harmonia_py.catalog.objects import DocumentKind
 from harmonia_py.catalog.scrub import ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.fsck import MISSING, Digests, fault_of
+from harmonia_py.contents.fsck import MISSING, Digests, lasting_fault
 from harmonia_py.errors import HarmoniaError, StorageError
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.warnings import RareWarning
@@ -122,12 +122,9 @@ class DocumentScrub:
         key = BlobKey(one.document.blob_key)
         self._counters.files.add()
         self._counters.bytes.add(one.document.size)
-        # Twice: a document that was collected and came again in between is right at the second look.
-        for _ in range(2):
-            fault = fault_of(None, one.document.size, await self._digests.digest(key, rate=_RATE))
-            if fault is None:
-                return None
-        assert fault is not None
+        fault = await lasting_fault(self._digests, key, None, one.document.size, rate=_RATE)
+        if fault is None:
+            return None
         if await self._is_made_again(one):
             self._counters.faults.add()
             _log.error("%s: %s; it was made again of its NAR", key, fault)

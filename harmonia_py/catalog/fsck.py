@@ -16,7 +16,7 @@ from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.paging import batches_of, pages_of, rows_of
 from harmonia_py.catalog.static_check import StaticCheck, is_of_path, key_in_catalog
 from harmonia_py.contents.blobs import BlobKey, BlobStore
-from harmonia_py.contents.fsck import MISSING, Digests, fault_of
+from harmonia_py.contents.fsck import MISSING, Digests, fault_of, lasting_fault
 
 _PAGE: Final = 256
 # A file that came within the hour may be on its way into the catalog: the next run looks at it.
@@ -113,15 +113,13 @@ class Fsck:
 
     async def _look(self, file: NarFile) -> str | None:
         """The fault of a file, in words; None when it is right."""
-        # Twice: a file that was collected and came again in between is right at the second look.
-        fault: str | None = MISSING
+        key = BlobKey(file.blob_key)
+        if self._hashes:
+            return await lasting_fault(self._digests, key, file.file_hash, file.file_size)
+        # Twice as well.
         for _ in range(2):
-            if self._hashes:
-                digest = await self._digests.digest(BlobKey(file.blob_key))
-                fault = fault_of(file.file_hash, file.file_size, digest)
-            else:
-                metadata = await self._blobs.metadata(BlobKey(file.blob_key))
-                fault = MISSING if metadata is None else _fault_in(file, metadata)
+            metadata = await self._blobs.metadata(key)
+            fault = MISSING if metadata is None else _fault_in(file, metadata)
             if fault is None:
                 break
         return fault

@@ -14,7 +14,7 @@ from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.file_checks import DueFile, FileChecks, Health
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import BlobKey
-from harmonia_py.contents.fsck import Digests, fault_of
+from harmonia_py.contents.fsck import Digests, lasting_fault
 from harmonia_py.errors import StorageError
 from harmonia_py.metrics import families
 from harmonia_py.metrics.board import Counter, Gauge
@@ -146,12 +146,10 @@ class Scrub:
     async def _is_right(self, file: NarFile, rate: float) -> bool:
         self._counters.files.add()
         self._counters.bytes.add(file.file_size)
-        # Twice: a file that was collected and came again in between is right at the second look.
-        for _ in range(2):
-            digest = await self._digests.digest(BlobKey(file.blob_key), rate=rate)
-            if (fault := fault_of(file.file_hash, file.file_size, digest)) is None:
-                return True
-        assert fault is not None
+        key = BlobKey(file.blob_key)
+        fault = await lasting_fault(self._digests, key, file.file_hash, file.file_size, rate=rate)
+        if fault is None:
+            return True
         self._counters.faults.add()
         await self._note_fault(file, fault)
         return False

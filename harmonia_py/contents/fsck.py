@@ -80,6 +80,17 @@ def fault_of(file_hash: Hash | None, file_size: int, digest: Digest | None) -> s
     return None
 
 
+async def lasting_fault(
+    digests: Digests, key: BlobKey, file_hash: Hash | None, file_size: int, *, rate: float | None = None
+) -> str | None:
+    """As `fault_of`, of a file that is read twice: one that was collected and came again in between is right then."""
+    for _ in range(2):
+        fault = fault_of(file_hash, file_size, await digests.digest(key, rate=rate))
+        if fault is None:
+            break
+    return fault
+
+
 MISSING: Final = "the file is missing, was cut, or was changed by another program"
 
 
