@@ -72,7 +72,7 @@ class CacheChanges:
         if changes:
             if await self._caches.change(name, changes) is None:
                 return await self._own(name) is not None  # it was deleted meanwhile, or declared, which raises
-            await self._note(by, "cache.configure", name, name, changes)
+            await self._note(by, "cache.configure", name, changes)
         return True
 
     async def replace_key(self, name: CacheName, key: SecretKey, by: Principal) -> bool:
@@ -118,7 +118,7 @@ class CacheChanges:
         """
         if await self._own(name) is None or not await self._caches.delete(name, now=time_by(self._clock)):
             return False
-        await self._note(by, "cache.delete", name, name, {})
+        await self._note(by, "cache.delete", name, {})
         return True
 
     async def _own(self, name: CacheName) -> CacheRow | None:
@@ -132,10 +132,8 @@ class CacheChanges:
     def _key_row(self, cache: CacheRow, key: SecretKey) -> KeyRow:
         return new_row(cache, key, self._encryption, now=time_by(self._clock))
 
-    async def _note(
-        self, by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]
-    ) -> None:
-        await self._audit.note([self._entry(by, action, cache, subject, detail)])
+    async def _note(self, by: Principal, action: str, cache: CacheName, detail: Mapping[str, Any]) -> None:
+        await self._audit.note([self._entry(by, action, cache, cache, detail)])
 
     @staticmethod
     def _entry(by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
