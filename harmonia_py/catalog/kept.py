@@ -21,11 +21,7 @@ from harmonia_py.catalog.caches import MIRROR, STORE, CacheId, Timestamp, time_b
 from harmonia_py.catalog.changes import Changes
 from harmonia_py.catalog.kept_objects import is_kept_at, is_of, nar_file
 from harmonia_py.catalog.last_uses import LastUses
-from harmonia_py.catalog.mirrored import (
-    Mirrored,
-    Mismatches,
-    Realisations,
-)
+from harmonia_py.catalog.mirrored import Mirrored, Mismatches, Realisations
 from harmonia_py.catalog.nars import BeingDeleted, Nars, once_deleted
 from harmonia_py.catalog.objects import Objects, Publication, StoredObject
 from harmonia_py.catalog.outages import Outages

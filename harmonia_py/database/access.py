@@ -9,18 +9,8 @@ from harmonia_py.cache.access import Action, CachePattern, Grant
 from harmonia_py.catalog import access
 from harmonia_py.catalog.access import TokenExists, TokenRow, TooManyTokens
 from harmonia_py.catalog.caches import Timestamp
-from harmonia_py.database.transaction import (
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_as,
-    ask_many,
-    ask_number,
-    ask_one,
-    reads,
-    writes,
-)
+from harmonia_py.database.ports import Transactions, reads, writes
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_as, ask_many, ask_number, ask_one
 
 _COLUMNS: Final = "id, name, secret_hash, actions, patterns, created_s, expires_s, used_s, revoked_s, holder, grants"
 _FIND: Final = f"select {_COLUMNS} from tokens where id = $1"

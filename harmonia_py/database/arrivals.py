@@ -7,8 +7,9 @@ from harmonia_py.catalog.arrivals import ExpectedFile
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.database.object_rows import digits, sha256
+from harmonia_py.database.ports import Transactions, reads, scans, writes
 from harmonia_py.database.totals import add_files
-from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_one, reads, scans, writes
+from harmonia_py.database.transaction import Transaction, ask, ask_one
 from harmonia_py.nix.hashes import Hash
 
 _EXPECTED: Final = """

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.database.transaction import Statement, Transaction, Transactions, ask, ask_many, reads, writes
+from harmonia_py.database.ports import Transactions, reads, writes
+from harmonia_py.database.transaction import Statement, Transaction, ask, ask_many
 
 _COLUMNS: Final = "at_ns, id, principal, action, cache, subject, detail"
 _NOTE: Final = f"insert into audit ({_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing"

@@ -6,8 +6,9 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.objects import StoredObject
 from harmonia_py.database.object_rows import OBJECTS, OF_STORE, stored_object
+from harmonia_py.database.ports import Transactions, reads, writes
 from harmonia_py.database.removing import forget_objects, note_removals
-from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_one, reads, writes
+from harmonia_py.database.transaction import Transaction, ask, ask_one
 from harmonia_py.nix.store_path import HashPart
 
 # Most paths come after their references: then there is nothing to write.

@@ -6,15 +6,8 @@ from typing import Final
 from harmonia_py.catalog.bases import MAX_BASES, Base, OtherVersions
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.database.object_rows import IN_CHUNKS, LEASE
-from harmonia_py.database.transaction import (
-    Row,
-    Transaction,
-    Transactions,
-    ask,
-    ask_for_each,
-    ask_many,
-    scans,
-)
+from harmonia_py.database.ports import Transactions, scans
+from harmonia_py.database.transaction import Row, Transaction, ask, ask_for_each, ask_many
 from harmonia_py.database.uploads import live_on
 from harmonia_py.nix.store_path import HashPart
 

@@ -17,19 +17,8 @@ from harmonia_py.catalog.caches import (
     KeptByCaches,
     Timestamp,
 )
-from harmonia_py.database.transaction import (
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_as,
-    ask_number,
-    ask_one,
-    ask_row,
-    reads,
-    scans,
-    writes,
-)
+from harmonia_py.database.ports import Transactions, reads, scans, writes
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_as, ask_number, ask_one, ask_row
 
 _COLUMNS: Final = "id, name, settings, declared, created_s"
 # The two that have no name of their own begin with a dot; no name does.

@@ -6,9 +6,10 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.chunks.catalog import DuePlace
 from harmonia_py.chunks.work import ChunkFigures, LastLook
 from harmonia_py.database.object_rows import IN_CHUNKS
+from harmonia_py.database.ports import Transactions, reads, scans, writes
 from harmonia_py.database.progress import note, noted
 from harmonia_py.database.totals import chunk_figures, correct_chunk_totals, wrong_chunk_totals
-from harmonia_py.database.transaction import Transaction, Transactions, ask_number, ask_row, reads, scans, writes
+from harmonia_py.database.transaction import Transaction, ask_number, ask_row
 
 _WAITING: Final = """
     select count(*) from (

@@ -12,21 +12,9 @@ from harmonia_py.database.blob_keys import list_as_garbage, take_from_garbage
 from harmonia_py.database.closures import renew_static
 from harmonia_py.database.nars import keep_file
 from harmonia_py.database.object_rows import FILES, IN_CHUNKS, digits, drop_unused_files, nar_file
+from harmonia_py.database.ports import Transactions, reads, scans, writes
 from harmonia_py.database.totals import add_chunked, resize_objects
-from harmonia_py.database.transaction import (
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_for_each,
-    ask_many,
-    ask_number,
-    ask_one,
-    ask_row,
-    reads,
-    scans,
-    writes,
-)
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_for_each, ask_many, ask_number, ask_one
 from harmonia_py.database.uploads import receive_file
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart, StorePath
@@ -182,8 +170,8 @@ def _use_chunks(made: NarFile, chunks: Collection[int], former_size: int) -> Tra
     `former_size` is what it took before.
     """
     made_hash = digits(made.file_hash)
-    (kept_at,) = yield from ask_row(_KEPT_AT, made_hash)
-    if kept_at == made.blob_key and (yield from ask_one(_HAS_RECIPE, made_hash)) is None:
+    is_made = (yield from ask_one(_KEPT_AT, made_hash)) == (made.blob_key,)
+    if is_made and (yield from ask_one(_HAS_RECIPE, made_hash)) is None:
         recipe = yield from ask_number(_NEXT_RECIPE)
         yield from ask(_RECIPE, recipe, made_hash, former_size)
         yield from add_chunked([(former_size, made.file_size)])

@@ -1,7 +1,7 @@
 """`Collection` over a database."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -9,23 +9,10 @@ from harmonia_py.catalog.caches import CacheId, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Candidate, Condemned, CondemnedObject, Inventory, Reason, Removed, Scope
 from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.database.keepers import IS_LEASED, IS_PINNED, IS_REFERENCED, REFERRER, REVISION_KEEPS
+from harmonia_py.database.ports import Transactions, reads, scans, writes
 from harmonia_py.database.removing import remove
 from harmonia_py.database.totals import move_objects
-from harmonia_py.database.transaction import (
-    Database,
-    Row,
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_for_each,
-    ask_many,
-    ask_one,
-    ask_row,
-    reads,
-    scans,
-    writes,
-)
+from harmonia_py.database.transaction import Database, Topic, Transaction, ask, ask_for_each, ask_many, ask_one, ask_row
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.runtime.bounded import Bounded
 
@@ -216,7 +203,7 @@ class SqlCollection(Transactions):
         return unkept
 
 
-def _candidate(row: Row) -> Candidate:
+def _candidate(row: tuple[Any, ...]) -> Candidate:
     hash_part, size, aged_from, pinned, leased, referrer_aged_from = row
     return Candidate(
         hash_part=HashPart(hash_part),

@@ -6,8 +6,9 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.deletion import Deleted, Obstacle
 from harmonia_py.database.keepers import PINS_OF, SESSIONS_OF
+from harmonia_py.database.ports import Transactions, writes
 from harmonia_py.database.removing import forget_objects, note_removals
-from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_for_each, writes
+from harmonia_py.database.transaction import Row, Topic, Transaction, ask, ask_for_each
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 # Referrers that are named to the person who wants to delete the path that they reference.

@@ -9,8 +9,9 @@ from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.database.audit import noting_in_cache, quarantined
 from harmonia_py.database.blob_keys import list_as_garbage
 from harmonia_py.database.object_rows import OBJECTS_OF_DOCUMENT, READABLE, document_of
+from harmonia_py.database.ports import Transactions, scans, writes
 from harmonia_py.database.progress import note, noted
-from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_number, scans, writes
+from harmonia_py.database.transaction import Row, Topic, Transaction, ask, ask_number
 
 _PAGE: Final = f"""
     select d.kind, d.name, d.size, d.blob_key, d.body from documents d

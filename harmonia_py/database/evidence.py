@@ -6,11 +6,12 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.evidence import Evidence, Judge
 from harmonia_py.catalog.objects import Published
-from harmonia_py.database.nars import FINDINGS
+from harmonia_py.database.nars import findings_of
 from harmonia_py.database.object_rows import FILES, READABLE, digits, nar_file
 from harmonia_py.database.objects import paths
+from harmonia_py.database.ports import Transactions, reads, writes
 from harmonia_py.database.publishing import publish
-from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask_as, ask_one, reads, writes
+from harmonia_py.database.transaction import Topic, Transaction, ask_as
 from harmonia_py.database.uploads import find_file
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
@@ -62,8 +63,8 @@ def _find(
     file = (yield from find_file(cache, file_hash)) or (yield from published)
     if file is None or file.nar_hash is None:
         return None
-    findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
-    if findings is None or findings[0] is None or (longest is not None and len(findings[0]) > longest):
+    findings = yield from findings_of(file.nar_hash)
+    if findings is None or (longest is not None and len(findings) > longest):
         return None
-    here = yield from paths(cache, in_question(findings[0]))
-    return Evidence(file=file, findings=findings[0], paths=here)
+    here = yield from paths(cache, in_question(findings))
+    return Evidence(file=file, findings=findings, paths=here)

@@ -7,17 +7,8 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.file_checks import DueFile, Health, QuarantinedFile
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.database.object_rows import FILE, FILES, OF_FILES, digits, nar_file
-from harmonia_py.database.transaction import (
-    Row,
-    Transaction,
-    Transactions,
-    ask,
-    ask_many,
-    ask_number,
-    ask_row,
-    scans,
-    writes,
-)
+from harmonia_py.database.ports import Transactions, scans, writes
+from harmonia_py.database.transaction import Row, Transaction, ask, ask_many, ask_number, ask_row
 from harmonia_py.nix.hashes import Hash
 
 # Enough to know what it is about.

@@ -5,17 +5,9 @@ from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.collection import Collected
+from harmonia_py.database.ports import Transactions, writes
 from harmonia_py.database.removing import LOOSE, drop_documents, sweep
-from harmonia_py.database.transaction import (
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_for_each,
-    ask_many,
-    ask_one,
-    writes,
-)
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_for_each, ask_many, ask_one
 
 _ANY_LOOSE: Final = f"{LOOSE} limit 1"
 _CLAIMED: Final = "select blob_key from garbage where not_before_s <= $1 order by not_before_s, blob_key limit $2"

@@ -7,7 +7,8 @@ from harmonia_py.catalog.audit import AuditEntry
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.keys import KeyExists, KeyRow, KeyState
 from harmonia_py.database.audit import note
-from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask, ask_one, reads, writes
+from harmonia_py.database.ports import Transactions, reads, writes
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_one
 
 _COLUMNS: Final = "cache_id, name, public_key, secret, encryption, state, created_s, until_s"
 _OF: Final = f"select {_COLUMNS} from signing_keys where cache_id = $1 order by created_s, name"

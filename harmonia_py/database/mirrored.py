@@ -8,9 +8,10 @@ from harmonia_py.catalog.mirrored import MirroredObject, UpstreamNarInfo, Upstre
 from harmonia_py.catalog.objects import Publication, StoredObject
 from harmonia_py.contents.kept_files import Mismatch
 from harmonia_py.database.object_rows import OBJECT, OBJECTS, READABLE, digits, sha256, stored_object
+from harmonia_py.database.ports import Transactions, reads, writes
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.removing import forget_objects
-from harmonia_py.database.transaction import Topic, Transaction, Transactions, ask, ask_as, ask_one, reads, writes
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_as, ask_one
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarInfo
 from harmonia_py.nix.store_path import HashPart, StorePath

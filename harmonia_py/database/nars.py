@@ -9,26 +9,16 @@ from harmonia_py.catalog.objects import ObjectState
 from harmonia_py.database.blob_keys import is_garbage, list_as_garbage, take_from_garbage
 from harmonia_py.database.closures import heal, quarantine
 from harmonia_py.database.object_rows import FILES, digits, nar_file
+from harmonia_py.database.ports import Transactions, reads, writes
 from harmonia_py.database.totals import add_files, resize_objects
-from harmonia_py.database.transaction import (
-    Statement,
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_as,
-    ask_one,
-    ask_row,
-    reads,
-    writes,
-)
+from harmonia_py.database.transaction import Statement, Topic, Transaction, ask, ask_as, ask_one, ask_row
 from harmonia_py.nix.hashes import Hash
 
 _FILE: Final = f"{FILES} where f.file_hash = $1 and f.quarantined_s is null"
 _FILE_AT: Final = f"{FILES} where f.blob_key = $1 and f.quarantined_s is null"
 _NAR: Final = "insert into nars (nar_hash, nar_size) values ($1, $2) on conflict do nothing"
 _NOTE_FINDINGS: Final = "update nars set findings = $2 where nar_hash = $1"
-FINDINGS: Final = "select findings from nars where nar_hash = $1"
+_FINDINGS: Final = "select findings from nars where nar_hash = $1"
 # A file that is quarantined comes back with its bytes, wherever they are now.
 _KEEP: Final = """
     insert into nar_files (file_hash, file_size, compression, blob_key, nar_hash, checked_s)
@@ -69,12 +59,17 @@ class SqlNars(Transactions):
     @reads
     def findings(self, nar_hash: Hash) -> Transaction[str | None]:
         """As in `Nars`."""
-        return ask_as(itemgetter(0), FINDINGS, digits(nar_hash))
+        return findings_of(nar_hash)
 
     @writes(Topic.OBJECTS, Topic.REMOVALS)
     def quarantine(self, file_hash: Hash, reason: str, *, now: Timestamp) -> Transaction[int | None]:
         """As in `Nars`."""
         return quarantine(digits(file_hash), reason, now)
+
+
+def findings_of(nar_hash: Hash) -> Transaction[str | None]:
+    """As `Nars.findings`."""
+    return ask_as(itemgetter(0), _FINDINGS, digits(nar_hash))
 
 
 def known_file(file: Hash | str) -> Transaction[NarFile | None]:

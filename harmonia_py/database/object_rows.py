@@ -6,6 +6,7 @@ from typing import Final
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import RECIPES, NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind, ObjectState, StoredObject
+from harmonia_py.catalog.uploads import Session
 from harmonia_py.database.blob_keys import list_as_garbage
 from harmonia_py.database.totals import add_chunked, add_files, move_objects
 from harmonia_py.database.transaction import Row, Transaction, ask_for_each
@@ -59,6 +60,7 @@ _REVIVE: Final = """
     returning hash_part, file_size
 """
 
+SESSION_COLUMNS: Final = "id, cache_id, principal, begun_s, seen_s, ended_s"
 LEASE: Final = "insert into leases (session_id, cache_id, hash_part) values ($1, $2, $3) on conflict do nothing"
 
 _DROP_FILES: Final = """
@@ -99,6 +101,12 @@ def nar_file(row: Row) -> NarFile:
         nar_hash=None if nar_hash is None else sha256(nar_hash),
         nar_size=nar_size,
     )
+
+
+def session_of(row: Row) -> Session:
+    """A session from `SESSION_COLUMNS`."""
+    session_id, cache, principal, begun, seen, ended = row
+    return Session(id=session_id, cache=CacheId(cache), principal=principal, begun=begun, seen=seen, ended=ended)
 
 
 def document_of(kind: DocumentKind, row: Row) -> Document:

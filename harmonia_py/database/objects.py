@@ -5,15 +5,7 @@ from functools import partial
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.objects import (
-    Document,
-    DocumentKind,
-    Keepers,
-    Publication,
-    Published,
-    Size,
-    StoredObject,
-)
+from harmonia_py.catalog.objects import Document, DocumentKind, Keepers, Publication, Published, Size, StoredObject
 from harmonia_py.database.keepers import LIVE_REFERRERS, PINS_OF, SESSIONS_OF
 from harmonia_py.database.object_rows import (
     OBJECT,
@@ -25,21 +17,10 @@ from harmonia_py.database.object_rows import (
     revive,
     stored_object,
 )
+from harmonia_py.database.ports import Transactions, reads, scans, writes
 from harmonia_py.database.publishing import publish
 from harmonia_py.database.totals import size_of
-from harmonia_py.database.transaction import (
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_as,
-    ask_for_each,
-    ask_many,
-    ask_one,
-    reads,
-    scans,
-    writes,
-)
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_as, ask_for_each, ask_many, ask_one
 from harmonia_py.database.uploads import live_on
 from harmonia_py.nix.store_path import HashPart, StorePath
 

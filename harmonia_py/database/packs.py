@@ -7,18 +7,9 @@ from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.chunks.catalog import Pack, PackedChunk
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.database.blob_keys import list_as_garbage, named_in, take_from_garbage
+from harmonia_py.database.ports import Transactions, scans, writes
 from harmonia_py.database.totals import add_pack, add_used
-from harmonia_py.database.transaction import (
-    Transaction,
-    Transactions,
-    ask,
-    ask_for_each,
-    ask_many,
-    ask_number,
-    ask_one,
-    scans,
-    writes,
-)
+from harmonia_py.database.transaction import Transaction, ask, ask_for_each, ask_many, ask_number, ask_one
 
 _NEXT_PACK: Final = "select coalesce(max(id), 0) + 1 from packs"
 _NEXT_CHUNK: Final = "select coalesce(max(id), 0) + 1 from chunks"

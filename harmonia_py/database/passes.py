@@ -4,8 +4,9 @@ from typing import Final
 
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.passes import Freed, LastPass
+from harmonia_py.database.ports import Transactions, reads, writes
 from harmonia_py.database.progress import note, noted
-from harmonia_py.database.transaction import Transaction, Transactions, reads, writes
+from harmonia_py.database.transaction import Transaction
 
 _JOB: Final = "collection"
 

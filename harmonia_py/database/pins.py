@@ -8,7 +8,8 @@ from harmonia_py.catalog.pins import Pin, PinName, PinRevision, PinRule, PinRule
 from harmonia_py.database.audit import note_in_cache
 from harmonia_py.database.keepers import REVISION_KEEPS
 from harmonia_py.database.object_rows import revive
-from harmonia_py.database.transaction import Row, Topic, Transaction, Transactions, ask, ask_one, ask_row, reads, writes
+from harmonia_py.database.ports import Transactions, reads, writes
+from harmonia_py.database.transaction import Row, Topic, Transaction, ask, ask_one, ask_row
 from harmonia_py.nix.store_path import HashPart, StorePath
 
 _COLUMNS: Final = "cache_id, name, revision, hash_part, path_name, set_by, set_s"

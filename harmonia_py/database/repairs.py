@@ -10,16 +10,9 @@ from harmonia_py.catalog.repairs import WrongTotal
 from harmonia_py.database.blob_keys import NAMED_IN, list_as_garbage, named_in
 from harmonia_py.database.closures import heal, renew_static
 from harmonia_py.database.object_rows import digits
+from harmonia_py.database.ports import Transactions, scans, writes
 from harmonia_py.database.totals import count_anew, wrong_totals
-from harmonia_py.database.transaction import (
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_for_each,
-    scans,
-    writes,
-)
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_for_each
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 

@@ -4,7 +4,8 @@ from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.room_wanted import WANTED_SECONDS
-from harmonia_py.database.transaction import Transaction, Transactions, ask, ask_one, reads, writes
+from harmonia_py.database.ports import Transactions, reads, writes
+from harmonia_py.database.transaction import Transaction, ask, ask_one
 
 _ALL: Final = CacheId(0)
 

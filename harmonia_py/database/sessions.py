@@ -7,22 +7,11 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.sessions import Progress
 from harmonia_py.catalog.uploads import Session
-from harmonia_py.database.object_rows import FILE, FILES, LEASE, READABLE, digits, nar_file
+from harmonia_py.database.object_rows import FILE, FILES, LEASE, READABLE, SESSION_COLUMNS, digits, nar_file, session_of
+from harmonia_py.database.ports import Transactions, reads, scans, writes
 from harmonia_py.database.received import receive
-from harmonia_py.database.transaction import (
-    Transaction,
-    Transactions,
-    ask,
-    ask_as,
-    ask_for_each,
-    ask_many,
-    ask_number,
-    ask_row,
-    reads,
-    scans,
-    writes,
-)
-from harmonia_py.database.uploads import SESSION_COLUMNS, live_on, session_of
+from harmonia_py.database.transaction import Transaction, ask, ask_as, ask_for_each, ask_many, ask_number, ask_row
+from harmonia_py.database.uploads import live_on
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 

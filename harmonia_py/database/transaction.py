@@ -4,18 +4,16 @@ What a transaction does is written once. A thread of SQLite resumes it, or an ev
 PostgreSQL: nothing here waits, and a transaction that lost a race is begun anew by calling the function once more.
 """
 
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from functools import partial, wraps
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 
 Value = str | int | bytes | None
 Row = tuple[Any, ...]
 T = TypeVar("T")
-P = ParamSpec("P")
 
 # One list in a statement. SQLite takes 999 parameters in old releases and a statement has others beside the list.
 _LIST: Final = 256
@@ -90,55 +88,6 @@ class Database(Protocol):
 
     async def aclose(self) -> None:
         """Finish the transactions that have begun, and close the database."""
-
-
-class Transactions:
-    """Ports of the catalog over a database: their methods are transactions, which `reads`, `scans` and `writes` run.
-
-    Args:
-        database: runs them.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-
-Port = TypeVar("Port", bound=Transactions)
-Method = Callable[Concatenate[Port, P], Transaction[T]]
-Run = Callable[Concatenate[Port, P], Coroutine[Any, Any, T]]
-
-
-def reads(method: Method[Port, P, T]) -> Run[Port, P, T]:
-    """Run a method as `Database.read` does."""
-
-    @wraps(method)
-    async def run(self: Port, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._database.read(partial(method, self, *args, **kwargs))
-
-    return run
-
-
-def scans(method: Method[Port, P, T]) -> Run[Port, P, T]:
-    """Run a method as `Database.scan` does."""
-
-    @wraps(method)
-    async def run(self: Port, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._database.scan(partial(method, self, *args, **kwargs))
-
-    return run
-
-
-def writes(*changes: Topic, durable: bool = True) -> Callable[[Method[Port, P, T]], Run[Port, P, T]]:
-    """Run a method as `Database.write` does, with these `changes` and this `durable`."""
-
-    def writing(method: Method[Port, P, T]) -> Run[Port, P, T]:
-        @wraps(method)
-        async def run(self: Port, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            return await self._database.write(partial(method, self, *args, **kwargs), *changes, durable=durable)
-
-        return run
-
-    return writing
 
 
 def ask(sql: str, *parameters: Value) -> Transaction[list[Row]]:

@@ -1,6 +1,7 @@
 """`Uploads` and `Adoption` over a database."""
 
 from collections.abc import Collection
+from operator import itemgetter
 from typing import Final
 
 from msgspec.structs import replace
@@ -11,28 +12,14 @@ from harmonia_py.catalog.objects import Document, DocumentKind
 from harmonia_py.catalog.uploads import LET_GO_SECONDS, SESSION_SECONDS, Session
 from harmonia_py.database.blob_keys import list_as_garbage, take_from_garbage
 from harmonia_py.database.document_changes import KEEP_DOCUMENT, put_document
-from harmonia_py.database.nars import FINDINGS, add_findings, keep_file, known_file
-from harmonia_py.database.object_rows import FILES, digits, nar_file
+from harmonia_py.database.nars import add_findings, findings_of, keep_file, known_file
+from harmonia_py.database.object_rows import FILES, SESSION_COLUMNS, digits, nar_file, session_of
+from harmonia_py.database.ports import Transactions, reads, writes
 from harmonia_py.database.received import ending_claim, expect, forget_received, give_up_received, receive
-from harmonia_py.database.transaction import (
-    Row,
-    Topic,
-    Transaction,
-    Transactions,
-    ask,
-    ask_as,
-    ask_many,
-    ask_number,
-    ask_one,
-    ask_row,
-    do_together,
-    reads,
-    writes,
-)
+from harmonia_py.database.transaction import Topic, Transaction, ask, ask_as, ask_many, ask_number, ask_row, do_together
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.store_path import HashPart
 
-SESSION_COLUMNS: Final = "id, cache_id, principal, begun_s, seen_s, ended_s"
 # A session that was ended and shows a sign of life begins again; what it was told before is not remembered.
 _SIGN_OF_LIFE: Final = f"""
     insert into sessions (id, cache_id, principal, begun_s, seen_s) values ($1, $2, $3, $4, $4)
@@ -70,7 +57,8 @@ class SqlUploads(Transactions):
         """As in `Uploads`."""
 
         def note() -> Transaction[Session]:
-            standing = yield from sign_of_life(session.cache, session.id, session.principal, session.seen)
+            values = (session.id, session.cache, session.principal, session.seen)
+            standing = session_of((yield from ask_row(_SIGN_OF_LIFE, *values)))
             if not end:
                 return standing
             yield from ask(_END, session.id, session.seen)
@@ -131,8 +119,7 @@ class SqlUploads(Transactions):
         file = yield from find_file(cache, file_hash)
         if file is None or file.nar_hash is None:
             return None
-        findings = yield from ask_one(FINDINGS, digits(file.nar_hash))
-        if findings is None or findings[0] is None:
+        if (yield from findings_of(file.nar_hash)) is None:
             return None
         yield from live_on(cache, session, now)
         yield from receive([(cache, digits(file_hash), session, file.blob_key, now)])
@@ -177,27 +164,16 @@ def receive_file(
 
 def let_go(cache: CacheId, file_hash: str, now: Timestamp) -> Transaction[None]:
     """Have a file that its path does not need stay a while, for a session of its own."""
-    row = yield from ask_one(_WHOLE_FILE, file_hash)
-    if row is not None:
+    blob_key = yield from ask_as(itemgetter(0), _WHOLE_FILE, file_hash)
+    if blob_key is not None:
         session, ends = f"let go {file_hash}", Timestamp(now - SESSION_SECONDS + LET_GO_SECONDS)
         yield from live_on(cache, session, ends)
-        yield from receive([(cache, file_hash, session, row[0], ends)])
+        yield from receive([(cache, file_hash, session, blob_key, ends)])
 
 
 def find_file(cache: CacheId, file_hash: Hash) -> Transaction[NarFile | None]:
     """As `Uploads.find`."""
     return ask_as(nar_file, _FIND, cache, digits(file_hash))
-
-
-def sign_of_life(cache: CacheId, session: str, principal: str, now: Timestamp) -> Transaction[Session]:
-    """Begin a session, or see that it lives on."""
-    return session_of((yield from ask_row(_SIGN_OF_LIFE, session, cache, principal, now)))
-
-
-def session_of(row: Row) -> Session:
-    """A session from `SESSION_COLUMNS`."""
-    session_id, cache, principal, begun, seen, ended = row
-    return Session(id=session_id, cache=CacheId(cache), principal=principal, begun=begun, seen=seen, ended=ended)
 
 
 def live_on(cache: CacheId, session: str, now: Timestamp) -> Transaction[None]:
