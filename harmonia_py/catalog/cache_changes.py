@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from harmonia_py.cache.access import Principal
@@ -16,10 +17,10 @@ from harmonia_py.errors import PushRefused
 from harmonia_py.nix.signing import SecretKey
 
 
-class CacheChanges:
+class CacheChanges(Struct, frozen=True, eq=False):
     """Changes caches, and notes each change with its principal in the audit log.
 
-    Args:
+    Attributes:
         caches: the caches of the catalog.
         keys: the keys that they sign with.
         audit: the log.
@@ -27,20 +28,11 @@ class CacheChanges:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        caches: Caches,
-        keys: Keys,
-        audit: Audit,
-        *,
-        encryption: KeyEncryption | None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._caches = caches
-        self._keys = keys
-        self._audit = audit
-        self._encryption = encryption
-        self._clock = clock
+    caches: Caches
+    keys: Keys
+    audit: Audit
+    encryption: KeyEncryption | None
+    clock: Callable[[], float] = time.time
 
     async def create(self, name: CacheName, settings: CacheSettings, key: SecretKey, by: Principal) -> None:
         """Make a cache that signs with `key`.
@@ -51,13 +43,13 @@ class CacheChanges:
         """
         if name == DEFAULT:
             raise CacheExists(f"there is a cache {name} already")
-        row = await self._caches.create(name, settings, declared=False, now=time_by(self._clock))
+        row = await self.caches.create(name, settings, declared=False, now=time_by(self.clock))
         try:
             detail = asdict(settings) | {"public_key": str(key.public_key)}
-            await self._keys.add(self._key_row(row, key), self._entry(by, "cache.create", name, name, detail))
+            await self.keys.add(self._key_row(row, key), self._entry(by, "cache.create", name, name, detail))
         except BaseException:
             # Without a key it would serve paths that no client trusts.
-            await self._caches.delete(name, now=time_by(self._clock))
+            await self.caches.delete(name, now=time_by(self.clock))
             raise
 
     async def configure(self, name: CacheName, changes: Mapping[str, Any], by: Principal) -> bool:
@@ -70,7 +62,7 @@ class CacheChanges:
         if await self._own(name) is None:
             return False
         if changes:
-            if await self._caches.change(name, changes) is None:
+            if await self.caches.change(name, changes) is None:
                 return await self._own(name) is not None  # it was deleted meanwhile, or declared, which raises
             await self._note(by, "cache.configure", name, changes)
         return True
@@ -87,7 +79,7 @@ class CacheChanges:
             return False
         entry = self._entry(by, "key.rotate", name, key.name, {"public_key": str(key.public_key)})
         try:
-            await self._keys.add(self._key_row(row, key), entry, retire_others=time_by(self._clock))
+            await self.keys.add(self._key_row(row, key), entry, retire_others=time_by(self.clock))
         except KeyExists:
             raise PushRefused(f"the cache {name} had a key {key.name} before: give the new one another name") from None
         return True
@@ -100,12 +92,12 @@ class CacheChanges:
             StorageError: it cannot be changed.
         """
         entry = self._entry(by, "key.create", cache.name, key.name, {"public_key": str(key.public_key)})
-        await self._keys.add(self._key_row(cache, key), entry)
+        await self.keys.add(self._key_row(cache, key), entry)
 
     async def new_key(self, name: CacheName) -> SecretKey:
         """A new key that is named after the cache, with a number when the cache has had a key of that name."""
-        row = await self._caches.find(name)
-        taken = set() if row is None else {key.name for key in await self._keys.of(row.id)}
+        row = await self.caches.find(name)
+        taken = set() if row is None else {key.name for key in await self.keys.of(row.id)}
         numbered = (name if number == 1 else f"{name}-{number}" for number in range(1, len(taken) + 2))
         return SecretKey.generate(next(one for one in numbered if one not in taken))
 
@@ -116,7 +108,7 @@ class CacheChanges:
             PushRefused: `harmonia.toml` declares it.
             StorageError: it cannot be deleted.
         """
-        if await self._own(name) is None or not await self._caches.delete(name, now=time_by(self._clock)):
+        if await self._own(name) is None or not await self.caches.delete(name, now=time_by(self.clock)):
             return False
         await self._note(by, "cache.delete", name, {})
         return True
@@ -124,16 +116,16 @@ class CacheChanges:
     async def _own(self, name: CacheName) -> CacheRow | None:
         if name == DEFAULT:
             raise PushRefused("the cache at / is described by the configuration file: change it there")
-        row = await self._caches.find(name)
+        row = await self.caches.find(name)
         if row is not None and row.declared:
             raise PushRefused(f"the cache {name} is declared in the configuration file: change it there")
         return row
 
     def _key_row(self, cache: CacheRow, key: SecretKey) -> KeyRow:
-        return new_row(cache, key, self._encryption, now=time_by(self._clock))
+        return new_row(cache, key, self.encryption, now=time_by(self.clock))
 
     async def _note(self, by: Principal, action: str, cache: CacheName, detail: Mapping[str, Any]) -> None:
-        await self._audit.note([self._entry(by, action, cache, cache, detail)])
+        await self.audit.note([self._entry(by, action, cache, cache, detail)])
 
     @staticmethod
     def _entry(by: Principal, action: str, cache: CacheName, subject: str, detail: Mapping[str, Any]) -> AuditEntry:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
+from msgspec import Struct, field
+
 from harmonia_py.catalog.caches import CacheId, time_by
 from harmonia_py.catalog.documents import CacheDocument, DocumentChecks
 from harmonia_py.catalog.objects import DocumentKind
@@ -54,10 +56,10 @@ async def make_none(_cache: CacheId, _hash_part: HashPart) -> bool:
     return False
 
 
-class DocumentScrub:
+class DocumentScrub(Struct, eq=False):
     """Reads every document in a file once in each period. Of all processes that share a catalog, one runs it.
 
-    Args:
+    Attributes:
         checks: knows the documents.
         digests: reads files.
         counters: of files.
@@ -67,25 +69,14 @@ class DocumentScrub:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        checks: DocumentChecks,
-        digests: Digests,
-        *,
-        counters: ScrubCounters,
-        period: float,
-        discard: DiscardBlob = leave,
-        make_listing: MakeListing = make_none,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._checks = checks
-        self._digests = digests
-        self._counters = counters
-        self._period = period
-        self._discard = discard
-        self._make_listing = make_listing
-        self._clock = clock
-        self._missing = RareWarning(_log)
+    checks: DocumentChecks
+    digests: Digests
+    counters: ScrubCounters
+    period: float
+    discard: DiscardBlob = leave
+    make_listing: MakeListing = make_none
+    clock: Callable[[], float] = time.time
+    _missing: RareWarning = field(default_factory=lambda: RareWarning(_log))
 
     async def run(self) -> None:
         """Read documents, until the caller cancels it."""
@@ -104,36 +95,36 @@ class DocumentScrub:
             StorageError: the catalog cannot tell, or the disk cannot be read.
         """
         began = time.monotonic()
-        due = await self._checks.due(_BATCH)
+        due = await self.checks.due(_BATCH)
         if not due:
-            await self._checks.passed(None)
-            due = await self._checks.due(_BATCH)
+            await self.checks.passed(None)
+            due = await self.checks.due(_BATCH)
         if not due:
-            return min(_LOOK_SECONDS, self._period)
-        seconds_each = self._period / (_HASTE * max(1, await self._checks.count()))
+            return min(_LOOK_SECONDS, self.period)
+        seconds_each = self.period / (_HASTE * max(1, await self.checks.count()))
         some = due[: max(1, int(_TOGETHER_SECONDS / seconds_each))]
         await self._tell([one for one in some if await self._check(one) == MISSING])
-        await self._checks.passed(some[-1])
+        await self.checks.passed(some[-1])
         return max(0.0, len(some) * seconds_each - (time.monotonic() - began))
 
     async def _check(self, one: CacheDocument) -> str | None:
         """Read a document, and forget it when it is wrong; returns its fault in words, None when it is right."""
         assert one.document.blob_key is not None
         key = BlobKey(one.document.blob_key)
-        self._counters.files.add()
-        self._counters.bytes.add(one.document.size)
-        fault = await lasting_fault(self._digests, key, None, one.document.size, rate=_RATE)
+        self.counters.files.add()
+        self.counters.bytes.add(one.document.size)
+        fault = await lasting_fault(self.digests, key, None, one.document.size, rate=_RATE)
         if fault is None:
             return None
         if await self._is_made_again(one):
-            self._counters.faults.add()
+            self.counters.faults.add()
             _log.error("%s: %s; it was made again of its NAR", key, fault)
             return None
         if fault == MISSING:
             return fault
-        if await self._checks.drop(one, fault, now=time_by(self._clock)):
-            await self._discard(key)
-            self._counters.faults.add()
+        if await self.checks.drop(one, fault, now=time_by(self.clock)):
+            await self.discard(key)
+            self.counters.faults.add()
             _log.error("%s: %s; it is not shown until it is pushed or fetched again", key, fault)
         return fault
 
@@ -145,7 +136,7 @@ class DocumentScrub:
         if one.document.kind is not DocumentKind.LISTING:
             return False
         try:
-            return await self._make_listing(one.cache, HashPart(one.document.name))
+            return await self.make_listing(one.cache, HashPart(one.document.name))
         except HarmoniaError as error:
             _log.warning("%s cannot be made again of its NAR: %s", one.document.blob_key, error)
             return False
@@ -154,10 +145,10 @@ class DocumentScrub:
         """Count the documents that are missing and that the catalog still has, and say so once a minute at most."""
         if not missing:
             return
-        due = await self._checks.due(_BATCH)
+        due = await self.checks.due(_BATCH)
         lost = [one for one in due if one in missing]
         if lost:
-            self._counters.faults.add(len(lost))
+            self.counters.faults.add(len(lost))
             self._missing.say(
                 "logs or listings are missing, %s among them; they are served when they are there again, and "
                 "harmonia-py fsck --repair forgets those that stay away",

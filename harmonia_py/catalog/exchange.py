@@ -32,10 +32,10 @@ class Exchanged(Struct, frozen=True):
     identity: Identity
 
 
-class TokenExchange:
+class TokenExchange(Struct, frozen=True, eq=False):
     """Exchanges tokens of issuers for tokens of the catalog.
 
-    Args:
+    Attributes:
         find: finds the identity behind a token.
         audiences: which tokens may be made for.
         access: takes the new tokens.
@@ -43,20 +43,11 @@ class TokenExchange:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        find: FindIdentity,
-        audiences: Sequence[str],
-        *,
-        access: Access,
-        audit: Audit,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.audiences = tuple(audiences)
-        self._find = find
-        self._access = access
-        self._audit = audit
-        self._clock = clock
+    find: FindIdentity
+    audiences: Sequence[str]
+    access: Access
+    audit: Audit
+    clock: Callable[[], float] = time.time
 
     async def exchange(self, text: str) -> Exchanged:
         """A new token for the holder of `text`.
@@ -68,12 +59,12 @@ class TokenExchange:
             TooManyTokens: its holder has `MAX_OF_HOLDER` good ones.
             StorageError: the catalog cannot take it.
         """
-        identity = await self._find(text)
+        identity = await self.find(text)
         if identity is None:
             raise NotAuthenticated
         if not identity.grants:
             raise NotPermitted(f"Forbidden: the {identity.name} is not let in: {identity.lacks}")
-        token, now = Token.generate(), self._clock()
+        token, now = Token.generate(), self.clock()
         row = TokenRow(
             id=token.id,
             name=f"{identity.issuer}-{token.id}",
@@ -85,8 +76,8 @@ class TokenExchange:
             holder=identity.name,
             grants=identity.grants,
         )
-        await self._access.add(row)
-        await self._audit.note([_entry(row, identity)])
+        await self.access.add(row)
+        await self.audit.note([_entry(row, identity)])
         return Exchanged(token, identity)
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.catalog.arrivals import LeftBehind
 from harmonia_py.catalog.audit import Audit
 from harmonia_py.catalog.cache_gauges import CacheGauges
@@ -79,10 +81,10 @@ class CollectionCounters(Counters, frozen=True):
     ended: Gauge = gauged(families.pushed.COLLECTION_TIME)
 
 
-class PushedHousekeeping:
+class PushedHousekeeping(Struct, eq=False):
     """Looks after all caches of a catalog: collects, sweeps, and keeps them within their limits.
 
-    Args:
+    Attributes:
         collector: carries decisions out.
         index: tells the sizes of caches.
         survey: tells what is pinned, and what is garbage.
@@ -98,45 +100,28 @@ class PushedHousekeeping:
         seconds: between two passes.
     """
 
-    def __init__(
-        self,
-        collector: Collector,
-        index: ObjectIndex,
-        survey: Survey,
-        audit: Audit,
-        uses: LastUses,
-        *,
-        left_behind: LeftBehind,
-        passes: Passes,
-        collecting: Collecting,
-        caches: Caches,
-        counters: CollectionCounters,
-        gauges: CacheGauges,
-        clock: Callable[[], float] = time.time,
-        seconds: float = _SECONDS,
-    ) -> None:
-        self._collector = collector
-        self._index = index
-        self._survey = survey
-        self._passes = passes
-        self._noted = 0.0
-        self._audit = audit
-        self._left_behind = left_behind
-        self._uses = uses
-        self._collecting = collecting
-        self._caches = caches
-        self._counters = counters
-        self._gauges = gauges
-        self._clock = clock
-        self._seconds = seconds
+    collector: Collector
+    index: ObjectIndex
+    survey: Survey
+    audit: Audit
+    uses: LastUses
+    left_behind: LeftBehind
+    passes: Passes
+    collecting: Collecting
+    caches: Caches
+    counters: CollectionCounters
+    gauges: CacheGauges
+    clock: Callable[[], float] = time.time
+    seconds: float = _SECONDS
+    _noted: float = 0.0
 
     async def run(self) -> None:
         """Collect every minute, until the caller cancels it."""
-        with self._counters.shown_meanwhile():
+        with self.counters.shown_meanwhile():
             try:
                 await self._look_again_and_again()
             finally:
-                self._gauges.hide()
+                self.gauges.hide()
 
     async def _look_again_and_again(self) -> None:
         while True:
@@ -144,7 +129,7 @@ class PushedHousekeeping:
                 await self.look(WAIT_SECONDS)
             except StorageError as error:
                 _log.warning("cannot collect what caches do not need any more: %s", error)
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(self.seconds)
 
     async def look(self, wait_seconds: float = 0.0) -> Collected | None:
         """One pass over all caches and what they leave, in small transactions; None when another process is at one.
@@ -156,31 +141,31 @@ class PushedHousekeeping:
             StorageError: the catalog cannot tell; what was done before stays done.
         """
         # Paths that were asked for just now must not be among the longest unused.
-        await self._uses.flush()
-        async with self._collecting(wait_seconds) as is_ours:
+        await self.uses.flush()
+        async with self.collecting(wait_seconds) as is_ours:
             if not is_ours:
                 return None
-            now = time_by(self._clock)
-            await self._left_behind.count(now)
-            done = await self._collector.run(now)
+            now = time_by(self.clock)
+            await self.left_behind.count(now)
+            done = await self.collector.run(now)
             self._note(done)
             await self._prune(now)
             await self._count(now)
             if done.removed or now >= self._noted + _NOTED_SECONDS:
-                await self._passes.note(now, done.removed, done.removed_size)
+                await self.passes.note(now, done.removed, done.removed_size)
                 self._noted = now
             return done
 
     async def _prune(self, now: Timestamp) -> None:
         before_ns = (now - AUDIT_SECONDS) * 1_000_000_000
         for _ in range(_MOST_PRUNED):
-            if await self._audit.prune(before_ns, _PRUNED) < _PRUNED:
+            if await self.audit.prune(before_ns, _PRUNED) < _PRUNED:
                 break
 
     async def _count(self, now: Timestamp) -> None:
         """Set the gauges of the present state, after a whole pass."""
-        counters, size, inventory = self._counters, await self._index.size(None), await self._survey.inventory(now=now)
-        self._gauges.show(await self._caches.kept(MOST_NAMED))
+        counters, size, inventory = self.counters, await self.index.size(None), await self.survey.inventory(now=now)
+        self.gauges.show(await self.caches.kept(MOST_NAMED))
         counters.published.set(size.objects - size.condemned)
         counters.published_bytes.set(size.published_size)
         counters.condemned.set(size.condemned)
@@ -192,7 +177,7 @@ class PushedHousekeeping:
         counters.ended.set(now)
 
     def _note(self, done: Collected) -> None:
-        counters = self._counters
+        counters = self.counters
         counters.swept.add(done.swept)
         counters.swept_files.add(done.swept_files)
         counters.waited.add(done.waited)

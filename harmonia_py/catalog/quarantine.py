@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
+from msgspec import Struct, field
+
 from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.nars import NarFile, Nars
 from harmonia_py.contents.fsck import MISSING
@@ -34,10 +36,10 @@ class QuarantineCounters(Counters, frozen=True):
     paths: Counter = counted(families.kept.HIDDEN_PATHS)
 
 
-class Quarantine:
+class Quarantine(Struct, frozen=True, eq=False):
     """Hides the objects of a pushed file that is lost, and logs it.
 
-    Args:
+    Attributes:
         nars: quarantines files.
         is_here: looks for the bytes of a file.
         counters: of files and paths.
@@ -45,20 +47,11 @@ class Quarantine:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        nars: Nars,
-        is_here: IsHere,
-        counters: QuarantineCounters | None = None,
-        *,
-        remedy: str = "until the file is pushed again",
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._nars = nars
-        self._is_here = is_here
-        self._counters = counters or QuarantineCounters()
-        self._remedy = remedy
-        self._clock = clock
+    nars: Nars
+    is_here: IsHere
+    counters: QuarantineCounters = field(default_factory=QuarantineCounters)
+    remedy: str = "until the file is pushed again"
+    clock: Callable[[], float] = time.time
 
     async def finds(self, file: NarFile) -> bool:
         """Whether the bytes of a file are there, as far as a look can tell; otherwise it is quarantined.
@@ -67,7 +60,7 @@ class Quarantine:
             StorageError: that cannot be told, or noted.
         """
         # Last of all a look at the bytes: the file may have been collected and pushed again since it was opened.
-        if await self._is_here(file.blob_key):
+        if await self.is_here(file.blob_key):
             return True
         await self.note(file, MISSING)
         return False
@@ -81,7 +74,7 @@ class Quarantine:
         found: set[str] = set()
 
         async def look(key: str) -> None:
-            if not await self._is_here(key):
+            if not await self.is_here(key):
                 found.add(key)
 
         await side_by_side(look, blob_keys, at_once=_LOOKED_AT_ONCE)
@@ -93,9 +86,9 @@ class Quarantine:
         Raises:
             StorageError: it cannot be noted.
         """
-        hidden = await self._nars.quarantine(file.file_hash, reason, now=time_by(self._clock))
+        hidden = await self.nars.quarantine(file.file_hash, reason, now=time_by(self.clock))
         if hidden is None:
             return
-        self._counters.files.add()
-        self._counters.paths.add(hidden)
-        _log.error("%s: %s; paths hidden %s: %d", file.blob_key, reason, self._remedy, hidden)
+        self.counters.files.add()
+        self.counters.paths.add(hidden)
+        _log.error("%s: %s; paths hidden %s: %d", file.blob_key, reason, self.remedy, hidden)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.catalog.caches import time_by
 from harmonia_py.catalog.file_checks import DueFile, FileChecks, Health
 from harmonia_py.catalog.nars import NarFile
@@ -59,10 +61,10 @@ class ScrubCounters(Counters, frozen=True):
     hidden: Gauge = gauged(families.kept.HIDDEN)
 
 
-class Scrub:
+class Scrub(Struct, eq=False):
     """Reads every kept file once in each period. Of all processes that share a catalog, one runs it.
 
-    Args:
+    Attributes:
         checks: knows when files were read.
         digests: reads files.
         note_fault: is told of each file that is wrong.
@@ -71,23 +73,13 @@ class Scrub:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        checks: FileChecks,
-        digests: Digests,
-        note_fault: NoteFault,
-        *,
-        counters: ScrubCounters,
-        period: float | None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._checks = checks
-        self._digests = digests
-        self._note_fault = note_fault
-        self._counters = counters
-        self._period = period
-        self._clock = clock
-        self._health: Health | None = None
+    checks: FileChecks
+    digests: Digests
+    note_fault: NoteFault
+    counters: ScrubCounters
+    period: float | None
+    clock: Callable[[], float] = time.time
+    _health: Health | None = None
 
     async def run(self) -> None:
         """Read files, until the caller cancels it."""
@@ -110,10 +102,10 @@ class Scrub:
         Raises:
             StorageError: the catalog cannot tell.
         """
-        health = self._health = await self._checks.health()
-        self._counters.quarantined.set(health.quarantined)
-        self._counters.hidden.set(health.hidden)
-        self._counters.age.set(0 if health.oldest is None else max(0, int(self._clock()) - health.oldest))
+        health = self._health = await self.checks.health()
+        self.counters.quarantined.set(health.quarantined)
+        self.counters.hidden.set(health.hidden)
+        self.counters.age.set(0 if health.oldest is None else max(0, int(self.clock()) - health.oldest))
 
     async def step(self) -> float:
         """Read the files that come next; returns the seconds until the following ones.
@@ -121,10 +113,10 @@ class Scrub:
         Raises:
             StorageError: the catalog cannot tell, or the disk cannot be read.
         """
-        due = await self._checks.due(_BATCH)
+        due = await self.checks.due(_BATCH)
         if self._health is None:
             await self.look()
-        if self._period is None or self._health is None or not due:
+        if self.period is None or self._health is None or not due:
             return _LOOK_SECONDS
         began, pace = time.monotonic(), self._pace(self._health, due[0])
         right, read = [], 0
@@ -134,22 +126,22 @@ class Scrub:
             read += one.file.file_size
             if read > pace * _LOOK_SECONDS:
                 break
-        await self._checks.passed(right, now=time_by(self._clock))
+        await self.checks.passed(right, now=time_by(self.clock))
         return max(0.0, read / pace - (time.monotonic() - began))
 
     def _pace(self, health: Health, oldest: DueFile) -> float:
         """The pace, in bytes a second."""
-        assert self._period is not None
-        haste = _CATCHING_UP if oldest.checked < self._clock() - self._period else _HASTE
-        return haste * max(1, health.size) / self._period
+        assert self.period is not None
+        haste = _CATCHING_UP if oldest.checked < self.clock() - self.period else _HASTE
+        return haste * max(1, health.size) / self.period
 
     async def _is_right(self, file: NarFile, rate: float) -> bool:
-        self._counters.files.add()
-        self._counters.bytes.add(file.file_size)
+        self.counters.files.add()
+        self.counters.bytes.add(file.file_size)
         key = BlobKey(file.blob_key)
-        fault = await lasting_fault(self._digests, key, file.file_hash, file.file_size, rate=rate)
+        fault = await lasting_fault(self.digests, key, file.file_hash, file.file_size, rate=rate)
         if fault is None:
             return True
-        self._counters.faults.add()
-        await self._note_fault(file, fault)
+        self.counters.faults.add()
+        await self.note_fault(file, fault)
         return False

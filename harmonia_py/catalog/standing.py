@@ -90,21 +90,20 @@ class Standing(Struct, frozen=True, kw_only=True):
         }
 
 
-class Standings:
+class Standings(Struct, frozen=True, eq=False):
     """Finds the standing of paths.
 
-    Args:
+    Attributes:
         objects: of all caches.
         index: of the same objects.
         most: paths that a search looks at.
         names_hidden: whether `chain` names paths that readers do not see as well: for who runs the server.
     """
 
-    def __init__(self, objects: Objects, index: ObjectIndex, *, most: int, names_hidden: bool = False) -> None:
-        self._objects = objects
-        self._index = index
-        self._most = most
-        self._names_hidden = names_hidden
+    objects: Objects
+    index: ObjectIndex
+    most: int
+    names_hidden: bool = False
 
     async def find(self, cache: CacheRow, hash_part: HashPart, *, now: Timestamp) -> Standing | None:
         """The standing of a path; None when it was not pushed to the cache. This is no use of the path.
@@ -112,13 +111,13 @@ class Standings:
         Raises:
             StorageError: the catalog cannot tell.
         """
-        path = (await self._index.paths(cache.id, [hash_part])).get(hash_part)
+        path = (await self.index.paths(cache.id, [hash_part])).get(hash_part)
         if path is None:
             return None
-        waits = await self._index.waiting(cache.id, hash_part)
+        waits = await self.index.waiting(cache.id, hash_part)
         if waits is not None:
             return Standing(cache=cache, path=path, state=PathState.WAITING, waits_for=waits)
-        stored = await self._objects.find(cache.id, hash_part)
+        stored = await self.objects.find(cache.id, hash_part)
         if stored is None:
             return Standing(cache=cache, path=path, state=PathState.QUARANTINED)
         if stored.condemned_since is not None:
@@ -138,11 +137,11 @@ class Standings:
                 reason = stop.value
                 break
             looked_at += len(level)
-            is_known = looked_at <= self._most
+            is_known = looked_at <= self.most
             if is_known:
                 keepers = await self._keepers(cache.id, level, now)
         chain = () if reason is None else reason.path
-        names = await self._index.paths(cache.id, chain, shown=not self._names_hidden)
+        names = await self.index.paths(cache.id, chain, shown=not self.names_hidden)
         its_own = own.get(path.hash_part)
         return Standing(
             cache=cache,
@@ -157,7 +156,7 @@ class Standings:
         )
 
     async def _names(self, cache: CacheId, referrers: Sequence[HashPart]) -> tuple[StorePath, ...]:
-        shown = await self._index.paths(cache, referrers[:_TOLD], shown=True)
+        shown = await self.index.paths(cache, referrers[:_TOLD], shown=True)
         return tuple(sorted(shown.values(), key=lambda path: path.name))
 
     async def _keepers(self, cache: CacheId, level: Collection[HashPart], now: Timestamp) -> Mapping[HashPart, Keepers]:
@@ -165,5 +164,5 @@ class Standings:
         ordered = list(level)
         for start in range(0, len(ordered), _PORTION):
             portion = ordered[start : start + _PORTION]
-            keepers |= await self._index.keepers(cache, portion, _REFERRERS, now=now)
+            keepers |= await self.index.keepers(cache, portion, _REFERRERS, now=now)
         return keepers

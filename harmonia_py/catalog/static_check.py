@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.cache.cache_name import CacheName
 from harmonia_py.catalog.caches import CacheId, CacheRow, time_by
 from harmonia_py.catalog.fsck_findings import Fault, Finding, FsckPorts
@@ -22,10 +24,10 @@ _CHUNKED: Final = "chunked"
 _OF_PATH: Final = re.compile(rf"([^/]+)/(?:([0-9a-z]{{32}})\.(?:narinfo|ls)|{_CHUNKED}/([0-9a-z]{{32}}))", re.ASCII)
 
 
-class StaticCheck:
+class StaticCheck(Struct, eq=False):
     """Holds the static sides of all caches against the catalog.
 
-    Args:
+    Attributes:
         ports: the catalog.
         blobs: the files.
         repairs: whether faults are put right.
@@ -33,15 +35,12 @@ class StaticCheck:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self, ports: FsckPorts, blobs: BlobStore, *, repairs: bool, young: float, clock: Callable[[], float]
-    ) -> None:
-        self._ports = ports
-        self._blobs = blobs
-        self._repairs = repairs
-        self._young = young
-        self._clock = clock
-        self._caches: dict[CacheName, CacheRow | None] = {}
+    ports: FsckPorts
+    blobs: BlobStore
+    repairs: bool
+    young: float
+    clock: Callable[[], float]
+    _caches: dict[CacheName, CacheRow | None] = {}
 
     async def stale(self, key: str) -> Finding | None:
         """A finding if no reader of the cache sees the path of a narinfo or listing; else None."""
@@ -50,19 +49,19 @@ class StaticCheck:
         row = await self._row(CacheName(match[1]))
         hash_part = HashPart(match[2] or match[3])
         # What belonged to a cache that is deleted goes with it.
-        if row is None or await self._ports.objects.find(row.id, hash_part) is not None:
+        if row is None or await self.ports.objects.find(row.id, hash_part) is not None:
             return None
         return Finding(Fault.STALE_STATIC, key, "", await self._renew(row.id, [hash_part]))
 
     async def check(self) -> AsyncIterator[Finding]:
         """The findings of files that are missing, so that other programs lack a path."""
-        async for row in rows_of(self._ports.caches.page, lambda row: row.name):
+        async for row in rows_of(self.ports.caches.page, lambda row: row.name):
             async for finding in self._check(row):
                 yield finding
 
     async def _check(self, row: CacheRow) -> AsyncIterator[Finding]:
-        async for page in pages_of(partial(self._ports.index.page, row.id), lambda stored: stored.hash_part):
-            old = self._clock() - self._young
+        async for page in pages_of(partial(self.ports.index.page, row.id), lambda stored: stored.hash_part):
+            old = self.clock() - self.young
             objects = [one for one in page if one.pushed <= old]
             for one, key in zip(objects, await asyncio.gather(*(self._lacking(row, o) for o in objects)), strict=True):
                 if key is not None:
@@ -74,24 +73,24 @@ class StaticCheck:
         hash_part = stored.hash_part
         if stored.file.is_chunked:
             key = chunked_key(row.name, hash_part)
-            return key if await self._blobs.metadata(key) is None else None
+            return key if await self.blobs.metadata(key) is None else None
         narinfo, listing = (BlobKey(f"{row.name}/{hash_part}.{suffix}") for suffix in ("narinfo", "ls"))
-        if await self._blobs.metadata(narinfo) is None:
+        if await self.blobs.metadata(narinfo) is None:
             return narinfo
-        if await self._blobs.metadata(listing) is not None:
+        if await self.blobs.metadata(listing) is not None:
             return None
-        document = await self._ports.objects.document(row.id, DocumentKind.LISTING, hash_part)
+        document = await self.ports.objects.document(row.id, DocumentKind.LISTING, hash_part)
         return None if document is None else listing
 
     async def _renew(self, cache: CacheId, hash_parts: Sequence[HashPart]) -> str | None:
-        if not self._repairs:
+        if not self.repairs:
             return None
-        await self._ports.repairs.renew_static(cache, hash_parts, now=time_by(self._clock))
+        await self.ports.repairs.renew_static(cache, hash_parts, now=time_by(self.clock))
         return "the server puts it right"
 
     async def _row(self, name: CacheName) -> CacheRow | None:
         if name not in self._caches:
-            self._caches[name] = await self._ports.caches.find(name)
+            self._caches[name] = await self.ports.caches.find(name)
         return self._caches[name]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found, Origin
@@ -32,10 +33,10 @@ OpenBlob = Callable[[str], Awaitable[Download | None]]
 PUSHED: Final = Origin("pushed", vouches_for_nar=True)
 
 
-class StoredObjects:
+class StoredObjects(Struct, frozen=True, eq=False):
     """The source of paths that were pushed to a cache. A missing file is noted, and asked for at the next push.
 
-    Args:
+    Attributes:
         cache: whose objects these are.
         objects: of all caches.
         quarantine: is told of a file that is missing.
@@ -48,35 +49,21 @@ class StoredObjects:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        cache: CacheId,
-        *,
-        objects: Objects,
-        quarantine: Quarantine,
-        uses: LastUses,
-        open_blob: OpenBlob,
-        open_nar: OpenBlob,
-        want_listing: Callable[[CacheId, HashPart], None],
-        removals: Changes,
-        open_at_once: Callable[[BlobKey], Blob | None] | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._cache = cache
-        self._objects = objects
-        self._quarantine = quarantine
-        self._uses = uses
-        self._open_blob = open_blob
-        self._open_nar = open_nar
-        self._want_listing = want_listing
-        self._removals = removals
-        self._open_at_once = open_at_once
-        self._clock = clock
+    cache: CacheId
+    objects: Objects
+    quarantine: Quarantine
+    uses: LastUses
+    open_blob: OpenBlob
+    open_nar: OpenBlob
+    want_listing: Callable[[CacheId, HashPart], None]
+    removals: Changes
+    open_at_once: Callable[[BlobKey], Blob | None] | None = None
+    clock: Callable[[], float] = time.time
 
     async def narinfo(self, hash_part: HashPart) -> Found | None:
         """As in `Source`."""
         # A path may still be shown for a second after it was removed; its bytes stay longer.
-        validity = Validity(inf, (self._removals.epoch(),))
+        validity = Validity(inf, (self.removals.epoch(),))
         stored = await self._find(hash_part)
         return None if stored is None else Found(narinfo_of(stored), PUSHED, validity)
 
@@ -85,44 +72,44 @@ class StoredObjects:
 
         What came as it is, and is made of chunks now, is still to be had by the URL that it had.
         """
-        if asker.at_once and self._open_at_once is None:
+        if asker.at_once and self.open_at_once is None:
             raise NotAtOnce
         stored = await self._find(url.hash_part)
         if stored is None or url.nar_hash not in {None, stored.path_info.nar_hash}:
             return None
         if asker.at_once:
             return self._at_once(url, stored)
-        open_file = self._open_blob
+        open_file = self.open_blob
         if url.compression != stored.file.compression:
             if not stored.file.is_chunked or url.compression != "none":
                 return None
-            open_file = self._open_nar
+            open_file = self.open_nar
         download = await open_file(stored.file.blob_key)
         if download is None:
-            await self._quarantine.finds(stored.file)
+            await self.quarantine.finds(stored.file)
         return download
 
     def _at_once(self, url: NarUrl, stored: StoredObject) -> Download:
-        assert self._open_at_once is not None
+        assert self.open_at_once is not None
         is_a_file = url.compression == stored.file.compression and not stored.file.is_chunked
-        blob = self._open_at_once(BlobKey(stored.file.blob_key)) if is_a_file else None
+        blob = self.open_at_once(BlobKey(stored.file.blob_key)) if is_a_file else None
         if blob is None:
             raise NotAtOnce
         return blob.download(stored.file.blob_key)
 
     async def document(self, kind: DocumentKind, name: StorePath | HashPart) -> Download | None:
         """As in `Source`; logs by the whole name of their derivation, listings by the hash part."""
-        found = await self._objects.document(self._cache, _KINDS[kind], name)
+        found = await self.objects.document(self.cache, _KINDS[kind], name)
         download = None if found is None else await self._open(found)
         if download is None and kind is DocumentKind.LISTING:
             hash_part = HashPart(name)
-            if await self._objects.find(self._cache, hash_part) is not None:
-                self._want_listing(self._cache, hash_part)
+            if await self.objects.find(self.cache, hash_part) is not None:
+                self.want_listing(self.cache, hash_part)
         return download
 
     async def realisation(self, output: DrvOutput) -> Realisation | None:
         """As in `Source`."""
-        found = await self._objects.document(self._cache, *document_of(output))
+        found = await self.objects.document(self.cache, *document_of(output))
         if found is None:
             return None
         if found.body is None:
@@ -134,7 +121,7 @@ class StoredObjects:
 
     async def find(self, build_id: BuildId) -> DebugFile | None:
         """As in `DebugFiles`."""
-        found = await self._objects.document(self._cache, StoredKind.DEBUG_FILE, build_id)
+        found = await self.objects.document(self.cache, StoredKind.DEBUG_FILE, build_id)
         if found is None or found.body is None:
             return None
         stored = await self._find(HashPart(json.loads(found.body)["hash_part"]))
@@ -144,20 +131,20 @@ class StoredObjects:
         return DebugFile(info.store_path, info.nar_hash, stored.file.compression)
 
     async def _find(self, hash_part: HashPart) -> StoredObject | None:
-        stored = await self._objects.find(self._cache, hash_part)
+        stored = await self.objects.find(self.cache, hash_part)
         if stored is not None and stored.state is ObjectState.CONDEMNED:
             # A client that is shown a path counts on it: so the object is revived, unless it has been removed.
-            await self._objects.used({(self._cache, hash_part): time_by(self._clock)})
-            return await self._objects.find(self._cache, hash_part)
+            await self.objects.used({(self.cache, hash_part): time_by(self.clock)})
+            return await self.objects.find(self.cache, hash_part)
         if stored is not None:
-            self._uses.note(self._cache, hash_part)
+            self.uses.note(self.cache, hash_part)
         return stored
 
     async def _open(self, document: Document) -> Download | None:
         if document.body is not None:
             return Download.of_bytes(document.body, Hash.of(document.body).nix32)
         assert document.blob_key is not None
-        return await self._open_blob(document.blob_key)
+        return await self.open_blob(document.blob_key)
 
 
 _KINDS: Final = {DocumentKind.LISTING: StoredKind.LISTING, DocumentKind.LOG: StoredKind.LOG}

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.catalog.caches import MIRROR, STORE, Timestamp, time_by
 from harmonia_py.catalog.kept import KeptPorts
 from harmonia_py.catalog.mirrored import UpstreamNarInfo, UpstreamRealisation
@@ -37,23 +39,20 @@ _DOCUMENT: Final = re.compile(r"(.+)\.(ls|log)", re.ASCII)
 _NAR: Final = re.compile(r"[^?]+\.nar(?:\.[0-9a-z]+)?(?:\?hash=[0-9a-z]{32})?", re.ASCII)
 
 
-class Takeover:
+class Takeover(Struct, frozen=True, eq=False):
     """Enters the kept files that the catalog does not know.
 
-    Args:
+    Attributes:
         blobs: that are looked through.
         ports: the catalog.
         store_dir: narinfos of another one are not kept.
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self, blobs: BlobStore, ports: KeptPorts, store_dir: StoreDir, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._blobs = blobs
-        self._ports = ports
-        self._store_dir = store_dir
-        self._clock = clock
+    blobs: BlobStore
+    ports: KeptPorts
+    store_dir: StoreDir
+    clock: Callable[[], float] = time.time
 
     async def run(self) -> int:
         """Look through all files; returns how many were entered.
@@ -62,8 +61,8 @@ class Takeover:
             StorageError: files or catalog cannot be read or written.
         """
         named = 0
-        async for batch in batches_of(self._blobs.list(), _BATCH):
-            unnamed = await self._ports.repairs.unnamed([info.key for info in batch])
+        async for batch in batches_of(self.blobs.list(), _BATCH):
+            unnamed = await self.ports.repairs.unnamed([info.key for info in batch])
             await self._discard_chunks(unnamed)
             named += sum(await asyncio.gather(*[self._take(info) for info in batch if info.key in unnamed]))
         if named:
@@ -77,7 +76,7 @@ class Takeover:
         """
         lonely = [key for key in unnamed if key.startswith((PACKS, RECIPES))]
         if lonely:
-            await self._ports.repairs.discard(lonely, garbage_from=time_by(self._clock))
+            await self.ports.repairs.discard(lonely, garbage_from=time_by(self.clock))
 
     async def _take(self, info: BlobInfo) -> bool:
         """Enter one file, or log why not; returns whether it was entered."""
@@ -98,16 +97,16 @@ class Takeover:
     async def _take_nar(self, info: BlobInfo) -> bool:
         url = url_of(info.key)
         narinfo_key = BlobKey(f"{url.hash_part}{_NARINFO}")
-        metadata = await self._blobs.metadata(info.key)
+        metadata = await self.blobs.metadata(info.key)
         if metadata is None:
             return False
         file = _nar_file(info, metadata, url.compression)
-        used = Timestamp(int(min(info.last_used, self._clock())))
+        used = Timestamp(int(min(info.last_used, self.clock())))
         told = await self._narinfo(narinfo_key, url.hash_part, file)
         if told is None:
             path_info = _path_info(metadata, file)
             publication = Publication(cache=STORE, path_info=path_info, file=file, pushed_by="store", replace=True)
-            await self._ports.objects.publish(publication, now=used)
+            await self.ports.objects.publish(publication, now=used)
             return True
         info_of_path = told.narinfo.path_info
         publication = Publication(
@@ -119,17 +118,17 @@ class Takeover:
             pushed_by=told.upstream,
             replace=True,
         )
-        await self._ports.mirrored.keep(publication, told, now=used)
-        await self._blobs.delete(narinfo_key)
+        await self.ports.mirrored.keep(publication, told, now=used)
+        await self.blobs.delete(narinfo_key)
         return True
 
     async def _narinfo(self, key: BlobKey, hash_part: HashPart, file: NarFile) -> UpstreamNarInfo | None:
         """The upstream's narinfo of the path, if it is of this NAR."""
-        metadata = await self._blobs.metadata(key)
+        metadata = await self.blobs.metadata(key)
         if metadata is None:
             return None
         try:
-            narinfo = NarInfo.parse(metadata["narinfo"].encode(), self._store_dir)
+            narinfo = NarInfo.parse(metadata["narinfo"].encode(), self.store_dir)
             told = UpstreamNarInfo(
                 narinfo=narinfo,
                 upstream=metadata["upstream"],
@@ -144,13 +143,13 @@ class Takeover:
 
     async def _drop_lonely_narinfo(self, info: BlobInfo) -> bool:
         """A narinfo whose NAR is not here any more is of no use; any other goes when its NAR is named."""
-        metadata = await self._blobs.metadata(info.key)
+        metadata = await self.blobs.metadata(info.key)
         if metadata is None:
             return False
         try:
-            narinfo = NarInfo.parse(metadata["narinfo"].encode(), self._store_dir)
+            narinfo = NarInfo.parse(metadata["narinfo"].encode(), self.store_dir)
         except (KeyError, FormatError):
-            await self._blobs.delete(info.key)
+            await self.blobs.delete(info.key)
             return False
         hash_part, nar_hash = narinfo.path_info.store_path.hash_part, narinfo.path_info.nar_hash
         for compression in {"zstd", narinfo.compression}:
@@ -158,35 +157,35 @@ class Takeover:
                 key = key_of(NarUrl(hash_part, nar_hash, compression))
             except KeyError:
                 continue  # no compression that we have ever kept
-            if await self._ports.nars.file(key) is not None:
+            if await self.ports.nars.file(key) is not None:
                 break  # it was named, and the process killed
-            if await self._blobs.metadata(key) is not None:
+            if await self.blobs.metadata(key) is not None:
                 return False
-        await self._blobs.delete(info.key)
+        await self.blobs.delete(info.key)
         return False
 
     async def _take_document(self, info: BlobInfo, name: str, suffix: str) -> bool:
         kind = DocumentKind.LISTING if suffix == "ls" else DocumentKind.LOG
         document = Document(kind=kind, name=name, size=info.size, blob_key=info.key)
         keepers = [HashPart.parse(name)] if kind is DocumentKind.LISTING else []
-        used = Timestamp(int(min(info.last_used, self._clock())))
-        await self._ports.uploads.attach(MIRROR, None, document, keepers, now=used)
+        used = Timestamp(int(min(info.last_used, self.clock())))
+        await self.ports.uploads.attach(MIRROR, None, document, keepers, now=used)
         return True
 
     async def _take_realisation(self, info: BlobInfo) -> bool:
-        metadata = await self._blobs.metadata(info.key)
+        metadata = await self.blobs.metadata(info.key)
         if metadata is not None:
             realisation = UpstreamRealisation(
                 output=info.key.removesuffix(_REALISATION),
                 text=metadata["realisation"].encode(),
                 upstream=metadata["upstream"],
             )
-            await self._ports.realisations.keep_realisation(realisation, now=time_by(self._clock))
-            await self._blobs.delete(info.key)
+            await self.ports.realisations.keep_realisation(realisation, now=time_by(self.clock))
+            await self.blobs.delete(info.key)
         return metadata is not None
 
     async def _take_mismatch(self, info: BlobInfo) -> bool:
-        metadata = await self._blobs.metadata(info.key)
+        metadata = await self.blobs.metadata(info.key)
         if metadata is not None:
             mismatch = Mismatch(
                 store_path=StorePath.parse(metadata["store_path"]),
@@ -194,8 +193,8 @@ class Takeover:
                 actual=Hash.parse(metadata["actual"], "sha256") if metadata["actual"] else None,
                 found=Timestamp(int(float(metadata["found"]))),
             )
-            await self._ports.mismatches.note(mismatch)
-            await self._blobs.delete(info.key)
+            await self.ports.mismatches.note(mismatch)
+            await self.blobs.delete(info.key)
         return metadata is not None
 
 

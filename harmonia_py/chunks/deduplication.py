@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import CHUNKS, CacheId, Timestamp, time_by
@@ -73,10 +74,10 @@ class DeduplicationCounters(Counters, frozen=True):
     ended: Gauge = gauged(families.chunks.DEDUPLICATION_TIME)
 
 
-class Deduplication:
+class Deduplication(Struct, eq=False):
     """Makes chunks of files, and looks after packs. Of the processes that share a catalog, one runs it.
 
-    Args:
+    Attributes:
         chunks: tells which files are due.
         work: has the figures, and is told of passes.
         scopes: gives the caches of the catalog.
@@ -90,52 +91,37 @@ class Deduplication:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        chunks: Chunks,
-        work: ChunkWork,
-        scopes: Callable[[], Awaitable[Sequence[Scope]]],
-        *,
-        make_chunks: MakeChunks,
-        collect_packs: Callable[[], Awaitable[PacksCollected]],
-        uses: LastUses,
-        collecting: Collecting,
-        counters: DeduplicationCounters,
-        state: Callable[[], object],
-        rate: float = 32 * 1024 * 1024,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._chunks = chunks
-        self._work = work
-        self._scopes = scopes
-        self._make_chunks = make_chunks
-        self._collect_packs = collect_packs
-        self._uses = uses
-        self._collecting = collecting
-        self._counters = counters
-        self._state = state
-        self._rate = rate
-        self._clock = clock
-        self._after: dict[CacheId, DuePlace | None] = {}
-        self._again_at = 0.0
-        self._wanted: object = None
+    chunks: Chunks
+    work: ChunkWork
+    scopes: Callable[[], Awaitable[Sequence[Scope]]]
+    make_chunks: MakeChunks
+    collect_packs: Callable[[], Awaitable[PacksCollected]]
+    uses: LastUses
+    collecting: Collecting
+    counters: DeduplicationCounters
+    state: Callable[[], object]
+    rate: float = 32 * 1024 * 1024
+    clock: Callable[[], float] = time.time
+    _after: dict[CacheId, DuePlace | None] = {}
+    _again_at: float = 0.0
+    _wanted: object = None
 
     async def run(self) -> None:
         """Make pass after pass, until the caller cancels it."""
-        with self._counters.shown_meanwhile():
+        with self.counters.shown_meanwhile():
             while True:
-                wait, state = _SECONDS, self._state()
+                wait, state = _SECONDS, self.state()
                 try:
                     nar_bytes = await self.look()
                     if nar_bytes:
                         # A pass runs at full speed; the pause after it brings the mean down to the rate.
-                        wait = max(1.0, nar_bytes / self._rate)
+                        wait = max(1.0, nar_bytes / self.rate)
                 except HarmoniaError as error:
                     _log.warning("nothing is made into chunks for now: %s", error)
-                    self._counters.errors.add()
+                    self.counters.errors.add()
                     with suppress(StorageError):
-                        last = await self._work.last() or LastLook()
-                        await self._work.note(replace(last, failed=time_by(self._clock), error=str(error)))
+                        last = await self.work.last() or LastLook()
+                        await self.work.note(replace(last, failed=time_by(self.clock), error=str(error)))
                 await self._pause(wait, state)
 
     async def _pause(self, seconds: float, state: object) -> None:
@@ -145,10 +131,10 @@ class Deduplication:
             await asyncio.sleep(max(0.0, min(end - time.monotonic(), _CHANGE_SECONDS)))
             if time.monotonic() >= end:
                 return
-            now = self._state()
+            now = self.state()
             if now != state:
                 with suppress(HarmoniaError):
-                    if _wanted(await self._scopes()) != self._wanted:
+                    if _wanted(await self.scopes()) != self._wanted:
                         return
                     state = now
 
@@ -158,20 +144,20 @@ class Deduplication:
         Raises:
             StorageError: the catalog cannot tell, or nothing can be written; what was done before stays done.
         """
-        await self._uses.flush()
+        await self.uses.flush()
         if not await self._has_work():
             await self._count(Packed(), 0)
             return 0
-        async with self._collecting(_WAIT_SECONDS) as is_ours:
+        async with self.collecting(_WAIT_SECONDS) as is_ours:
             if not is_ours:
                 return 0
-            collected = await self._collect_packs()
+            collected = await self.collect_packs()
             if collected.removed:
                 _log.info(
                     "%d packs went, %d bytes; %d bytes of them were written anew",
                     *(collected.removed, collected.removed_bytes, collected.written_bytes),
                 )
-            scopes = await self._scopes()
+            scopes = await self.scopes()
             done = await self._pack(scopes)
             if done.files:
                 _log.info(
@@ -183,15 +169,15 @@ class Deduplication:
 
     async def _has_work(self) -> bool:
         """Whether a cache wants chunks, or there are packs; otherwise the storage need not be there for this job."""
-        scopes = await self._scopes()
-        if any(scope.settings.deduplicate == CHUNKS for scope in scopes) or (await self._work.figures()).packs:
+        scopes = await self.scopes()
+        if any(scope.settings.deduplicate == CHUNKS for scope in scopes) or (await self.work.figures()).packs:
             return True
         self._wanted = _wanted(scopes)
         return False
 
     async def _count(self, done: Packed, waiting: int) -> None:
         """Bring the figures up to date after a pass."""
-        counters, figures, now = self._counters, await self._work.figures(), time_by(self._clock)
+        counters, figures, now = self.counters, await self.work.figures(), time_by(self.clock)
         counters.made.add(done.files)
         counters.nar_bytes.add(done.nar_bytes)
         counters.left.add(done.left)
@@ -202,21 +188,21 @@ class Deduplication:
         counters.unused_bytes.set(figures.pack_size - figures.used_size)
         counters.waiting.set(waiting)
         counters.ended.set(now)
-        last = await self._work.last() or LastLook()
+        last = await self.work.last() or LastLook()
         has_failed = last.failed is not None and (last.ended is None or last.failed >= last.ended)
         if has_failed or waiting != last.waiting or last.ended is None or now >= last.ended + _NOTED_SECONDS:
-            await self._work.note(replace(last, ended=now, waiting=waiting))
+            await self.work.note(replace(last, ended=now, waiting=waiting))
 
     async def _waiting(self, scopes: Sequence[Scope]) -> int:
         waiting = 0
         for scope in scopes:
             if scope.settings.deduplicate == CHUNKS and waiting < _MOST_WAITING:
                 place = self._unused_since(scope), self._after.get(scope.cache)
-                waiting += await self._work.waiting(scope.cache, *place, _MOST_WAITING - waiting)
+                waiting += await self.work.waiting(scope.cache, *place, _MOST_WAITING - waiting)
         return waiting
 
     def _unused_since(self, scope: Scope) -> Timestamp:
-        return Timestamp(time_by(self._clock) - scope.settings.deduplicate_after)
+        return Timestamp(time_by(self.clock) - scope.settings.deduplicate_after)
 
     async def _pack(self, scopes: Sequence[Scope]) -> Packed:
         wanted, self._wanted = self._wanted, _wanted(scopes)
@@ -227,12 +213,12 @@ class Deduplication:
         # From the beginning: a file that a cache wanted whole until now may lie before the place that was reached.
         if wanted != self._wanted or time.monotonic() > self._again_at:
             self._after, self._again_at = {}, time.monotonic() + _ROUND_SECONDS
-            await self._work.count_anew()
+            await self.work.count_anew()
         for scope in scopes:
             while time.monotonic() < until:
                 after = self._after.get(scope.cache)
-                due = await self._chunks.due(scope.cache, caches, self._unused_since(scope), after, _LOOKED_AT)
-                looked_at, packed = await self._make_chunks(due.files, until)
+                due = await self.chunks.due(scope.cache, caches, self._unused_since(scope), after, _LOOKED_AT)
+                looked_at, packed = await self.make_chunks(due.files, until)
                 done += packed
                 if looked_at < len(due.files):
                     break  # the others are found again

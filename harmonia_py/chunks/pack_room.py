@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import Struct
+
 from harmonia_py.catalog.caches import Timestamp
 from harmonia_py.catalog.packs import PackedSize
 from harmonia_py.chunks.pack_collector import PackCollector, PacksCollected
@@ -13,10 +15,10 @@ from harmonia_py.metrics.board import Counter
 _DELETED_SECONDS: Final = 120
 
 
-class PackRoom:
+class PackRoom(Struct, eq=False):
     """As `KeptPacks`. Use it under the lock of the collector.
 
-    Args:
+    Attributes:
         work: has the figures.
         collector: of the packs.
         grace_seconds: how long a pack stays after it was written anew.
@@ -25,29 +27,20 @@ class PackRoom:
             no figures of any are shown.
     """
 
-    def __init__(
-        self,
-        work: ChunkWork,
-        collector: PackCollector,
-        *,
-        grace_seconds: int,
-        now: Callable[[], Timestamp],
-        errors: Callable[[], Counter],
-    ) -> None:
-        self._work = work
-        self._collector = collector
-        self._grace_seconds = grace_seconds
-        self._now = now
-        self._errors = errors
-        # Bytes of packs that are deleted, each with the time until which they count.
-        self._leaving: list[tuple[int, int]] = []
+    work: ChunkWork
+    collector: PackCollector
+    grace_seconds: int
+    now: Callable[[], Timestamp]
+    errors: Callable[[], Counter]
+    # Bytes of packs that are deleted, each with the time until which they count.
+    _leaving: list[tuple[int, int]] = []
 
     async def size(self) -> PackedSize:
         """As in `KeptPacks`."""
-        figures, now = await self._work.figures(), self._now()
+        figures, now = await self.work.figures(), self.now()
         self.note_deleted(Timestamp(now - _DELETED_SECONDS))
-        aside, used_aside = await self._work.set_aside(now)
-        needed = int((figures.used_size - used_aside) / self._collector.used_share()) + aside
+        aside, used_aside = await self.work.set_aside(now)
+        needed = int((figures.used_size - used_aside) / self.collector.used_share()) + aside
         return PackedSize(
             sent=figures.sent_size,
             packs=figures.pack_size,
@@ -57,7 +50,7 @@ class PackRoom:
 
     async def condemned(self) -> int:
         """As in `KeptPacks`."""
-        return await self._work.condemned()
+        return await self.work.condemned()
 
     async def collect(self) -> bool:
         """As in `KeptPacks`."""
@@ -66,14 +59,14 @@ class PackRoom:
 
     async def run(self) -> PacksCollected:
         """As `PackCollector.run`."""
-        collected = await self._collector.run()
-        now = self._now()
+        collected = await self.collector.run()
+        now = self.now()
         self._leaving += [
             (now, collected.removed_bytes - collected.emptied_bytes),
-            (now + self._grace_seconds, collected.emptied_bytes),
+            (now + self.grace_seconds, collected.emptied_bytes),
         ]
         if collected.set_aside:
-            self._errors().add(collected.set_aside)
+            self.errors().add(collected.set_aside)
         return collected
 
     def note_deleted(self, now: Timestamp) -> None:

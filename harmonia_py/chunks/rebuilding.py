@@ -15,8 +15,8 @@ from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.chunks.catalog import PACK_BYTES, PackedChunk
 from harmonia_py.chunks.frames import decompress_frame, frame_size
-from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.chunks.growing_pack import ChunkStorage
+from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.chunks.sizes import MAX_CHUNK_BYTES
 from harmonia_py.chunks.windows import ChunksUnknown
