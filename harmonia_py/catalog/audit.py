@@ -30,8 +30,8 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     id: str
     principal: str
     action: str
-    cache: str
-    subject: str
+    cache: str = ""
+    subject: str = ""
     detail: str = "{}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, Self
 
 from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from harmonia_py.catalog.caches import CacheId, Timestamp, iso
 from harmonia_py.errors import FormatError
@@ -64,11 +65,7 @@ class PinRuleChange(Struct, frozen=True, kw_only=True):
 
     def of(self, rule: PinRule) -> PinRule:
         """The rule after the change."""
-        return PinRule(
-            keep_revisions=rule.keep_revisions if self.keep_revisions is None else self.keep_revisions,
-            keep_seconds=rule.keep_seconds if self.keep_seconds is None else self.keep_seconds,
-            keep_forever=rule.keep_forever if self.keep_forever is None else self.keep_forever,
-        )
+        return replace(rule, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 class PinRevision(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 from harmonia_py.cache.source import Pause
 from harmonia_py.catalog.nars import RECIPES
 from harmonia_py.chunks.chunked_files import ChunkedFiles
@@ -15,28 +17,27 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.runtime.threads import Threads
 
 
-class ChunkedDigests:
+class ChunkedDigests(Struct, frozen=True, eq=False):
     """`Digests` of all files; under the key of a recipe, that of the file which the recipe makes.
 
-    Args:
+    Attributes:
         digests: reads all other files.
         files: makes files of chunks.
         read: reads slices of files.
         threads: hash.
     """
 
-    def __init__(self, digests: Digests, files: ChunkedFiles, read: SliceReader, threads: Threads) -> None:
-        self._digests = digests
-        self._files = files
-        self._read = read
-        self._threads = threads
+    digests: Digests
+    files: ChunkedFiles
+    read: SliceReader
+    threads: Threads
 
     async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
         """As in `Digests`."""
         if not key.startswith(RECIPES):
-            return await self._digests.digest(key, rate=rate)
+            return await self.digests.digest(key, rate=rate)
         try:
-            download = await self._files.open(key, "")
+            download = await self.files.open(key, "")
             if download is None:
                 return None
             digest, size = hashlib.sha256(), 0
@@ -47,8 +48,8 @@ class ChunkedDigests:
                 size += len(part)
 
             with download:
-                parts = portions(download.pieces(0, None), self._read)
-                await feed_all(self._threads, _at_rate(parts, rate), take)
+                parts = portions(download.pieces(0, None), self.read)
+                await feed_all(self.threads, _at_rate(parts, rate), take)
         except ChunksUnknown:
             raise
         except StorageError:

@@ -78,12 +78,8 @@ def note_in_cache(
     """Note what a transaction does, as part of it: neither is there without the other."""
     at_ns, entry_id = _identity(now)
     text = json.dumps(detail)
-    yield noting_in_cache(
-        cache,
-        AuditEntry(
-            at_ns=at_ns, id=entry_id, principal=principal, action=action, cache="", subject=subject, detail=text
-        ),
-    )
+    entry = AuditEntry(at_ns=at_ns, id=entry_id, principal=principal, action=action, subject=subject, detail=text)
+    yield noting_in_cache(cache, entry)
 
 
 def quarantined(name: str, blob_key: str, now: Timestamp, **detail: Any) -> AuditEntry:
@@ -93,7 +89,6 @@ def quarantined(name: str, blob_key: str, now: Timestamp, **detail: Any) -> Audi
         id=f"quarantine {name}",
         principal="server",
         action="quarantine",
-        cache="",
         subject=blob_key,
         detail=json.dumps(detail),
     )

@@ -152,7 +152,6 @@ def noting_push(cache: CacheId, path_info: PathInfo, pushed_by: str, now: Timest
         id=f"push {cache} {path.hash_part}",
         principal=pushed_by,
         action="push",
-        cache="",
         subject=str(path),
         detail=nar_hash,
     )

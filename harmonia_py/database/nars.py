@@ -54,7 +54,11 @@ class SqlNars(Transactions):
     @writes()
     def checked(self, file: NarFile, findings: str) -> Transaction[None]:
         """As in `Nars`."""
-        yield from note_findings(file, findings)
+        assert file.nar_hash is not None
+        nar_hash = digits(file.nar_hash)
+        yield from ask(_NAR, nar_hash, file.nar_size)
+        yield from add_findings(file, findings)
+        yield from ask("update nar_files set nar_hash = $2 where file_hash = $1", digits(file.file_hash), nar_hash)
 
     @reads
     def findings(self, nar_hash: Hash) -> Transaction[str | None]:
@@ -77,17 +81,8 @@ def known_file(file: Hash | str) -> Transaction[NarFile | None]:
     return ask_as(nar_file, _FILE_AT, file) if isinstance(file, str) else ask_as(nar_file, _FILE, digits(file))
 
 
-def note_findings(file: NarFile, findings: str) -> Transaction[None]:
-    """As `Nars.checked`."""
-    assert file.nar_hash is not None
-    nar_hash = digits(file.nar_hash)
-    yield from ask(_NAR, nar_hash, file.nar_size)
-    yield from add_findings(file, findings)
-    yield from ask("update nar_files set nar_hash = $2 where file_hash = $1", digits(file.file_hash), nar_hash)
-
-
 def add_findings(file: NarFile, findings: str) -> Transaction[None]:
-    """As `note_findings`, of a file that is named with its NAR."""
+    """As `Nars.checked`, of a file that is named with its NAR."""
     assert file.nar_hash is not None
     yield from ask(_NOTE_FINDINGS, digits(file.nar_hash), findings)
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import asdict
+
 from harmonia_py.catalog.caches import CacheId, Timestamp
 from harmonia_py.catalog.pins import Pin, PinName, PinRevision, PinRule, PinRuleChange
 from harmonia_py.database.audit import note_in_cache
@@ -69,7 +71,7 @@ class SqlPins(Transactions):
         revision = yield from _revise(cache, name, path, set_by, now)
         yield from ask(_FORGET, cache, name, now, revision.revision - _REVISIONS_LEFT)
         yield from note_in_cache(
-            cache, set_by, "pin.set", name, now=now, path=path, revision=revision.revision, **_words(rule)
+            cache, set_by, "pin.set", name, now=now, path=path, revision=revision.revision, **asdict(rule)
         )
         return revision
 
@@ -133,14 +135,6 @@ def _pin(cache: CacheId, row: Row) -> Transaction[Pin]:
 def _rule(row: Row) -> PinRule:
     _, revisions, seconds, forever = row
     return PinRule(keep_revisions=revisions, keep_seconds=seconds, keep_forever=bool(forever))
-
-
-def _words(rule: PinRule) -> dict[str, int]:
-    return {
-        "keep_revisions": rule.keep_revisions,
-        "keep_seconds": rule.keep_seconds,
-        "keep_forever": rule.keep_forever,
-    }
 
 
 def _revision(row: Row) -> PinRevision:

@@ -32,7 +32,6 @@ class Changes:
         self._address = address
         # Tells our own notifications from those of others: our own changes are known already.
         self._ours = secrets.token_hex(_ID_BYTES)
-        self._counts = dict.fromkeys(Topic, 0)
         self._changing: set[Topic] = set()
         self._is_known = False
         self._numbers = array("Q", [1] * len(Topic))
@@ -121,5 +120,5 @@ class Changes:
 
     def _count(self, topics: Collection[Topic] | type[Topic]) -> None:
         for topic in topics:
-            self._counts[topic] += 2
-            self._numbers[topic.value] = self._counts[topic] | int(not self._is_known or topic in self._changing)
+            following = (self._numbers[topic.value] | 1) + 1
+            self._numbers[topic.value] = following | int(not self._is_known or topic in self._changing)
