@@ -136,9 +136,10 @@ class Kept:
             stored = await self.catalog.ask(lambda ports: _find(ports.mirrored, key), insists=insists)
         except NotKept:
             return UNKNOWN
-        if stored is None:
-            return self._remember(key, KeptFacts(None, _validity(additions)))
-        return self.remember(key, stored, removals)
+        if stored is not None:
+            return self.remember(key, stored, removals)
+        known = self._facts[key] = KeptFacts(None, _validity(additions))
+        return known
 
     def remembered(self, key: BlobKey) -> KeptFacts | None:
         """What `find` says without asking the catalog; None where it would ask."""
@@ -189,7 +190,9 @@ class Kept:
 
         async def publish(ports: KeptPorts) -> None:
             async with self.entering:
-                await ports.objects.publish(await _replacing(ports.objects, publication), now=now())
+                stored = await ports.objects.find(STORE, path_info.store_path.hash_part)
+                # A replacement ends ready answers.
+                await ports.objects.publish(replace(publication, replace=stored is not None), now=now())
 
         await self.owed.enter(key, publish)
         await self.write(lambda ports: ports.mismatches.clear(path_info.store_path))
@@ -244,10 +247,6 @@ class Kept:
             for cache in (STORE, MIRROR):
                 self._ports.uses.note(cache, hash_part)
 
-    def _remember(self, key: BlobKey, known: KeptFacts) -> KeptFacts:
-        self._facts[key] = known
-        return known
-
     def remember(self, key: BlobKey, stored: StoredObject, removals: Epoch | None) -> KeptFacts:
         """Remember which file an object has: the next request finds it without a look into the catalog.
 
@@ -257,7 +256,8 @@ class Kept:
             removals: the epoch of removals in which that was found out.
         """
         self._absent.pop(stored.hash_part, None)
-        return self._remember(key, _facts_of(stored, removals))
+        known = self._facts[key] = _facts_of(stored, removals)
+        return known
 
     async def write(self, write: Callable[[KeptPorts], Awaitable[object]]) -> bool:
         """Write to the catalog; False when it takes nothing now."""
@@ -279,16 +279,8 @@ async def _find(mirrored: Mirrored, key: BlobKey) -> StoredObject | None:
 
 def _facts_of(stored: StoredObject, removals: Epoch | None) -> KeptFacts:
     file, validity = stored.file, _validity(removals)
-    facts = FileFacts(file.file_hash, file.file_size, stored.verified_ca)
-    if file.is_chunked:
-        return KeptFacts(facts, validity, recipe=BlobKey(file.blob_key))
-    return KeptFacts(facts, validity, BlobKey(file.blob_key))
-
-
-async def _replacing(objects: Objects, publication: Publication) -> Publication:
-    """`publication`, marked as a replacement if the path has an object: a replacement ends ready answers."""
-    stored = await objects.find(publication.cache, publication.path_info.store_path.hash_part)
-    return replace(publication, replace=stored is not None)
+    facts, key = FileFacts(file.file_hash, file.file_size, stored.verified_ca), BlobKey(file.blob_key)
+    return KeptFacts(facts, validity, recipe=key) if file.is_chunked else KeptFacts(facts, validity, key)
 
 
 async def _forget(cache: CacheId, key: BlobKey, ports: KeptPorts) -> None:

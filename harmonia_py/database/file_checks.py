@@ -8,7 +8,7 @@ from harmonia_py.catalog.file_checks import DueFile, Health, QuarantinedFile
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.database.object_rows import FILE, FILES, OF_FILES, digits, nar_file
 from harmonia_py.database.ports import Transactions, scans, writes
-from harmonia_py.database.transaction import Row, Transaction, ask, ask_many, ask_number, ask_row
+from harmonia_py.database.transaction import Transaction, ask, ask_many, ask_number, ask_row
 from harmonia_py.nix.hashes import Hash
 
 # Enough to know what it is about.
@@ -56,11 +56,11 @@ class SqlFileChecks(Transactions):
     @scans
     def quarantined(self, after: Hash | None, limit: int) -> Transaction[Sequence[QuarantinedFile]]:
         """As in `FileChecks`."""
-        rows = yield from ask(_QUARANTINED, "" if after is None else digits(after), limit)
         found = []
-        for row in rows:
+        for row in (yield from ask(_QUARANTINED, "" if after is None else digits(after), limit)):
             objects = yield from ask(_OBJECTS, row[0], _OBJECTS_TOLD)
-            found.append(_quarantined(row, objects))
+            names = tuple(name for (name,) in objects)
+            found.append(QuarantinedFile(nar_file(row[:6]), Timestamp(row[6]), row[7], names))
         return found
 
     @scans
@@ -69,7 +69,3 @@ class SqlFileChecks(Transactions):
         files, size, oldest = yield from ask_row(_RIGHT)
         wrong, hidden = (yield from ask_number(_WRONG)), (yield from ask_number(_HIDDEN))
         return Health(files, int(size), None if oldest is None else Timestamp(oldest), wrong, hidden)
-
-
-def _quarantined(row: Row, objects: Sequence[Row]) -> QuarantinedFile:
-    return QuarantinedFile(nar_file(row[:6]), Timestamp(row[6]), row[7], tuple(name for (name,) in objects))

@@ -1,7 +1,7 @@
 """The transaction that makes an object visible with everything that goes with it."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -15,7 +15,7 @@ from harmonia_py.database.nars import keep_file, naming
 from harmonia_py.database.object_rows import OF_STORE, READABLE, digits, drop_unused_files, revive, sha256
 from harmonia_py.database.received import ending_claim
 from harmonia_py.database.totals import add_objects, one_more_file, one_more_object
-from harmonia_py.database.transaction import Statement, Transaction, Value, ask, ask_for_each, ask_row, do_together
+from harmonia_py.database.transaction import Statement, Transaction, ask, ask_for_each, ask_row, do_together
 from harmonia_py.database.uploads import let_go
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.signing import parse_signatures
@@ -181,18 +181,11 @@ def _look(publication: Publication) -> Transaction[_Standing]:
     )
 
 
-def _former(row: Sequence[Value]) -> _Object | None:
+def _former(row: Sequence[Any]) -> _Object | None:
     nar_hash, file_hash, state, signatures, quarantined, broken = row
     if nar_hash is None:
         return None
-    return _Object(
-        str(nar_hash),
-        str(file_hash),
-        ObjectState(state),
-        str(signatures),
-        is_quarantined=quarantined is not None,
-        is_broken=broken is not None,
-    )
+    return _Object(nar_hash, file_hash, ObjectState(state), signatures, quarantined is not None, broken is not None)
 
 
 def _publish_again(former: _Object, publication: Publication, now: Timestamp) -> Transaction[Published]:
