@@ -27,6 +27,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     paths: Mapping[HashPart, StorePath]
 
 
+InQuestion = Callable[[str], Collection[HashPart]]
+"""Gives the paths to look for, once the findings are known. It must not wait for anything."""
 Judge = Callable[[Evidence], Publication | None]
 """Makes the publication that the evidence allows; None: more has to be known. It must not wait for anything."""
 
@@ -34,9 +36,7 @@ Judge = Callable[[Evidence], Publication | None]
 class EvidenceOf(Protocol):
     """Asks the catalog for the evidence of a claim."""
 
-    async def find(
-        self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: Callable[[str], Collection[HashPart]]
-    ) -> Evidence | None:
+    async def find(self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: InQuestion) -> Evidence | None:
         """The evidence of a claim; None when its file is not here, or was not checked.
 
         A path that is published with the claimed NAR stands for a file that is gone. Of two clients that push a path at
@@ -47,21 +47,14 @@ class EvidenceOf(Protocol):
             cache: that is pushed to. Files that only other caches have do not count.
             file_hash: of the file that is claimed.
             info: what is claimed of the path.
-            in_question: gives the paths to look for, once the findings are known. It must not wait for anything.
+            in_question: gives the paths to look for.
 
         Raises:
             StorageError: the catalog cannot tell.
         """
 
     async def publish(
-        self,
-        cache: CacheId,
-        file_hash: Hash,
-        info: PathInfo,
-        in_question: Callable[[str], Collection[HashPart]],
-        judge: Judge,
-        *,
-        now: Timestamp,
+        self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: InQuestion, judge: Judge, *, now: Timestamp
     ) -> Published | None:
         """`find`, and `Objects.publish` of what `judge` makes of it, in one transaction.
 

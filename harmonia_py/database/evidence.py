@@ -1,10 +1,9 @@
 """`EvidenceOf` over a database."""
 
-from collections.abc import Callable, Collection
 from typing import Final
 
 from harmonia_py.catalog.caches import CacheId, Timestamp
-from harmonia_py.catalog.evidence import Evidence, Judge
+from harmonia_py.catalog.evidence import Evidence, InQuestion, Judge
 from harmonia_py.catalog.objects import Published
 from harmonia_py.database.nars import findings_of
 from harmonia_py.database.object_rows import FILES, READABLE, digits, nar_file
@@ -15,7 +14,6 @@ from harmonia_py.database.transaction import Topic, Transaction, ask_as
 from harmonia_py.database.uploads import find_file
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
-from harmonia_py.nix.store_path import HashPart
 
 # Characters, among them two thousand hash parts at most. Of more than that, other writers do not wait for the look-up.
 _LONGEST_FINDINGS: Final = 64 * 1024
@@ -30,21 +28,14 @@ class SqlEvidence(Transactions):
 
     @reads
     def find(
-        self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: Callable[[str], Collection[HashPart]]
+        self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: InQuestion
     ) -> Transaction[Evidence | None]:
         """As in `EvidenceOf`."""
         return _find(cache, file_hash, info, in_question)
 
     @writes(Topic.OBJECTS)
     def publish(
-        self,
-        cache: CacheId,
-        file_hash: Hash,
-        info: PathInfo,
-        in_question: Callable[[str], Collection[HashPart]],
-        judge: Judge,
-        *,
-        now: Timestamp,
+        self, cache: CacheId, file_hash: Hash, info: PathInfo, in_question: InQuestion, judge: Judge, *, now: Timestamp
     ) -> Transaction[Published | None]:
         """As in `EvidenceOf`."""
         evidence = yield from _find(cache, file_hash, info, in_question, _LONGEST_FINDINGS)
@@ -53,11 +44,7 @@ class SqlEvidence(Transactions):
 
 
 def _find(
-    cache: CacheId,
-    file_hash: Hash,
-    info: PathInfo,
-    in_question: Callable[[str], Collection[HashPart]],
-    longest: int | None = None,
+    cache: CacheId, file_hash: Hash, info: PathInfo, in_question: InQuestion, longest: int | None = None
 ) -> Transaction[Evidence | None]:
     published = ask_as(nar_file, _PUBLISHED_FILE, cache, info.store_path.hash_part, digits(info.nar_hash))
     file = (yield from find_file(cache, file_hash)) or (yield from published)
