@@ -58,9 +58,7 @@ class ChunkedDigests(Struct, frozen=True, eq=False):
         return Digest(size, Hash("sha256", digest.digest()), None)
 
 
-def _at_rate(
-    parts: Iterator[bytes | memoryview | Pause], rate: float | None
-) -> Iterator[bytes | memoryview | Pause]:
+def _at_rate(parts: Iterator[bytes | memoryview | Pause], rate: float | None) -> Iterator[bytes | memoryview | Pause]:
     """The parts, with a rest after each second's worth of bytes that come without a pause."""
     size = 0
     for part in parts:

@@ -57,7 +57,6 @@ class SqlKeys(Transactions):
 
     async def end_overlaps(self, *, now: Timestamp) -> bool:
         """As in `Keys`."""
-
         # Looked at first: a write would make every worker forget what it has ready.
         if await self._database.read(lambda: ask_one(_HAS_OVER, now)) is None:
             return False
