@@ -6,9 +6,8 @@ from typing import Final
 
 from harmonia_py.catalog.caches import MIRROR, Timestamp
 from harmonia_py.catalog.kept import Kept, KeptPorts, now
-from harmonia_py.catalog.kept_objects import is_made_at, stays_offered, whole_file
+from harmonia_py.catalog.kept_objects import CheckedFile, is_made_at, stays_offered, whole_file
 from harmonia_py.catalog.mirrored import MirroredObject, UpstreamNarInfo, UpstreamRealisation
-from harmonia_py.catalog.nars import NarFile
 from harmonia_py.catalog.objects import Document, DocumentKind, Publication
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.storage import NotKept
@@ -51,17 +50,12 @@ class KeptMirrored:
         await self._kept.owed.enter(key, partial(self._keep, key, upstream_narinfo, metadata))
 
     async def _keep(
-        self,
-        key: BlobKey,
-        upstream_narinfo: UpstreamNarInfo,
-        metadata: Mapping[str, str] | None,
-        ports: KeptPorts,
+        self, key: BlobKey, told: UpstreamNarInfo, metadata: Mapping[str, str] | None, ports: KeptPorts
     ) -> None:
-        info = upstream_narinfo.narinfo.path_info
+        info = told.narinfo.path_info
         whole = whole_file(key, info, metadata or await self._kept.storage.metadata(key))
-        publish = partial(self._publish, key, upstream_narinfo, ports=ports)
         # Nearly always the path is new, and this is all.
-        if whole is not None and await publish(*whole):
+        if whole is not None and await self._publish(ports, key, told, whole):
             return
         async with self._kept.entering:
             stored = await ports.objects.find(MIRROR, info.store_path.hash_part)
@@ -71,34 +65,27 @@ class KeptMirrored:
             )
             if there is None:
                 return
-            if stored is not None and stays_offered(stored.file, there[0], upstream_narinfo):
+            if stored is not None and stays_offered(stored.file, there[0], told):
                 await ports.repairs.discard([key], garbage_from=Timestamp(now() + _OLD_SECONDS))
                 return
-            await publish(*there, replace=True)
+            await self._publish(ports, key, told, there, replace=True)
 
     async def _publish(
-        self,
-        key: BlobKey,
-        upstream_narinfo: UpstreamNarInfo,
-        file: NarFile,
-        verified_ca: str | None,
-        *,
-        replace: bool = False,
-        ports: KeptPorts,
+        self, ports: KeptPorts, key: BlobKey, told: UpstreamNarInfo, checked: CheckedFile, *, replace: bool = False
     ) -> bool:
         """Enter the file of a path that has no object, or any path's where it is to `replace` one; whether it is."""
-        info = upstream_narinfo.narinfo.path_info
+        info, (file, verified_ca) = told.narinfo.path_info, checked
         publication = Publication(
             cache=MIRROR,
             path_info=info,
             file=file,
             verified_ca=verified_ca,
             elsewhere=frozenset(path.hash_part for path in info.references),
-            pushed_by=upstream_narinfo.upstream,
+            pushed_by=told.upstream,
             replace=replace,
         )
         removals, _ = self._kept.epochs()
-        published = await ports.mirrored.keep(publication, upstream_narinfo, now=now())
+        published = await ports.mirrored.keep(publication, told, now=now())
         if published is None:
             return False
         self._kept.remember(key, published, removals)

@@ -51,7 +51,11 @@ def nar_file(key: BlobKey, info: PathInfo, facts: FileFacts) -> NarFile:
     )
 
 
-def whole_file(key: BlobKey, info: PathInfo, metadata: Mapping[str, str] | None) -> tuple[NarFile, str | None] | None:
+CheckedFile = tuple[NarFile, str | None]
+"""A file, and the content address that its NAR was held against."""
+
+
+def whole_file(key: BlobKey, info: PathInfo, metadata: Mapping[str, str] | None) -> CheckedFile | None:
     """The file that has these metadata, with the content address that its NAR was held against.
 
     None when they do not say what it is.
