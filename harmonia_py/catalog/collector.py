@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.catalog.caches import Timestamp
@@ -38,24 +39,21 @@ Delete = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 """Deletes bytes by their keys, and returns the keys that could not be deleted. What is not there is deleted."""
 
 
-class _Pages:
+class _Pages(Struct, eq=False):
     """The candidates of a cache, the longest unused first, a page at a time."""
 
-    def __init__(
-        self, collector: "Collector", collection: CollectionPort, scope: Scope, batch: int, now: Timestamp
-    ) -> None:
-        self.collector = collector
-        self.scope = scope
-        self._collection = collection
-        self._batch = batch
-        self._now = now
-        self._after: tuple[Timestamp, HashPart] | None = None
-        self._page: Sequence[Candidate] = ()
+    collector: "Collector"
+    collection: CollectionPort
+    scope: Scope
+    batch: int
+    now: Timestamp
+    _after: tuple[Timestamp, HashPart] | None = None
+    _page: Sequence[Candidate] = ()
 
     async def fill(self) -> bool:
         """Read the next page where this one is used up; False when no candidate is left."""
         if not self._page:
-            self._page = await self._collection.candidates(self.scope.cache, self._after, self._batch, now=self._now)
+            self._page = await self.collection.candidates(self.scope.cache, self._after, self.batch, now=self.now)
         return bool(self._page)
 
     def oldest(self) -> Timestamp:
