@@ -70,33 +70,20 @@ class _CannotBeRead(StorageError):
     """A pack, or a part of it, cannot be read for now, which says nothing of its bytes."""
 
 
-class PackCollector:
+class PackCollector(Struct, frozen=True, eq=False):
     """Looks after packs. It is used under the lock of the collector.
 
-    Args:
+    Attributes:
         storage: of the chunks.
         note_lost: is told of chunks that cannot be moved, because their bytes are missing or wrong.
         used_share: gives the share of used bytes below which a pack is written anew.
         grace_seconds: how long a pack stays that was written anew.
-
-    Attributes:
-        used_share: gives that share.
     """
 
-    def __init__(
-        self,
-        storage: ChunkStorage,
-        note_lost: NoteLostChunk,
-        *,
-        used_share: Callable[[], float],
-        grace_seconds: int = GRACE_SECONDS,
-    ) -> None:
-        self._storage = storage
-        self._packs = storage.packs
-        self._now = storage.now
-        self._note_lost = note_lost
-        self.used_share = used_share
-        self._grace_seconds = grace_seconds
+    storage: ChunkStorage
+    note_lost: NoteLostChunk
+    used_share: Callable[[], float]
+    grace_seconds: int
 
     async def run(self) -> PacksCollected:
         """One pass: drop uses, look at packs that have lost some, write at most one pack anew.
@@ -106,11 +93,11 @@ class PackCollector:
         """
         uses = 0
         for _ in range(_MOST_BATCHES):
-            dropped = await self._packs.drop_uses(_USES, now=self._now())
+            dropped = await self.storage.packs.drop_uses(_USES, now=self.storage.now())
             uses += dropped
             if not dropped:
                 break
-        looked_at = await self._packs.to_look_at(_LOOKED_AT, now=self._now())
+        looked_at = await self.storage.packs.to_look_at(_LOOKED_AT, now=self.storage.now())
         unused, sparse, short = [], [], []
         used_share = self.used_share()
         for pack in looked_at:
@@ -122,14 +109,14 @@ class PackCollector:
             elif pack.size < _SHORT_SHARE * PACK_BYTES:
                 short.append(pack)
                 if used != pack.used_size:
-                    await self._packs.keep(pack.key, used, look_at=self._now())
+                    await self.storage.packs.keep(pack.key, used, look_at=self.storage.now())
             else:
-                await self._packs.keep(pack.key, used)
+                await self.storage.packs.keep(pack.key, used)
         old = sparse + (short if sparse or len(short) >= _MANY_SHORT else [])
         # First: where there is no room to write a pack, these make some.
-        await self._remove(unused, self._now())
+        await self._remove(unused, self.storage.now())
         written, emptied, set_aside = await self._write_anew(old) if old else (0, [], 0)
-        await self._remove(emptied, Timestamp(self._now() + self._grace_seconds))
+        await self._remove(emptied, Timestamp(self.storage.now() + self.grace_seconds))
         removed = [*unused, *emptied]
         return PacksCollected(
             uses,
@@ -143,14 +130,15 @@ class PackCollector:
 
     async def _remove(self, packs: Sequence[Pack], garbage_from: Timestamp) -> None:
         if packs:
-            await self._packs.move([pack.key for pack in packs], now=self._now(), garbage_from=garbage_from)
+            keys, now = [pack.key for pack in packs], self.storage.now()
+            await self.storage.packs.move(keys, now=now, garbage_from=garbage_from)
 
     async def _write_anew(self, packs: Sequence[Pack]) -> tuple[int, list[Pack], int]:
         """Write the used chunks of some packs into one.
 
         Returns its length, the packs that it replaces, and how many were set aside.
         """
-        new = await GrowingPack.begin(self._storage)
+        new = await GrowingPack.begin(self.storage)
         try:
             emptied: list[Pack] = []
             lossy: list[Pack] = []
@@ -171,11 +159,11 @@ class PackCollector:
 
     async def _keep(self, lossy: Sequence[Pack], set_aside: Sequence[Pack], moved: Collection[ChunkHash]) -> None:
         """Leave packs as they are without the chunks that were moved, until lost chunks come again, or for a while."""
-        again = Timestamp(self._now() + SET_ASIDE_SECONDS)
+        again = Timestamp(self.storage.now() + SET_ASIDE_SECONDS)
         for packs, look_at in ((lossy, None), (set_aside, again)):
             for pack in packs:
                 used = sum(chunk.size for chunk in pack.chunks if chunk.is_used and chunk.chunk not in moved)
-                await self._packs.keep(pack.key, used, look_at=look_at)
+                await self.storage.packs.keep(pack.key, used, look_at=look_at)
 
     async def _copy(self, pack: Pack, new: GrowingPack) -> bool:
         """Copy the used chunks of a pack that are right; returns whether all of them were.
@@ -184,18 +172,18 @@ class PackCollector:
             _CannotBeRead: some cannot be read for now. Those before them were copied.
         """
         try:
-            blob = await self._storage.blobs.open(BlobKey(pack.key))
+            blob = await self.storage.blobs.open(BlobKey(pack.key))
         except StorageError as error:
             raise _CannotBeRead(str(error)) from error
         if blob is None:
             # One chunk stands for all of the pack.
             one = next(chunk for chunk in pack.chunks if chunk.is_used)
-            await self._note_lost(one.chunk, "its pack is missing", True)
+            await self.note_lost(one.chunk, "its pack is missing", True)
             return False
         with blob:
-            wrong = await in_thread(self._storage.threads, partial(_copy, blob, pack, new, self._storage.read))
+            wrong = await in_thread(self.storage.threads, partial(_copy, blob, pack, new, self.storage.read))
         for chunk in wrong:
-            await self._note_lost(chunk.chunk, "its bytes are missing or wrong", False)
+            await self.note_lost(chunk.chunk, "its bytes are missing or wrong", False)
         return not wrong
 
 

@@ -21,23 +21,19 @@ class PackRoom(Struct, eq=False):
     Attributes:
         work: has the figures.
         collector: of the packs.
-        grace_seconds: how long a pack stays after it was written anew.
-        now: the time as the catalog has it.
         errors: counts packs that were set aside; it is asked for with the first of them: where there are no chunks,
             no figures of any are shown.
     """
 
     work: ChunkWork
     collector: PackCollector
-    grace_seconds: int
-    now: Callable[[], Timestamp]
     errors: Callable[[], Counter]
     # Bytes of packs that are deleted, each with the time until which they count.
     _leaving: list[tuple[int, int]] = []
 
     async def size(self) -> PackedSize:
         """As in `KeptPacks`."""
-        figures, now = await self.work.figures(), self.now()
+        figures, now = await self.work.figures(), self.collector.storage.now()
         self.note_deleted(Timestamp(now - _DELETED_SECONDS))
         aside, used_aside = await self.work.set_aside(now)
         needed = int((figures.used_size - used_aside) / self.collector.used_share()) + aside
@@ -60,10 +56,10 @@ class PackRoom(Struct, eq=False):
     async def run(self) -> PacksCollected:
         """As `PackCollector.run`."""
         collected = await self.collector.run()
-        now = self.now()
+        now = self.collector.storage.now()
         self._leaving += [
             (now, collected.removed_bytes - collected.emptied_bytes),
-            (now + self.grace_seconds, collected.emptied_bytes),
+            (now + self.collector.grace_seconds, collected.emptied_bytes),
         ]
         if collected.set_aside:
             self.errors().add(collected.set_aside)

@@ -112,7 +112,7 @@ class Chunking:
     ) -> PackCollector:
         """The collector of packs, with its settings."""
         storage = replace(self._storage, now=now or self._storage.now)
-        return PackCollector(storage, self._note_lost, used_share=used_share, grace_seconds=grace_seconds)
+        return PackCollector(storage, self._note_lost, used_share, grace_seconds)
 
     def rebuilt(self, report: Callable[[int], object]) -> RebuiltChunks:
         """The rebuild of chunks that the catalog has lost; `report` is told of bytes that are read."""

@@ -62,13 +62,7 @@ def _packs(
     now: Callable[[], Timestamp],
 ) -> PackRoom:
     collector = chunking.pack_collector(used_share=used_share, grace_seconds=grace_seconds, now=now)
-    return PackRoom(
-        catalog.chunk_work,
-        collector,
-        grace_seconds=grace_seconds,
-        now=now,
-        errors=lambda: DeduplicationCounters.on(metrics, name).errors,
-    )
+    return PackRoom(catalog.chunk_work, collector, errors=lambda: DeduplicationCounters.on(metrics, name).errors)
 
 
 def deduplication(

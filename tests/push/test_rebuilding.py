@@ -228,13 +228,13 @@ async def test_what_is_in_chunks_is_found_by_its_recipes_and_packs(tmp_path: Pat
 
 
 async def test_packs_that_were_found_stay_while_paths_need_them_and_go_with_these(
-    tmp_path: Path, chunked: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chunked: dict[str, bytes]
 ) -> None:
     async with pushed_to(tmp_path, STORE) as server:
         await take_bucket(server)
         await server.node.caches.rebuild().run()
-        house, collector = House(server, Clock()), server.node.chunking.pack_collector()
-        monkeypatch.setattr(collector, "_now", lambda: Timestamp(server.node.now() + 8 * DAY))
+        later = lambda: Timestamp(server.node.now() + 8 * DAY)  # noqa: E731
+        house, collector = House(server, Clock()), server.node.chunking.pack_collector(now=later)
         await house.look(8 * DAY)
         assert await collector.run() == PacksCollected()
         assert await answers(server, PATH, REFERENCE) == chunked
@@ -403,12 +403,12 @@ async def test_what_a_rebuild_refuses_is_there_when_its_narinfo_is_put_right(tmp
 
 
 async def test_chunks_of_what_a_rebuild_refuses_are_there_when_its_narinfo_is_put_right(
-    tmp_path: Path, chunked: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chunked: dict[str, bytes]
 ) -> None:
     right = change_nar_size(backing.directory(tmp_path) / "team" / "chunked" / REFERENCE.hash_part)
     async with pushed_to(tmp_path, STORE) as server:
-        house, collector = House(server, Clock()), server.node.chunking.pack_collector()
-        monkeypatch.setattr(collector, "_now", lambda: Timestamp(server.node.now() + 6 * DAY))
+        later = lambda: Timestamp(server.node.now() + 6 * DAY)  # noqa: E731
+        house, collector = House(server, Clock()), server.node.chunking.pack_collector(now=later)
         before = house.files()
         done = await server.node.caches.rebuild().run()
         assert list(done.faults) == [f"team/chunked/{REFERENCE.hash_part}"]
