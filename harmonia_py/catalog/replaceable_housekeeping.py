@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from msgspec import Struct, field
+
 from harmonia_py.catalog.caches import Timestamp, time_by
 from harmonia_py.catalog.collector import make_room
 from harmonia_py.catalog.packs import PackedSize
@@ -35,27 +37,24 @@ class EvictionCounters(Counters, frozen=True):
     evicted_bytes: Counter = counted(families.kept.CACHE_EVICTED_BYTES)
 
 
-class ReplaceableHousekeeping:
+class ReplaceableHousekeeping(Struct, eq=False):
     """Looks after one directory of kept files: evicts, and deletes what no row names.
 
-    Args:
+    Attributes:
         room: the directory; all of its caches go without grace.
         limits: of the directory.
         counters: are kept up to date.
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self, room: Room, limits: Limits, counters: EvictionCounters, *, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._room = room
-        self._limits = limits
-        self._counters = counters
-        self._clock = clock
-        self._warning = RareWarning(_log)
-        # At the last count.
-        self._size = 0
-        self._packed = PackedSize()
+    room: Room
+    limits: Limits
+    counters: EvictionCounters
+    clock: Callable[[], float] = time.time
+    _warning: RareWarning = field(default_factory=lambda: RareWarning(_log))
+    # At the last count.
+    _size: int = 0
+    _packed: PackedSize = PackedSize()
 
     async def run(self) -> None:
         """Look every ten seconds, until the caller cancels it."""
@@ -77,12 +76,12 @@ class ReplaceableHousekeeping:
         Raises:
             StorageError: the catalog or the file system cannot tell.
         """
-        async with self._room.collecting(wait_seconds) as is_ours:
+        async with self.room.collecting(wait_seconds) as is_ours:
             if is_ours:
                 await self._look()
 
     async def _look(self) -> None:
-        now = time_by(self._clock)
+        now = time_by(self.clock)
         # First: packs that were emptied at the last look are on the disk until this deletes them.
         await self._empty_garbage()
         has_collected = self._packed.packs == 0 or await self._collect_packs()
@@ -95,31 +94,31 @@ class ReplaceableHousekeeping:
             if not has_collected or not await self._has_packs_in_the_way():
                 break
             has_collected = await self._collect_packs()
-        await self._room.collector.sweep(now)
+        await self.room.collector.sweep(now)
         await self._empty_garbage()
 
     async def _empty_garbage(self) -> None:
-        await self._room.empty_garbage(time_by(self._clock))
+        await self.room.empty_garbage(time_by(self.clock))
         await self._count()
 
     async def _too_much(self, *, has_collected: bool) -> int:
         """How many bytes must go. Packs count with all they have where they cannot be written anew."""
-        packed, free = self._packed, await self._room.free_bytes()
+        packed, free = self._packed, await self.room.free_bytes()
         taken = packed.packs
         if has_collected:
             taken, free = packed.needed, free + packed.packs - packed.needed + packed.leaving
-        return excess(self._size - packed.sent + taken, self._limits, free)
+        return excess(self._size - packed.sent + taken, self.limits, free)
 
     async def _has_packs_in_the_way(self) -> bool:
         """Whether there would be enough room if packs were written anew."""
         packed = self._packed
-        taken, free = self._size - packed.sent + packed.packs, await self._room.free_bytes() + packed.leaving
-        return packed.packs > packed.needed and excess(taken, self._limits, free) > 0
+        taken, free = self._size - packed.sent + packed.packs, await self.room.free_bytes() + packed.leaving
+        return packed.packs > packed.needed and excess(taken, self.limits, free) > 0
 
     async def _collect_packs(self) -> bool:
         """Collect packs; returns False when there was no room for that."""
         try:
-            await self._room.packs.collect()
+            await self.room.packs.collect()
         except StorageError as error:
             self._warning.say("cannot write packs anew: %s", error)
             # Packs of which nothing is needed have gone before that, and are not counted as leaving.
@@ -130,21 +129,21 @@ class ReplaceableHousekeeping:
 
     async def _count(self) -> None:
         """Ask what there is, after a step that changes it."""
-        size, packed = await self._room.sizes.size(None), await self._room.packs.size()
+        size, packed = await self.room.sizes.size(None), await self.room.packs.size()
         self._size, self._packed = size.size, packed
-        self._counters.blobs.set(size.objects)
-        self._counters.bytes.set(size.size - packed.sent + packed.packs)
+        self.counters.blobs.set(size.objects)
+        self.counters.bytes.set(size.size - packed.sent + packed.packs)
 
     async def _make_room(self, too_much: int, now: Timestamp) -> bool:
         """Evict so many bytes of files as they are sent; returns whether anything went."""
         # Objects that were asked for just now must not be among the longest unused.
-        await self._room.uses.flush()
-        scopes, collector, has_evicted = await self._room.scopes(), self._room.collector, False
+        await self.room.uses.flush()
+        scopes, collector, has_evicted = await self.room.scopes(), self.room.collector, False
         await make_room([(collector, scope) for scope in scopes], too_much, now)
         for scope in scopes:
             removed = await collector.remove(scope, now, now)
-            self._counters.evicted_blobs.add(removed.removed)
-            self._counters.evicted_bytes.add(removed.removed_size)
+            self.counters.evicted_blobs.add(removed.removed)
+            self.counters.evicted_bytes.add(removed.removed_size)
             if removed.removed:
                 has_evicted = True
                 _log.info("evicted %d files, %d bytes", removed.removed, removed.removed_size)
