@@ -4,11 +4,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from harmonia_py.catalog.caches import MIRROR, CacheSettings, Timestamp, time_by
+from harmonia_py.catalog.caches import MIRROR, CacheSettings, time_by
 from harmonia_py.catalog.collection import Collecting, Scope
 from harmonia_py.catalog.last_uses import LastUses
 from harmonia_py.chunks.deduplication import Deduplication, DeduplicationCounters
-from harmonia_py.chunks.pack_collector import GRACE_SECONDS, LIMITED_USED_SHARE, USED_SHARE
+from harmonia_py.chunks.pack_collector import LIMITED_USED_SHARE, USED_SHARE, PackCollector
 from harmonia_py.chunks.pack_room import PackRoom
 from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.transaction import Topic
@@ -25,43 +25,23 @@ _MIRROR_GRACE_SECONDS: Final = 10
 
 def pushed_packs(node: "PushNode", metrics: Metrics) -> PackRoom:
     """The room that chunks of pushed files take."""
-    return _packs(
-        node.catalog,
-        node.chunking,
-        metrics,
-        _PUSHED,
-        used_share=lambda: USED_SHARE if node.max_size is None else LIMITED_USED_SHARE,
-        grace_seconds=GRACE_SECONDS,
-        now=node.now,
+    collector = node.chunking.pack_collector(
+        used_share=lambda: USED_SHARE if node.max_size is None else LIMITED_USED_SHARE
     )
+    return _packs(node.catalog, metrics, _PUSHED, collector)
 
 
 def mirror_packs(
     catalog: SqlCatalog, chunking: Chunking, metrics: Metrics, name: str, *, clock: Callable[[], float] = time.time
 ) -> PackRoom:
     """The room that chunks take in a directory of a mirror, which has this name on `/metrics`."""
-    return _packs(
-        catalog,
-        chunking,
-        metrics,
-        name,
-        used_share=lambda: LIMITED_USED_SHARE,
-        grace_seconds=_MIRROR_GRACE_SECONDS,
-        now=lambda: time_by(clock),
+    collector = chunking.pack_collector(
+        used_share=lambda: LIMITED_USED_SHARE, grace_seconds=_MIRROR_GRACE_SECONDS, now=lambda: time_by(clock)
     )
+    return _packs(catalog, metrics, name, collector)
 
 
-def _packs(
-    catalog: SqlCatalog,
-    chunking: Chunking,
-    metrics: Metrics,
-    name: str,
-    *,
-    used_share: Callable[[], float],
-    grace_seconds: int,
-    now: Callable[[], Timestamp],
-) -> PackRoom:
-    collector = chunking.pack_collector(used_share=used_share, grace_seconds=grace_seconds, now=now)
+def _packs(catalog: SqlCatalog, metrics: Metrics, name: str, collector: PackCollector) -> PackRoom:
     return PackRoom(catalog.chunk_work, collector, errors=lambda: DeduplicationCounters.on(metrics, name).errors)
 
 
