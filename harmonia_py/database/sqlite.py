@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from re import compile as regex
@@ -46,11 +46,16 @@ _PARAMETER: Final = regex(r"\$([0-9]+)")
 
 
 class SqliteDatabase:
-    """One process's view of the database. Made by `open`, inside the event loop that uses it, after any fork."""
+    """One process's view of the database. Made by `open`, inside the event loop that uses it, after any fork.
+
+    Attributes:
+        generation, watch, collecting: as in `Database`.
+    """
 
     def __init__(self, path: Path, turns: Turns) -> None:
         self._turns = turns
-        self._lock = CollectingLock(path.with_suffix(LOCK_SUFFIX))
+        self.generation, self.watch = turns.generation, turns.watch
+        self.collecting = CollectingLock(path.with_suffix(LOCK_SUFFIX)).hold
         self._closed = False
         self._reader = Worker("catalog-read", partial(connect, path), self._run_reads)
         self._scanner = Worker("catalog-scan", partial(connect, path), self._run_reads)
@@ -81,18 +86,6 @@ class SqliteDatabase:
     async def write(self, transaction: Callable[[], Transaction[T]], *changes: Topic, durable: bool = True) -> T:
         """As in `Database`. When it raises because it took too long, it may still be done later."""
         return await self._writer.do(Job(transaction, changes, durable=durable))
-
-    def generation(self, topic: Topic) -> int | None:
-        """As in `Database`."""
-        return self._turns.generation(topic)
-
-    def watch(self, topic: Topic) -> "memoryview[int]":
-        """As in `Database`."""
-        return self._turns.watch(topic)
-
-    def collecting(self, wait_seconds: float = 0.0) -> AbstractAsyncContextManager[bool]:
-        """As in `Database`."""
-        return self._lock.hold(wait_seconds)
 
     @asynccontextmanager
     async def housekeeping(self) -> AsyncIterator[bool]:

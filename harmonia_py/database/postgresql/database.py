@@ -8,7 +8,7 @@ another, and none has to be begun anew (docs/decisions/0012-postgresql.md). Read
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, Self, TypeVar
 
@@ -34,13 +34,18 @@ _BEGIN_READING: Final = "begin isolation level repeatable read read only"
 
 
 class PostgresDatabase:
-    """One process's view of the database. Made by `open`, inside the event loop that uses it, after any fork."""
+    """One process's view of the database. Made by `open`, inside the event loop that uses it, after any fork.
+
+    Attributes:
+        generation, watch, collecting, housekeeping: as in `Database`.
+    """
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._collecting = AdvisoryLock(address, "collecting", _COLLECTING, _DELETION_SECONDS)
-        self._housekeeping = AdvisoryLock(address, "housekeeping", _HOUSEKEEPING, 0.0)
+        self.collecting = AdvisoryLock(address, "collecting", _COLLECTING, _DELETION_SECONDS).hold
+        self.housekeeping = AdvisoryLock(address, "housekeeping", _HOUSEKEEPING, 0.0).hold
         self._changes = Changes(address)
+        self.generation, self.watch = self._changes.generation, self._changes.watch
         self._readers = Connections(address, address.connections)
         self._scanner = Connections(address, 1)
         self._writer = Writer(Connections(address, 1), self._changes)
@@ -75,22 +80,6 @@ class PostgresDatabase:
     async def write(self, transaction: Callable[[], Transaction[T]], *changes: Topic, durable: bool = True) -> T:
         """As in `Database`. When it raises because it took too long, it may still be done later."""
         return await self._writer.do(transaction, changes, durable=durable)
-
-    def generation(self, topic: Topic) -> int | None:
-        """As in `Database`."""
-        return self._changes.generation(topic)
-
-    def watch(self, topic: Topic) -> "memoryview[int]":
-        """As in `Database`."""
-        return self._changes.watch(topic)
-
-    def collecting(self, wait_seconds: float = 0.0) -> AbstractAsyncContextManager[bool]:
-        """As in `Database`."""
-        return self._collecting.hold(wait_seconds)
-
-    def housekeeping(self) -> AbstractAsyncContextManager[bool]:
-        """As in `Database`."""
-        return self._housekeeping.hold()
 
     async def aclose(self) -> None:
         """As in `Database`."""
