@@ -91,15 +91,13 @@ class SqlChunks(Transactions):
         rows = yield from ask_for_each(_KNOWN, sorted(chunks))
         return {ChunkHash(bytes(chunk)): size for chunk, size in rows}
 
-    @reads
-    def places(self, chunks: Collection[ChunkHash]) -> Transaction[Mapping[ChunkHash, Place]]:
-        """As in `Chunks`."""
-        return _places(chunks)
+    def _places(self, chunks: Collection[ChunkHash]) -> Transaction[Mapping[ChunkHash, Place]]:
+        """As `places` in `Chunks`."""
+        rows = yield from ask_for_each(_PLACES, sorted(chunks))
+        return {ChunkHash(bytes(chunk)): Place(pack, offset, size) for chunk, pack, offset, size in rows}
 
-    @scans
-    def scan_places(self, chunks: Collection[ChunkHash]) -> Transaction[Mapping[ChunkHash, Place]]:
-        """As in `Chunks`."""
-        return _places(chunks)
+    places = reads(_places)
+    scan_places = scans(_places)
 
     @writes(Topic.OBJECTS, Topic.REMOVALS)
     def replace(self, file: Hash, made: NarFile, chunks: Collection[ChunkHash], *, now: Timestamp) -> Transaction[bool]:
@@ -133,11 +131,6 @@ class SqlChunks(Transactions):
         yield from ask(_LOSE.format(chunks=chunks), chunk, now)
         files = yield from ask(_FILES_OF.format(chunks=chunks), chunk, _FILES_TOLD)
         return [nar_file(row) for row in files]
-
-
-def _places(chunks: Collection[ChunkHash]) -> Transaction[dict[ChunkHash, Place]]:
-    rows = yield from ask_for_each(_PLACES, sorted(chunks))
-    return {ChunkHash(bytes(chunk)): Place(pack, offset, size) for chunk, pack, offset, size in rows}
 
 
 def _replace(file_hash: str, made: NarFile, chunks: Sequence[ChunkHash], now: Timestamp) -> Transaction[bool]:
