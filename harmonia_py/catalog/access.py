@@ -42,8 +42,8 @@ class TokenRow(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     secret_hash: bytes
-    actions: frozenset[Action]
-    patterns: tuple[str, ...]
+    actions: frozenset[Action] = frozenset()
+    patterns: tuple[str, ...] = ()
     created: Timestamp
     expires: Timestamp | None = None
     used: Timestamp | None = None

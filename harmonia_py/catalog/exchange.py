@@ -69,8 +69,6 @@ class TokenExchange(Struct, frozen=True, eq=False):
             id=token.id,
             name=f"{identity.issuer}-{token.id}",
             secret_hash=token.secret_hash,
-            actions=frozenset(),
-            patterns=(),
             created=Timestamp(int(now)),
             expires=Timestamp(int(now) + identity.seconds),
             holder=identity.name,
