@@ -31,7 +31,7 @@ from server import INTERPRETER, Server
 
 from benchmarks.postgresql_rows import fill, hash_part
 from harmonia_py.database.catalog import SqlCatalog
-from harmonia_py.database.objects import _FIND
+from harmonia_py.database.object_rows import OBJECT
 from harmonia_py.database.postgresql.connections import Address
 from harmonia_py.database.postgresql.database import PostgresDatabase
 from harmonia_py.database.postgresql.sql import cast
@@ -110,7 +110,7 @@ async def sizes(url: str) -> None:
 async def bare(url: str, parts: Sequence[str]) -> None:
     """The look-up alone, over a connection that is held."""
     connection = await Address(url).connect()
-    sql = cast(_FIND, (CACHE, ""))
+    sql = cast(OBJECT, (CACHE, ""))
     times = []
     for part in parts:
         begin = time.perf_counter()

@@ -51,7 +51,7 @@ async def test_what_it_may_do_and_for_how_long(world: World) -> None:
     who = await world.tokens.principal(str(exchanged.token))
     assert who is not None
     # Of the rules that let it in the one that lasts the shortest.
-    assert (exchanged.seconds, who.expires) == (3600, NOW + 3600)
+    assert (exchanged.identity.seconds, who.expires) == (3600, NOW + 3600)
     assert who.name == f"ci identity {SUBJECT}"
     assert {action for action in Action if who.may(action, MAIN)} == {Action.PUSH}
     assert {action for action in Action if who.may(action, CacheName("deps"))} == {Action.READ}

@@ -251,7 +251,7 @@ async def test_a_file_that_came_while_the_catalog_failed_is_named_when_it_can_be
     assert (await kept.find(key())).facts is None
     await catalog.database.write(lambda: ask("drop trigger full"))
     async with asyncio.timeout(TIME_LIMIT):
-        while (await kept.find(key())).facts != FACTS or kept._owed:  # noqa: ASYNC110  # a task makes it true
+        while (await kept.find(key())).facts != FACTS or kept.owed:  # noqa: ASYNC110  # a task makes it true
             await asyncio.sleep(0.01)
     entering.cancel()
     assert (await kept.find(gone)).facts is None  # nothing names what is not there
@@ -285,7 +285,7 @@ async def test_a_file_is_named_later_although_the_storage_fails_as_well(
         while (await kept.find(key())).facts != FACTS:  # noqa: ASYNC110  # a task makes it true
             await asyncio.sleep(0.01)
     naming.cancel()
-    assert not kept._owed
+    assert not kept.owed
 
 
 async def test_a_mirrored_file_is_named_later_although_the_storage_could_not_tell_of_it(
@@ -309,7 +309,7 @@ async def test_a_mirrored_file_is_named_later_although_the_storage_could_not_tel
         while await KeptMirrored(kept).find(ONE.store_path.hash_part) is None:  # noqa: ASYNC110  # a task makes it true
             await asyncio.sleep(0.01)
     naming.cancel()
-    assert not kept._owed
+    assert not kept.owed
 
 
 async def test_without_a_catalog_nothing_is_known_and_nothing_fails(storage: Storage) -> None:
@@ -319,7 +319,7 @@ async def test_without_a_catalog_nothing_is_known_and_nothing_fails(storage: Sto
     assert await kept.mismatches() == []
     await kept.mark(ONE, None)
     await kept.forget(key())
-    assert not kept._owed
+    assert not kept.owed
     kept.used(ONE.store_path.hash_part)
     assert not await kept.has(key())
 
