@@ -29,7 +29,6 @@ from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.layout import Layout
 from harmonia_py.nix.store_path import HashPart
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.files.dump import dump, scan
 
 # What a catalog grows by for each of 300,000 chunks and of 600,000 uses of them, indices included.
@@ -40,7 +39,7 @@ EDGE_BYTES = 48
 def nar_of(path: Path) -> bytes:
     """The NAR of a tree."""
     pieces = dump(str(path), Layout.of(scan(str(path))))
-    return b"".join(map(bytes, whole_portions(pieces, read_slice)))
+    return b"".join(map(bytes, whole_portions(pieces)))
 
 
 @dataclass(slots=True)

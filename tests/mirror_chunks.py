@@ -45,7 +45,6 @@ from harmonia_py.mirror.mirror import Mirror, MirrorSettings
 from harmonia_py.mirror.outcome import OnUnknown
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.store_path import StorePath
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.upstream.client import HttpUpstream, Place
 from harmonia_py.wiring.bucket import BucketPlace, beside
 from harmonia_py.wiring.chunking import Chunking
@@ -221,7 +220,7 @@ async def mirrored(
         )
         mirror = Mirror(
             upstreams, kept_files.intake, kept_files.kept, STORE_DIR, MirrorSettings(negative_ttl=negative_ttl, **more),
-            recode_reader=read_slice if recode else None,
+            recodes=recode,
         )  # fmt: skip
         await stack.enter_async_context(mirror)
         # As the process that looks after the directory has it.

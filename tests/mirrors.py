@@ -20,7 +20,6 @@ from harmonia_py.mirror.mirror import Mirror, MirrorSettings
 from harmonia_py.mirror.outcome import OnUnknown
 from harmonia_py.mirror.upstreams import Upstreams
 from harmonia_py.nix.narinfo import NarUrl
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.upstream.client import HttpUpstream, Place
 
 
@@ -60,7 +59,7 @@ async def mirror_of(
             await stack.enter_async_context(kept_in(intake.storage)),
             STORE_DIR,
             MirrorSettings(**settings),
-            recode_reader=read_slice if recode else None,
+            recodes=recode,
             texts=texts,
         )
         yield await stack.enter_async_context(mirror)

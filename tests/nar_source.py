@@ -24,7 +24,6 @@ from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.realisation import DrvOutput, Realisation
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.storage.disk import DiskBlobs
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.wiring.replaceable_housekeeping import kept_ports
 
@@ -102,7 +101,7 @@ class FileNar:
 
 def compressing(at_once: int = 2, threads: int = 0) -> Compressing:
     """As `app.py` would make it. Without threads of its own zstd gives its output while its input comes."""
-    return Compressing(read=read_slice, settings=Zstd(threads=threads), at_once=at_once)
+    return Compressing(settings=Zstd(threads=threads), at_once=at_once)
 
 
 @asynccontextmanager

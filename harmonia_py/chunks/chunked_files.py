@@ -16,7 +16,6 @@ from harmonia_py.chunks.sending import Sending
 from harmonia_py.chunks.sent_chunks import SentChunks
 from harmonia_py.chunks.windows import ChunksUnknown, LostChunk, OpenPack, WindowSizes
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.runtime.bounded import Bounded
@@ -55,7 +54,6 @@ class ChunkedFiles:
         blobs: has recipes.
         open_pack: opens packs.
         sizes: of windows.
-        read: reads slices of files.
         threads: read recipes.
         note_lost: is told of chunks that cannot be had.
     """
@@ -67,18 +65,16 @@ class ChunkedFiles:
         blobs: BlobStore,
         open_pack: OpenPack,
         sizes: WindowSizes,
-        read: SliceReader,
         threads: Threads,
         note_lost: NoteLostChunk,
     ) -> None:
         self._chunks = chunks
         self._blobs = blobs
         self._open_pack = open_pack
-        self._read = read
         self._threads = threads
         self._note_lost = note_lost
         self._recipes: Bounded[str, Recipe] = Bounded(_MAX_RECIPES)
-        self._sending = partial(Sending, sizes=sizes, downloads=set(), read=read)
+        self._sending = partial(Sending, sizes=sizes, downloads=set())
         # The first chunk of a recipe at which `lose_wrong` has not looked yet, by its NAR.
         self._looked_to: Bounded[Hash, int] = Bounded(_MAX_RECIPES)
 
@@ -163,13 +159,13 @@ class ChunkedFiles:
             await self._note_lost(chunks[0].chunk, "its pack is missing", True)
             return
         with blob:
-            wrong = await in_thread(self._threads, partial(wrong_chunks, blob, chunks, self._read))
+            wrong = await in_thread(self._threads, partial(wrong_chunks, blob, chunks))
         for one in wrong:
             await self._note_lost(one.chunk, "its bytes are missing or wrong", False)
 
     def _parse(self, blob: Blob) -> Recipe:
         try:
-            return Recipe.parse(bytes_of(blob, 0, blob.size, self._read))
+            return Recipe.parse(bytes_of(blob, 0, blob.size))
         except FormatError as error:
             raise StorageError(f"a recipe does not parse: {error}") from error
         except Unreadable:

@@ -11,7 +11,7 @@ from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import Digest, Digests
-from harmonia_py.contents.pieces import SliceReader, feed_all, portions
+from harmonia_py.contents.pieces import feed_all, portions
 from harmonia_py.errors import StorageError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.runtime.threads import Threads
@@ -23,13 +23,11 @@ class ChunkedDigests(Struct, frozen=True, eq=False):
     Attributes:
         digests: reads all other files.
         files: makes files of chunks.
-        read: reads slices of files.
         threads: hash.
     """
 
     digests: Digests
     files: ChunkedFiles
-    read: SliceReader
     threads: Threads
 
     async def digest(self, key: BlobKey, *, rate: float | None = None) -> Digest | None:
@@ -48,7 +46,7 @@ class ChunkedDigests(Struct, frozen=True, eq=False):
                 size += len(part)
 
             with download:
-                parts = portions(download.pieces(0, None), self.read)
+                parts = portions(download.pieces(0, None))
                 await feed_all(self.threads, _at_rate(parts, rate), take)
         except ChunksUnknown:
             raise

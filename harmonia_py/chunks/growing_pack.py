@@ -12,7 +12,6 @@ from harmonia_py.chunks.catalog import PACK_BYTES, Chunks, PackedChunk, Packs
 from harmonia_py.chunks.chunked_files import ChunkedFiles
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import BlobKey, BlobStore
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.spool import Spool, SpoolWriter
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.threads import Threads, in_thread
@@ -27,7 +26,6 @@ class ChunkStorage(Struct, frozen=True, eq=False, kw_only=True):
         blobs: bytes of packs and recipes.
         spool: for a pack that is being written.
         files: makes files of chunks.
-        read: reads slices of files.
         threads: read, compute and write.
         now: the time.
     """
@@ -37,7 +35,6 @@ class ChunkStorage(Struct, frozen=True, eq=False, kw_only=True):
     blobs: BlobStore
     spool: Spool
     files: ChunkedFiles
-    read: SliceReader
     threads: Threads
     now: Callable[[], Timestamp]
 

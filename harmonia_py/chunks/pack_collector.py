@@ -18,7 +18,6 @@ from harmonia_py.chunks.growing_pack import ChunkStorage, GrowingPack
 from harmonia_py.chunks.pack_frames import frames_of, is_right
 from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.contents.blobs import Blob, BlobKey
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import StorageError
 from harmonia_py.runtime.threads import in_thread
 
@@ -181,7 +180,7 @@ class PackCollector(Struct, frozen=True, eq=False):
             await self.note_lost(one.chunk, "its pack is missing", True)
             return False
         with blob:
-            wrong = await in_thread(self.storage.threads, partial(_copy, blob, pack, new, self.storage.read))
+            wrong = await in_thread(self.storage.threads, partial(_copy, blob, pack, new))
         for chunk in wrong:
             await self.note_lost(chunk.chunk, "its bytes are missing or wrong", False)
         return not wrong
@@ -191,10 +190,10 @@ def _used(pack: Pack) -> int:
     return sum(chunk.size for chunk in pack.chunks if chunk.is_used)
 
 
-def _copy(blob: Blob, pack: Pack, new: GrowingPack, read: SliceReader) -> list[PackedChunk]:
+def _copy(blob: Blob, pack: Pack, new: GrowingPack) -> list[PackedChunk]:
     """Copy the used frames of a pack into a new one; returns the chunks that are wrong."""
     wrong = []
-    for chunk, frame in _frames_of(blob, [chunk for chunk in pack.chunks if chunk.is_used], read):
+    for chunk, frame in _frames_of(blob, [chunk for chunk in pack.chunks if chunk.is_used]):
         if frame is None or not is_right(frame, chunk):
             wrong.append(chunk)
         else:
@@ -202,11 +201,9 @@ def _copy(blob: Blob, pack: Pack, new: GrowingPack, read: SliceReader) -> list[P
     return wrong
 
 
-def _frames_of(
-    blob: Blob, chunks: Sequence[PackedChunk], read: SliceReader
-) -> Iterator[tuple[PackedChunk, memoryview | None]]:
+def _frames_of(blob: Blob, chunks: Sequence[PackedChunk]) -> Iterator[tuple[PackedChunk, memoryview | None]]:
     """As `frames_of`; an error of reading is told from one of writing what was read."""
     try:
-        yield from frames_of(blob, chunks, read)
+        yield from frames_of(blob, chunks)
     except StorageError as error:
         raise _CannotBeRead(str(error)) from error

@@ -9,7 +9,6 @@ from harmonia_py.chunks.catalog import PackedChunk
 from harmonia_py.chunks.frames import decompress_frame
 from harmonia_py.chunks.reading import Unreadable, bytes_of
 from harmonia_py.contents.blobs import Blob
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError
 
 _log = logging.getLogger(__name__)
@@ -19,7 +18,7 @@ _READ_BYTES: Final = 8 * 1024 * 1024
 _GAP_BYTES: Final = 64 * 1024
 
 
-def wrong_chunks(blob: Blob, chunks: Sequence[PackedChunk], read: SliceReader) -> list[PackedChunk]:
+def wrong_chunks(blob: Blob, chunks: Sequence[PackedChunk]) -> list[PackedChunk]:
     """Those of some chunks of a pack, in the order of their places, whose bytes are missing or wrong.
 
     Those that the disk cannot read are not among them.
@@ -27,25 +26,23 @@ def wrong_chunks(blob: Blob, chunks: Sequence[PackedChunk], read: SliceReader) -
     Raises:
         StorageError: that cannot be told for now.
     """
-    frames = frames_of(blob, chunks, read)
+    frames = frames_of(blob, chunks)
     return [chunk for chunk, frame in frames if frame is not None and not is_right(frame, chunk)]
 
 
-def frames_of(
-    blob: Blob, chunks: Sequence[PackedChunk], read: SliceReader
-) -> Iterator[tuple[PackedChunk, memoryview | None]]:
+def frames_of(blob: Blob, chunks: Sequence[PackedChunk]) -> Iterator[tuple[PackedChunk, memoryview | None]]:
     """Chunks in the order of their places, each with its frame: empty behind the end of the pack, None if unreadable.
 
     Frames that lie close to each other are read together: in a bucket each read is a request.
     """
     for run in _runs(chunks):
-        start, together = run[0].offset, _bytes(blob, run[0].offset, end_of(run), read)
+        start, together = run[0].offset, _bytes(blob, run[0].offset, end_of(run))
         for chunk in run:
             if together:
                 yield chunk, together[chunk.offset - start : chunk.offset - start + chunk.size]
             else:
                 # One by one, so that a bad block costs no chunk beside it.
-                yield chunk, _bytes(blob, chunk.offset, chunk.offset + chunk.size, read)
+                yield chunk, _bytes(blob, chunk.offset, chunk.offset + chunk.size)
 
 
 def _runs(chunks: Sequence[PackedChunk]) -> Iterator[list[PackedChunk]]:
@@ -59,12 +56,12 @@ def _runs(chunks: Sequence[PackedChunk]) -> Iterator[list[PackedChunk]]:
         yield run
 
 
-def _bytes(blob: Blob, start: int, stop: int, read: SliceReader) -> memoryview | None:
+def _bytes(blob: Blob, start: int, stop: int) -> memoryview | None:
     """Bytes of a pack: empty when it is too short, None when the disk cannot read all of them."""
     if stop > blob.size:
         return memoryview(b"")
     try:
-        return memoryview(bytes_of(blob, start, stop - start, read))
+        return memoryview(bytes_of(blob, start, stop - start))
     except Unreadable as error:
         _log.warning("chunks cannot be read: %s", error)
         return None

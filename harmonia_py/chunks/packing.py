@@ -136,7 +136,7 @@ class Packer:
 
     def _pieces(self, cutter: Cutter, download: Download, file: NarFile) -> Generator[bytes, None, None]:
         unpacker = Unpacker(file.compression, MAX_WINDOW_BYTES, MAX_WINDOW_BYTES, longest=file.nar_size)
-        for data in _readable(whole_portions(download.pieces(0, None), self._storage.read)):
+        for data in _readable(whole_portions(download.pieces(0, None))):
             for portion in unpacker.feed(data):
                 yield from cutter.update(bytes(portion))
                 if file.nar_size is not None and cutter.nar_size > file.nar_size:
@@ -180,7 +180,7 @@ class Packer:
     async def _verified(self, cut: _Cut) -> NarFile:
         with self._storage.files.file_of(cut.recipe, "") as download:
             check = NarCheck(None, "zstd", bounds=NarBounds(nar_size=cut.file.nar_size))
-            await feed_all(self._threads, portions(download.pieces(0, None), self._storage.read), check.feed)
+            await feed_all(self._threads, portions(download.pieces(0, None)), check.feed)
             await in_thread(self._threads, check.finish)
         checked = check.checked
         if (checked.nar_hash, checked.nar_size) != (cut.file.nar_hash, cut.file.nar_size):

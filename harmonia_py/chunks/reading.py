@@ -5,11 +5,10 @@ breaks off, or is busy, may have the bytes all the same (another `StorageError`)
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 from harmonia_py.cache.source import FileSlice
 from harmonia_py.contents.blobs import Blob
-from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.contents.pieces import read_slice, whole_portions
 from harmonia_py.errors import StorageError, StorePathChanged
 
 
@@ -17,7 +16,7 @@ class Unreadable(StorageError):
     """The disk cannot read these bytes, and mostly not later; other bytes it may."""
 
 
-def bytes_of(blob: Blob, offset: int, size: int, read: SliceReader) -> bytes:
+def bytes_of(blob: Blob, offset: int, size: int) -> bytes:
     """Bytes of a blob.
 
     Raises:
@@ -25,11 +24,11 @@ def bytes_of(blob: Blob, offset: int, size: int, read: SliceReader) -> bytes:
         StorageError: they cannot be read for now, which says nothing of the blob.
     """
     pieces = blob.pieces(offset, offset + size)
-    return b"".join(map(bytes, whole_portions(pieces, partial(_read, read), size)))
+    return b"".join(map(bytes, whole_portions(pieces, size, read=_read)))
 
 
-def _read(read: SliceReader, piece: FileSlice, buffer: bytearray) -> Iterator[memoryview]:
+def _read(piece: FileSlice, buffer: bytearray) -> Iterator[memoryview]:
     try:
-        yield from read(piece, buffer)
+        yield from read_slice(piece, buffer)
     except (StorageError, StorePathChanged) as error:
         raise Unreadable(str(error)) from error

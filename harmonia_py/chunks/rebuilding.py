@@ -22,7 +22,7 @@ from harmonia_py.chunks.sizes import MAX_CHUNK_BYTES
 from harmonia_py.chunks.windows import ChunksUnknown
 from harmonia_py.contents.blobs import Blob, BlobKey
 from harmonia_py.contents.nar_check import NarCheck
-from harmonia_py.contents.pieces import SliceReader, feed_all, portions
+from harmonia_py.contents.pieces import feed_all, portions
 from harmonia_py.contents.whole_blob import NOT_WHOLE
 from harmonia_py.errors import FormatError, StorageError
 from harmonia_py.runtime.threads import in_thread
@@ -82,7 +82,7 @@ class RebuiltChunks:
         with blob:
             if blob.size > _MOST_BYTES:
                 raise FormatError("it is too long for a pack")
-            chunks = await in_thread(self._threads, partial(_chunks_of, blob, self._storage.read))
+            chunks = await in_thread(self._threads, partial(_chunks_of, blob))
         self._report(blob.size)
         if not chunks:
             raise FormatError("it has no chunk that is right")
@@ -100,7 +100,7 @@ class RebuiltChunks:
             if recipe is None:
                 return None
             with self._storage.files.file_of(recipe, "") as download:
-                await feed_all(self._threads, portions(download.pieces(0, None), self._storage.read), check.feed)
+                await feed_all(self._threads, portions(download.pieces(0, None)), check.feed)
                 await in_thread(self._threads, check.finish)
         except ChunksUnknown:
             raise
@@ -121,8 +121,8 @@ class RebuiltChunks:
             raise FormatError("a chunk of it is not there any more")
 
 
-def _chunks_of(blob: Blob, read: SliceReader) -> list[PackedChunk]:
-    data = memoryview(bytes_of(blob, 0, blob.size, read))
+def _chunks_of(blob: Blob) -> list[PackedChunk]:
+    data = memoryview(bytes_of(blob, 0, blob.size))
     chunks, offset = [], 0
     while offset < len(data):
         try:

@@ -24,7 +24,6 @@ from harmonia_py.chunks.windows import (
     next_span,
 )
 from harmonia_py.contents.blobs import Blob
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError
 
 # Below this a write of its own costs more than a copy.
@@ -47,7 +46,6 @@ class Sending:
         open_pack: opens packs.
         sizes: of windows.
         downloads: all downloads under way; this one is among them until it is released.
-        read: reads slices of files.
         note_lost: is told of a lost chunk.
     """
 
@@ -59,7 +57,6 @@ class Sending:
         open_pack: OpenPack,
         sizes: WindowSizes,
         downloads: "set[Sending]",
-        read: SliceReader,
         note_lost: NoteLost,
     ) -> None:
         self._recipe = recipe
@@ -67,7 +64,6 @@ class Sending:
         self._open_pack = open_pack
         self._sizes = sizes
         self._downloads = downloads
-        self._read = read
         self._note_lost = note_lost
         self._windows: set[Window] = set()
         self._loop = asyncio.get_running_loop()
@@ -169,7 +165,7 @@ class Sending:
     def _plain_bytes(self, number: int, pack: Blob | None, offset: int, size: int) -> bytes:
         if pack is None:
             return self._recipe.restored(number, self._recipe.literal(number))
-        frame = bytes_of(pack, offset, size, self._read)
+        frame = bytes_of(pack, offset, size)
         try:
             return self._recipe.restored(number, decompress_chunk(frame, self._recipe.sizes[number]))
         except FormatError as error:

@@ -14,7 +14,6 @@ from harmonia_py.chunks.recipe import ChunkHash
 from harmonia_py.chunks.sizes import MAX_CHUNK_BYTES
 from harmonia_py.chunks.windows import FindPlaces, OpenPack, Range
 from harmonia_py.contents.blobs import Blob, BlobKey, SpooledFile
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import FormatError
 
 _SENT: Final = BlobKey("sent")
@@ -34,16 +33,14 @@ class SentChunks(Struct, frozen=True):
 
     @classmethod
     def checked(
-        cls, file: SpooledFile | None, sizes: Mapping[ChunkHash, int], frame_sizes: Mapping[ChunkHash, int],
-        read: SliceReader,
-    ) -> "SentChunks":  # fmt: skip
+        cls, file: SpooledFile | None, sizes: Mapping[ChunkHash, int], frame_sizes: Mapping[ChunkHash, int]
+    ) -> "SentChunks":
         """The chunks, each of which is what its hash says. It computes: a thread calls it.
 
         Args:
             file: with the frames, in the order of `sizes`, and nothing behind them.
             sizes: bytes of each chunk.
             frame_sizes: bytes of the frame of each chunk.
-            read: reads slices of files.
 
         Raises:
             FormatError: they are others.
@@ -58,7 +55,7 @@ class SentChunks(Struct, frozen=True):
                 raise FormatError("a chunk, or its frame, is longer than those that are cut")
         sent = cls(file, places)
         for chunk, (_, start, length) in places.items():
-            data = decompress_chunk(bytes_of(sent._blob(), start, length, read), sizes[chunk])
+            data = decompress_chunk(bytes_of(sent._blob(), start, length), sizes[chunk])
             if hashlib.sha256(data).digest() != chunk:
                 raise FormatError("a chunk has another hash")
         return sent

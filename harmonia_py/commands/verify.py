@@ -19,7 +19,6 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.store_path import HashPart
 from harmonia_py.runtime.side_by_side import side_by_side
 from harmonia_py.storage.disk import DiskBlobs
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.node import Node
 
 
@@ -111,7 +110,7 @@ async def _read_all(blobs: DiskBlobs, jobs: int) -> tuple[list[Rotten], int]:
                 return
             with blob:
                 pieces = blob.pieces(0, None)
-                found = await asyncio.to_thread(check_file, key, blob.metadata, pieces, read_slice, report)
+                found = await asyncio.to_thread(check_file, key, blob.metadata, pieces, report)
             if found is not None:
                 rotten.append(found)
                 await blobs.delete(found.key)

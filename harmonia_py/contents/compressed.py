@@ -247,7 +247,7 @@ class _CompressedNar:
             return None
         counters = self._shared.counters
         (counters.misses if self._is_kept else counters.unkept).add()
-        return self._shared.compressing.dump(nar, self.lane)
+        return ReadPieces(nar, self.lane.threads)
 
     def check(self) -> NarCheck:
         """Verifies it, and compresses it."""

@@ -4,12 +4,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from harmonia_py.cache.source import Download
 from harmonia_py.contents.encoders import Zstd
 from harmonia_py.contents.incoming import Lane
 from harmonia_py.contents.nar_check import NarCheck
-from harmonia_py.contents.pieces import SliceReader
-from harmonia_py.contents.read_pieces import ReadPieces
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.runtime.turns import Turns
@@ -24,7 +21,6 @@ class Compressing:
     """Threads that compress NARs of the local store, and the turns of requests at them.
 
     Args:
-        read: reads slices of files.
         settings: how to compress.
         at_once: number of large NARs that are compressed at once; small ones pass by.
 
@@ -32,8 +28,7 @@ class Compressing:
         streams: where nothing can be kept.
     """
 
-    def __init__(self, *, read: SliceReader, settings: Zstd, at_once: int) -> None:
-        self._read = read
+    def __init__(self, *, settings: Zstd, at_once: int) -> None:
         self._settings = settings
         self._threads = [Threads(Pool.COMPRESS, at_once), Threads(Pool.COMPRESS_SMALL)]
         self._large = Lane(self._threads[0], Turns(at_once), gives_up=True)
@@ -49,10 +44,6 @@ class Compressing:
         # Threads of its own are for what many clients get.
         settings = self._settings if is_kept else replace(self._settings, threads=0)
         return NarCheck(path_info, "none", encoder=settings.compressor(path_info.nar_size))
-
-    def dump(self, nar: Download, lane: Lane) -> ReadPieces:
-        """The bytes of a NAR, which is released with it."""
-        return ReadPieces(nar, self._read, lane.threads)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:

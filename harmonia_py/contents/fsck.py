@@ -12,7 +12,7 @@ from harmonia_py.contents.document_check import DocumentCheck
 from harmonia_py.contents.file_check import FileCheck
 from harmonia_py.contents.kept_files import url_of
 from harmonia_py.contents.nar_check import NarBounds, NarCheck
-from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.errors import FormatError
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
@@ -98,7 +98,6 @@ def check_file(
     key: BlobKey,
     metadata: Mapping[str, str],
     pieces: Iterator[Piece],
-    read: SliceReader,
     report: Callable[[int], object],
 ) -> Rotten | None:
     """Read a kept file to its end: its own hash, and size and hash of the NAR in it, against `metadata`.
@@ -109,7 +108,6 @@ def check_file(
         key: the name of the file.
         metadata: what was kept with it.
         pieces: its bytes.
-        read: reads slices of files.
         report: called with the number of bytes read since the last call.
 
     Raises:
@@ -121,7 +119,7 @@ def check_file(
     except (KeyError, ValueError, FormatError):
         return Rotten(key, "what is known of it does not parse")
     try:
-        for portion in whole_portions(pieces, read):
+        for portion in whole_portions(pieces):
             report(len(portion))
             check.feed(portion)
         check.finish()

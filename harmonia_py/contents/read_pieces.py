@@ -8,7 +8,7 @@ from typing import Final
 from harmonia_py.cache.source import Download, Pause
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.contents.incoming import Take
-from harmonia_py.contents.pieces import BUFFER_BYTES, SliceReader, portions
+from harmonia_py.contents.pieces import BUFFER_BYTES, portions
 from harmonia_py.contents.writing import SMALL_BYTES
 from harmonia_py.runtime.threads import Threads, in_thread
 
@@ -21,15 +21,14 @@ class ReadPieces:
 
     Args:
         source: released with this.
-        read: reads slices of files.
         threads: read portion by portion.
     """
 
-    def __init__(self, source: Download | Blob, read: SliceReader, threads: Threads) -> None:
+    def __init__(self, source: Download | Blob, threads: Threads) -> None:
         self.size = source.size
         self._source = source
         self._threads = threads
-        self._portions = portions(source.pieces(0, None), read, source.size or BUFFER_BYTES)
+        self._portions = portions(source.pieces(0, None), source.size or BUFFER_BYTES)
         self._ended = False
         self._gathered = bytearray()
         self._lock = threading.Lock()

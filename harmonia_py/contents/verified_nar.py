@@ -9,7 +9,7 @@ from harmonia_py.cache.source import Download
 from harmonia_py.contents.blobs import Blob
 from harmonia_py.contents.encoders import encoder
 from harmonia_py.contents.nar_check import NarCheck
-from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.nar_parser import Parser
 from harmonia_py.nix.path_info import PathInfo
@@ -21,14 +21,7 @@ _PARSED_BYTES: Final = 32 * 1024
 
 
 async def verified_nar(
-    file: Blob | Download,
-    info: PathInfo,
-    compression: str,
-    file_hash: Hash,
-    file_size: int,
-    *,
-    read: SliceReader,
-    threads: Executor,
+    file: Blob | Download, info: PathInfo, compression: str, file_hash: Hash, file_size: int, *, threads: Executor
 ) -> AsyncGenerator[bytes, None]:
     """The NAR in a kept file. The last bytes come when all of it has proved right: before, it is no whole NAR.
 
@@ -37,15 +30,15 @@ async def verified_nar(
         StorageError: the file cannot be read.
     """
     check = NarCheck(info, compression, file_hash, file_size, encoder=encoder("none"))
-    portions = _portions(file, check, read)
+    portions = _portions(file, check)
     while portion := await in_thread(threads, next, portions, b""):
         yield portion
 
 
-def _portions(file: Blob | Download, check: NarCheck, read: SliceReader) -> Iterator[bytes]:
+def _portions(file: Blob | Download, check: NarCheck) -> Iterator[bytes]:
     parser = Parser()
     held = b""
-    for data in whole_portions(file.pieces(0, None), read, _BUFFER_BYTES):
+    for data in whole_portions(file.pieces(0, None), _BUFFER_BYTES):
         for portion in check.portions(bytes(data)):
             for start in range(0, len(portion), _PARSED_BYTES):
                 parser.feed(portion[start : start + _PARSED_BYTES])

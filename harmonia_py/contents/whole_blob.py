@@ -4,7 +4,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from harmonia_py.contents.blobs import Blob, BlobKey, BlobStore
-from harmonia_py.contents.pieces import SliceReader, whole_portions
+from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.runtime.threads import in_thread
 
 NOT_WHOLE: Final = (
@@ -14,7 +14,7 @@ NOT_WHOLE: Final = (
 """The words for a blob that is listed, and cannot be opened."""
 
 
-async def read_whole(blobs: BlobStore, key: BlobKey, read: SliceReader, threads: Executor) -> bytes | None:
+async def read_whole(blobs: BlobStore, key: BlobKey, threads: Executor) -> bytes | None:
     """The bytes of a blob; None when there is none.
 
     Raises:
@@ -24,8 +24,8 @@ async def read_whole(blobs: BlobStore, key: BlobKey, read: SliceReader, threads:
     if blob is None:
         return None
     with blob:
-        return await in_thread(threads, _read, blob, read)
+        return await in_thread(threads, _read, blob)
 
 
-def _read(blob: Blob, read: SliceReader) -> bytes:
-    return b"".join(bytes(part) for part in whole_portions(blob.pieces(0, None), read, blob.size))
+def _read(blob: Blob) -> bytes:
+    return b"".join(bytes(part) for part in whole_portions(blob.pieces(0, None), blob.size))

@@ -22,7 +22,6 @@ from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter, for_st
 from harmonia_py.cache.trust import rests_on_contents
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.kept_files import key_of
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.storage import NotKept, Storage
 from harmonia_py.contents.verified_nar import verified_nar
 from harmonia_py.errors import DaemonProtocolError, DaemonRefused, DaemonUnreachable, HarmoniaError
@@ -61,7 +60,6 @@ class Importing:
         storage: where files are kept.
         index: has the narinfos of upstreams.
         store: takes the paths.
-        read: reads slices of files.
         made: opens files that are made of chunks; None for any other.
         store_dir: of the store.
         secret_keys: sign the paths.
@@ -73,7 +71,6 @@ class Importing:
         storage: Storage,
         index: NarinfoIndex,
         store: StoreWriter,
-        read: SliceReader,
         *,
         made: Callable[[BlobKey], Awaitable[Download | None]],
         store_dir: StoreDir,
@@ -84,7 +81,6 @@ class Importing:
         self._made = made
         self._index = index
         self._store = store
-        self._read = read
         self._store_dir = store_dir
         self._secret_keys = tuple(secret_keys)
         self.counters = counters or ImportCounters()
@@ -204,7 +200,7 @@ class Importing:
             assert facts is not None
             claims = entry.narinfo.path_info, entry.compression, facts.file_hash, facts.file_size
             with file:
-                async with aclosing(verified_nar(file, *claims, read=self._read, threads=self._threads)) as nar:
+                async with aclosing(verified_nar(file, *claims, threads=self._threads)) as nar:
                     await self._store.add(info, nar)
             return True
         finally:

@@ -20,7 +20,6 @@ from harmonia_py.catalog.kept_mirrored import KeptMirrored
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.kept_files import key_of
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.errors import Overloaded, StorageError
 from harmonia_py.metrics.shared import SharedTexts
 from harmonia_py.mirror.asking import NarinfoQuestions
@@ -68,7 +67,7 @@ class Mirror:
         store_dir: narinfos for another store directory are refused.
         settings: how it behaves.
         counters: of what it does; None: counted, not exported.
-        recode_reader: reads slices of kept files, to re-code them to zstd; None: they stay as upstreams have them.
+        recodes: whether kept files are re-coded to zstd; otherwise they stay as upstreams have them.
         texts: shared memory where all workers find narinfos.
     """
 
@@ -81,7 +80,7 @@ class Mirror:
         settings: MirrorSettings,
         *,
         counters: MirrorCounters | None = None,
-        recode_reader: SliceReader | None = None,
+        recodes: bool = False,
         texts: SharedTexts | None = None,
     ) -> None:
         self.counters = counters or MirrorCounters()
@@ -93,7 +92,7 @@ class Mirror:
         self._upstreams = upstreams
         self._intake = intake
         self._kept = kept
-        self._recoding = None if recode_reader is None else Recoding(intake, self.index, recode_reader)
+        self._recoding = Recoding(intake, self.index) if recodes else None
         self._downloads = Downloads(upstreams, intake, self.index, self.counters, downloads=settings.downloads)
         self._realisations = MirroredRealisations(upstreams, self._kept_mirrored, self.index)
         self._questions = NarinfoQuestions(

@@ -9,7 +9,6 @@ from harmonia_py.contents.incoming import Lane
 from harmonia_py.contents.ingest import Intake
 from harmonia_py.contents.kept_files import key_of
 from harmonia_py.contents.nar_check import NarCheck
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.read_pieces import ReadPieces
 from harmonia_py.contents.storage import NotKept
 from harmonia_py.errors import FormatError, HarmoniaError, StorageError
@@ -28,13 +27,11 @@ class Recoding:
     Args:
         intake: where files come in and are kept.
         index: is told which file is offered from then on.
-        read: reads slices of files.
     """
 
-    def __init__(self, intake: Intake, index: NarinfoIndex, read: SliceReader) -> None:
+    def __init__(self, intake: Intake, index: NarinfoIndex) -> None:
         self._intake = intake
         self._index = index
-        self._read = read
         self._turn = asyncio.Lock()
         self._threads = Threads(Pool.RECODE)
         self._lane = Lane(self._threads, Turns(1), gives_up=False)
@@ -47,7 +44,7 @@ class Recoding:
             source = entry.url
             target = NarUrl(source.hash_part, entry.narinfo.path_info.nar_hash, "zstd")
             # Built from the entry as it is now: requests may change the entry meanwhile.
-            incoming = _KeptNar(entry, self._intake, self._read, self._lane)
+            incoming = _KeptNar(entry, self._intake, self._lane)
             with suppress(HarmoniaError, NotKept):  # which is in the log
                 if await self._intake.keep(key_of(target), incoming.wanted):
                     await self._index.enter(entry, target)
@@ -64,7 +61,7 @@ class _KeptNar:
 
     size = None
 
-    def __init__(self, entry: IndexedNarInfo, intake: Intake, read: SliceReader, lane: Lane) -> None:
+    def __init__(self, entry: IndexedNarInfo, intake: Intake, lane: Lane) -> None:
         assert entry.facts is not None
         self.lane = lane
         self.room = entry.narinfo.path_info.nar_size
@@ -73,7 +70,6 @@ class _KeptNar:
         self._compression = entry.compression
         self._url = entry.url
         self._intake = intake
-        self._read = read
 
     async def wanted(self) -> "_KeptNar":
         """This file itself, as the intake asks for it."""
@@ -82,7 +78,7 @@ class _KeptNar:
     async def open(self) -> ReadPieces | None:
         """The kept file; None when it has gone."""
         blob = await self._intake.storage.open(key_of(self._url))
-        return None if blob is None else ReadPieces(blob, self._read, self.lane.threads)
+        return None if blob is None else ReadPieces(blob, self.lane.threads)
 
     def check(self) -> NarCheck:
         """The check of the file by the facts with which it was kept."""

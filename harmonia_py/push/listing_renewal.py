@@ -128,5 +128,5 @@ class ListingRenewal:
         bounds = NarBounds(nar_size=MAX_NAR_SIZE)
         upload = UploadCheck(PushedFile(file.file_hash, file.compression), file.file_size, bounds)
         with download:
-            steps = upload.take_all(portions(download.pieces(0, None), self._ports.read))
+            steps = upload.take_all(portions(download.pieces(0, None)))
             return await self._stepping.run(_LISTINGS, steps, upload.give_up)

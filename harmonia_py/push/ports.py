@@ -18,7 +18,6 @@ from harmonia_py.catalog.sessions import Sessions
 from harmonia_py.catalog.stored import OpenBlob
 from harmonia_py.catalog.uploads import Adoption, Uploads
 from harmonia_py.contents.blobs import BlobStore
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.runtime.threads import Threads
 
@@ -32,7 +31,6 @@ class PushPorts(Struct, frozen=True, kw_only=True, eq=False):
         quarantine: is told of files that are missing.
         blobs: the files.
         open_blob: opens files of NARs, also those that are made of chunks.
-        read: reads slices of files.
         threads: parse, decompress and hash.
         store_dir: of all caches.
         now: the time.
@@ -52,7 +50,6 @@ class PushPorts(Struct, frozen=True, kw_only=True, eq=False):
     quarantine: Quarantine
     blobs: BlobStore
     open_blob: OpenBlob
-    read: SliceReader
     threads: Threads
     store_dir: StoreDir
     now: Callable[[], Timestamp]

@@ -195,7 +195,7 @@ class Publisher:
                 await self._ports.quarantine.finds(row)
                 raise not_here(file)
             with download:
-                unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None), self._ports.read)
+                unpacker, parts = Unpacker(file.compression), portions(download.pieces(0, None))
                 with naming("CA", PushRefused):
                     await feed_all(self._ports.threads, parts, partial(_feed, unpacker, check))
                     await in_thread(self._ports.threads, check.finish)

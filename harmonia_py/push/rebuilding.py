@@ -254,7 +254,7 @@ class Rebuild(Struct, eq=False):
 
     async def _bytes(self, key: BlobKey) -> bytes | None:
         """The bytes of a listed blob; None when it cannot be opened, which is noted as a fault."""
-        data = await read_whole(self.ports.blobs, key, self.ports.read, self.ports.threads)
+        data = await read_whole(self.ports.blobs, key, self.ports.threads)
         if data is None:
             self.done.faults[key] = NOT_WHOLE
         return data

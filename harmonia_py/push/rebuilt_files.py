@@ -92,7 +92,7 @@ class RebuiltFiles(Struct, frozen=True, eq=False):
         await self.chunks.received(session.cache, session.id, row, chunks, upload.findings)
 
     def _feed(self, check: NarCheck, blob: Blob) -> None:
-        for portion in whole_portions(blob.pieces(0, None), self.ports.read, blob.size):
+        for portion in whole_portions(blob.pieces(0, None), blob.size):
             check.feed(portion)
         check.finish()
 

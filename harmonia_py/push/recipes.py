@@ -221,7 +221,7 @@ class RecipeUploads(Struct, frozen=True, eq=False):
         try:
             with (
                 self.files.made_with(recipe, sent) as download,
-                closing(_made(portions(download.pieces(0, None), self.ports.read))) as pieces,
+                closing(_made(portions(download.pieces(0, None)))) as pieces,
             ):
                 await self.receiver.receive_made(session, upload, recipe.file_size, pieces)
         except FormatError as error:
@@ -255,7 +255,7 @@ class RecipeUploads(Struct, frozen=True, eq=False):
         came = 0 if file is None else file.size
         if came != wanted:
             raise _gone(f"{came} bytes of chunks came, and {wanted} are needed")
-        check = partial(SentChunks.checked, file, sizes, frame_sizes, self.ports.read)
+        check = partial(SentChunks.checked, file, sizes, frame_sizes)
         return await in_thread(self.ports.threads, check)
 
 

@@ -38,6 +38,6 @@ class StaticListings:
             return
         assert document.blob_key is not None
         async with self._long:
-            data = await read_whole(ports.blobs, BlobKey(document.blob_key), ports.read, ports.threads)
+            data = await read_whole(ports.blobs, BlobKey(document.blob_key), ports.threads)
             if data is not None:  # `fsck` finds one that is lost
                 await ports.blobs.put(key, data, {})

@@ -16,7 +16,6 @@ from msgspec import Struct, field
 from harmonia_py.cache.store_writer import SignatureRefused, StoreWriter, for_store
 from harmonia_py.catalog.nars import NarFile
 from harmonia_py.contents.blobs import Blob
-from harmonia_py.contents.pieces import SliceReader
 from harmonia_py.contents.verified_nar import verified_nar
 from harmonia_py.errors import PushConflict, PushRefused, StorageError
 from harmonia_py.nix.path_info import PathInfo
@@ -78,14 +77,12 @@ class StoreImport(Struct, frozen=True, eq=False):
     Attributes:
         store: takes them.
         held: protects paths that pushes rely on.
-        read: reads slices of files.
         store_dir: of the store.
         secret_keys: sign the paths.
     """
 
     store: StoreWriter
     held: HeldPaths
-    read: SliceReader
     store_dir: StoreDir
     secret_keys: Sequence[SecretKey]
     _threads: Threads = field(default_factory=lambda: Threads(Pool.STORE_IMPORT))
@@ -166,7 +163,7 @@ class StoreImport(Struct, frozen=True, eq=False):
         signed = for_store(info, self.secret_keys, self.store_dir)
         claims = info, file.compression, file.file_hash, file.file_size
         try:
-            async with aclosing(verified_nar(blob, *claims, read=self.read, threads=self._threads)) as nar:
+            async with aclosing(verified_nar(blob, *claims, threads=self._threads)) as nar:
                 await self.store.add(signed, nar)
         except SignatureRefused:
             names = ", ".join(sorted({signature.key_name for signature in signed.signatures})) or "(none)"

@@ -12,7 +12,6 @@ from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.contents.pieces import whole_portions
 from harmonia_py.errors import StorageError
 from harmonia_py.storage.errors import translated
-from harmonia_py.storage.slices import read_slice
 
 _FILE_MODE: Final = 0o644
 # Nix makes them before it reads a cache at file://, which only a user can who may write there: libstore's
@@ -81,7 +80,7 @@ class ExportDirectory:
                 if file is not None:
                     _copy_file(file, out.fileno())
                 else:  # chunks, or what is in a bucket
-                    for portion in whole_portions(download.pieces(0, None), read_slice):
+                    for portion in whole_portions(download.pieces(0, None)):
                         out.write(portion)
 
     @contextmanager

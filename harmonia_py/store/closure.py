@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from harmonia_py.cache.source import Pause
-from harmonia_py.contents.pieces import SliceReader, portions
+from harmonia_py.contents.pieces import portions
 from harmonia_py.errors import DaemonError, StorePathChanged
 from harmonia_py.nix.closure import references_first, roots_of
 from harmonia_py.nix.path_info import PathInfo
@@ -50,7 +50,6 @@ class StoreClosures:
     Args:
         store_dir: the logical store directory.
         real_store: the directory with the files.
-        read: reads slices of files.
 
     Attributes:
         daemon: is asked which paths are valid, path by path; None where there is none.
@@ -58,13 +57,12 @@ class StoreClosures:
         roots: keep paths from being collected; None where no daemon does.
     """
 
-    def __init__(self, *, store_dir: StoreDir, real_store: Path, read: SliceReader) -> None:
+    def __init__(self, *, store_dir: StoreDir, real_store: Path) -> None:
         self.store_dir = store_dir
         self.daemon: StoreMetadata | None = None
         self.database: SqliteStore | None = None
         self.roots: TempRoots | None = None
         self._real_store = str(real_store)
-        self._read = read
 
     async def closure(self, roots: Collection[StorePath]) -> "ClosureRows | FoundPaths":
         """`roots` and all that they refer to.
@@ -144,6 +142,6 @@ class StoreClosures:
         layout = layout_of(path)
         if layout.size != info.nar_size:
             raise StorePathChanged(f"its files make a NAR of {layout.size} bytes, and the store says {info.nar_size}")
-        for portion in portions(dump(path, layout), self._read, min(layout.size, _BUFFER_BYTES)):
+        for portion in portions(dump(path, layout), min(layout.size, _BUFFER_BYTES)):
             assert not isinstance(portion, Pause), "the files are whole"
             yield portion

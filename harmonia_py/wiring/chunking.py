@@ -26,7 +26,6 @@ from harmonia_py.contents.spool import Spool
 from harmonia_py.database.chunks import SqlChunks
 from harmonia_py.database.packs import SqlPacks
 from harmonia_py.runtime.threads import Pool, Threads
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.files import OpenFiles
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ def chunked_files(chunks: SqlChunks, files: OpenFiles, threads: Threads, note_lo
         blobs=files.blobs,
         open_pack=files.open_ranges,
         sizes=OPEN_FILES if files.bucket is None else IN_MEMORY,
-        read=read_slice,
         threads=threads,
         note_lost=note_lost,
     )
@@ -82,7 +80,6 @@ class Chunking:
             blobs=files.blobs,
             spool=spool,
             files=self.files,
-            read=read_slice,
             threads=Threads(Pool.CHUNK),
             now=now,
         )
@@ -122,7 +119,7 @@ class Chunking:
     async def digests(self) -> AsyncIterator[Digests]:
         """The digests of all files, also of those that are made of chunks."""
         async with self._opened.digests(1) as digests:
-            yield ChunkedDigests(digests, self.files, read_slice, self._storage.threads)
+            yield ChunkedDigests(digests, self.files, self._storage.threads)
 
     async def _note_lost(self, chunk: ChunkHash, reason: str, with_pack: bool) -> None:  # noqa: FBT001  # a port
         for file in await self._storage.chunks.lose(chunk, with_pack=with_pack, now=self._storage.now()):

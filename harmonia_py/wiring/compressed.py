@@ -6,7 +6,6 @@ from harmonia_py.contents.compressed import CompressedNars
 from harmonia_py.contents.compressed_metrics import CompressedCounters
 from harmonia_py.contents.compressing import Compressing
 from harmonia_py.contents.encoders import Zstd
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.local import LocalStore
 from harmonia_py.wiring.opening import Opening
 from harmonia_py.wiring.pools import entered
@@ -22,7 +21,7 @@ async def open_compressed(opening: Opening, local: LocalStore, directory: "KeptD
 
     def make() -> CompressedNars:
         settings = slice_of(Zstd, zstd)
-        compressing = Compressing(read=read_slice, settings=settings, at_once=jobs)
+        compressing = Compressing(settings=settings, at_once=jobs)
         counters = CompressedCounters.on(opening.metrics)
         intake, kept = directory.intake, directory.kept
         return CompressedNars(local, intake, kept, compressing, counters, damaged=local.note_damage)

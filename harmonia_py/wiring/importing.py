@@ -12,7 +12,6 @@ from harmonia_py.mirror.import_metrics import ImportCounters
 from harmonia_py.mirror.importing import Importing
 from harmonia_py.mirror.mirror import Mirror
 from harmonia_py.nix.signing import SecretKey
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon.importing import DaemonWriter, DaemonWriters
 from harmonia_py.wiring.local_store import daemon_settings, make_writer, open_temp_roots
 from harmonia_py.wiring.opening import Opening
@@ -52,7 +51,6 @@ async def open_importing(
             mirrored.intake.storage,
             mirror.index,
             writer,
-            read_slice,
             made=made,
             store_dir=config.store_dir,
             secret_keys=secret_keys,
@@ -83,7 +81,7 @@ async def open_store_import(opening: Opening, secret_keys: Sequence[SecretKey]) 
 
     def make() -> StoreImport:
         held = HeldPaths(roots.acquire)
-        return StoreImport(writers, held, read_slice, store_dir=config.store_dir, secret_keys=secret_keys)
+        return StoreImport(writers, held, store_dir=config.store_dir, secret_keys=secret_keys)
 
     settings = (writers, roots, tuple(secret_keys))
     return await selection.get("store import", settings, owned(make, StoreImport.aclose), idle=_until_idle)

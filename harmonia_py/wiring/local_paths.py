@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 from harmonia_py.config import file as config_file
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.closure import StoreClosures
 from harmonia_py.store.daemon.store import DaemonStore
 from harmonia_py.store.daemon.temp_roots import TempRoots
@@ -73,7 +72,7 @@ async def open_local_paths(config: Config) -> AsyncIterator[StoreClosures]:
     if choice.way is Way.NONE:
         raise ConfigError(f"there is no store to push from: {choice.warning or choice.words}")
     async with AsyncExitStack() as stack:
-        store = StoreClosures(store_dir=config.store_dir, real_store=config.real_store, read=read_slice)
+        store = StoreClosures(store_dir=config.store_dir, real_store=config.real_store)
         if choice.way is Way.DATABASE or os.access(config.nix_database, os.R_OK):
             store.database = SqliteStore(config.nix_database, config.store_dir)
             stack.push_async_callback(store.database.aclose)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from harmonia_py.mirror.mirror import Mirror, MirrorSettings
 from harmonia_py.mirror.mirror_metrics import MirrorCounters
 from harmonia_py.mirror.upstreams import Upstreams
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.opening import Opening
 from harmonia_py.wiring.pools import entered
 from harmonia_py.wiring.slices import slice_of
@@ -27,7 +26,7 @@ async def open_mirror(opening: Opening, upstreams: Upstreams, directory: "KeptDi
             config.store_dir,
             settings,
             counters=MirrorCounters.on(metrics),
-            recode_reader=read_slice if recompress == "zstd" else None,
+            recodes=recompress == "zstd",
             texts=metrics.board.texts,
         )
 

@@ -34,7 +34,6 @@ from harmonia_py.push.receiving import Receiver
 from harmonia_py.push.static_writer import StaticWriter
 from harmonia_py.runtime.threads import Pool, Threads
 from harmonia_py.storage.partial_files import DiskPartialFiles
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.wiring.bucket import hot_settings, s3_settings
 from harmonia_py.wiring.catalog import pushed_directory
@@ -219,7 +218,6 @@ class PushNode:
             quarantine=self.quarantine,
             blobs=self.blobs,
             open_blob=self.open_blob,
-            read=read_slice,
             threads=self.threads,
             store_dir=self.store_dir,
             now=self.now,

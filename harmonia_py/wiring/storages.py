@@ -23,7 +23,6 @@ from harmonia_py.database.catalog import SqlCatalog
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.runtime.threads import Pool, Threads
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.bucket import beside, bucket_place, s3_settings
 from harmonia_py.wiring.catalog import catalog_file, hand_over, open_catalog, pushed_directory
 from harmonia_py.wiring.chunking import chunked_files
@@ -145,7 +144,7 @@ async def open_storage(config: Config, place: StoragePlace) -> AsyncIterator[Ope
         threads = Threads(Pool.CHUNK)
         stack.push_async_callback(threads.aclose)
         whole = await stack.enter_async_context(files.digests(len(os.sched_getaffinity(0))))
-        digests = ChunkedDigests(whole, chunked_files(catalog.chunks, files, threads, _leave), read_slice, threads)
+        digests = ChunkedDigests(whole, chunked_files(catalog.chunks, files, threads, _leave), threads)
         isolate = _isolate(place.name, catalog, files.blobs)
         yield OpenStorage(place.name, place.directory, catalog, files.blobs, files.owner, digests, isolate)
 

@@ -33,7 +33,6 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import HashPart, StorePath
 from harmonia_py.push import recipes
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.closure import StoreClosures
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.web.api import chunks
@@ -74,7 +73,7 @@ class Team:
 
 @asynccontextmanager
 async def opened(lab: Lab, tmp_path: Path, settings: CacheSettings = CHUNKS) -> AsyncIterator[Team]:
-    store = StoreClosures(store_dir=lab.store_dir, real_store=lab.real_store, read=read_slice)
+    store = StoreClosures(store_dir=lab.store_dir, real_store=lab.real_store)
     store.database = SqliteStore(lab.database, lab.store_dir)
     async with (
         pushed_to(tmp_path, lab.store_dir, settings) as server,

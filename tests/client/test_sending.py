@@ -24,7 +24,6 @@ from harmonia_py.errors import SessionEnded
 from harmonia_py.nix.path_info import PathInfo
 from harmonia_py.nix.store_path import StoreDir
 from harmonia_py.runtime.threads import Pool, Threads
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.closure import StoreClosures
 from harmonia_py.store.sqlite import SqliteStore
 from harmonia_py.wiring.push_client import Silent
@@ -116,7 +115,7 @@ class HeldStore(StoreClosures):
 
 @pytest.fixture
 async def store(lab: Lab) -> AsyncIterator[HeldStore]:
-    store = HeldStore(store_dir=lab.store_dir, real_store=lab.real_store, read=read_slice)
+    store = HeldStore(store_dir=lab.store_dir, real_store=lab.real_store)
     store.database = SqliteStore(lab.database, lab.store_dir)
     yield store
     await store.database.aclose()

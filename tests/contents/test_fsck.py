@@ -10,7 +10,6 @@ from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import Rotten, check_file
 from harmonia_py.contents.pieces import BUFFER_BYTES
 from harmonia_py.nix.hashes import Hash
-from harmonia_py.storage.slices import read_slice
 
 STORE_PATH = "n5wkd9frr45pa74if5gpz9j7mifg27fh-hello-2.12"
 KEY = BlobKey.parse(f"{STORE_PATH[:32]}-{Hash.of(b'nar').nix32}.nar.zst")
@@ -37,7 +36,7 @@ def check(file: bytes, metadata: Mapping[str, str]) -> Rotten | None:
         nonlocal counted
         counted += size
 
-    found = check_file(KEY, metadata, pieces(), read_slice, count)
+    found = check_file(KEY, metadata, pieces(), count)
     assert counted == len(file) or found is not None
     return found
 

@@ -29,7 +29,6 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.nar import string, strings
 from harmonia_py.nix.path_info import sorted_references
 from harmonia_py.nix.signing import SecretKey
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.store.daemon.importing import DaemonWriter
 
@@ -56,8 +55,8 @@ async def importing_of(
     counters = ImportCounters()
     async with storage_in(directory) as storage:
         importing = Importing(
-            storage, mirror.index, writer, read_slice,
-            made=made, store_dir=lab.store_dir, secret_keys=keys, counters=counters,
+            storage, mirror.index, writer, made=made,
+            store_dir=lab.store_dir, secret_keys=keys, counters=counters,
         )  # fmt: skip
         try:
             yield importing, counters

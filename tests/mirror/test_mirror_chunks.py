@@ -24,7 +24,6 @@ from harmonia_py.contents.encoders import Zstd
 from harmonia_py.database.sqlite import SqliteDatabase
 from harmonia_py.errors import StorageError, StorageFull
 from harmonia_py.nix.hashes import Hash
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
 
 
@@ -265,7 +264,7 @@ async def test_the_local_store_offers_what_a_mirror_has_in_chunks(upstream: Faul
     file.write_bytes(one.nar)
     async with mirrored(upstream.url, tmp_path / "kept") as world:
         await kept_as_chunks(world, one)
-        compressing = Compressing(read=read_slice, settings=Zstd(), at_once=1)
+        compressing = Compressing(settings=Zstd(), at_once=1)
         async with CompressedNars(
             FileNar(file, one.path_info),
             world.kept_files.intake,

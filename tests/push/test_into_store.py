@@ -28,7 +28,6 @@ from harmonia_py.push.publishing import CheckedClaim
 from harmonia_py.push.receiving import PushSession
 from harmonia_py.push.store_import import HeldPaths, StoreImport
 from harmonia_py.runtime.threads import Pool, Threads
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.daemon.importing import DaemonWriter
 
 STORE = StoreDir("/nix/store")
@@ -53,7 +52,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         writer = DaemonWriter(Path("/nowhere/socket"), STORE)
-        self.store_import = StoreImport(writer, HeldPaths(self._protect), read_slice, store_dir=STORE, secret_keys=[])
+        self.store_import = StoreImport(writer, HeldPaths(self._protect), store_dir=STORE, secret_keys=[])
         blobs = MemoryBlobs()
 
         async def is_here(key: str) -> bool:
@@ -99,7 +98,6 @@ def ports(catalog: SqlCatalog, blobs: BlobStore, quarantine: Quarantine) -> Push
         quarantine=quarantine,
         blobs=blobs,
         open_blob=open_blob,
-        read=read_slice,
         threads=Threads(Pool.PUSH, 1),
         store_dir=STORE,
         now=lambda: NOW,

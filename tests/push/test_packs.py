@@ -24,12 +24,15 @@ from harmonia_py.cache.source import Download, FileSlice
 from harmonia_py.catalog.caches import CHUNKS, CacheSettings, Timestamp
 from harmonia_py.catalog.collection import Scope
 from harmonia_py.catalog.strays import discard_strays
+from harmonia_py.chunks import packing
 from harmonia_py.chunks.catalog import PackedChunk, Place
 from harmonia_py.chunks.deduplication import Deduplication
 from harmonia_py.chunks.pack_collector import SET_ASIDE_SECONDS, PacksCollected
 from harmonia_py.chunks.pack_frames import frames_of
 from harmonia_py.chunks.recipe import ChunkHash
+from harmonia_py.contents import pieces
 from harmonia_py.contents.blobs import BlobKey
+from harmonia_py.contents.pieces import portions, read_slice, whole_portions
 from harmonia_py.database.transaction import ask
 from harmonia_py.errors import HarmoniaError, StorageError, StorePathChanged
 from harmonia_py.metrics import families
@@ -38,7 +41,7 @@ from harmonia_py.nix.hashes import Hash
 from harmonia_py.nix.narinfo import NarUrl
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push.claims import PushedFile
-from harmonia_py.storage.slices import read_slice
+from harmonia_py.runtime.slices import read_file
 from harmonia_py.wiring.deduplicating import deduplication
 
 DAY = 86_400
@@ -338,16 +341,14 @@ async def test_a_chunk_that_cannot_be_read_for_a_moment_hides_no_path(
     every = [one.chunk for one in pack.chunks]
     await house.published(pushed(OTHER, program(OTHER), REFERENCE, compression="zstd"))
 
-    def read(piece: FileSlice, buffer: bytearray) -> Iterator[memoryview]:
-        name = Path(f"/proc/self/fd/{piece.fd}").readlink().relative_to(house.server.directory)
+    def read(fd: int, offset: int, size: int, buffer: bytearray) -> Iterator[memoryview]:
+        name = Path(f"/proc/self/fd/{fd}").readlink().relative_to(house.server.directory)
         if str(name) == pack.key:
             raise StorageError("cannot read a file: Stale file handle")
-        return read_slice(piece, buffer)
+        return read_file(fd, offset, size, buffer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(node.chunking, "_storage", replace(node.chunking._storage, read=read))
-        patch.setattr(node.chunking.files, "_read", read)
-        patch.setattr(node.chunking.files, "_sending", partial(node.chunking.files._sending, read=read))
+        patch.setattr(pieces, "read_file", read)
         done = await make_chunks(house)
     assert (done.files, done.left) == (0, 1)
     assert set(await catalog.chunks.known(every)) == set(every)
@@ -431,8 +432,8 @@ async def test_a_file_that_cannot_be_read_stays_as_it_is_and_the_others_become_c
         return read_slice(piece, buffer)
 
     with monkeypatch.context() as patch:
-        jobs = house.server.node.chunking
-        patch.setattr(jobs, "_storage", replace(jobs._storage, read=read))
+        patch.setattr(packing, "portions", partial(portions, read=read))
+        patch.setattr(packing, "whole_portions", partial(whole_portions, read=read))
         assert (await make_chunks(house)).files == files
     await check(house, LIBRARY, HELLO)
     assert blob(HELLO) in house.files()
@@ -621,14 +622,13 @@ async def test_a_chunk_that_cannot_be_read_is_lost_and_the_rest_of_its_pack_is_w
     await delete(house, large)
     await house.look(7 * DAY)
 
-    def read(piece: FileSlice, buffer: bytearray) -> Iterator[memoryview]:
-        if piece.offset <= 10 < piece.offset + piece.size:
+    def read(fd: int, offset: int, size: int, buffer: bytearray) -> Iterator[memoryview]:
+        if offset <= 10 < offset + size:
             raise StorageError("cannot read a file: Input/output error")
-        return read_slice(piece, buffer)
+        return read_file(fd, offset, size, buffer)
 
     with monkeypatch.context() as patch:
-        jobs = house.server.node.chunking
-        patch.setattr(jobs, "_storage", replace(jobs._storage, read=read))
+        patch.setattr(pieces, "read_file", read)
         done = await house.server.node.chunking.pack_collector().run()
     assert done.written_bytes > 0
     assert [await status(house, one) for one in (small.path, REFERENCE)].count(404) > 0

@@ -27,7 +27,6 @@ from harmonia_py.database.uploads import SqlUploads
 from harmonia_py.errors import PushConflict, StorageError
 from harmonia_py.nix.store_path import StorePath
 from harmonia_py.push import checking
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.wiring.pushing import PushNode
 
 CHUNKS = CacheSettings(deduplicate="chunks")
@@ -156,7 +155,7 @@ async def rot(house: House) -> None:
     blob = await blobs.open(key)
     assert blob is not None
     with blob:
-        data = bytearray(await asyncio.to_thread(bytes_of, blob, 0, blob.size, read_slice))
+        data = bytearray(await asyncio.to_thread(bytes_of, blob, 0, blob.size))
     data[len(data) // 2] ^= 1
     await blobs.put(key, bytes(data), {})
 

@@ -16,6 +16,7 @@ from waiting import eventually
 
 from harmonia_py.cache.source import FileSlice, Pause
 from harmonia_py.contents.blobs import IN_USE, BlobKey
+from harmonia_py.contents.pieces import read_slice
 from harmonia_py.errors import StorageError, StorePathChanged
 from harmonia_py.nix.hashes import Hash
 from harmonia_py.storage import growing
@@ -23,7 +24,6 @@ from harmonia_py.storage import spool as spool_module
 from harmonia_py.storage.directory import BlobDirectory
 from harmonia_py.storage.disk import DiskBlobs
 from harmonia_py.storage.growing import WHOLE_MTIME_NS, FileWriter, try_lock
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.storage.spool import DiskSpool
 from harmonia_py.storage.unchanged import is_marked, is_right
 

@@ -9,7 +9,6 @@ from lab import Lab
 
 from harmonia_py.errors import DaemonError, StorePathChanged
 from harmonia_py.nix.store_path import StorePath
-from harmonia_py.storage.slices import read_slice
 from harmonia_py.store.closure import StoreClosures
 from harmonia_py.store.daemon.store import DaemonStore
 from harmonia_py.store.sqlite import SqliteStore
@@ -19,7 +18,7 @@ ABSENT = StorePath(f"{'0' * 32}-absent")
 
 @pytest.fixture(params=["database", "daemon", "both", "daemon, for the database cannot be read"])
 async def store(request: pytest.FixtureRequest, daemon: Lab, tmp_path: Path) -> AsyncIterator[StoreClosures]:
-    store = StoreClosures(store_dir=daemon.store_dir, real_store=daemon.real_store, read=read_slice)
+    store = StoreClosures(store_dir=daemon.store_dir, real_store=daemon.real_store)
     async with AsyncExitStack() as stack:
         if request.param != "daemon":
             file = tmp_path / "none.sqlite" if "cannot" in request.param else daemon.database
@@ -59,7 +58,7 @@ async def test_a_path_whose_files_were_changed_is_not_read(store: StoreClosures,
 
 
 async def test_a_database_that_cannot_be_read_is_an_error_where_no_daemon_is(daemon: Lab, tmp_path: Path) -> None:
-    store = StoreClosures(store_dir=daemon.store_dir, real_store=daemon.real_store, read=read_slice)
+    store = StoreClosures(store_dir=daemon.store_dir, real_store=daemon.real_store)
     store.database = SqliteStore(tmp_path / "none.sqlite", daemon.store_dir)
     with pytest.raises(DaemonError):
         await store.closure([daemon.closure.top])

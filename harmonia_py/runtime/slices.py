@@ -3,22 +3,21 @@
 import os
 from collections.abc import Iterator
 
-from harmonia_py.cache.source import FileSlice
 from harmonia_py.errors import StorageError, StorePathChanged
 
 
-def read_slice(piece: FileSlice, buffer: bytearray) -> Iterator[memoryview]:
-    """The bytes of `piece` in portions that fit `buffer`, which each portion overwrites.
+def read_file(fd: int, offset: int, size: int, buffer: bytearray) -> Iterator[memoryview]:
+    """Bytes of an open file, from `offset` on, in portions that fit `buffer`, which each portion overwrites.
 
     Raises:
         StorePathChanged: the file has become shorter.
         StorageError: it cannot be read.
     """
     view = memoryview(buffer)
-    offset, end = piece.offset, piece.offset + piece.size
+    end = offset + size
     while offset < end:
         try:
-            count = os.preadv(piece.fd, [view[: end - offset]], offset)
+            count = os.preadv(fd, [view[: end - offset]], offset)
         except OSError as error:
             raise StorageError(f"cannot read a file: {error.strerror}") from error
         if count == 0:
