@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from harmonia_py.cache.validity import ALWAYS, Validity
 from harmonia_py.errors import HarmoniaError
 from harmonia_py.nix.hashes import short_digest
@@ -90,31 +92,24 @@ class BuiltHere:
         return None
 
 
-class ClosureOf:
+class ClosureOf(Struct, eq=False):
     """Only some roots and what they refer to, directly or not.
 
-    Args:
+    Attributes:
         read_roots: the roots at this time.
         path_info: the facts about a path; None for one that is not here.
         clock: seconds that only grow.
     """
 
+    read_roots: Callable[[], Awaitable[Collection[StorePath]]]
+    path_info: Callable[[HashPart], Awaitable[PathInfo | None]]
+    clock: Callable[[], float] = monotonic
+    _read_again: float = 0.0
+    _reading: asyncio.Task[None] | None = None
+    # The closure: what each path in it refers to. A path's references never change.
+    _references: dict[StorePath, tuple[StorePath, ...]] | None = None
     # Roots are set and removed, and upstreams say something else, without a sign.
     validity: Validity | None = None
-
-    def __init__(
-        self,
-        read_roots_file: Callable[[], Awaitable[Collection[StorePath]]],
-        path_info: Callable[[HashPart], Awaitable[PathInfo | None]],
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self._read_roots = read_roots_file
-        self._path_info = path_info
-        self._clock = clock
-        self._read_again = 0.0
-        self._reading: asyncio.Task[None] | None = None
-        # The closure: what each path in it refers to. A path's references never change.
-        self._references: dict[StorePath, tuple[StorePath, ...]] | None = None
 
     async def aclose(self) -> None:
         """End all work under way."""
@@ -126,7 +121,7 @@ class ClosureOf:
 
     async def allowed_names(self) -> Collection[StorePath]:
         """The closure of the roots; while they are read again, the closure of what they were before."""
-        if self._reading is None and self._clock() >= self._read_again:
+        if self._reading is None and self.clock() >= self._read_again:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(self._has_read)
         if self._references is None:
@@ -138,7 +133,7 @@ class ClosureOf:
     async def _read(self) -> None:
         known = self._references or {}
         closure: dict[StorePath, tuple[StorePath, ...]] = {}
-        waiting = list(await self._read_roots())
+        waiting = list(await self.read_roots())
         while waiting:
             path = waiting.pop()
             if path in closure:
@@ -152,13 +147,13 @@ class ClosureOf:
         self._references = closure
 
     async def _references_of(self, path: StorePath) -> tuple[StorePath, ...]:
-        info = await self._path_info(path.hash_part)
+        info = await self.path_info(path.hash_part)
         return info.references if info is not None and info.store_path == path else ()
 
     def _has_read(self, reading: asyncio.Task[None]) -> None:
         self._reading = None
         error = None if reading.cancelled() else reading.exception()
         if self._references is not None:
-            self._read_again = self._clock() + ROOTS_SECONDS
+            self._read_again = self.clock() + ROOTS_SECONDS
             if isinstance(error, HarmoniaError):
                 _log.warning("the roots of what is served cannot be read again: %s", error)

@@ -6,6 +6,8 @@ A listing is written before its narinfo, and deleted after it.
 import asyncio
 from typing import Final
 
+from msgspec import Struct, field
+
 from harmonia_py.catalog.objects import Document
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.whole_blob import read_whole
@@ -14,17 +16,16 @@ from harmonia_py.push.ports import PushPorts
 LISTING: Final = ".ls"
 
 
-class StaticListings:
+class StaticListings(Struct, frozen=True, eq=False):
     """Writes the listings of all caches.
 
-    Args:
+    Attributes:
         ports: the files, and what reads them.
     """
 
-    def __init__(self, ports: PushPorts) -> None:
-        self._ports = ports
-        # A listing may have 256 MiB: of the long ones, only one at a time is in memory.
-        self._long = asyncio.Lock()
+    ports: PushPorts
+    # A listing may have 256 MiB: of the long ones, only one at a time is in memory.
+    _long: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def write(self, document: Document, key: BlobKey) -> None:
         """Write a listing under this key.
@@ -32,7 +33,7 @@ class StaticListings:
         Raises:
             StorageError: it cannot be read or written.
         """
-        ports = self._ports
+        ports = self.ports
         if document.body is not None:
             await ports.blobs.put(key, document.body, {})
             return

@@ -33,16 +33,15 @@ Protect = Callable[[StorePath], Awaitable[Callable[[], None] | None]]
 """Keeps a path from the garbage collector; returns a function that ends this, or None when the path is not valid."""
 
 
-class HeldPaths:
+class HeldPaths(Struct, frozen=True, eq=False):
     """Paths of the local store that pushes rely on, each protected for an hour after it was last asked for.
 
-    Args:
+    Attributes:
         protect: keeps a path from the garbage collector.
     """
 
-    def __init__(self, protect: Protect) -> None:
-        self._protect = protect
-        self._held: dict[StorePath, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
+    protect: Protect
+    _held: dict[StorePath, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
 
     async def hold(self, store_path: StorePath) -> bool:
         """Whether the path is valid; if so it is protected from now on.
@@ -50,7 +49,7 @@ class HeldPaths:
         Raises:
             DaemonError: the nix-daemon cannot tell.
         """
-        release = await self._protect(store_path)
+        release = await self.protect(store_path)
         if release is None:
             return False
         self._let_go(store_path)
