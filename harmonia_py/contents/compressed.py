@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from harmonia_py.cache.found import Found
@@ -80,8 +80,7 @@ class CompressedNars:
         self._intake = intake
         self._kept = kept
         self._compressing = compressing
-        mismatches = _Mismatches(kept, self.counters, damaged or _log_damage)
-        self._shared = _Shared(inner, compressing, kept, mismatches, self.counters)
+        self._shared = _Shared(inner, compressing, kept, self.counters, damaged or _log_damage)
 
     async def __aenter__(self) -> Self:
         return self
@@ -171,26 +170,19 @@ class CompressedNars:
         if found is None or found.narinfo.path_info.nar_hash != url.nar_hash:
             return None
         info = found.narinfo.path_info
-        self._shared.mismatches.check(key_of(url), info)
+        self._shared.check(key_of(url), info)
         return _CompressedNar(self._shared, url, info, is_kept=is_kept)
 
 
-class _Mismatches:
-    """Paths whose files were found to be wrong a moment ago.
+class _Shared(Struct, eq=False):
+    """The things that all compressions of a source share, and the paths that were found to be wrong a moment ago."""
 
-    Args:
-        kept: remembers it for longer.
-        counters: what is counted.
-        damaged: told of each.
-    """
-
-    def __init__(
-        self, kept: KeptFiles, counters: CompressedCounters, damaged: Callable[[PathInfo, str], Awaitable[object]]
-    ) -> None:
-        self._kept = kept
-        self._counters = counters
-        self._damaged = damaged
-        self._resting: TimedSet[BlobKey] = TimedSet(_MAX_MISMATCHES)
+    inner: Source
+    compressing: Compressing
+    kept: KeptFiles
+    counters: CompressedCounters
+    damaged: Callable[[PathInfo, str], Awaitable[object]]
+    _resting: TimedSet[BlobKey] = field(default_factory=lambda: TimedSet(_MAX_MISMATCHES))
 
     def check(self, key: BlobKey, path_info: PathInfo) -> None:
         """Raise `StorePathChanged` for a path that is not worth another try."""
@@ -200,29 +192,19 @@ class _Mismatches:
     async def note(self, key: BlobKey, error: NarMismatch) -> None:
         """Say and remember that a NAR is wrong, also after a restart."""
         await self.say(key, error)
-        await self._kept.mark(error.path_info, error.nar_hash)
+        await self.kept.mark(error.path_info, error.nar_hash)
 
     async def say(self, key: BlobKey, error: NarMismatch) -> None:
         """Say it, and remember it in this process."""
-        self._counters.mismatches.add()
+        self.counters.mismatches.add()
         self._resting.add(key, _MISMATCH_REST_SECONDS)
         actual = error.nar_hash or "that of a longer NAR"
         words = f"the NarHash of its files is {actual}, the store says {error.path_info.nar_hash}"
-        await self._damaged(error.path_info, words)
+        await self.damaged(error.path_info, words)
 
 
 async def _log_damage(path_info: PathInfo, words: str) -> None:
     _log.critical("%s is damaged: %s; `nix-store --repair-path` may help", path_info.store_path, words)
-
-
-class _Shared(Struct, frozen=True):
-    """The things that all compressions of a source share."""
-
-    inner: Source
-    compressing: Compressing
-    kept: KeptFiles
-    mismatches: _Mismatches
-    counters: CompressedCounters
 
 
 class _CompressedNar:
@@ -258,13 +240,13 @@ class _CompressedNar:
         """The store's: its files are not what its database says."""
         mismatch = NarMismatch(self._path_info, error.nar_hash if isinstance(error, WrongNar) else None)
         if not self._is_kept:  # then a thread calls this, and `failed` is not called
-            asyncio.run_coroutine_threadsafe(self._shared.mismatches.say(key_of(self._url), mismatch), self._loop)
+            asyncio.run_coroutine_threadsafe(self._shared.say(key_of(self._url), mismatch), self._loop)
         return mismatch
 
     async def failed(self, error: HarmoniaError) -> None:
         """Nothing is kept, and a wrong NAR is remembered."""
         if isinstance(error, NarMismatch):
-            await self._shared.mismatches.note(key_of(self._url), error)
+            await self._shared.note(key_of(self._url), error)
         else:
             self._shared.counters.failures.add()
             _log.warning("%s: not compressed: %s", self._path_info.store_path, error)
