@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from harmonia_py.catalog.caches import CacheId, time_by
 from harmonia_py.catalog.documents import CacheDocument, DocumentChecks
 from harmonia_py.catalog.objects import DocumentKind
-from harmonia_py.catalog.scrub import ScrubCounters
+from harmonia_py.catalog.scrub import HASTE, LOOK_SECONDS, REST_SECONDS, ScrubCounters
 from harmonia_py.contents.blobs import BlobKey
 from harmonia_py.contents.fsck import MISSING, Digests, lasting_fault
 from harmonia_py.errors import HarmoniaError, StorageError
@@ -27,16 +27,10 @@ from harmonia_py.runtime.warnings import RareWarning
 
 _log = logging.getLogger(__name__)
 
-# A little faster than the period asks for: reading takes time as well.
-_HASTE: Final = 1.1
 _RATE: Final = 16 * 1024 * 1024
 _BATCH: Final = 16
 # Documents whose turn comes within this time are read together.
 _TOGETHER_SECONDS: Final = 60.0
-# Between two looks whether there is a document.
-_LOOK_SECONDS: Final = 300.0
-# How long a catalog that failed is left alone.
-_REST_SECONDS: Final = 60.0
 
 
 DiscardBlob = Callable[[BlobKey], Awaitable[None]]
@@ -85,7 +79,7 @@ class DocumentScrub(Struct, eq=False):
                 rest = await self.step()
             except StorageError as error:
                 _log.warning("logs and listings are not checked for now: %s", error)
-                rest = _REST_SECONDS
+                rest = REST_SECONDS
             await asyncio.sleep(rest)
 
     async def step(self) -> float:
@@ -100,8 +94,8 @@ class DocumentScrub(Struct, eq=False):
             await self.checks.passed(None)
             due = await self.checks.due(_BATCH)
         if not due:
-            return min(_LOOK_SECONDS, self.period)
-        seconds_each = self.period / (_HASTE * max(1, await self.checks.count()))
+            return min(LOOK_SECONDS, self.period)
+        seconds_each = self.period / (HASTE * max(1, await self.checks.count()))
         some = due[: max(1, int(_TOGETHER_SECONDS / seconds_each))]
         await self._tell([one for one in some if await self._check(one) == MISSING])
         await self.checks.passed(some[-1])

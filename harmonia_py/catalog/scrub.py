@@ -27,17 +27,17 @@ _log = logging.getLogger(__name__)
 NoteFault = Callable[[NarFile, str], Awaitable[object]]
 """Isolates a file whose bytes have changed, for a reason in words."""
 
-# A little faster than the period asks for: reading takes time as well.
-_HASTE: Final = 1.1
+HASTE: Final = 1.1
+"""A little faster than the period asks for: reading takes time as well."""
 # Files that became due while the service did not run are read so many times as fast.
 _CATCHING_UP: Final = 4.0
 # A single file is read faster than the average pace, but never at the disk's full speed: clients come first.
 _LEAST_RATE: Final = 16 * 1024 * 1024
 _BURST: Final = 8.0
-# Between two looks at the state of all files.
-_LOOK_SECONDS: Final = 300.0
-# How long a catalog that failed is left alone.
-_REST_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 300.0
+"""Between two looks at the state of all files, or whether there is any."""
+REST_SECONDS: Final = 60.0
+"""How long a catalog that failed is left alone."""
 _BATCH: Final = 16
 
 
@@ -88,12 +88,12 @@ class Scrub(Struct, eq=False):
             try:
                 if time.monotonic() >= look_at:
                     await self.look()
-                    look_at = time.monotonic() + _LOOK_SECONDS
+                    look_at = time.monotonic() + LOOK_SECONDS
                 if time.monotonic() >= step_at:
                     step_at = time.monotonic() + await self.step()
             except StorageError as error:
                 _log.warning("what is kept is not checked for now: %s", error)
-                look_at = step_at = time.monotonic() + _REST_SECONDS
+                look_at = step_at = time.monotonic() + REST_SECONDS
             await asyncio.sleep(max(0.0, min(look_at, step_at) - time.monotonic()))
 
     async def look(self) -> None:
@@ -117,14 +117,14 @@ class Scrub(Struct, eq=False):
         if self._health is None:
             await self.look()
         if self.period is None or self._health is None or not due:
-            return _LOOK_SECONDS
+            return LOOK_SECONDS
         began, pace = time.monotonic(), self._pace(self._health, due[0])
         right, read = [], 0
         for one in due:
             if await self._is_right(one.file, max(_LEAST_RATE, _BURST * pace)):
                 right.append(one.file.file_hash)
             read += one.file.file_size
-            if read > pace * _LOOK_SECONDS:
+            if read > pace * LOOK_SECONDS:
                 break
         await self.checks.passed(right, now=time_by(self.clock))
         return max(0.0, read / pace - (time.monotonic() - began))
@@ -132,7 +132,7 @@ class Scrub(Struct, eq=False):
     def _pace(self, health: Health, oldest: DueFile) -> float:
         """The pace, in bytes a second."""
         assert self.period is not None
-        haste = _CATCHING_UP if oldest.checked < self.clock() - self.period else _HASTE
+        haste = _CATCHING_UP if oldest.checked < self.clock() - self.period else HASTE
         return haste * max(1, health.size) / self.period
 
     async def _is_right(self, file: NarFile, rate: float) -> bool:

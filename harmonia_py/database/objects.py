@@ -97,7 +97,8 @@ class SqlObjects(Transactions):
         for (cache, hash_part), at in last_uses.items():
             by_cache.setdefault(cache, {})[hash_part] = at
         for cache, uses in by_cache.items():
-            yield from use(cache, uses)
+            yield from ask_many(_USED, [(cache, hash_part, at) for hash_part, at in sorted(uses.items())])
+            yield from revive(cache, uses, max(uses.values()))
 
     @reads
     def document(
@@ -166,10 +167,3 @@ def paths(
     """As `ObjectIndex.paths`."""
     rows = yield from ask_for_each(_SHOWN_NAMES if shown else _NAMES, sorted(hash_parts), cache)
     return {HashPart(hash_part): StorePath(f"{hash_part}-{name}") for hash_part, name in rows}
-
-
-def use(cache: CacheId, uses: Mapping[HashPart, Timestamp]) -> Transaction[None]:
-    """Note when objects were last asked for, and revive them."""
-    yield from ask_many(_USED, [(cache, hash_part, at) for hash_part, at in sorted(uses.items())])
-    if uses:
-        yield from revive(cache, uses, max(uses.values()))
