@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Copy it; the exit status of `--then`, if that was not 0."""
-    from harmonia_py.wiring.copying import copy_catalog  # noqa: PLC0415  # it imports the database
+    from harmonia_py.wiring.copying import copy_catalog  # noqa: PLC0415  # it imports what copies a catalog
 
     for place in (options.source, options.target):
         _refuse_passwords(place)

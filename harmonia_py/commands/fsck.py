@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _fsck(config: Config, *, hashes: bool, repair: bool, as_json: bool) -> int:
-    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports the database
+    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports what storage needs
 
     report = _Report(as_json=as_json)
     for place in await asyncio.to_thread(storages_of, config):
@@ -211,7 +211,7 @@ async def rebuild(config: Config, *, take_over: bool, as_json: bool) -> int:
 
     `take_over`: also where the bucket belongs to another catalog, which is lost.
     """
-    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports the database
+    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports what storage needs
 
     report: dict[str, Any] = {}
     faults: dict[str, str] = {}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -135,6 +136,7 @@ class Worker:
         self._refused: Reload | None = None
         self._refusal: str | None = None
         self._retry_seconds = _RETRY_SECONDS
+        self._retry_at = 0.0
         self.has_served = False
 
     async def run(self, number: int, refused: Reload | None = None) -> None:
@@ -258,8 +260,7 @@ class Worker:
             except TimeoutError:
                 if self._stop.is_set():
                     continue
-                if self._refused is not None:
-                    self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
+                if self._refused is not None and time.monotonic() >= self._retry_at:
                     await self._take(self._refused, serving)
                 await self._look_for_store(serving)
                 # A refused reload that needs a catalog may have begun to make the one that is there.
@@ -271,9 +272,9 @@ class Worker:
 
     def _patience(self) -> float | None:
         """Seconds until there is something to be tried again, or looked for; None for nothing."""
-        if self._refused is not None:
-            return self._retry_seconds
-        return _LOOK_SECONDS if self._settings.choice.may_change or self._catalog.ports is None else None
+        if self._settings.choice.may_change or self._catalog.ports is None:
+            return _LOOK_SECONDS
+        return None if self._refused is None else _RETRY_SECONDS
 
     async def _reload(self, serving: Serving) -> None:
         number = self._reloads.begun
@@ -299,6 +300,8 @@ class Worker:
             await self._serve_by(replace(reload.settings, choice=choice), serving)
         except Exception as error:  # noqa: BLE001  # as in `_reload`
             self._refused = reload
+            self._retry_at = time.monotonic() + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
             self._log_refusal(error, "; it is tried again until there is another reload")
         else:
             self._refused = None

@@ -260,7 +260,7 @@ class _UpstreamTap:
         self._tap = tap
         self._metrics = metrics
         self._counted = 0
-        self._error: UpstreamUnreachable | None = None
+        self._error: UpstreamError | None = None
 
     def run(self, take: Take) -> bool:
         try:
@@ -268,6 +268,9 @@ class _UpstreamTap:
         except ReceiveError as error:
             self._error = UpstreamUnreachable(str(error))
             raise self._error from error
+        except UpstreamError as error:  # what `take` says of the bytes
+            self._error = error
+            raise
 
     async def wait(self) -> None:
         self._count()

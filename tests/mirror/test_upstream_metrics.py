@@ -1,15 +1,18 @@
 """What is counted of upstreams, over HTTP and on `/metrics`."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_upstream import OTHER_KEY, FaultUpstream, file_with_ranges, hang, package, signed, status
+from fault_upstream import OTHER_KEY, FaultUpstream, body, file_with_ranges, hang, package, signed, status
 from lab import Lab
 from mirrors import fetch, fetch_kept, mirror_of
 from server import Server, settings_of
+from waiting import eventually
 
+from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics import families
 from harmonia_py.mirror.mirror import Mirror
 from harmonia_py.mirror.outcome import NoUpstreamAnswered
@@ -45,6 +48,18 @@ async def test_bytes_that_threads_read_from_the_socket_are_counted_as_well(tmp_p
             metrics = figures_of(mirror)
             assert metrics.received_bytes.value == len(one.file) + len(one.narinfo_text)
             assert metrics.unreachable.value == cuts
+
+
+async def test_a_wrong_file_that_threads_read_from_the_socket_is_counted(tmp_path: Path) -> None:
+    async with FaultUpstream() as upstream:
+        one = package(1, size=6_000_000, compression="xz")
+        upstream.serve(one)
+        middle = len(one.file) // 2
+        upstream.answers[f"/{one.path}"] = body(one.file[:middle] + bytes(1000) + one.file[middle + 1000 :])
+        async with mirror_of(upstream, directory=tmp_path) as mirror:
+            with contextlib.suppress(HarmoniaError):  # the download is cut, or ends before its first byte
+                await fetch(mirror, one)
+            await eventually(lambda: figures_of(mirror).malformed.value == 1)
 
 
 async def test_what_fails_is_counted_by_what_it_is(tmp_path: Path) -> None:

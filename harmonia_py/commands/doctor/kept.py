@@ -23,7 +23,7 @@ _LATE_SECONDS: Final = 3600
 
 async def look_at(config: Config) -> list[Finding]:
     """A finding for each storage that has a catalog."""
-    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports the database
+    from harmonia_py.wiring.storages import open_storage, storages_of  # noqa: PLC0415  # it imports what storage needs
 
     findings = []
     for place in await asyncio.to_thread(storages_of, config):

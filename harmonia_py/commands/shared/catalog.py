@@ -48,7 +48,7 @@ def in_copied_catalog(config: Config, work: Callable[[SqlCatalog], Awaitable[T]]
         StorageError: it cannot be copied, or cannot tell.
     """
     _check_there_is_one(config)
-    from harmonia_py.wiring.copying import copied_catalog  # noqa: PLC0415  # it imports the database
+    from harmonia_py.wiring.copying import copied_catalog  # noqa: PLC0415  # it imports what copies a catalog
 
     return asyncio.run(_within(copied_catalog(config), work))
 
