@@ -57,11 +57,11 @@ class ChunkedDigests(Struct, frozen=True, eq=False):
 
 
 def _at_rate(parts: Iterator[bytes | memoryview | Pause], rate: float | None) -> Iterator[bytes | memoryview | Pause]:
-    """The parts, with a rest after each second's worth of bytes that come without a pause."""
+    """The parts, with a rest after each second's worth of bytes."""
     size = 0
     for part in parts:
         yield part
-        size = 0 if isinstance(part, Pause) else size + len(part)
+        size += 0 if isinstance(part, Pause) else len(part)
         if rate is not None and size >= rate:
             yield Pause(1.0)
             size = 0
