@@ -3,7 +3,7 @@
 SQLite's own waiting is unfair: of three writers that write without a break one waited for seconds. `flock` gives turns
 in the order in which they were asked for. The file is mapped into memory and holds a number for each topic, odd while a
 change is under way and even when it is done. So a look at whether anything has changed is a look at memory. A writer
-that dies in the middle leaves an odd number: then answers are looked up each time, until the next change is done.
+that dies in the middle leaves an odd number: then answers are looked up each time, until the next writer has its turn.
 """
 
 import fcntl
@@ -42,6 +42,9 @@ class Turns:
         """Wait for the turn and hold it."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
+            for topic in Topic:
+                # Only who has the turn changes numbers: an odd one is of a writer that died.
+                self._numbers[topic.value] += self._numbers[topic.value] & 1
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -122,7 +122,8 @@ class PushNode:
         self._s3 = s3
         self._hot = hot
         self._zstd = zstd
-        self._removals = Changes(lambda: catalog.database.generation(Topic.REMOVALS))
+        # A pass that makes chunks of files removes tens of files a second.
+        self._removals = Changes(lambda: catalog.database.generation(Topic.REMOVALS), rest=1.0)
         self._resources = AsyncExitStack()
 
     @classmethod

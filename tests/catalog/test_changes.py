@@ -27,3 +27,17 @@ def test_what_is_made_during_a_change_is_right_at_no_later_moment() -> None:
     after = changes.epoch()
     assert during.until <= 100.0
     assert after.until > 100.0
+
+
+def test_changes_that_come_by_the_dozen_end_one_epoch_a_second() -> None:
+    """While files became chunks each commit ended the epoch: hot narinfos were made anew ten times a second."""
+    now, generation = 100.0, 2
+    changes = Changes(lambda: generation, clock=lambda: now, rest=1.0)
+    epochs = []
+    for _ in range(30):
+        now, generation = now + 0.1, generation + 2
+        epochs.append(changes.epoch())
+        assert epochs[-1].until > now
+    assert len({id(epoch) for epoch in epochs}) <= 4
+    assert all(epoch.until <= now + 1.0 for epoch in epochs)
+    assert epochs[0].until <= now
