@@ -17,12 +17,12 @@ from aiohttp import hdrs
 from yarl import URL
 
 from harmonia_py.errors import UpstreamError, UpstreamProtocolError, UpstreamUnreachable
-from harmonia_py.mirror.upstream import Body, Resume, Take
+from harmonia_py.mirror.upstream import Body, Resume
 from harmonia_py.mirror.upstream_metrics import UpstreamMetrics
 from harmonia_py.nix.signing import PublicKey
 from harmonia_py.runtime.retry_after import seconds_until
-from harmonia_py.runtime.socket_tap import ReceiveError, SocketTap, tap
 from harmonia_py.upstream.addresses import Guard, is_local
+from harmonia_py.upstream.body import BodyReader, translated
 
 # As Nix does.
 _MAX_REDIRECTS: Final = 10
@@ -151,7 +151,7 @@ class HttpUpstream:
         try:
             return await self._session.get(target, headers=headers, allow_redirects=False, proxy=proxy)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
 
 def _joined(base: URL, text: str) -> URL:
@@ -179,7 +179,7 @@ def _body(
     """The body that the headers announce; when there is none to read, the connection is given back."""
     try:
         if response.status not in _ABSENT:
-            return _readable(response, resume, _Reader(response, stall_timeout, metrics))
+            return _readable(response, resume, BodyReader(response, stall_timeout, metrics))
     except BaseException:
         response.release()
         raise
@@ -187,7 +187,7 @@ def _body(
     return None
 
 
-def _readable(response: aiohttp.ClientResponse, resume: Resume | None, reader: "_Reader") -> Body:
+def _readable(response: aiohttp.ClientResponse, resume: Resume | None, reader: BodyReader) -> Body:
     _check_status(response)
     start, size = 0, response.content_length
     if response.status == HTTPStatus.PARTIAL_CONTENT:
@@ -218,88 +218,6 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         error = UpstreamProtocolError(f"it answered {status}")
     error.status = status
     raise error
-
-
-class _Reader:
-    """Reads a response, counts what comes, and gives its connection back at the end."""
-
-    def __init__(self, response: aiohttp.ClientResponse, stall_timeout: float, metrics: UpstreamMetrics) -> None:
-        self._response = response
-        self._stall_timeout = stall_timeout
-        self._metrics = metrics
-        self._read = 0
-        self._tap: _UpstreamTap | None = None
-
-    async def read(self) -> bytes:
-        try:
-            data = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            failure = _translated(error)
-            self._metrics.failed(failure)
-            raise failure from error
-        self._read += len(data)
-        self._metrics.received_bytes.add(len(data))
-        return data
-
-    def tap(self) -> "_UpstreamTap | None":
-        left = (self._response.content_length or 0) - self._read
-        found = tap(self._response, left, self._stall_timeout)
-        self._tap = None if found is None else _UpstreamTap(found, self._metrics)
-        return self._tap
-
-    def close(self) -> None:
-        if self._tap is not None:
-            self._tap.close()
-        self._response.close()
-
-
-class _UpstreamTap:
-    """A `Tap`. What threads have taken is counted by the event loop, which alone changes figures."""
-
-    def __init__(self, tap: SocketTap, metrics: UpstreamMetrics) -> None:
-        self._tap = tap
-        self._metrics = metrics
-        self._counted = 0
-        self._error: UpstreamError | None = None
-
-    def run(self, take: Take) -> bool:
-        try:
-            return self._tap.run(take)
-        except ReceiveError as error:
-            self._error = UpstreamUnreachable(str(error))
-            raise self._error from error
-        except UpstreamError as error:  # what `take` says of the bytes
-            self._error = error
-            raise
-
-    async def wait(self) -> None:
-        self._count()
-        try:
-            await self._tap.wait()
-        except ReceiveError as error:
-            failure = UpstreamUnreachable(str(error))
-            self._metrics.failed(failure)
-            raise failure from error
-
-    def close(self) -> None:
-        self._count()
-        self._tap.close()
-
-    def _count(self) -> None:
-        taken = self._tap.taken
-        self._metrics.received_bytes.add(taken - self._counted)
-        self._counted = taken
-        if self._error is not None:
-            self._metrics.failed(self._error)
-            self._error = None
-
-
-def _translated(error: Exception) -> UpstreamUnreachable | UpstreamProtocolError:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return UpstreamUnreachable(f"its certificate is not trusted: {error}")
-    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError)):
-        return UpstreamUnreachable(f"no connection: {error or type(error).__name__}")
-    return UpstreamProtocolError(f"no HTTP: {error}")
 
 
 def _content_range(text: str) -> tuple[int, int | None]:
