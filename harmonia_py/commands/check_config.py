@@ -15,6 +15,7 @@ from harmonia_py.config import key_files, token_file
 from harmonia_py.config.settings import Config
 from harmonia_py.errors import ConfigError
 from harmonia_py.server import listen
+from harmonia_py.server.certificate import Certificate
 from harmonia_py.wiring.attic_tokens import attic_tokens
 from harmonia_py.wiring.parts import check_libraries
 
@@ -97,7 +98,7 @@ def _machine(settings: Config, place: str, *, credentials: bool) -> Iterator[Ste
     if settings.unix_socket_group is not None:
         yield Step(partial(listen.find_group, settings.unix_socket_group), place)
     if certificate is not None and key is not None and is_shown(certificate, key):
-        yield Step(partial(listen.Certificate, Path(certificate), Path(key)))
+        yield Step(partial(Certificate, Path(certificate), Path(key)))
     generated = settings.generated_key_file
     named = settings.key_files if generated is None or not generated.exists() else [generated]
     yield from _secret_keys([file for file in named if is_shown(file)])

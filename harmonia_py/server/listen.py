@@ -6,7 +6,6 @@ import grp
 import os
 import re
 import socket
-import ssl
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -59,65 +58,6 @@ class Listener(Struct, frozen=True):
         if host in {"::", "0.0.0.0"}:  # noqa: S104  # compared, not bound
             host = "localhost"
         return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
-
-
-class Certificate:
-    """The certificate that a server shows to clients over TLS, and can replace while it runs.
-
-    Args:
-        chain: the certificate and those that vouch for it, in PEM form.
-        key: its private key.
-
-    Raises:
-        ConfigError: one of them cannot be read, or they do not belong together.
-    """
-
-    def __init__(self, chain: Path, key: Path) -> None:
-        self.context = _context()
-        self._chain = chain
-        self._key = key
-        self._state: object = None
-        self.renew()
-
-    def renew(self) -> None:
-        """Read the files again, and show their certificate to every client that connects from now on."""
-        self._state = self._look()
-        # Tried first: OpenSSL would keep one half of a pair that does not fit.
-        self._load(_context())
-        self._load(self.context)
-
-    def has_changed(self) -> bool:
-        """Whether the files are others than when they were read last, with or without success."""
-        return self._look() != self._state
-
-    def _look(self) -> object:
-        try:
-            stats = [file.stat() for file in (self._chain, self._key)]
-        except OSError:
-            return None
-        return [(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        for name, file in (("tls_cert_path", self._chain), ("tls_key_path", self._key)):
-            try:
-                file.read_bytes()
-            except OSError as error:
-                raise ConfigError(f"{file}: {name}: {error.strerror}") from None
-        try:
-            # Without a password OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(self._chain, self._key, password="")
-        except (OSError, ValueError) as error:
-            what = "not a certificate and its key in PEM form, the key without a password"
-            if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-                what = "the key is not that of the certificate"
-            raise ConfigError(f"{self._chain}, {self._key}: tls_cert_path, tls_key_path: {what}") from None
-
-
-def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def parse_address(text: str) -> TcpAddress | UnixAddress:

@@ -17,11 +17,13 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Board
 from harmonia_py.server import log, systemd
 from harmonia_py.server.banner import banner
+from harmonia_py.server.certificate import Certificate
 from harmonia_py.server.lifelines import Lifelines, Reloads
-from harmonia_py.server.listen import Certificate, Listener
+from harmonia_py.server.listen import Listener
+from harmonia_py.server.refusal import Reload
 from harmonia_py.server.settings import Settings, read_settings
 from harmonia_py.server.supervisor import Supervisor
-from harmonia_py.server.worker import Reload, Worker
+from harmonia_py.server.worker import Worker
 from harmonia_py.web.admission.rate_limit import RateTable
 from harmonia_py.web.server import make_application
 from harmonia_py.wiring.parts import import_parts

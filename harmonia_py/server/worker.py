@@ -4,14 +4,12 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
 from aiohttp import web
-from msgspec import Struct
 from msgspec.structs import replace
 
 from harmonia_py.cache.access import Generation
@@ -23,8 +21,10 @@ from harmonia_py.errors import HarmoniaError
 from harmonia_py.metrics.board import Metrics
 from harmonia_py.runtime.lasting import lasting
 from harmonia_py.server import log
+from harmonia_py.server.certificate import Certificate, keep_current
 from harmonia_py.server.lifelines import Lifelines, Reloads
-from harmonia_py.server.listen import Certificate, Listener
+from harmonia_py.server.listen import Listener
+from harmonia_py.server.refusal import RETRY_SECONDS, Refusal, Reload
 from harmonia_py.server.settings import Settings
 from harmonia_py.web.admission.access_log import AccessLog
 from harmonia_py.web.admission.rate_limit import RateTable
@@ -40,27 +40,9 @@ from harmonia_py.wiring.worker_catalog import WorkerCatalog
 
 _log = logging.getLogger(__name__)
 
-# How often is looked whether the certificate has been replaced.
-_CERTIFICATE_SECONDS: Final = 5.0
 # How often is looked for a store while there is none, and for a catalog: a connection that is refused, and a file that
 # is not there, in a thread.
 _LOOK_SECONDS: Final = 2.0
-# When a reload is tried again that could not be opened, and at most how much later each time: it takes as long as a
-# start, asks a bucket, and leaves a thread behind on a disk that does not answer.
-_RETRY_SECONDS: Final = 5.0
-_MAX_RETRY_SECONDS: Final = 60.0
-
-
-class Reload(Struct, frozen=True):
-    """The settings that a reload has read.
-
-    Attributes:
-        number: of the reload.
-        settings: that it has read.
-    """
-
-    number: int
-    settings: Settings
 
 
 def _access_log(config: Config) -> AccessLog | None:
@@ -69,19 +51,6 @@ def _access_log(config: Config) -> AccessLog | None:
     json_lines, stamp = config.log_format == "json", log.stamp_for(os.environ)
     output = log.access_output(json_lines=json_lines, stamp=stamp)
     return AccessLog(json_lines=json_lines, stamp=stamp, write=output.write)
-
-
-async def _keep_current(certificate: Certificate) -> None:
-    """Show a certificate that has been replaced, as renewals do, without being asked."""
-    while True:
-        try:
-            if await asyncio.to_thread(certificate.has_changed):
-                certificate.renew()
-                _log.info("the certificate has been replaced")
-        except HarmoniaError as error:
-            # Perhaps half of the pair has been replaced so far: the old one is shown until both fit.
-            _log.warning("the certificate stays what it was: %s", error)
-        await asyncio.sleep(_CERTIFICATE_SECONDS)
 
 
 class Worker:
@@ -132,11 +101,7 @@ class Worker:
         self._rooms = Rooms() if self._housekeeping else None
         self._catalog = WorkerCatalog(metrics, housekeeping=self._housekeeping, rooms=self._rooms)
         self._catalog_failure = ""
-        # The last reload while this worker does not serve by it, why it does not, and when it is tried again.
-        self._refused: Reload | None = None
-        self._refusal: str | None = None
-        self._retry_seconds = _RETRY_SECONDS
-        self._retry_at = 0.0
+        self._refusal = Refusal()
         self.has_served = False
 
     async def run(self, number: int, refused: Reload | None = None) -> None:
@@ -146,7 +111,7 @@ class Worker:
             number: of the reload that has read the settings.
             refused: a later reload that could not be opened, and is tried again.
         """
-        self._refused = refused
+        self._refusal.reload = refused
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
@@ -180,7 +145,7 @@ class Worker:
         if self._rooms is not None:
             yield self._rooms.run
         if self._certificate is not None:
-            yield partial(_keep_current, self._certificate)
+            yield partial(keep_current, self._certificate)
 
     async def _beat(self) -> None:
         while True:
@@ -210,7 +175,7 @@ class Worker:
         try:
             return await self._open(self._settings)
         except HarmoniaError as error:
-            if self._refused is None or wants_catalog(self._settings.config):
+            if self._refusal.reload is None or wants_catalog(self._settings.config):
                 raise
             # The catalog may be one that the refused reload has begun and that cannot be used: no worker would serve.
             _log.error("a worker begins without a catalog, because of this: %s", error)  # for people
@@ -260,11 +225,11 @@ class Worker:
             except TimeoutError:
                 if self._stop.is_set():
                     continue
-                if self._refused is not None and time.monotonic() >= self._retry_at:
-                    await self._take(self._refused, serving)
+                refused = self._refusal.due()
+                if refused is not None:
+                    await self._take(refused, serving)
                 await self._look_for_store(serving)
-                # A refused reload that needs a catalog may have begun to make the one that is there.
-                if self._refused is None or not wants_catalog(self._refused.settings.config):
+                if not self._refusal.may_have_begun_a_catalog:
                     await self._look_for_catalog(serving)
             else:
                 self._reload_wanted.clear()
@@ -274,11 +239,11 @@ class Worker:
         """Seconds until there is something to be tried again, or looked for; None for nothing."""
         if self._settings.choice.may_change or self._catalog.ports is None:
             return _LOOK_SECONDS
-        return None if self._refused is None else _RETRY_SECONDS
+        return None if self._refusal.reload is None else RETRY_SECONDS
 
     async def _reload(self, serving: Serving) -> None:
         number = self._reloads.begun
-        self._refused, self._refusal, self._retry_seconds = None, None, _RETRY_SECONDS
+        self._refusal.forget()
         if self._certificate is not None:
             # One that has been replaced is shown also when the rest is refused: `_keep_current` would show it soon.
             try:
@@ -288,7 +253,7 @@ class Worker:
         try:
             settings = await asyncio.to_thread(self._read_again)
         except Exception as error:  # noqa: BLE001  # after any error the next reload must find this task
-            self._log_refusal(error)
+            self._refusal.say(error)
         else:
             await self._take(Reload(number, settings), serving)
 
@@ -299,25 +264,11 @@ class Worker:
             choice = await asyncio.to_thread(choose_store, reload.settings.config)
             await self._serve_by(replace(reload.settings, choice=choice), serving)
         except Exception as error:  # noqa: BLE001  # as in `_reload`
-            self._refused = reload
-            self._retry_at = time.monotonic() + self._retry_seconds
-            self._retry_seconds = min(2 * self._retry_seconds, _MAX_RETRY_SECONDS)
-            self._log_refusal(error, "; it is tried again until there is another reload")
+            self._refusal.note(reload, error)
         else:
-            self._refused = None
+            self._refusal.forget()
             self._reloads.take(reload.number)
             _log.info("reloaded")
-
-    def _log_refusal(self, error: Exception, what_follows: str = "") -> None:
-        refusal = repr(error)
-        if refusal == self._refusal:  # tried again, to no other end
-            return
-        self._refusal = refusal
-        if isinstance(error, HarmoniaError):
-            words = "; ".join(str(error).splitlines())  # they are meant for people
-            _log.error("not reloaded: %s%s", words, what_follows)
-        else:
-            _log.error("not reloaded%s", what_follows, exc_info=error)
 
     async def _look_for_store(self, serving: Serving) -> None:
         """Serve the local store as soon as there is one: the server may have been started before Nix was installed."""

@@ -20,7 +20,7 @@ from lab import Lab
 from server import Server, settings_of
 
 from harmonia_py.errors import ConfigError
-from harmonia_py.server.listen import Certificate
+from harmonia_py.server.certificate import Certificate
 
 TIME_LIMIT = 30.0
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from harmonia_py.commands.doctor.finding import Finding
 from harmonia_py.errors import ConfigError
-from harmonia_py.server.listen import Certificate
+from harmonia_py.server.certificate import Certificate
 
 _NAME: Final = "certificate"
 _SOON_DAYS: Final = 14
